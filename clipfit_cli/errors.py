@@ -1,0 +1,89 @@
+"""What can go wrong for a user, each kind with the exit code a shell sees."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+
+
+class ClipfitError(Exception):
+    """A failure with a message meant for the user: what came, what was expected, what to do."""
+
+    exit_code = 1
+
+
+class ConfigError(ClipfitError):
+    """An option or setting has a value that cannot be run."""
+
+    exit_code = 2
+
+
+class UnknownNameError(ConfigError):
+    """A name (data set, method, backbone, setting ...) is not among the known ones."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        """Build the message, with the nearest known names first.
+
+        Args:
+            kind: What the name stands for, in words ("data set").
+            name: What was given.
+            known: Every valid name.
+        """
+        self.kind, self.name, self.known = kind, name, tuple(known)
+        near = difflib.get_close_matches(name, self.known, n=3, cutoff=0.5)
+        if near:
+            hint = f"Did you mean {' or '.join(repr(n) for n in near)}?"
+        elif len(self.known) <= 40:
+            hint = f"Known: {', '.join(self.known)}."
+        else:
+            hint = f"{len(self.known)} names are known, none of them close."
+        super().__init__(f"unknown {kind} {name!r}. {hint}")
+
+
+class DataError(ClipfitError):
+    """A data set, split file or image is missing or damaged."""
+
+    exit_code = 3
+
+    def __init__(self, message: str, *, path: Path | str | None = None) -> None:
+        """Keep the path that is at fault.
+
+        Args:
+            message: The whole message; it names the path where that helps.
+            path: The file or folder at fault, for callers that collect several.
+        """
+        self.path = path
+        super().__init__(message)
+
+
+class ResultsError(ClipfitError):
+    """A result cannot be written, read or compared."""
+
+    exit_code = 3
+
+
+class ModelError(ClipfitError):
+    """A model or its weights are not to be had, or do not fit."""
+
+    exit_code = 4
+
+
+class CheckpointError(ModelError):
+    """A saved adapter or checkpoint file is damaged, unsafe or made for another model."""
+
+
+class OutOfMemoryError(ClipfitError):
+    """The device ran out of memory."""
+
+    exit_code = 5
+
+
+class TrainingError(ClipfitError):
+    """Training cannot go on: the loss is no longer a finite number."""
+
+
+class SweepError(ClipfitError):
+    """Some runs of a sweep failed; the others are finished and stored."""
+
+    exit_code = 6
