@@ -1,0 +1,104 @@
+"""A trained adapter on disk: the tuned tensors alone as safetensors, and a JSON card that says what they are."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from clipfit_cli.errors import CheckpointError
+
+WEIGHTS_FILE = "adapter_model.safetensors"
+CARD_FILE = "adapter_config.json"
+CARD_VERSION = 1
+
+
+@dataclass(frozen=True)
+class AdapterCard:
+    """What an adapter is: enough to rebuild it on the model it was made for.
+
+    Attributes:
+        method, settings: The method with its resolved settings.
+        backbone, pretrained, weights_sha256, activation, bn: The model.
+        dataset, subset, shots, seed: What it was trained on.
+        class_names, prompt_template: What it was trained to tell apart.
+        trainable_parameters: How many numbers it holds.
+        run_key: Of the run that made it.
+    """
+
+    method: str
+    settings: dict[str, Any]
+    backbone: str
+    pretrained: str
+    weights_sha256: str
+    activation: str
+    bn: str
+    dataset: str
+    subset: str
+    shots: int | None
+    seed: int
+    class_names: tuple[str, ...]
+    prompt_template: str
+    trainable_parameters: int
+    run_key: str
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write tensors by name as safetensors."""
+    from safetensors.torch import save_file
+
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+
+
+def write_card(path: Path, card: AdapterCard) -> None:
+    """Write the card as JSON."""
+    values = {"card_version": CARD_VERSION, **vars(card), "class_names": list(card.class_names)}
+    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def find_adapter(path: Path) -> Path:
+    """Return the folder of an adapter, given that folder or one of its two files.
+
+    Raises:
+        CheckpointError: There is no adapter.
+    """
+    folder = path if path.is_dir() else path.parent
+    for file in (CARD_FILE, WEIGHTS_FILE):
+        if not (folder / file).is_file():
+            raise CheckpointError(f"no adapter at {path}: expected {CARD_FILE} and {WEIGHTS_FILE} in {folder}")
+    return folder
+
+
+def read_card(folder: Path) -> AdapterCard:
+    """Return the card of an adapter.
+
+    Raises:
+        CheckpointError: The card is damaged or of a later version.
+    """
+    path = folder / CARD_FILE
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if values.pop("card_version") != CARD_VERSION:
+            raise CheckpointError(f"{path} was written by another version of clipfit; install that version")
+        return AdapterCard(**{**values, "class_names": tuple(values["class_names"])})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path} is not an adapter card ({error}); train the adapter again") from error
+
+
+def read_tensors(folder: Path) -> dict[str, Tensor]:
+    """Return the tensors of an adapter by name.
+
+    Raises:
+        CheckpointError: The file is damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = folder / WEIGHTS_FILE
+    try:
+        return dict(load_file(path))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged ({error}); train the adapter again") from error

@@ -1,0 +1,111 @@
+"""The one training loop."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from clipfit_cli.config import Precision, ScheduleConfig
+from clipfit_cli.engine.optim import lr_at_epoch, set_lr, sgd
+from clipfit_cli.engine.precision import autocast, grad_scaler
+from clipfit_cli.engine.seeding import epoch_batches, steps_per_epoch
+from clipfit_cli.errors import TrainingError
+from clipfit_cli.methods.base import Adapted
+
+_STEPS_BETWEEN_READS = 10
+
+LoadBatch = Callable[[Sequence[int], Sequence[int]], tuple[Tensor, Tensor]]
+"""(image indices, crop seeds) -> normalised images (batch, 3, size, size), labels (batch,), on the device."""
+
+OnProgress = Callable[[int, int, float], None]
+"""(steps done, steps in all, mean loss of the last few steps) -> None."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a training did.
+
+    Attributes:
+        steps: Optimiser updates.
+        final_loss: Mean loss over the last epoch.
+        time_s: Wall-clock seconds.
+    """
+
+    steps: int
+    final_loss: float
+    time_s: float
+
+
+def train(
+    adapted: Adapted,
+    load_batch: LoadBatch,
+    *,
+    num_images: int,
+    schedule: ScheduleConfig,
+    seed: int,
+    precision: Precision,
+    device: torch.device,
+    on_progress: OnProgress | None = None,
+) -> Training:
+    """Train in place and return what was done; the last epoch's state is kept.
+
+    The loss is read from the device every few steps, so that a GPU does not wait for the host.
+
+    Raises:
+        TrainingError: The loss is not a finite number.
+    """
+    start = time.perf_counter()
+    generator = torch.Generator().manual_seed(seed)
+    optimiser = sgd(adapted.parameters(), schedule)
+    scaler = grad_scaler(precision, device)
+    total = schedule.epochs * steps_per_epoch(num_images, schedule.batch_size)
+    done, final_loss = 0, math.nan
+    adapted.train_mode(True)
+    for epoch in range(schedule.epochs):
+        lr = lr_at_epoch(epoch, schedule)
+        set_lr(optimiser, lr)
+        epoch_losses: list[float] = []
+        unread: list[Tensor] = []
+        batches = epoch_batches(num_images=num_images, batch_size=schedule.batch_size, generator=generator)
+        for indices, crop_seeds in batches:
+            images, labels = load_batch(indices, crop_seeds)
+            with autocast(precision, device):
+                loss, _ = adapted.loss(images, labels)
+            optimiser.zero_grad(set_to_none=True)
+            torch.autograd.backward(scaler.scale(loss))
+            scaler.step(optimiser)
+            scaler.update()
+            done += 1
+            unread.append(loss.detach())
+            if len(unread) == _STEPS_BETWEEN_READS:
+                epoch_losses += _read(unread, epoch=epoch, lr=lr, steps_done=done)
+                _report(on_progress, done, total, epoch_losses)
+        if unread:
+            epoch_losses += _read(unread, epoch=epoch, lr=lr, steps_done=done)
+        _report(on_progress, done, total, epoch_losses)
+        final_loss = sum(epoch_losses) / len(epoch_losses)
+    adapted.train_mode(False)
+    return Training(steps=done, final_loss=final_loss, time_s=time.perf_counter() - start)
+
+
+def _read(unread: list[Tensor], *, epoch: int, lr: float, steps_done: int) -> list[float]:
+    values: list[float] = torch.stack(unread).tolist()
+    unread.clear()
+    for back, value in zip(range(len(values) - 1, -1, -1), values, strict=True):
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"the loss became {value} at step {steps_done - back} (epoch {epoch + 1}, learning rate {lr:.3g}); "
+                "lower it with --lr, or use --precision fp32"
+            )
+    return values
+
+
+def _report(on_progress: OnProgress | None, done: int, total: int, losses: list[float]) -> None:
+    if on_progress:
+        recent = losses[-_STEPS_BETWEEN_READS:]
+        on_progress(done, total, sum(recent) / len(recent))

@@ -1,0 +1,173 @@
+"""What all methods share that train some of CLIP's own parameters: encode, compare, penalise, save."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from clipfit_cli.errors import CheckpointError, ConfigError
+from clipfit_cli.methods.base import TowersSettings
+from clipfit_cli.models import towers
+from clipfit_cli.models.bundle import ClipBundle
+from clipfit_cli.models.text_features import (
+    class_prompts,
+    classifier_weights,
+    normalised,
+    tokenize_prompts,
+)
+
+Penalty = Callable[["TunedEncoders", Tensor], Tensor]
+"""(encoders, tuned class features (num_classes, embed_dim), normalised) -> scalar added to the cross-entropy."""
+
+
+class TunedEncoders:
+    """A copy of a CLIP of which the named parameters train, classifying by its own text features.
+
+    Logits are temperature x cosine; the temperature is frozen. The text tower runs once a step and serves both
+    cross-entropy and penalty.
+    """
+
+    def __init__(
+        self,
+        bundle: ClipBundle,
+        class_names: Sequence[str],
+        prompt_template: str,
+        *,
+        trained: Sequence[str],
+        penalty: Penalty | None = None,
+    ) -> None:
+        """Copy the model and set the classes.
+
+        Args:
+            bundle: The pristine model; it is not changed.
+            class_names: In label order.
+            prompt_template: With one ``{}``.
+            trained: Names of the parameters that train.
+            penalty: Second term of the loss, if any.
+        """
+        self.bundle = bundle
+        self.model = copy.deepcopy(bundle.model) if trained else bundle.model
+        own = dict(self.model.named_parameters())
+        self._trained: dict[str, nn.Parameter] = {name: own[name] for name in trained}
+        for parameter in self._trained.values():
+            parameter.requires_grad_(True)
+        self._penalty = penalty
+        self._text_is_frozen = not any(towers.tower_of(name) == "text" for name in trained)
+        drifts = bool(trained) and bundle.bn == "train"
+        self._buffers = towers.batch_norm_buffers(self.model) if drifts else []
+        self._scale = towers.logit_scale(self.model).detach().float()
+        self.set_classes(class_names, prompt_template)
+
+    def parameters(self) -> list[nn.Parameter]:
+        """See `Adapted`."""
+        return list(self._trained.values())
+
+    def set_classes(self, class_names: Sequence[str], prompt_template: str) -> None:
+        """See `Adapted`."""
+        self._tokens = tokenize_prompts(self.bundle, class_prompts(class_names, prompt_template))
+        self._zero_shot_features: Tensor | None = None
+        self._fixed_features: Tensor | None = None
+
+    def train_mode(self, training: bool) -> None:
+        """See `Adapted`."""
+        if self._buffers:
+            towers.set_batch_norm_training(self.model, training)
+        self._fixed_features = None
+
+    def zero_shot_features(self) -> Tensor:
+        """Return the untouched model's class features (num_classes, embed_dim), computed once a class set."""
+        if self._zero_shot_features is None:
+            with torch.autocast(self._tokens.device.type, enabled=False):
+                self._zero_shot_features = classifier_weights(self.bundle.model, self._tokens)
+        return self._zero_shot_features
+
+    def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """See `Adapted`."""
+        image_features = normalised(towers.encode_image(self.model, images))
+        text_features = (
+            self.zero_shot_features()
+            if self._text_is_frozen
+            else normalised(towers.encode_text(self.model, self._tokens))
+        )
+        with torch.autocast(images.device.type, enabled=False):
+            cross_entropy = F.cross_entropy(self._scale * image_features @ text_features.T, labels)
+            if self._penalty is None:
+                return cross_entropy, {"cross_entropy": cross_entropy.detach()}
+            penalty = self._penalty(self, text_features)
+        terms = {"cross_entropy": cross_entropy.detach(), "penalty": penalty.detach()}
+        return cross_entropy + penalty, terms
+
+    def logits(self, images: Tensor) -> Tensor:
+        """See `Adapted`."""
+        if self._fixed_features is None:
+            with torch.autocast(images.device.type, enabled=False):
+                self._fixed_features = classifier_weights(self.model, self._tokens)
+        image_features = normalised(towers.encode_image(self.model, images))
+        with torch.autocast(images.device.type, enabled=False):
+            return self._scale * image_features @ self._fixed_features.T
+
+    def trained_tensors(self) -> dict[str, Tensor]:
+        """See `Adapted`; the statistics of BatchNorm are among them where they drift."""
+        tensors: dict[str, Tensor] = {**self._trained, **self._buffer_tensors()}
+        return {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
+
+    def load_trained_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """See `Adapted`."""
+        own: dict[str, Tensor] = {**self._trained, **self._buffer_tensors()}
+        if missing := sorted(own.keys() - tensors.keys()):
+            raise CheckpointError(f"the adapter lacks {len(missing)} tensors, the first is {missing[0]}")
+        if unknown := sorted(tensors.keys() - own.keys()):
+            raise CheckpointError(f"the adapter has {len(unknown)} tensors too many, the first is {unknown[0]}")
+        for name, tensor in own.items():
+            if tensors[name].shape != tensor.shape:
+                raise CheckpointError(
+                    f"the adapter's {name} is {tuple(tensors[name].shape)}, expected {tuple(tensor.shape)}"
+                )
+        with torch.no_grad():
+            for name, tensor in own.items():
+                tensor.copy_(tensors[name])
+        self._fixed_features = None
+
+    def _buffer_tensors(self) -> dict[str, Tensor]:
+        buffers = dict(self.model.named_buffers())
+        return {name: buffers[name] for name in self._buffers}
+
+
+def tune_towers(
+    bundle: ClipBundle,
+    class_names: Sequence[str],
+    prompt_template: str,
+    *,
+    method: str,
+    settings: TowersSettings,
+    parameters_of: Callable[[nn.Module, towers.Tower], list[str]],
+) -> TunedEncoders:
+    """Return a copy of the model of which the given parameters of the chosen towers train, without a penalty.
+
+    Args:
+        bundle, class_names, prompt_template: See `TunedEncoders`.
+        method: Its name, for the error.
+        settings: Which towers.
+        parameters_of: (model, tower) -> names of the parameters that train.
+
+    Raises:
+        ConfigError: Nothing would train.
+    """
+    chosen: tuple[towers.Tower, ...] = ("image", "text") if settings.towers == "both" else (settings.towers,)
+    trained = [name for tower in chosen for name in parameters_of(bundle.model, tower)]
+    return TunedEncoders(bundle, class_names, prompt_template, trained=require_some(trained, method))
+
+
+def require_some(trained: Sequence[str], method: str) -> Sequence[str]:
+    """Return the names as they are.
+
+    Raises:
+        ConfigError: There are none, so nothing would train.
+    """
+    if not trained:
+        raise ConfigError(f"with these settings {method} has nothing to train on this backbone")
+    return trained

@@ -1,0 +1,132 @@
+"""The contract of a method, and the reading of its settings; nothing here imports torch at run time."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, get_origin, get_type_hints
+
+from clipfit_cli.errors import ConfigError, UnknownNameError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from clipfit_cli.models.bundle import ClipBundle
+
+
+class Adapted(Protocol):
+    """A model under a method: all that training, evaluation and saving need to know.
+
+    It owns whatever it changes; the bundle it was made from stays as it was. `train_mode` says whether `loss` or
+    `logits` comes next, so that what is constant while evaluating (class features) is computed once.
+    """
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Return the parameters to optimise, float32; empty for a method that does not train."""
+
+    def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss of a batch (scalar, float32) and its detached terms by name.
+
+        Args:
+            images: Normalised (batch, 3, size, size).
+            labels: int64 (batch,), indices into the current class names.
+        """
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Return float32 logits (batch, num_classes) of normalised images (batch, 3, size, size)."""
+
+    def set_classes(self, class_names: Sequence[str], prompt_template: str) -> None:
+        """Classify among other classes from now on; what was learnt stays."""
+
+    def train_mode(self, training: bool) -> None:
+        """Prepare for `loss` (True) or for `logits` (False)."""
+
+    def trained_tensors(self) -> dict[str, Tensor]:
+        """Return copies, on the CPU, of all that training changed, by name."""
+
+    def load_trained_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take back what `trained_tensors` gave.
+
+        Raises:
+            CheckpointError: Names or shapes do not fit this method on this model.
+        """
+
+
+Attach = Callable[["ClipBundle", Sequence[str], str, Any], Adapted]
+"""(bundle, class names, prompt template, settings) -> Adapted."""
+
+
+@dataclass(frozen=True)
+class MethodInfo:
+    """What is known of a method before anything is loaded.
+
+    Attributes:
+        name: As a user types it.
+        summary: One line: what trains, with which loss.
+        source: Paper, and the reference code at a commit where there is one.
+        settings: The dataclass of its settings; every field has a default.
+        attach: Makes the `Adapted`.
+        trains: False where nothing is trained.
+        starts_at_zero_shot: True where the logits before the first step are the zero-shot ones.
+    """
+
+    name: str
+    summary: str
+    source: str
+    settings: type[Any]
+    attach: Attach
+    trains: bool = True
+    starts_at_zero_shot: bool = True
+
+
+@dataclass(frozen=True)
+class TowersSettings:
+    """Settings of methods that differ only in which parameters of a tower they train.
+
+    Attributes:
+        towers: Whose parameters train.
+    """
+
+    towers: Literal["both", "text", "image"] = "both"
+
+
+def resolve_settings(
+    info: MethodInfo, overrides: Mapping[str, str], presets: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return every setting of a method: its default, replaced by the preset, replaced by what the user typed.
+
+    Args:
+        info: The method.
+        overrides: As typed: name -> text.
+        presets: Values of the paper for the data set at hand.
+
+    Raises:
+        UnknownNameError: A setting that the method does not have, or a word that is not one of its choices.
+        ConfigError: A text that is not of the setting's type, or a combination the method refuses.
+    """
+    hints = get_type_hints(info.settings)
+    known = [field.name for field in dataclasses.fields(info.settings)]
+    values = dict(presets or {})
+    for key, text in overrides.items():
+        name = key.replace("-", "_")
+        if name not in known:
+            if not known:
+                raise ConfigError(f"the method {info.name} has no settings, got {key}={text}")
+            raise UnknownNameError(f"setting of {info.name}", key, known)
+        values[name] = _typed(info.name, name, text, hints[name])
+    return dataclasses.asdict(info.settings(**values))
+
+
+def _typed(method: str, name: str, text: str, hint: Any) -> Any:
+    if get_origin(hint) is Literal:
+        choices = [str(choice) for choice in get_args(hint)]
+        if text not in choices:
+            raise UnknownNameError(f"value of {method}'s {name}", text, choices)
+        return text
+    try:
+        if hint is bool:
+            return {"true": True, "false": False}[text.lower()]
+        return hint(text)
+    except (ValueError, KeyError):
+        raise ConfigError(f"{method}'s {name} must be of type {hint.__name__}, got {text!r}") from None

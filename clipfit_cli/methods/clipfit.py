@@ -1,0 +1,132 @@
+"""CLIPFit: feed-forward output biases of the text tower, LayerNorms of the image tower, distilled class features."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from clipfit_cli.errors import ConfigError
+from clipfit_cli.methods.base import Adapted, MethodInfo
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from clipfit_cli.methods._tuned_encoders import Penalty, TunedEncoders
+    from clipfit_cli.models.bundle import ClipBundle
+
+_BLOCKS = re.compile(r"(\d+)(?:-(\d+))?")
+
+
+@dataclass(frozen=True)
+class ClipfitSettings:
+    """Settings of CLIPFit; the defaults are the method, the others the paper's ablations.
+
+    Attributes:
+        beta: Weight of the regulariser (called lambda in the official code).
+        text_biases: ``c_proj``: bias of the last linear layer of every feed-forward block; ``all``: every bias of
+            the text tower; ``none``.
+        image_layer_norms: ``all``, ``none``, or blocks such as ``0-5`` or ``11``, counted from 0; the norm before
+            the first block counts to it, the norm after the last to that.
+        regulariser: ``kd``: 1 - mean cosine between tuned and zero-shot class features; ``mse``: mean squared
+            change of the tuned text biases; ``none``.
+    """
+
+    beta: float = 8.0
+    text_biases: Literal["c_proj", "all", "none"] = "c_proj"
+    image_layer_norms: str = "all"
+    regulariser: Literal["kd", "mse", "none"] = "kd"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.beta < float("inf"):
+            raise ConfigError(f"clipfit's beta must be 0 or more, got {self.beta}")
+        match = _BLOCKS.fullmatch(self.image_layer_norms)
+        if self.image_layer_norms not in ("all", "none") and not match:
+            raise ConfigError(
+                f"clipfit's image_layer_norms must be all, none or blocks such as 0-5, got {self.image_layer_norms!r}"
+            )
+        if match and match[2] and int(match[2]) < int(match[1]):
+            raise ConfigError(f"clipfit's image_layer_norms {self.image_layer_norms!r} ends before it begins")
+        if self.text_biases == "none" and self.image_layer_norms == "none":
+            raise ConfigError("clipfit has nothing to train with text_biases=none and image_layer_norms=none")
+        if self.text_biases == "none" and self.regulariser == "mse":
+            raise ConfigError("clipfit's regulariser=mse acts on the text biases, so text_biases must not be none")
+
+
+def attach(bundle: ClipBundle, class_names: Sequence[str], prompt_template: str, settings: ClipfitSettings) -> Adapted:
+    """Return CLIPFit on a copy of the model."""
+    from clipfit_cli.methods._tuned_encoders import TunedEncoders, require_some
+
+    text = _text_names(bundle, settings.text_biases)
+    image = _image_names(bundle, settings.image_layer_norms)
+    return TunedEncoders(
+        bundle,
+        class_names,
+        prompt_template,
+        trained=require_some([*image, *text], "clipfit"),
+        penalty=_penalty(bundle, settings, text),
+    )
+
+
+def _text_names(bundle: ClipBundle, which: str) -> list[str]:
+    from clipfit_cli.models import towers
+
+    if which == "none":
+        return []
+    if which == "all":
+        return towers.bias_parameters(bundle.model, "text")
+    return towers.feed_forward_output_biases(bundle.model)
+
+
+def _image_names(bundle: ClipBundle, which: str) -> list[str]:
+    from clipfit_cli.models import towers
+
+    if which == "none":
+        return []
+    names = towers.layer_norm_parameters(bundle.model, "image")
+    match = _BLOCKS.fullmatch(which)
+    if not match:
+        return names
+    first, last = int(match[1]), int(match[2] or match[1])
+    count = towers.num_image_blocks(bundle.model)
+    if last >= count:
+        raise ConfigError(
+            f"clipfit's image_layer_norms {which!r} is outside the image tower of {bundle.backbone}, "
+            f"which has {count} blocks"
+        )
+    blocks = {name: towers.image_block_of(bundle.model, name) for name in names}
+    return [name for name, block in blocks.items() if block is not None and first <= block <= last]
+
+
+def _penalty(bundle: ClipBundle, settings: ClipfitSettings, text: list[str]) -> Penalty | None:
+    if settings.regulariser == "none" or settings.beta == 0:
+        return None
+    if settings.regulariser == "kd":
+
+        def distillation(encoders: TunedEncoders, text_features: Tensor) -> Tensor:
+            cosine = (text_features * encoders.zero_shot_features()).sum(dim=-1)
+            return settings.beta * (1 - cosine.mean())
+
+        return distillation
+
+    import torch
+
+    before = {name: bundle.model.get_parameter(name) for name in text}
+
+    def bias_change(encoders: TunedEncoders, text_features: Tensor) -> Tensor:
+        del text_features
+        now = [encoders.model.get_parameter(name) for name in text]
+        squares = [((new - before[name]) ** 2).flatten() for name, new in zip(text, now, strict=True)]
+        return settings.beta * torch.cat(squares).mean()
+
+    return bias_change
+
+
+METHOD = MethodInfo(
+    name="clipfit",
+    summary="text feed-forward output biases and image LayerNorms, cross-entropy plus distilled class features",
+    source="Li et al., EMNLP 2024, arXiv 2409.16718; official code at 4dde0494",
+    settings=ClipfitSettings,
+    attach=attach,
+)

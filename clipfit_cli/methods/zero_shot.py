@@ -1,0 +1,35 @@
+"""Zero-shot CLIP: nothing is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from clipfit_cli.methods.base import Adapted, MethodInfo
+
+if TYPE_CHECKING:
+    from clipfit_cli.models.bundle import ClipBundle
+
+
+@dataclass(frozen=True)
+class ZeroShotSettings:
+    """Zero-shot has no settings."""
+
+
+def attach(bundle: ClipBundle, class_names: Sequence[str], prompt_template: str, settings: ZeroShotSettings) -> Adapted:
+    """Return the untouched model as a classifier."""
+    from clipfit_cli.methods._tuned_encoders import TunedEncoders
+
+    del settings
+    return TunedEncoders(bundle, class_names, prompt_template, trained=())
+
+
+METHOD = MethodInfo(
+    name="zero-shot",
+    summary="CLIP as it is, one prompt a class; nothing is trained",
+    source="Radford et al., ICML 2021, arXiv 2103.00020, section 3.1",
+    settings=ZeroShotSettings,
+    attach=attach,
+    trains=False,
+)

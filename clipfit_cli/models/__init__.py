@@ -1,0 +1,1 @@
+"""CLIP models: loading them, their towers, their class features."""

@@ -1,0 +1,48 @@
+"""A loaded CLIP model with all that is needed to feed it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from clipfit_cli.config import BnMode
+
+if TYPE_CHECKING:
+    import torch
+
+Activation = Literal["quickgelu", "gelu"]
+
+
+@dataclass(frozen=True)
+class ClipBundle:
+    """A pristine CLIP: shared by the runs of a sweep, changed by none (a method tunes its own copy).
+
+    Attributes:
+        model: open_clip's module, float32, in evaluation mode, no parameter requires a gradient.
+        tokenizer: Prompts -> int64 tokens (num_prompts, context_length).
+        encode_words: One prompt -> its token ids without start and end token, never truncated.
+        backbone, pretrained: The names it was asked for by.
+        weights_sha256: Of the weights file.
+        activation: Of both towers.
+        bn: What a method does with BatchNorm while it trains.
+        image_size: Side of the square input in pixels.
+        image_mean, image_std: Per channel, for pixels in [0, 1].
+    """
+
+    model: torch.nn.Module
+    tokenizer: Callable[[list[str]], torch.Tensor]
+    encode_words: Callable[[str], list[int]]
+    backbone: str
+    pretrained: str
+    weights_sha256: str
+    activation: Activation
+    bn: BnMode
+    image_size: int
+    image_mean: tuple[float, float, float]
+    image_std: tuple[float, float, float]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.model.parameters()).device
