@@ -47,10 +47,14 @@ class AdapterCard:
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Write tensors by name as safetensors."""
-    from safetensors.torch import save_file
+    """Write tensors by name as safetensors.
 
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+    Raises:
+        OSError: As the system gives it (safetensors' own writer would hide a full disk behind another error).
+    """
+    from safetensors.torch import save
+
+    path.write_bytes(save({name: tensor.contiguous() for name, tensor in tensors.items()}))
 
 
 def write_card(path: Path, card: AdapterCard) -> None:

@@ -1,0 +1,75 @@
+"""Assembles the command line."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from clipfit_cli import __version__
+from clipfit_cli.cli import data
+from clipfit_cli.cli.base2new import base2new
+from clipfit_cli.cli.compare import compare
+from clipfit_cli.cli.eval import eval_
+from clipfit_cli.cli.methods import methods
+from clipfit_cli.cli.train import train
+from clipfit_cli.cli.xdataset import xdataset
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_show_locals=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"clipfit {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Benchmark few-shot fine-tuning of CLIP models: CLIPFit, its ablations and its rivals under one protocol.
+
+    Without any data set, the commands run on a built-in one with a built-in model, offline, in minutes.
+    """
+
+
+def _examples(*lines: str) -> str:
+    return "[bold]Examples[/bold]\n\n" + "\n\n".join(f"  {line}" for line in lines)
+
+
+app.command(
+    epilog=_examples(
+        "clipfit train --dataset dtd --shots 16", "clipfit train --dataset dtd --shots 1,2,4,8,16 --csv dtd.csv"
+    )
+)(train)
+app.command(
+    "eval",
+    epilog=_examples(
+        "clipfit eval --dataset dtd,eurosat", "clipfit eval --adapter runs/dtd/clipfit/RUN --dataset dtd --subset new"
+    ),
+)(eval_)
+app.command(
+    epilog=_examples(
+        "clipfit base2new --dataset dtd", "clipfit base2new --dataset all --method clipfit --method bitfit"
+    )
+)(base2new)
+app.command(
+    epilog=_examples("clipfit xdataset --source imagenet --target dtd,eurosat", "clipfit xdataset --source textures")
+)(xdataset)
+app.command(
+    epilog=_examples(
+        "clipfit compare --baseline bitfit",
+        "clipfit compare --dataset dtd --baseline bitfit,layer-norm --csv -",
+        "clipfit compare --baseline clipfit:regulariser=none",
+    )
+)(compare)
+app.command()(methods)
+app.add_typer(data.app, name="data")

@@ -1,0 +1,56 @@
+"""`clipfit base2new`."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from clipfit_cli.cli.console import check_output, note
+from clipfit_cli.cli.execute import execute
+from clipfit_cli.cli.options import (
+    DatasetOptions,
+    DrawOptions,
+    MethodOptions,
+    ModelOptions,
+    RootOptions,
+    RunOptions,
+    command,
+)
+from clipfit_cli.cli.request import build_request, choose_datasets, choose_model, data_root_of
+from clipfit_cli.cli.words import parse_methods
+
+
+@command
+def base2new(
+    data: DatasetOptions,
+    root: RootOptions,
+    draw: DrawOptions,
+    training: MethodOptions,
+    machine: ModelOptions,
+    output: RunOptions,
+) -> None:
+    """Train on the first half of the classes, test each half among its own classes: base, new and H.
+
+    H of an average row is the harmonic mean of the averages, as published; the mean of the H stands beside it.
+    """
+    check_output(output)
+    say = partial(note, quiet=output.quiet)
+    data_root = data_root_of(root.data_root)
+    datasets = choose_datasets(data.dataset, data_root, say)
+    request = build_request(
+        datasets=datasets,
+        methods=parse_methods(training.method, training.set_),
+        model=choose_model(machine, datasets, say),
+        machine=machine,
+        draw=draw,
+        training=training,
+    )
+    from clipfit_cli.protocols import base2new as protocol
+    from clipfit_cli.protocols import compare
+
+    execute(
+        protocol.plan(request),
+        output,
+        data_root=data_root,
+        device=machine.device,
+        summarise=partial(compare.summarise, "base2new"),
+    )

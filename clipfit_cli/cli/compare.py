@@ -1,0 +1,110 @@
+"""`clipfit compare`."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Annotated
+
+import typer
+
+from clipfit_cli.cli.console import check_output, note
+from clipfit_cli.cli.execute import execute
+from clipfit_cli.cli.options import (
+    DatasetOptions,
+    DrawOptions,
+    MethodOptions,
+    ModelOptions,
+    RootOptions,
+    RunOptions,
+    SubsetOptions,
+    TransferOptions,
+    command,
+    complete_method,
+    complete_protocol,
+)
+from clipfit_cli.cli.request import (
+    build_request,
+    choose_datasets,
+    choose_model,
+    choose_transfer,
+    data_root_of,
+)
+from clipfit_cli.cli.words import parse_methods
+from clipfit_cli.config import MethodChoice, TestSet
+from clipfit_cli.errors import ConfigError
+
+ZERO_SHOT = MethodChoice("zero-shot")
+
+
+@command
+def compare(
+    data: DatasetOptions,
+    root: RootOptions,
+    transfer: TransferOptions,
+    classes: SubsetOptions,
+    draw: DrawOptions,
+    training: MethodOptions,
+    machine: ModelOptions,
+    output: RunOptions,
+    baseline: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Method to compare with, settings behind a colon; repeatable. Zero-shot CLIP is always there.",
+            rich_help_panel="Method",
+            autocompletion=complete_method,
+        ),
+    ] = None,
+    protocol: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="base2new, few-shot or xdataset.",
+            rich_help_panel="Method",
+            autocompletion=complete_protocol,
+        ),
+    ] = "base2new",
+) -> None:
+    """Run a method and its baselines under one protocol and print by how much it leads.
+
+    Finished runs are taken from --runs-dir; epochs, batch size and learning rate, where given, hold for all.
+    """
+    check_output(output)
+    say = partial(note, quiet=output.quiet)
+    data_root = data_root_of(root.data_root)
+    from clipfit_cli.protocols import compare as rules
+
+    rules.protocol(protocol)
+    candidates = parse_methods(training.method, training.set_)
+    if len(candidates) > 1:
+        raise ConfigError("compare takes one --method; name the others with --baseline")
+    baselines = parse_methods(baseline) if baseline else ()
+    methods = [ZERO_SHOT]
+    methods += [choice for choice in (*baselines, *candidates) if choice not in methods]
+    targets: tuple[TestSet, ...] = ()
+    if protocol == "xdataset":
+        if data.dataset:
+            raise ConfigError("--protocol xdataset takes --source and --target instead of --dataset")
+        source, targets = choose_transfer(transfer.source, transfer.target, data_root, say)
+        datasets: tuple[str, ...] = (source,)
+    else:
+        if transfer.source or transfer.target:
+            raise ConfigError(f"--source and --target are for --protocol xdataset, not for {protocol}")
+        datasets = choose_datasets(data.dataset, data_root, say)
+    request = build_request(
+        datasets=datasets,
+        methods=tuple(methods),
+        model=choose_model(machine, [*datasets, *(target.dataset for target in targets)], say),
+        machine=machine,
+        draw=draw,
+        training=training,
+        subset=classes.subset,
+        targets=targets,
+    )
+    execute(
+        rules.plan(protocol, request),
+        output,
+        data_root=data_root,
+        device=machine.device,
+        summarise=partial(rules.summarise_leads, protocol, method=candidates[0]),
+    )

@@ -1,0 +1,121 @@
+"""`clipfit data list` and `clipfit data show`."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Annotated, cast
+
+import typer
+
+from clipfit_cli.cli.console import check_output, emit, note
+from clipfit_cli.cli.options import OutputOptions, RootOptions, SubsetOptions, command, complete_dataset
+from clipfit_cli.cli.request import data_root_of
+from clipfit_cli.cli.words import parse_shots
+from clipfit_cli.config import Subset
+from clipfit_cli.data import catalog
+from clipfit_cli.errors import ConfigError
+
+app = typer.Typer(no_args_is_help=True, help="Data sets: what is there, and which images a draw takes.")
+
+
+@app.command("list")
+@command
+def list_(root: RootOptions, output: OutputOptions) -> None:
+    """List every known data set: whether it is present and complete, and what is listed."""
+    check_output(output)
+    data_root = data_root_of(root.data_root)
+    from clipfit_cli.data.status import dataset_status
+    from clipfit_cli.results.tables import Column, Table
+
+    found = [dataset_status(name, data_root) for name in catalog.ALL]
+    columns = (
+        Column("dataset", "data set"),
+        Column("title", "title", terminal=False),
+        Column("state", "state"),
+        Column("num_classes", "classes", "int"),
+        Column("num_train", "train", "int"),
+        Column("num_val", "val", "int"),
+        Column("num_test", "test", "int"),
+        Column("num_missing", "missing", "int"),
+        Column("folder", "folder"),
+        Column("message", "message", terminal=False),
+    )
+    rows = tuple(
+        {
+            "dataset": status.name,
+            "title": status.title,
+            "state": status.state,
+            "num_classes": status.num_classes,
+            "num_train": status.num_train,
+            "num_val": status.num_val,
+            "num_test": status.num_test,
+            "num_missing": status.num_missing or None,
+            "folder": catalog.row(status.name).folder or None,
+            "message": status.message,
+        }
+        for status in found
+    )
+    captions = tuple(f"{s.name}: {s.message}" for s in found if s.state == "incomplete")
+    emit(Table(f"Data sets under {data_root}", columns, rows, captions), output)
+    if all(status.state in ("missing", "built-in") for status in found):
+        note(f"how to lay out a data set: {catalog.GUIDE_URL}", quiet=output.quiet)
+
+
+@app.command("show")
+@command
+def show(
+    dataset: Annotated[str, typer.Argument(help="Data set.", autocompletion=complete_dataset)],
+    root: RootOptions,
+    classes: SubsetOptions,
+    output: OutputOptions,
+    shots: Annotated[
+        str, typer.Option(help="Training images per class; 'all' = every image.", rich_help_panel="Data")
+    ] = "all",
+    seed: Annotated[int, typer.Option(min=0, help="Of the draw.", rich_help_panel="Data")] = 1,
+) -> None:
+    """Show a data set; with --csv or --json, the very images of a draw.
+
+    The split file is enough, the images need not be there.
+    """
+    check_output(output)
+    counts = parse_shots(shots)
+    if len(counts) != 1:
+        raise ConfigError(f"data show takes one number of shots, got {shots}")
+    from clipfit_cli.data.load import load_dataset
+    from clipfit_cli.data.splits import class_subset, few_shot, short_classes
+    from clipfit_cli.results.tables import Column, Table
+
+    whole = load_dataset(dataset, data_root_of(root.data_root))
+    drawn = class_subset(few_shot(whole, shots=counts[0], seed=seed), cast(Subset, classes.subset))
+    say = partial(note, quiet=output.quiet)
+    for name, count in short_classes(whole, counts[0]):
+        say(f"{name} has {count} training images, fewer than {counts[0]}: all of them are used")
+    lists = {"train": drawn.train, "val": drawn.val, "test": drawn.test}
+    columns = (
+        Column("split", "split"),
+        Column("path", "path"),
+        Column("label", "label", "int"),
+        Column("class_name", "class"),
+    )
+    rows = tuple(
+        {"split": split, "path": item.path, "label": item.label, "class_name": drawn.class_names[item.label]}
+        for split, items in lists.items()
+        for item in items
+    )
+    row = catalog.row(dataset)
+    facts = {
+        "name": f"{row.name} ({row.title})",
+        "prompt": row.prompt_template,
+        "images": ", ".join(f"{len(items)} {split}" for split, items in lists.items()),
+        "split sha256": whole.split_sha256,
+        "licence": row.licence,
+        "home": row.homepage,
+        "cite": row.citation,
+        f"{drawn.num_classes} classes": ", ".join(drawn.class_names),
+    }
+    shown = Table(
+        "",
+        (Column("what", ""), Column("value", "")),
+        tuple({"what": what, "value": value} for what, value in facts.items() if value),
+    )
+    emit(Table(f"Images of {drawn.name}", columns, rows), output, for_people=shown)

@@ -1,0 +1,80 @@
+"""`clipfit eval`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from clipfit_cli.cli.console import check_output, note
+from clipfit_cli.cli.execute import execute
+from clipfit_cli.cli.options import (
+    DatasetOptions,
+    DrawOptions,
+    ModelOptions,
+    RootOptions,
+    RunOptions,
+    SubsetOptions,
+    command,
+)
+from clipfit_cli.cli.request import build_request, choose_datasets, choose_model, data_root_of
+from clipfit_cli.config import MethodChoice
+
+
+@command
+def eval_(
+    data: DatasetOptions,
+    root: RootOptions,
+    classes: SubsetOptions,
+    machine: ModelOptions,
+    output: RunOptions,
+    adapter: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of a run, or its adapter file. Default: none, which scores zero-shot CLIP.",
+            rich_help_panel="Method",
+        ),
+    ] = None,
+) -> None:
+    """Score a saved adapter, or zero-shot CLIP, on any data set and class group.
+
+    Backbone and weights are those that the adapter was made on.
+    """
+    check_output(output)
+    say = partial(note, quiet=output.quiet)
+    data_root = data_root_of(root.data_root)
+    datasets = choose_datasets(data.dataset, data_root, say)
+    from clipfit_cli.protocols import compare
+    from clipfit_cli.protocols import eval as protocol
+
+    method, draw, settings = MethodChoice("zero-shot"), DrawOptions(seeds="0"), None
+    if adapter:
+        from clipfit_cli.engine.checkpoint import find_adapter, read_card
+
+        card = read_card(find_adapter(adapter.expanduser()))
+        method, settings = MethodChoice(card.method), card.settings
+        draw = DrawOptions(shots="all" if card.shots is None else str(card.shots), seeds=str(card.seed))
+        machine = replace(
+            machine,
+            backbone=machine.backbone or card.backbone,
+            pretrained=machine.pretrained or (card.pretrained if machine.backbone is None else None),
+            bn=card.bn,
+        )
+    request = build_request(
+        datasets=datasets,
+        methods=(method,),
+        model=choose_model(machine, datasets, say),
+        machine=machine,
+        draw=draw,
+        subset=classes.subset,
+    )
+    execute(
+        protocol.plan(request, adapter=str(adapter.expanduser().absolute()) if adapter else None, settings=settings),
+        output,
+        data_root=data_root,
+        device=machine.device,
+        summarise=partial(compare.summarise, "eval"),
+    )

@@ -1,0 +1,68 @@
+"""What every command does with its plan: show it, or run it and print the table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from clipfit_cli.cli.console import Reporter, emit, note, plan_table
+from clipfit_cli.cli.options import RunOptions
+from clipfit_cli.errors import ClipfitError, SweepError
+
+if TYPE_CHECKING:
+    from clipfit_cli.config import RunConfig
+    from clipfit_cli.results.record import RunRecord
+    from clipfit_cli.results.tables import Table
+
+
+def execute(
+    configs: Sequence[RunConfig],
+    output: RunOptions,
+    *,
+    data_root: Path,
+    device: str,
+    summarise: Callable[[list[RunRecord]], Table],
+) -> list[RunRecord]:
+    """Run what is not finished, print the table, and return the records; with ``--dry-run`` print the plan.
+
+    Raises:
+        SweepError: Some runs failed, for several reasons or beside others that are finished.
+        ClipfitError: All runs failed for one reason, or something that they need is missing.
+    """
+    if output.dry_run:
+        emit(plan_table(configs), output)
+        return []
+    note("loading torch and open_clip ...", quiet=output.quiet)
+    from clipfit_cli.engine.environment import resolve_device
+    from clipfit_cli.engine.precision import resolve_precision
+    from clipfit_cli.protocols.sweep import sweep
+    from clipfit_cli.protocols.workspace import Workspace
+    from clipfit_cli.results.store import RunStore
+
+    machine = resolve_device(device)
+    configs = [replace(config, precision=resolve_precision(config.precision, machine)) for config in configs]
+    with Reporter(quiet=output.quiet, runs_dir=output.runs_dir) as reporter:
+        result = sweep(
+            configs,
+            workspace=Workspace(data_root=data_root, device=machine),
+            store=RunStore(output.runs_dir.expanduser()),
+            progress=reporter,
+            force=output.force,
+        )
+    if result.records:
+        emit(summarise(result.records), output)
+    if result.failures:
+        raise _failure(result.failures, finished=len(result.records))
+    return result.records
+
+
+def _failure(failures: Sequence[tuple[RunConfig, ClipfitError]], *, finished: int) -> ClipfitError:
+    first = failures[0][1]
+    if not finished and len({type(error) for _, error in failures}) == 1:
+        return first
+    return SweepError(
+        f"{len(failures)} of {finished + len(failures)} runs failed, the first: {first}. The table shows the others; "
+        "the same command runs the failed ones again"
+    )

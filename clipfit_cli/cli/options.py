@@ -1,0 +1,301 @@
+"""Every option once, with its help; commands list the groups that they take."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import typing
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from clipfit_cli.cli.errors import reported
+from clipfit_cli.config import BN_MODES, PRECISIONS, SUBSETS, TEXTURES, ModelConfig, ScheduleConfig
+from clipfit_cli.data import catalog
+from clipfit_cli.protocols.presets import preset_epochs
+
+_DATA, _METHOD, _MODEL, _OUTPUT = "Data", "Method", "Model and machine", "Runs and output"
+_SCHEDULE = ScheduleConfig()
+_MODEL_DEFAULTS = ModelConfig()
+
+
+def complete_dataset(incomplete: str) -> list[str]:
+    """Return the data set names that begin with what was typed."""
+    return [name for name in (*catalog.ALL, "all") if name.startswith(incomplete)]
+
+
+def complete_method(incomplete: str) -> list[str]:
+    """Return the method names that begin with what was typed."""
+    from clipfit_cli import methods
+
+    return [name for name in methods.available() if name.startswith(incomplete)]
+
+
+def complete_protocol(incomplete: str) -> list[str]:
+    """Return the protocols that begin with what was typed."""
+    return [name for name in ("base2new", "few-shot", "xdataset") if name.startswith(incomplete)]
+
+
+def _complete_from(words: Iterable[str]) -> Callable[[str], list[str]]:
+    known = list(words)
+    return lambda incomplete: [word for word in known if word.startswith(incomplete)]
+
+
+@dataclass(frozen=True)
+class DatasetOptions:
+    """Which data sets."""
+
+    dataset: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Data set; repeat it, or give a comma list. 'all' = the eleven of the paper. "
+            "Default: those found under the data root, else the built-in 'textures'.",
+            rich_help_panel=_DATA,
+            autocompletion=complete_dataset,
+        ),
+    ] = None
+
+
+@dataclass(frozen=True)
+class RootOptions:
+    """Where the data sets are."""
+
+    data_root: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            envvar="CLIPFIT_DATA",
+            show_envvar=True,
+            help="Folder that holds all data sets, in CoOp's layout. Default: 'data' in your user data folder.",
+            rich_help_panel=_DATA,
+        ),
+    ] = None
+
+
+@dataclass(frozen=True)
+class TransferOptions:
+    """Where a cross-data-set run comes from and goes to."""
+
+    source: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Data set that is trained on. Default: imagenet; where it is not there, the built-in 'textures'.",
+            rich_help_panel=_DATA,
+            autocompletion=complete_dataset,
+        ),
+    ] = None
+    target: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Data set that is tested on; repeat it, or give a comma list. 'all' = every other one and the "
+            "shifted variants. Default: those of 'all' that are there.",
+            rich_help_panel=_DATA,
+            autocompletion=complete_dataset,
+        ),
+    ] = None
+
+
+@dataclass(frozen=True)
+class SubsetOptions:
+    """Which half of the classes."""
+
+    subset: Annotated[
+        str,
+        typer.Option(
+            metavar="GROUP",
+            help="Class group: all, base (first half of the labels) or new (the rest).",
+            rich_help_panel=_DATA,
+            autocompletion=_complete_from(SUBSETS),
+        ),
+    ] = "all"
+
+
+@dataclass(frozen=True)
+class DrawOptions:
+    """How many images, drawn how."""
+
+    shots: Annotated[
+        str,
+        typer.Option(
+            metavar="K",
+            help="Training images per class, or a comma list such as 1,2,4,8,16; 'all' = every image.",
+            rich_help_panel=_DATA,
+        ),
+    ] = "16"
+    seeds: Annotated[
+        str,
+        typer.Option(metavar="N,N", help="Seeds of draw and training, one run each.", rich_help_panel=_DATA),
+    ] = "1,2,3"
+
+
+@dataclass(frozen=True)
+class MethodOptions:
+    """Which method, trained how."""
+
+    method: Annotated[
+        list[str],
+        typer.Option(
+            metavar="NAME",
+            help="Method (see `clipfit methods`); repeat it for several. Settings may follow a colon: "
+            "clipfit:beta=2,regulariser=none.",
+            rich_help_panel=_METHOD,
+            autocompletion=complete_method,
+        ),
+    ] = dataclasses.field(default_factory=lambda: ["clipfit"])
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Setting of the method; repeatable.", rich_help_panel=_METHOD),
+    ] = None
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help=f"Default: the paper's, {preset_epochs('imagenet')} for imagenet and food101, else {_SCHEDULE.epochs} "
+            f"({preset_epochs(TEXTURES)} for textures).",
+            rich_help_panel=_METHOD,
+        ),
+    ] = None
+    batch_size: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help=f"Default: {_SCHEDULE.batch_size}.", rich_help_panel=_METHOD)
+    ] = None
+    lr: Annotated[
+        float | None,
+        typer.Option(metavar="X", help=f"Peak learning rate. Default: {_SCHEDULE.lr}.", rich_help_panel=_METHOD),
+    ] = None
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Which CLIP, on what, in which arithmetic."""
+
+    backbone: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help=f"open_clip architecture, or clipfit-tiny. Default: {_MODEL_DEFAULTS.backbone}; clipfit-tiny for "
+            "built-in data sets.",
+            rich_help_panel=_MODEL,
+        ),
+    ] = None
+    pretrained: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TAG|FILE",
+            help=f"open_clip weight tag, or a checkpoint file. Default: {_MODEL_DEFAULTS.pretrained}.",
+            rich_help_panel=_MODEL,
+        ),
+    ] = None
+    bn: Annotated[
+        str,
+        typer.Option(
+            metavar="MODE",
+            help="BatchNorm of ResNets while training: eval keeps the statistics, train lets them drift as the "
+            "official code does.",
+            rich_help_panel=_MODEL,
+            autocompletion=_complete_from(BN_MODES),
+        ),
+    ] = _MODEL_DEFAULTS.bn
+    device: Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda or cuda:N.", rich_help_panel=_MODEL)] = (
+        "auto"
+    )
+    precision: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="Of the towers: auto, fp32, bf16 or fp16; trained tensors and losses are float32 in each.",
+            rich_help_panel=_MODEL,
+            autocompletion=_complete_from(PRECISIONS),
+        ),
+    ] = "auto"
+
+
+@dataclass(frozen=True)
+class OutputOptions:
+    """Where a table goes."""
+
+    csv: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|-",
+            help="Write the table as CSV; - = stdout, and nothing else there.",
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = None
+    json: Annotated[
+        bool,
+        typer.Option(
+            "--json", help="Print the table as JSON on stdout, and nothing else there.", rich_help_panel=_OUTPUT
+        ),
+    ] = False
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="No progress and no notes on stderr.", rich_help_panel=_OUTPUT)
+    ] = False
+
+
+@dataclass(frozen=True)
+class RunOptions(OutputOptions):
+    """Where runs are kept, and whether they run."""
+
+    runs_dir: Annotated[
+        Path,
+        typer.Option(
+            metavar="DIR",
+            envvar="CLIPFIT_RUNS",
+            show_envvar=True,
+            help="Folder of finished runs; a run found there is not run again.",
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = Path("runs")
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the runs that would be made, and stop.", rich_help_panel=_OUTPUT)
+    ] = False
+    force: Annotated[bool, typer.Option("--force", help="Run again what is finished.", rich_help_panel=_OUTPUT)] = False
+
+
+def command(function: Callable[..., None]) -> Callable[..., None]:
+    """Return the function as Typer takes it, errors reported.
+
+    Each parameter that is annotated with a dataclass of options is replaced by the options themselves, and gets
+    the filled dataclass when the command is called.
+    """
+    hints = typing.get_type_hints(function, include_extras=True)
+    parameters: dict[str, inspect.Parameter] = {}
+    groups: dict[str, tuple[type[Any], list[str]]] = {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        kind = hints[name]
+        if not dataclasses.is_dataclass(kind):
+            parameters[name] = parameter.replace(annotation=kind, kind=inspect.Parameter.KEYWORD_ONLY)
+            continue
+        assert isinstance(kind, type)
+        types = typing.get_type_hints(kind, include_extras=True)
+        groups[name] = (kind, [field.name for field in dataclasses.fields(kind)])
+        for field in dataclasses.fields(kind):
+            parameters[field.name] = inspect.Parameter(
+                field.name, inspect.Parameter.KEYWORD_ONLY, default=_default(field), annotation=types[field.name]
+            )
+
+    def wrapper(**values: Any) -> None:
+        filled = {
+            name: kind(**{field: values.pop(field) for field in fields}) for name, (kind, fields) in groups.items()
+        }
+        function(**filled, **values)
+
+    wrapper.__name__, wrapper.__doc__ = function.__name__, function.__doc__
+    wrapper.__signature__ = inspect.Signature(list(parameters.values()))  # type: ignore[attr-defined]
+    wrapper.__annotations__ = {name: parameter.annotation for name, parameter in parameters.items()}
+    return reported(wrapper)
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    if field.default is not dataclasses.MISSING:
+        return field.default
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return inspect.Parameter.empty

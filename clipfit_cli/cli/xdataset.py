@@ -1,0 +1,54 @@
+"""`clipfit xdataset`."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from clipfit_cli.cli.console import check_output, note
+from clipfit_cli.cli.execute import execute
+from clipfit_cli.cli.options import (
+    DrawOptions,
+    MethodOptions,
+    ModelOptions,
+    RootOptions,
+    RunOptions,
+    TransferOptions,
+    command,
+)
+from clipfit_cli.cli.request import build_request, choose_model, choose_transfer, data_root_of
+from clipfit_cli.cli.words import parse_methods
+
+
+@command
+def xdataset(
+    transfer: TransferOptions,
+    root: RootOptions,
+    draw: DrawOptions,
+    training: MethodOptions,
+    machine: ModelOptions,
+    output: RunOptions,
+) -> None:
+    """Train on one data set, test on others and on shifted variants of it, each among its own classes."""
+    check_output(output)
+    say = partial(note, quiet=output.quiet)
+    data_root = data_root_of(root.data_root)
+    source, targets = choose_transfer(transfer.source, transfer.target, data_root, say)
+    request = build_request(
+        datasets=(source,),
+        methods=parse_methods(training.method, training.set_),
+        model=choose_model(machine, [source, *(target.dataset for target in targets)], say),
+        machine=machine,
+        draw=draw,
+        training=training,
+        targets=targets,
+    )
+    from clipfit_cli.protocols import compare
+    from clipfit_cli.protocols import xdataset as protocol
+
+    execute(
+        protocol.plan(request),
+        output,
+        data_root=data_root,
+        device=machine.device,
+        summarise=partial(compare.summarise, "xdataset"),
+    )

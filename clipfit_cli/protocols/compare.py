@@ -1,0 +1,157 @@
+"""One method against others under one protocol: the protocol's table, and by how much the method leads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence, Set
+from dataclasses import replace
+from types import ModuleType
+
+from clipfit_cli.config import MethodChoice, Request, RunConfig
+from clipfit_cli.errors import UnknownNameError
+from clipfit_cli.protocols import base2new, few_shot, xdataset
+from clipfit_cli.protocols import eval as eval_
+from clipfit_cli.protocols.planning import settings_of
+from clipfit_cli.protocols.series import Entry, series_of, table_of
+from clipfit_cli.results.compare import check_alike, paired_difference
+from clipfit_cli.results.record import RunRecord
+from clipfit_cli.results.tables import Column, Table
+
+PROTOCOLS: dict[str, ModuleType] = {
+    "base2new": base2new,
+    "few-shot": few_shot,
+    "xdataset": xdataset,
+}
+"""What can be compared, by the name a user types."""
+
+_HIDDEN_BESIDE_LEADS = ("train_time_s", "macro_f1_pct")
+"""Columns that people do not see in a table of leads, for want of width."""
+
+
+def protocol(name: str) -> ModuleType:
+    """Return the protocol of a name.
+
+    Raises:
+        UnknownNameError: There is none.
+    """
+    if name == "eval":
+        return eval_
+    if name not in PROTOCOLS:
+        raise UnknownNameError("protocol", name, PROTOCOLS)
+    return PROTOCOLS[name]
+
+
+def plan(name: str, request: Request) -> list[RunConfig]:
+    """Return the runs of all methods of the request under a protocol.
+
+    Raises:
+        UnknownNameError: No such protocol, method or setting.
+    """
+    make: Callable[[Request], list[RunConfig]] = protocol(name).plan
+    return make(request)
+
+
+def summarise(name: str, records: Sequence[RunRecord]) -> Table:
+    """Return the protocol's table."""
+    rules = protocol(name)
+    entries: list[Entry] = rules.entries(records)
+    return table_of(rules.TITLE, _columns(rules, entries), entries, records, _captions(rules, entries))
+
+
+def summarise_leads(name: str, records: Sequence[RunRecord], *, method: MethodChoice) -> Table:
+    """Return the protocol's table with the lead of one method over every other row.
+
+    A lead is that method's cell minus the row's, in percentage points, at the same shots (zero-shot CLIP stands
+    beside every shot count, so its row has a lead where there is one count). Its spread is that of the
+    differences seed by seed; wins count the seeds in which the method is strictly better.
+
+    Raises:
+        ResultsError: The records were not made under the same conditions.
+    """
+    for series in _by_dataset_and_shots(records):
+        check_alike(series)
+    rules = protocol(name)
+    entries: list[Entry] = rules.entries(records)
+    leaders = {
+        one.label
+        for one in series_of(records)
+        if (config := one.records[0].config).method == method.name
+        and config.settings == settings_of(method, protocol=config.protocol, dataset=config.dataset)
+    }
+    led = [_with_lead(entry, entries, rules.METRICS, leaders) for entry in entries]
+    last = rules.METRICS[-1]
+    lead_columns = [
+        column
+        for metric in rules.METRICS
+        for column in (
+            Column(f"lead_{metric}_pct", _lead_head(metric), "diff", f"lead_{metric}_std_pct", terminal=metric == last),
+            Column(f"lead_{metric}_std_pct", "", "pct", terminal=False),
+        )
+    ]
+    columns = [replace(c, terminal=False) if c.key in _HIDDEN_BESIDE_LEADS else c for c in _columns(rules, led)]
+    position = next(i for i, column in enumerate(columns) if column.key == f"{last}_pct") + 1
+    columns[position:position] = [c for c in lead_columns if c.terminal] + [Column("lead_wins", "wins")]
+    columns += [c for c in lead_columns if not c.terminal]
+    head = _lead_head(last)
+    leader = " / ".join(sorted(leaders)) or method.name
+    caption = f"{head} is {leader} minus the row, in points ± spread of the per-seed differences; wins counts seeds."
+    return table_of(rules.TITLE, columns, led, records, (caption, *_captions(rules, led)))
+
+
+def _with_lead(entry: Entry, entries: Sequence[Entry], metrics: Sequence[str], leaders: Set[str]) -> Entry:
+    rivals = [
+        other
+        for other in entries
+        if other.label in leaders and other.place == entry.place and entry.shots in (0, other.shots)
+    ]
+    if entry.label in leaders or len(rivals) != 1:
+        return entry
+    (leader,) = rivals
+    row = dict(entry.row)
+    for metric in metrics:
+        row[f"lead_{metric}_pct"] = _number(leader, metric) - _number(entry, metric)
+        if metric in entry.seed_values and metric in leader.seed_values:
+            paired = paired_difference(leader.seed_values[metric], entry.seed_values[metric])
+            row[f"lead_{metric}_std_pct"] = paired.std
+            row["lead_wins"] = f"{paired.wins}/{paired.n}"
+    return replace(entry, row=row)
+
+
+def _number(entry: Entry, metric: str) -> float:
+    value = entry.row[f"{metric}_pct"]
+    assert isinstance(value, float)
+    return value
+
+
+def _lead_head(metric: str) -> str:
+    return {"harmonic_mean": "lead in H", "accuracy": "lead"}.get(metric, "")
+
+
+def _has_averages(entries: Sequence[Entry]) -> bool:
+    return any(entry.place[0] == "average" for entry in entries)
+
+
+def _columns(rules: ModuleType, entries: Sequence[Entry]) -> list[Column]:
+    """Return the protocol's columns; people see the mean of H only where there are averages."""
+    shown = _has_averages(entries)
+    return [
+        replace(column, terminal=shown) if column.key == "mean_of_harmonic_means_pct" else column
+        for column in rules.COLUMNS
+    ]
+
+
+def _captions(rules: ModuleType, entries: Sequence[Entry]) -> tuple[str, ...]:
+    captions: tuple[str, ...] = rules.CAPTIONS
+    return captions if _has_averages(entries) else ()
+
+
+def _by_dataset_and_shots(records: Sequence[RunRecord]) -> list[list[RunRecord]]:
+    """Return what must be alike: per data set, all runs of one shot count with those that train nothing."""
+    groups: list[list[RunRecord]] = []
+    for dataset in dict.fromkeys(record.config.dataset for record in records):
+        here = [one for one in series_of(records) if one.dataset == dataset]
+        untrained = [r for one in here if one.trains_nothing for r in one.records]
+        for shots in dict.fromkeys(one.shots for one in here if not one.trains_nothing):
+            groups.append(
+                untrained + [r for one in here if one.shots == shots and not one.trains_nothing for r in one.records]
+            )
+    return groups

@@ -1,0 +1,93 @@
+"""Few-shot classification: train on k images a class, test on the whole test list."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from clipfit_cli.config import Request, RunConfig, TestSet
+from clipfit_cli.protocols.planning import runs_of
+from clipfit_cli.protocols.series import (
+    CONDITION_COLUMNS,
+    RUN_COLUMNS,
+    Entry,
+    Series,
+    average_groups,
+    condition_cells,
+    run_cells,
+    series_of,
+    spread_cells,
+)
+from clipfit_cli.results.record import RunRecord
+from clipfit_cli.results.summary import mean
+from clipfit_cli.results.tables import AVERAGE_ROW, Column
+
+TITLE = "Few-shot accuracy (%)"
+CAPTIONS: tuple[str, ...] = ()
+METRICS = ("accuracy",)
+COLUMNS = (
+    *CONDITION_COLUMNS,
+    Column("subset", "subset", terminal=False),
+    Column("accuracy_pct", "accuracy", "pct", spread="accuracy_std_pct"),
+    Column("macro_f1_pct", "macro-F1", "pct", spread="macro_f1_std_pct"),
+    Column("accuracy_std_pct", "", "pct", terminal=False),
+    Column("macro_f1_std_pct", "", "pct", terminal=False),
+    *RUN_COLUMNS,
+)
+
+
+def plan(request: Request) -> list[RunConfig]:
+    """Return the runs: data sets x methods x shots x seeds, tested on the class group that was trained."""
+    return [
+        run
+        for dataset in request.datasets
+        for choice in request.methods
+        for run in runs_of(
+            request,
+            choice,
+            protocol="few-shot",
+            dataset=dataset,
+            subset=request.subset,
+            tests=(TestSet(dataset, request.subset),),
+        )
+    ]
+
+
+def entries(records: Sequence[RunRecord]) -> list[Entry]:
+    """Return a row a data set, method and shot count, then the averages over data sets where there are several."""
+    series = series_of(records)
+    return [_entry(one) for one in series] + [_average(group) for group in average_groups(series)]
+
+
+def _entry(series: Series) -> Entry:
+    (test,) = series.records[0].config.tests
+    accuracy = series.values(test)
+    return Entry(
+        row={
+            **condition_cells(series),
+            "subset": test.subset,
+            **spread_cells("accuracy", accuracy),
+            **spread_cells("macro_f1", series.values(test, "macro_f1_pct")),
+            **run_cells(series),
+        },
+        place=(series.dataset, test.subset),
+        label=series.label,
+        shots=series.shots,
+        seed_values={"accuracy": series.by_seed(accuracy)},
+    )
+
+
+def _average(group: Sequence[Series]) -> Entry:
+    tests = [series.records[0].config.tests[0] for series in group]
+    pairs = list(zip(group, tests, strict=True))
+    return Entry(
+        row={
+            **condition_cells(group[0], dataset=f"average of {len(group)}"),
+            "subset": tests[0].subset,
+            "accuracy_pct": mean([mean(series.values(test)) for series, test in pairs]),
+            "macro_f1_pct": mean([mean(series.values(test, "macro_f1_pct")) for series, test in pairs]),
+            AVERAGE_ROW: True,
+        },
+        place=("average",),
+        label=group[0].label,
+        shots=group[0].shots,
+    )

@@ -1,0 +1,72 @@
+"""From a request to the configuration of one run; shared by all protocols."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from clipfit_cli import methods
+from clipfit_cli.config import (
+    MethodChoice,
+    ProtocolName,
+    Request,
+    RunConfig,
+    ScheduleConfig,
+    Subset,
+    TestSet,
+)
+from clipfit_cli.methods.base import resolve_settings
+from clipfit_cli.protocols.presets import preset_epochs, preset_settings
+
+
+def runs_of(
+    request: Request,
+    choice: MethodChoice,
+    *,
+    protocol: ProtocolName,
+    dataset: str,
+    subset: Subset,
+    tests: tuple[TestSet, ...],
+) -> Iterator[RunConfig]:
+    """Yield the runs of one method on one data set: every shot count with every seed.
+
+    A method that does not train has one run: no image is drawn, so neither seed nor shots enter.
+
+    Raises:
+        UnknownNameError: No such method or setting.
+        ConfigError: A setting's value is not possible.
+    """
+    info = methods.get(choice.name)
+    settings = settings_of(choice, protocol=protocol, dataset=dataset)
+    draws: list[tuple[int | None, int]] = [(shots, seed) for shots in request.shots for seed in request.seeds]
+    for shots, seed in draws if info.trains else [(0, 0)]:
+        yield RunConfig(
+            protocol=protocol,
+            dataset=dataset,
+            subset=subset,
+            shots=shots,
+            seed=seed,
+            method=info.name,
+            settings=settings,
+            model=request.model,
+            schedule=_schedule(request, dataset) if info.trains else None,
+            precision=request.precision,
+            tests=tests,
+        )
+
+
+def settings_of(choice: MethodChoice, *, protocol: ProtocolName, dataset: str) -> dict[str, Any]:
+    """Return all settings of a method: its defaults, then the paper's for the data set, then the user's.
+
+    Raises:
+        UnknownNameError: No such method or setting.
+        ConfigError: A setting's value is not possible.
+    """
+    info = methods.get(choice.name)
+    return resolve_settings(info, choice.overrides, preset_settings(info.name, protocol=protocol, dataset=dataset))
+
+
+def _schedule(request: Request, dataset: str) -> ScheduleConfig:
+    given = {"batch_size": request.batch_size, "lr": request.lr}
+    epochs = preset_epochs(dataset) if request.epochs is None else request.epochs
+    return ScheduleConfig(epochs=epochs, **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]

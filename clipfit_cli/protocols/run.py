@@ -1,0 +1,215 @@
+"""One configuration -> one record: the only place where data, models, methods, engine and results meet."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import datetime, timezone
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from clipfit_cli import methods
+from clipfit_cli.config import RunConfig
+from clipfit_cli.data.dataset import DataSet
+from clipfit_cli.data.splits import short_classes
+from clipfit_cli.engine import environment
+from clipfit_cli.engine.checkpoint import (
+    CARD_FILE,
+    WEIGHTS_FILE,
+    AdapterCard,
+    find_adapter,
+    read_card,
+    read_tensors,
+    write_card,
+    write_tensors,
+)
+from clipfit_cli.engine.evaluate import evaluate
+from clipfit_cli.engine.seeding import seeded
+from clipfit_cli.engine.train import Training, train
+from clipfit_cli.errors import CheckpointError, OutOfMemoryError
+from clipfit_cli.methods.base import Adapted
+from clipfit_cli.models.bundle import ClipBundle
+from clipfit_cli.protocols.workspace import Workspace, image_spec
+from clipfit_cli.results.record import RunRecord, TestMetrics
+
+TEST_BATCH_SIZE = 100
+
+Files = dict[str, Callable[[Path], None]]
+
+
+class Progress(Protocol):
+    """Told how a run goes on."""
+
+    def training(self, done: int, total: int, loss: float) -> None:
+        """Steps done, steps in all, mean loss of the last few."""
+
+    def testing(self, dataset: str, subset: str, done: int, total: int) -> None:
+        """Images done, images in all."""
+
+
+def run(config: RunConfig, workspace: Workspace, *, key: str, progress: Progress) -> tuple[RunRecord, Files]:
+    """Train (unless nothing trains), test, and return the record with the files that belong beside it.
+
+    Args:
+        config: With a resolved precision.
+        workspace: What the runs of a command share.
+        key: Of the run.
+        progress: Told how it goes.
+
+    Raises:
+        OutOfMemoryError: The device ran out of memory.
+        ClipfitError: Data, model, adapter or training failed; the message says which.
+    """
+    try:
+        with seeded(config.seed, workspace.device):
+            return _run(config, workspace, key, progress)
+    except torch.OutOfMemoryError as error:
+        raise OutOfMemoryError(
+            f"{workspace.device} ran out of memory; try a smaller --batch-size, --precision bf16 or a smaller backbone"
+        ) from error
+
+
+def _run(config: RunConfig, workspace: Workspace, key: str, progress: Progress) -> tuple[RunRecord, Files]:
+    info = methods.get(config.method)
+    bundle = workspace.bundle(config.model)
+    training_set = workspace.training_set(config)
+    settings = info.settings(**config.settings)
+    environment.reset_peak_memory(workspace.device)
+    adapted = info.attach(bundle, training_set.class_names, training_set.prompt_template, settings)
+    training = None
+    if config.adapter:
+        _load_adapter(adapted, Path(config.adapter), bundle)
+    elif config.schedule and info.trains:
+        training = _train(adapted, config, workspace, training_set, bundle, progress)
+    start = time.perf_counter()
+    tests = tuple(_test(adapted, config, workspace, bundle, index, progress) for index in range(len(config.tests)))
+    trainable = sum(parameter.numel() for parameter in adapted.parameters())
+    files: Files = {}
+    if training:
+        tensors = adapted.trained_tensors()
+        card = _card(config, bundle, training_set, trainable, key)
+        files = {WEIGHTS_FILE: partial(write_tensors, tensors=tensors), CARD_FILE: partial(write_card, card=card)}
+    record = RunRecord(
+        key=key,
+        config=config,
+        tests=tests,
+        num_train_images=len(training_set.train) if training else 0,
+        num_train_classes=training_set.num_classes if training else 0,
+        steps=training.steps if training else 0,
+        final_loss=training.final_loss if training else None,
+        trainable_parameters=trainable,
+        total_parameters=sum(parameter.numel() for parameter in bundle.model.parameters()),
+        activation=bundle.activation,
+        weights_sha256=bundle.weights_sha256,
+        split_sha256=workspace.split_hashes(config),
+        train_time_s=training.time_s if training else 0.0,
+        eval_time_s=time.perf_counter() - start,
+        peak_memory_mib=environment.peak_memory_mib(workspace.device),
+        device=environment.device_name(workspace.device),
+        versions=environment.versions(),
+        created_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        adapter_file=WEIGHTS_FILE if files else None,
+        notes=_notes(config, workspace, bundle),
+    )
+    return record, files
+
+
+def _train(
+    adapted: Adapted,
+    config: RunConfig,
+    workspace: Workspace,
+    training_set: DataSet,
+    bundle: ClipBundle,
+    progress: Progress,
+) -> Training:
+    assert config.schedule is not None
+    spec = image_spec(bundle)
+
+    def load_batch(indices: list[int], crop_seeds: list[int]) -> tuple[Tensor, Tensor]:
+        return workspace.train_batch(training_set, indices, crop_seeds, spec)
+
+    return train(
+        adapted,
+        load_batch,  # type: ignore[arg-type]
+        num_images=len(training_set.train),
+        schedule=config.schedule,
+        seed=config.seed,
+        precision=config.precision,
+        device=workspace.device,
+        on_progress=progress.training,
+    )
+
+
+def _test(
+    adapted: Adapted, config: RunConfig, workspace: Workspace, bundle: ClipBundle, index: int, progress: Progress
+) -> TestMetrics:
+    test = config.tests[index]
+    test_set = workspace.test_set(config, test)
+    adapted.set_classes(test_set.class_names, test_set.prompt_template)
+    adapted.train_mode(False)
+    scores = evaluate(
+        adapted,
+        workspace.test_batches(test_set, test_set.test, image_spec(bundle), TEST_BATCH_SIZE),
+        precision=config.precision,
+        device=workspace.device,
+        on_progress=lambda done: progress.testing(test.dataset, test.subset, done, len(test_set.test)),
+    )
+    return TestMetrics(
+        dataset=test.dataset,
+        subset=test.subset,
+        num_classes=test_set.num_classes,
+        num_images=scores.num_images,
+        accuracy_pct=scores.accuracy_pct,
+        macro_f1_pct=scores.macro_f1_pct,
+        mean_per_class_accuracy_pct=scores.mean_per_class_accuracy_pct,
+    )
+
+
+def _load_adapter(adapted: Adapted, path: Path, bundle: ClipBundle) -> None:
+    folder = find_adapter(path)
+    card = read_card(folder)
+    if card.weights_sha256 != bundle.weights_sha256:
+        raise CheckpointError(
+            f"the adapter in {folder} was made for {card.backbone} / {card.pretrained} "
+            f"(weights {card.weights_sha256[:12]}), not for {bundle.backbone} / {bundle.pretrained} "
+            f"(weights {bundle.weights_sha256[:12]}); leave --backbone and --pretrained out to use its own"
+        )
+    adapted.load_trained_tensors(read_tensors(folder))
+
+
+def _card(config: RunConfig, bundle: ClipBundle, training_set: DataSet, trainable: int, key: str) -> AdapterCard:
+    return AdapterCard(
+        method=config.method,
+        settings=config.settings,
+        backbone=config.model.backbone,
+        pretrained=config.model.pretrained,
+        weights_sha256=bundle.weights_sha256,
+        activation=bundle.activation,
+        bn=bundle.bn,
+        dataset=config.dataset,
+        subset=config.subset,
+        shots=config.shots,
+        seed=config.seed,
+        class_names=training_set.class_names,
+        prompt_template=training_set.prompt_template,
+        trainable_parameters=trainable,
+        run_key=key,
+    )
+
+
+def _notes(config: RunConfig, workspace: Workspace, bundle: ClipBundle) -> tuple[str, ...]:
+    notes = []
+    short = short_classes(workspace.dataset(config.dataset), config.shots) if config.schedule else ()
+    if short:
+        fewest = min(count for _, count in short)
+        notes.append(
+            f"{len(short)} classes of {config.dataset} have fewer than {config.shots} training images "
+            f"(the fewest {fewest}): all of theirs are used"
+        )
+    if bundle.activation == "quickgelu" and "quickgelu" not in bundle.backbone:
+        notes.append(f"{bundle.backbone} runs with QuickGELU, as its weights were trained")
+    return tuple(notes)

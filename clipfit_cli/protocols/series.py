@@ -1,0 +1,218 @@
+"""Records of one method under one condition, seed by seed: what every row of every table is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from clipfit_cli.config import TestSet
+from clipfit_cli.results.compare import trains_nothing
+from clipfit_cli.results.record import RunRecord, TestMetrics
+from clipfit_cli.results.summary import mean, population_std
+from clipfit_cli.results.tables import NUM_SEEDS, Column, Row, Table
+
+CONDITION_COLUMNS = (
+    Column("protocol", "protocol", terminal=False),
+    Column("dataset", "data set"),
+    Column("method", "method"),
+    Column("backbone", "backbone", terminal=False),
+    Column("pretrained", "pretrained", terminal=False),
+    Column("shots", "shots"),
+    Column("seeds", "seeds", terminal=False),
+)
+RUN_COLUMNS = (
+    Column(NUM_SEEDS, "n", "int", terminal=False),
+    Column("settings", "settings", terminal=False),
+    Column("epochs", "epochs", "int", terminal=False),
+    Column("trainable_parameters", "parameters", "int"),
+    Column("train_time_s", "training", "seconds"),
+    Column("peak_memory_mib", "memory", "mib", terminal=False),
+)
+
+
+@dataclass(frozen=True)
+class Series:
+    """The runs of one method on one data set with one number of shots, ordered by seed.
+
+    Attributes:
+        label: The method, with the settings in which it differs from others of that name in the same table.
+        records: At least one.
+    """
+
+    label: str
+    records: tuple[RunRecord, ...]
+
+    @property
+    def dataset(self) -> str:
+        """What was trained on."""
+        return self.records[0].config.dataset
+
+    @property
+    def shots(self) -> int | None:
+        """Training images per class; None = all, 0 = nothing is trained."""
+        return self.records[0].config.shots
+
+    @property
+    def trains_nothing(self) -> bool:
+        """Whether one value holds for every seed."""
+        return trains_nothing(self.records[0])
+
+    def values(self, test: TestSet, metric: str = "accuracy_pct") -> list[float]:
+        """Return a metric on one test set, in percent, one value a seed."""
+        return [getattr(metrics_of(record, test), metric) for record in self.records]
+
+    def by_seed(self, values: Sequence[float]) -> dict[int, float] | float:
+        """Return seed -> value; a bare value where nothing was trained."""
+        if self.trains_nothing:
+            return values[0]
+        return {record.config.seed: value for record, value in zip(self.records, values, strict=True)}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row of a table with the values behind it.
+
+    Attributes:
+        row: The cells.
+        place: What the row is about apart from the method: rows of one place can be compared.
+        label: The method.
+        shots: Training images per class; None = all, 0 = nothing is trained.
+        seed_values: Name of a cell without its ``_pct`` -> seed -> value; empty in an average row.
+    """
+
+    row: Row
+    place: tuple[str, ...]
+    label: str
+    shots: int | None
+    seed_values: dict[str, dict[int, float] | float] = field(default_factory=dict)
+
+
+def metrics_of(record: RunRecord, test: TestSet) -> TestMetrics:
+    """Return the metrics of one test set of a run.
+
+    Raises:
+        KeyError: The run was not tested there.
+    """
+    for metrics in record.tests:
+        if (metrics.dataset, metrics.subset) == (test.dataset, test.subset):
+            return metrics
+    raise KeyError(test)
+
+
+def series_of(records: Sequence[RunRecord]) -> list[Series]:
+    """Return the records grouped by data set, shots and method with settings, in order of first appearance."""
+    groups: dict[tuple[Any, ...], list[RunRecord]] = {}
+    for record in records:
+        config = record.config
+        settings = tuple(sorted(config.settings.items()))
+        key = (config.dataset, config.subset, config.shots, config.method, settings)
+        groups.setdefault(key, []).append(record)
+    ordered = [tuple(sorted(group, key=lambda record: record.config.seed)) for group in groups.values()]
+    return [Series(_label(group[0], records), group) for group in ordered]
+
+
+def average_groups(series: Sequence[Series]) -> list[list[Series]]:
+    """Return the groups that averages over data sets are made of: one method and shot count on every data set.
+
+    Empty where there is one data set.
+    """
+    datasets = {one.dataset for one in series}
+    groups: dict[tuple[str, int | None], list[Series]] = {}
+    for one in series:
+        groups.setdefault((one.label, one.shots), []).append(one)
+    return [group for group in groups.values() if len(group) == len(datasets) > 1]
+
+
+def condition_cells(series: Series, *, dataset: str | None = None) -> Row:
+    """Return the cells of `CONDITION_COLUMNS`.
+
+    Args:
+        series: The runs.
+        dataset: What stands in that column, if not what was trained on.
+    """
+    config = series.records[0].config
+    return {
+        "protocol": config.protocol,
+        "dataset": dataset or config.dataset,
+        "method": series.label,
+        "backbone": config.model.backbone,
+        "pretrained": config.model.pretrained,
+        "shots": shots_text(config.shots),
+        "seeds": None if series.trains_nothing else _seeds_text(series),
+    }
+
+
+def run_cells(series: Series) -> Row:
+    """Return the cells of `RUN_COLUMNS`; times and memory are means over the runs."""
+    first = series.records[0]
+    memory = [record.peak_memory_mib for record in series.records if record.peak_memory_mib is not None]
+    trains = first.config.schedule is not None
+    return {
+        NUM_SEEDS: len(series.records),
+        "settings": " ".join(f"{name}={value}" for name, value in first.config.settings.items()),
+        "epochs": first.config.schedule.epochs if first.config.schedule else None,
+        "trainable_parameters": first.trainable_parameters,
+        "train_time_s": mean([record.train_time_s for record in series.records]) if trains else None,
+        "peak_memory_mib": mean(memory) if memory else None,
+    }
+
+
+def spread_cells(name: str, values: Sequence[float]) -> Row:
+    """Return mean and population standard deviation of values in percent, as ``{name}_pct`` and ``_std_pct``."""
+    return {f"{name}_pct": mean(values), f"{name}_std_pct": population_std(values)}
+
+
+def table_of(
+    title: str,
+    columns: Sequence[Column],
+    entries: Sequence[Entry],
+    records: Sequence[RunRecord],
+    captions: tuple[str, ...] = (),
+) -> Table:
+    """Return the table of the entries; what is the same in every row moves from the columns into the title.
+
+    That is for people only: CSV and JSON keep all columns.
+    """
+    shots = {entry.shots for entry in entries} - {0}
+    parts = [title]
+    if models := {f"{record.config.model.backbone} / {record.config.model.pretrained}" for record in records}:
+        parts += sorted(models)
+    if len(shots) == 1:
+        only = shots.pop()
+        parts.append("all images" if only is None else f"{only} shot{'s' if only > 1 else ''}")
+        columns = [replace(c, terminal=False) if c.key == "shots" else c for c in columns]
+    seeds = {str(entry.row["seeds"]) for entry in entries if entry.row.get("seeds")}
+    if len(seeds) == 1:
+        only_seeds = seeds.pop()
+        parts.append(f"seed{'s' if ',' in only_seeds else ''} {only_seeds}")
+    return Table(
+        title=" · ".join(parts),
+        columns=tuple(columns),
+        rows=tuple(entry.row for entry in entries),
+        captions=captions,
+    )
+
+
+def shots_text(shots: int | None) -> str:
+    """Return a number of shots as a user types it."""
+    return "all" if shots is None else str(shots)
+
+
+def _seeds_text(series: Series) -> str:
+    return ",".join(str(record.config.seed) for record in series.records)
+
+
+def _label(record: RunRecord, records: Sequence[RunRecord]) -> str:
+    config = record.config
+    rivals = [
+        other.config.settings
+        for other in records
+        if (other.config.method, other.config.dataset) == (config.method, config.dataset)
+    ]
+    differing = [
+        f"{name}={value}"
+        for name, value in config.settings.items()
+        if any(other.get(name) != value for other in rivals)
+    ]
+    return f"{config.method} ({', '.join(differing)})" if differing else config.method

@@ -1,0 +1,205 @@
+"""A table as a value, and its forms for programs: CSV, JSON, Markdown."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from clipfit_cli.errors import ResultsError
+
+Kind = Literal["text", "int", "pct", "diff", "seconds", "mib"]
+Row = Mapping[str, object]
+
+AVERAGE_ROW = "_average"
+"""Key of a row that is true where the row is an average over others; no column."""
+
+NUM_SEEDS = "num_seeds"
+"""Key of a row (and of a column, where wanted) with the number of values behind its means."""
+
+MISSING = "–"
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column.
+
+    Attributes:
+        key: Of the rows, and the head in CSV and JSON; ends in its unit.
+        head: For people.
+        kind: `pct` and `diff` are percentage points, `seconds` seconds, `mib` mebibytes.
+        spread: Key of the column with the standard deviation, shown behind the mean to people.
+        terminal, csv: Whether people, or programs, see the column.
+    """
+
+    key: str
+    head: str
+    kind: Kind = "text"
+    spread: str | None = None
+    terminal: bool = True
+    csv: bool = True
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(Kind):
+            raise ValueError(f"column {self.key} has the unknown kind {self.kind!r}")
+
+
+@dataclass(frozen=True)
+class Table:
+    """What a protocol reports.
+
+    Attributes:
+        title: One line.
+        columns: In the order of every output.
+        rows: Column key -> text, number or None; a key that is left out is a missing value. The two keys
+            `AVERAGE_ROW` and `NUM_SEEDS` need no column.
+        captions: Lines below the table, for people.
+    """
+
+    title: str
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    captions: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        keys = [column.key for column in self.columns]
+        if len(set(keys)) != len(keys):
+            raise ValueError(f"a column key occurs twice: {', '.join(keys)}")
+        known = {*keys, AVERAGE_ROW, NUM_SEEDS}
+        if lost := sorted({key for row in self.rows for key in row} - known):
+            raise ValueError(f"no column shows {', '.join(lost)}")
+        if lost := sorted({c.spread for c in self.columns if c.spread} - set(keys)):
+            raise ValueError(f"no column holds the spread {', '.join(lost)}")
+
+
+def to_csv(table: Table) -> str:
+    """A head line of keys and one line per row; full precision, missing values empty, lines end in ``\\n``.
+
+    Raises:
+        ResultsError: A cell does not fit its column, or is not finite.
+    """
+    columns = [column for column in table.columns if column.csv]
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow([column.key for column in columns])
+    writer.writerows([[cell_value(row, column) for column in columns] for row in table.rows])
+    return out.getvalue()
+
+
+def to_json(table: Table) -> str:
+    """An object with `schema_version`, `title` and `rows`, the columns of the CSV in the same order.
+
+    Numbers have full precision, missing values are null, the text ends in a newline.
+
+    Raises:
+        ResultsError: A cell does not fit its column, or is not finite.
+    """
+    columns = [column for column in table.columns if column.csv]
+    rows = [{column.key: cell_value(row, column) for column in columns} for row in table.rows]
+    plain = {"schema_version": SCHEMA_VERSION, "title": table.title, "rows": rows}
+    return json.dumps(plain, indent=2, allow_nan=False) + "\n"
+
+
+def to_markdown(table: Table) -> str:
+    """Title, pipe table and captions, as in the terminal; average rows in bold; ends in a newline.
+
+    Raises:
+        ResultsError: A cell does not fit its column, or is not finite.
+    """
+    from tabulate import tabulate
+
+    columns = [column for column in table.columns if column.terminal]
+    body = [[_markdown_cell(row, column) for column in columns] for row in table.rows]
+    grid = tabulate(
+        body,
+        headers=[_escape(column.head) for column in columns],
+        tablefmt="pipe",
+        disable_numparse=True,
+        colalign=["left" if column.kind == "text" else "right" for column in columns] if body else None,
+    )
+    return "\n\n".join([f"**{_escape(table.title)}**", grid, *map(_escape, table.captions)]) + "\n"
+
+
+def cell_value(row: Row, column: Column) -> str | int | float | None:
+    """The cell as a plain Python value; None where it is missing.
+
+    Raises:
+        ResultsError: The value does not fit the column's kind, or is not finite.
+    """
+    value: Any = row.get(column.key)
+    if value is None:
+        return None
+    number: Any = value.item() if hasattr(value, "item") else value  # numpy's scalars
+    if column.kind == "text" and isinstance(number, str):
+        return number
+    if column.kind == "int" and isinstance(number, int) and not isinstance(number, bool):
+        return number
+    is_number = isinstance(number, (int, float)) and not isinstance(number, bool)
+    if column.kind not in ("text", "int") and is_number and math.isfinite(number):
+        return float(number)
+    raise ResultsError(f"column {column.key} holds {number!r}, where a finite {column.kind} is expected")
+
+
+def cell_text(row: Row, column: Column) -> tuple[str, str]:
+    """The cell for people: the value, and the spread behind it with its `±` (or nothing).
+
+    Two decimals for percentages, a sign for differences, `12.3 s` / `4m 05s` / `2h 07m` for times. There is
+    no spread where only one value stands behind the mean.
+
+    Raises:
+        ResultsError: A value does not fit its column, or is not finite.
+    """
+    value = cell_value(row, column)
+    if value is None:
+        return MISSING, ""
+    if isinstance(value, str):
+        return value, ""
+    text = _number(value, column.kind)
+    if column.spread is None or not _has_spread(row):
+        return text, ""
+    std = cell_value(row, Column(column.spread, column.spread, "pct"))
+    return text, "" if std is None else f"± {_number(std, 'pct')}"
+
+
+def is_average(row: Row) -> bool:
+    """Whether the row is an average over others."""
+    return bool(row.get(AVERAGE_ROW))
+
+
+def _has_spread(row: Row) -> bool:
+    count = cell_value(row, Column(NUM_SEEDS, NUM_SEEDS, "int"))
+    return count is None or int(count) > 1
+
+
+def _number(value: Any, kind: Kind) -> str:
+    if kind == "int":
+        return f"{value:,}"
+    if kind == "seconds":
+        return _duration(value)
+    if kind == "mib":
+        return f"{value:,.0f} MiB"
+    rounded = round(value, 2) + 0.0  # never "-0.00"
+    return f"{rounded:+.2f}" if kind == "diff" else f"{rounded:.2f}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60}m {whole % 60:02d}s"
+    return f"{whole // 3600}h {whole % 3600 // 60:02d}m"
+
+
+def _markdown_cell(row: Row, column: Column) -> str:
+    text = _escape(" ".join(filter(None, cell_text(row, column))))
+    return f"**{text}**" if is_average(row) and text != MISSING else text
+
+
+def _escape(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")
