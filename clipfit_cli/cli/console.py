@@ -184,11 +184,11 @@ def plan_table(configs: Sequence[RunConfig]) -> Table:
     from clipfit_cli.results.tables import Column, Table
 
     columns = (
-        Column("protocol", "protocol"),
+        Column("protocol", "protocol", terminal=False),
         Column("dataset", "data set"),
-        Column("subset", "subset"),
+        Column("subset", "subset", terminal=False),
         Column("method", "method"),
-        Column("settings", "settings"),
+        Column("settings", "settings", "prose"),
         Column("backbone", "backbone", terminal=False),
         Column("pretrained", "pretrained", terminal=False),
         Column("shots", "shots"),
@@ -197,7 +197,7 @@ def plan_table(configs: Sequence[RunConfig]) -> Table:
         Column("batch_size", "batch size", "int", terminal=False),
         Column("lr", "lr", terminal=False),
         Column("precision", "precision", terminal=False),
-        Column("tests", "tests"),
+        Column("tests", "tests", "prose"),
     )
     rows = tuple(
         {
@@ -218,4 +218,5 @@ def plan_table(configs: Sequence[RunConfig]) -> Table:
         }
         for config in configs
     )
-    return Table(title=f"{len(rows)} runs", columns=columns, rows=rows)
+    protocols = " and ".join(dict.fromkeys(config.protocol for config in configs))
+    return Table(title=f"{protocols}: {len(rows)} runs", columns=columns, rows=rows)

@@ -104,7 +104,6 @@ def show(
     )
     row = catalog.row(dataset)
     facts = {
-        "name": f"{row.name} ({row.title})",
         "prompt": row.prompt_template,
         "images": ", ".join(f"{len(items)} {split}" for split, items in lists.items()),
         "split sha256": whole.split_sha256,
@@ -115,7 +114,7 @@ def show(
     }
     shown = Table(
         "",
-        (Column("what", ""), Column("value", "")),
+        (Column("what", row.name), Column("value", row.title, "prose")),
         tuple({"what": what, "value": value} for what, value in facts.items() if value),
     )
     emit(Table(f"Images of {drawn.name}", columns, rows), output, for_people=shown)

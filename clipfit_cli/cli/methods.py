@@ -17,8 +17,8 @@ def methods(output: OutputOptions) -> None:
 
     columns = (
         Column("method", "method"),
-        Column("summary", "what trains"),
-        Column("settings", "settings"),
+        Column("summary", "what trains", "prose"),
+        Column("settings", "settings", "prose"),
         Column("source", "source", terminal=False),
     )
     infos = [room.get(name) for name in room.available()]

@@ -58,9 +58,7 @@ class DataSet:
         return len(self.class_names)
 
 
-def hash_lists(
-    class_names: Sequence[str], train: Sequence[Item], val: Sequence[Item], test: Sequence[Item]
-) -> str:
+def hash_lists(class_names: Sequence[str], train: Sequence[Item], val: Sequence[Item], test: Sequence[Item]) -> str:
     """Return the sha256 (hex) of class names and the three lists, in order, as compact JSON."""
     lists = [[[item.path, item.label] for item in items] for items in (train, val, test)]
     text = json.dumps([list(class_names), *lists], ensure_ascii=False, separators=(",", ":"))

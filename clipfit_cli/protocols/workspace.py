@@ -16,7 +16,7 @@ from clipfit_cli.data.splits import class_subset, few_shot
 from clipfit_cli.data.status import check_images
 from clipfit_cli.data.transforms import ImageSpec, normalise
 from clipfit_cli.engine.checkpoint import WEIGHTS_FILE, find_adapter
-from clipfit_cli.errors import ClipfitError, DataError
+from clipfit_cli.errors import ClipfitError, ConfigError, DataError
 from clipfit_cli.models.bundle import ClipBundle
 from clipfit_cli.models.load import load_bundle
 from clipfit_cli.models.weights import Weights, file_sha256, find_weights
@@ -108,6 +108,7 @@ class Workspace:
 
         Raises:
             DataError: Data sets or images are missing; all of them are named.
+            ConfigError: A run would train on a data set that has test images only.
             ModelError: The weights are not here and cannot be fetched.
             CheckpointError: An adapter is not there.
         """
@@ -119,6 +120,10 @@ class Workspace:
                 check_images(dataset, (*(dataset.train if dataset.train_is_sampled else ()), *dataset.test))
             except DataError as error:
                 problems.append(error)
+        for config in configs:
+            known = self._datasets.get(config.dataset)
+            if config.schedule and known and not known.train_is_sampled:
+                raise ConfigError(f"data set {config.dataset!r} has test images only, so nothing can train on it")
         if len(problems) == 1:
             raise problems[0]
         if problems:

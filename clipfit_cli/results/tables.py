@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 
 from clipfit_cli.errors import ResultsError
 
-Kind = Literal["text", "int", "pct", "diff", "seconds", "mib"]
+Kind = Literal["text", "prose", "int", "pct", "diff", "seconds", "mib"]
 Row = Mapping[str, object]
 
 AVERAGE_ROW = "_average"
@@ -32,7 +32,7 @@ class Column:
     Attributes:
         key: Of the rows, and the head in CSV and JSON; ends in its unit.
         head: For people.
-        kind: `pct` and `diff` are percentage points, `seconds` seconds, `mib` mebibytes.
+        kind: `prose` is text that may be folded, `pct` and `diff` are percentage points, `seconds` seconds, `mib` mebibytes.
         spread: Key of the column with the standard deviation, shown behind the mean to people.
         terminal, csv: Whether people, or programs, see the column.
     """
@@ -120,7 +120,7 @@ def to_markdown(table: Table) -> str:
         headers=[_escape(column.head) for column in columns],
         tablefmt="pipe",
         disable_numparse=True,
-        colalign=["left" if column.kind == "text" else "right" for column in columns] if body else None,
+        colalign=["left" if column.kind in ("text", "prose") else "right" for column in columns] if body else None,
     )
     return "\n\n".join([f"**{_escape(table.title)}**", grid, *map(_escape, table.captions)]) + "\n"
 
@@ -135,12 +135,12 @@ def cell_value(row: Row, column: Column) -> str | int | float | None:
     if value is None:
         return None
     number: Any = value.item() if hasattr(value, "item") else value  # numpy's scalars
-    if column.kind == "text" and isinstance(number, str):
+    if column.kind in ("text", "prose") and isinstance(number, str):
         return number
     if column.kind == "int" and isinstance(number, int) and not isinstance(number, bool):
         return number
     is_number = isinstance(number, (int, float)) and not isinstance(number, bool)
-    if column.kind not in ("text", "int") and is_number and math.isfinite(number):
+    if column.kind not in ("text", "prose", "int") and is_number and math.isfinite(number):
         return float(number)
     raise ResultsError(f"column {column.key} holds {number!r}, where a finite {column.kind} is expected")
 

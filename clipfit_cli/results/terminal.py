@@ -27,6 +27,7 @@ def to_terminal(table: Table) -> RenderableType:
 
     The layout is chosen when it is printed, the first that fits the width: `mean ± std` on one line, with wide
     gaps, then narrow ones; the spread below the mean, likewise; one block of lines per row. Nothing is cut.
+    A table with a column of prose folds that instead.
 
     Raises:
         ResultsError: A cell does not fit its column, or is not finite.
@@ -51,7 +52,8 @@ class _Rendered:
             yield Text(self._table.title, style="bold")
         for gap, tall_heads, stacked in _LAYOUTS:
             grid = _grid(self._table, gap=gap, tall_heads=tall_heads, stacked=stacked, plain=options.ascii_only)
-            if Measurement.get(console, options.update(width=10_000), grid).maximum <= options.max_width:
+            folds = any(column.kind == "prose" and column.terminal for column in self._table.columns)
+            if folds or Measurement.get(console, options.update(width=10_000), grid).maximum <= options.max_width:
                 yield grid
                 break
         else:
@@ -80,13 +82,13 @@ def _grid(table: Table, *, gap: int, tall_heads: bool, stacked: bool, plain: boo
         if not column.terminal:
             continue
         head, cells = column.head, [cell_text(row, column) for row in table.rows]
-        if column.kind == "text":
+        if column.kind in ("text", "prose"):
             lines = [value for value, _ in cells]
         else:
             head = head.replace(" ", "\n") if tall_heads else head
             head, *lines = _aligned([head, *_with_spread(cells, stacked=stacked, plain=plain)])
         shown.append([Text(_in_ascii(line) if plain else line) for line in lines])
-        grid.add_column(Text(head), no_wrap=True, vertical="top")
+        grid.add_column(Text(head), no_wrap=column.kind != "prose", overflow="fold", vertical="top")
     for i, row in enumerate(table.rows):
         if i and is_average(row) and not is_average(table.rows[i - 1]):
             grid.add_section()
@@ -114,8 +116,8 @@ def _blocks(table: Table, *, plain: bool) -> Sequence[Text]:
     """One block of lines per row: its texts on the first, a number on each of the others."""
     from rich.text import Text
 
-    texts = [column for column in table.columns if column.terminal and column.kind == "text"]
-    numbers = [column for column in table.columns if column.terminal and column.kind != "text"]
+    texts = [column for column in table.columns if column.terminal and column.kind in ("text", "prose")]
+    numbers = [column for column in table.columns if column.terminal and column.kind not in ("text", "prose")]
     width = max((len(column.head) for column in numbers), default=0)
     lines = []
     for row in table.rows:

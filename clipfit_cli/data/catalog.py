@@ -1,0 +1,332 @@
+"""What is known of every data set before a file is opened: one frozen row each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from clipfit_cli.config import TEXTURES
+from clipfit_cli.errors import UnknownNameError
+
+ReaderKind = Literal["split_json", "fgvc", "imagenet", "imagenet_v2", "imagenet_variant", "builtin"]
+
+GUIDE_URL = "https://github.com/KaiyangZhou/CoOp/blob/main/DATASETS.md"
+"""Where the layout of every data set is described step by step."""
+
+_DRIVE = "https://drive.google.com/file/d/{}/view"
+_PHOTO = "a photo of a {}."
+_TERMS = "non-commercial research and education (terms of image-net.org)"
+_VARIANT_TERMS = "MIT (repository); the photographs belong to their authors"
+
+
+@dataclass(frozen=True)
+class CatalogRow:
+    """One data set.
+
+    Attributes:
+        name: What a user types.
+        title: What a table shows.
+        reader: Which layout it is stored in.
+        prompt_template: Prompt with exactly one ``{}`` for the class name.
+        num_classes: Of the published data set.
+        licence: Of the images, in a few words; "not stated" where the authors give none.
+        homepage: Where the data set comes from.
+        citation: Paper to cite.
+        folder: Folder below the data root; empty for built-in sets.
+        image_folder: Folder below `folder` that listed paths are relative to; empty = `folder` itself.
+        split_file: The published list of images below `folder`, where there is one.
+        split_url: Where to get that list (for the ImageNet family: the list of class names).
+        num_train, num_val, num_test: Images of the published split; None = not known, or drawn by code.
+    """
+
+    name: str
+    title: str
+    reader: ReaderKind
+    prompt_template: str
+    num_classes: int
+    licence: str
+    homepage: str
+    citation: str
+    folder: str = ""
+    image_folder: str = ""
+    split_file: str | None = None
+    split_url: str | None = None
+    num_train: int | None = None
+    num_val: int | None = None
+    num_test: int | None = None
+
+
+def _coop(name: str, split: str, drive_id: str, counts: tuple[int, int, int, int], **fields: str) -> CatalogRow:
+    """Return a row of the CoOp layout; `counts` are classes, train, val and test images."""
+    classes, train, val, test = counts
+    return CatalogRow(
+        name=name,
+        reader="split_json",
+        split_file=f"split_zhou_{split}.json",
+        split_url=_DRIVE.format(drive_id),
+        num_classes=classes,
+        num_train=train,
+        num_val=val,
+        num_test=test,
+        **{"prompt_template": _PHOTO, "folder": name, **fields},
+    )
+
+
+def _imagenet(name: str, reader: ReaderKind, counts: tuple[int, int, int, int], **fields: str) -> CatalogRow:
+    """Return a row of the ImageNet family; `counts` are classes, train, val and test images."""
+    classes, train, val, test = counts
+    return CatalogRow(
+        name=name,
+        reader=reader,
+        prompt_template=_PHOTO,
+        split_url=_DRIVE.format("1-61f_ol79pViBFDG_IDlUQSwoLcn2XXF"),
+        num_classes=classes,
+        num_train=train,
+        num_val=val,
+        num_test=test,
+        **fields,
+    )
+
+
+def _textures(name: str, title: str) -> CatalogRow:
+    """Return the row of a built-in set."""
+    return CatalogRow(
+        name=name,
+        title=title,
+        reader="builtin",
+        prompt_template="a photo of a {} texture.",
+        num_classes=26,
+        licence="MIT (drawn by clipfit)",
+        homepage="part of clipfit",
+        citation="clipfit",
+    )
+
+
+_ROWS: tuple[CatalogRow, ...] = (
+    _imagenet(
+        "imagenet",
+        "imagenet",
+        (1000, 1281167, 50000, 50000),
+        title="ImageNet",
+        folder="imagenet",
+        image_folder="images",
+        licence=_TERMS,
+        homepage="https://www.image-net.org",
+        citation="Russakovsky et al., ImageNet Large Scale Visual Recognition Challenge, IJCV 2015",
+    ),
+    _coop(
+        "caltech101",
+        "Caltech101",
+        "1hyarUivQE36mY6jSomru6Fjd-JzwcCzN",
+        (100, 4128, 1649, 2465),
+        title="Caltech101",
+        folder="caltech-101",
+        image_folder="101_ObjectCategories",
+        licence="CC BY 4.0",
+        homepage="https://data.caltech.edu/records/mzrjq-6wc02",
+        citation="Fei-Fei et al., Learning generative visual models from few training examples, CVPRW 2004",
+    ),
+    _coop(
+        "oxford_pets",
+        "OxfordPets",
+        "1501r8Ber4nNKvmlFVQZ8SeUHTcdTTEqs",
+        (37, 2944, 736, 3669),
+        title="OxfordPets",
+        image_folder="images",
+        prompt_template="a photo of a {}, a type of pet.",
+        licence="CC BY-SA 4.0",
+        homepage="https://www.robots.ox.ac.uk/~vgg/data/pets/",
+        citation="Parkhi et al., Cats and Dogs, CVPR 2012",
+    ),
+    _coop(
+        "stanford_cars",
+        "StanfordCars",
+        "1ObCFbaAgVu0I-k_Au-gIUcefirdAuizT",
+        (196, 6509, 1635, 8041),
+        title="StanfordCars",
+        licence="not stated (offered for research)",
+        homepage="https://ai.stanford.edu/~jkrause/cars/car_dataset.html",
+        citation="Krause et al., 3D Object Representations for Fine-Grained Categorization, ICCVW 2013",
+    ),
+    _coop(
+        "oxford_flowers",
+        "OxfordFlowers",
+        "1Pp0sRXzZFZq15zVOzKjKBu4A9i01nozT",
+        (102, 4093, 1633, 2463),
+        title="Flowers102",
+        image_folder="jpg",
+        prompt_template="a photo of a {}, a type of flower.",
+        licence="not stated (offered for research)",
+        homepage="https://www.robots.ox.ac.uk/~vgg/data/flowers/102/",
+        citation="Nilsback and Zisserman, Automated Flower Classification over a Large Number of Classes, 2008",
+    ),
+    _coop(
+        "food101",
+        "Food101",
+        "1QK0tGi096I0Ba6kggatX1ee6dJFIcEJl",
+        (101, 50500, 20200, 30300),
+        title="Food101",
+        folder="food-101",
+        image_folder="images",
+        prompt_template="a photo of {}, a type of food.",
+        licence="not stated (offered for research)",
+        homepage="https://data.vision.ee.ethz.ch/cvl/datasets_extra/food-101/",
+        citation="Bossard et al., Food-101: Mining Discriminative Components with Random Forests, ECCV 2014",
+    ),
+    CatalogRow(
+        name="fgvc_aircraft",
+        title="FGVCAircraft",
+        reader="fgvc",
+        prompt_template="a photo of a {}, a type of aircraft.",
+        num_classes=100,
+        licence="non-commercial research",
+        homepage="https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/",
+        citation="Maji et al., Fine-Grained Visual Classification of Aircraft, arXiv 1306.5151",
+        folder="fgvc_aircraft",
+        image_folder="images",
+        num_train=3334,
+        num_val=3333,
+        num_test=3333,
+    ),
+    _coop(
+        "sun397",
+        "SUN397",
+        "1y2RD81BYuiyvebdN-JymPfyWYcd8_MUq",
+        (397, 15880, 3970, 19850),
+        title="SUN397",
+        image_folder="SUN397",
+        licence="not stated (offered for research)",
+        homepage="https://vision.princeton.edu/projects/2010/SUN/",
+        citation="Xiao et al., SUN Database: Large-scale Scene Recognition from Abbey to Zoo, CVPR 2010",
+    ),
+    _coop(
+        "dtd",
+        "DescribableTextures",
+        "1u3_QfB467jqHgNXC00UIzbLZRQCg2S7x",
+        (47, 2820, 1128, 1692),
+        title="DTD",
+        image_folder="images",
+        prompt_template="a photo of a {}, a type of texture.",
+        licence="research purposes",
+        homepage="https://www.robots.ox.ac.uk/~vgg/data/dtd/",
+        citation="Cimpoi et al., Describing Textures in the Wild, CVPR 2014",
+    ),
+    _coop(
+        "eurosat",
+        "EuroSAT",
+        "1Ip7yaCWFi0eaOFUGga0lUdVi_DDQth1o",
+        (10, 13500, 5400, 8100),
+        title="EuroSAT",
+        image_folder="2750",
+        prompt_template="a centered satellite photo of {}.",
+        licence="MIT",
+        homepage="https://github.com/phelber/EuroSAT",
+        citation="Helber et al., EuroSAT: A Novel Dataset and Deep Learning Benchmark, JSTARS 2019",
+    ),
+    _coop(
+        "ucf101",
+        "UCF101",
+        "1I0S0q91hJfsV9Gf4xDIjgDq4AqBNJb1y",
+        (101, 7639, 1898, 3783),
+        title="UCF101",
+        image_folder="UCF-101-midframes",
+        prompt_template="a photo of a person doing {}.",
+        licence="not stated (offered for research)",
+        homepage="https://www.crcv.ucf.edu/data/UCF101.php",
+        citation="Soomro et al., UCF101: A Dataset of 101 Human Actions Classes, arXiv 1212.0402",
+    ),
+    _imagenet(
+        "imagenetv2",
+        "imagenet_v2",
+        (1000, 10000, 0, 10000),
+        title="ImageNetV2",
+        folder="imagenetv2",
+        image_folder="imagenetv2-matched-frequency-format-val",
+        licence=_VARIANT_TERMS,
+        homepage="https://github.com/modestyachts/ImageNetV2",
+        citation="Recht et al., Do ImageNet Classifiers Generalize to ImageNet?, ICML 2019",
+    ),
+    _imagenet(
+        "imagenet_sketch",
+        "imagenet_variant",
+        (1000, 50889, 0, 50889),
+        title="ImageNet-Sketch",
+        folder="imagenet-sketch",
+        image_folder="images",
+        licence=_VARIANT_TERMS,
+        homepage="https://github.com/HaohanWang/ImageNet-Sketch",
+        citation="Wang et al., Learning Robust Global Representations by Penalizing Local Power, NeurIPS 2019",
+    ),
+    _imagenet(
+        "imagenet_a",
+        "imagenet_variant",
+        (200, 7500, 0, 7500),
+        title="ImageNet-A",
+        folder="imagenet-adversarial",
+        image_folder="imagenet-a",
+        licence=_VARIANT_TERMS,
+        homepage="https://github.com/hendrycks/natural-adv-examples",
+        citation="Hendrycks et al., Natural Adversarial Examples, CVPR 2021",
+    ),
+    _imagenet(
+        "imagenet_r",
+        "imagenet_variant",
+        (200, 30000, 0, 30000),
+        title="ImageNet-R",
+        folder="imagenet-rendition",
+        image_folder="imagenet-r",
+        licence=_VARIANT_TERMS,
+        homepage="https://github.com/hendrycks/imagenet-r",
+        citation="Hendrycks et al., The Many Faces of Robustness, ICCV 2021",
+    ),
+    _textures(TEXTURES, "Textures"),
+    _textures("textures-dim", "Textures, dim"),
+    _textures("textures-relief", "Textures, relief"),
+    _textures("textures-sketch", "Textures, sketch"),
+)
+
+_BY_NAME = {entry.name: entry for entry in _ROWS}
+
+ALL: tuple[str, ...] = tuple(_BY_NAME)
+"""Every name: the eleven in the paper's order, the ImageNet variants, the built-in sets."""
+
+FEW_SHOT_DATASETS: tuple[str, ...] = ALL[:11]
+IMAGENET_VARIANTS: tuple[str, ...] = ALL[11:15]
+BUILTIN_DATASETS: tuple[str, ...] = ALL[15:]
+
+_ALIASES: dict[str, str] = {
+    "caltech": "caltech101",
+    "pets": "oxford_pets",
+    "oxfordiiitpet": "oxford_pets",
+    "cars": "stanford_cars",
+    "flowers": "oxford_flowers",
+    "flowers102": "oxford_flowers",
+    "oxfordflowers102": "oxford_flowers",
+    "food": "food101",
+    "aircraft": "fgvc_aircraft",
+    "fgvc": "fgvc_aircraft",
+    "sun": "sun397",
+    "describabletextures": "dtd",
+    "ucf": "ucf101",
+    "imagenet1k": "imagenet",
+}
+
+
+def _bare(name: str) -> str:
+    """Return a name without case, dashes, underscores and blanks."""
+    return "".join(name.lower().replace("-", "").replace("_", "").split())
+
+
+_BY_BARE_NAME = {**_ALIASES, **{_bare(name): name for name in ALL}}
+
+
+def row(name: str) -> CatalogRow:
+    """Return the row of a data set; case, dashes and underscores do not matter, common short names do.
+
+    Raises:
+        UnknownNameError: There is no such data set.
+    """
+    known = _BY_BARE_NAME.get(_bare(name))
+    if known is None:
+        raise UnknownNameError("data set", name, ALL)
+    return _BY_NAME[known]

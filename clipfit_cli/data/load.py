@@ -1,0 +1,52 @@
+"""From a name and a data root to a data set."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import platformdirs
+
+from clipfit_cli.data import catalog
+from clipfit_cli.data.dataset import DataSet
+from clipfit_cli.data.readers import fgvc, imagenet, split_json
+from clipfit_cli.data.splits import check_classes
+
+DATA_ROOT_VARIABLE = "CLIPFIT_DATA"
+
+_READERS = {
+    "split_json": split_json.read,
+    "fgvc": fgvc.read,
+    "imagenet": imagenet.read,
+    "imagenet_v2": imagenet.read_v2,
+    "imagenet_variant": imagenet.read_variant,
+}
+
+
+def default_data_root() -> Path:
+    """Return the folder that holds the data sets: ``CLIPFIT_DATA``, else ``data`` in the user's data folder."""
+    given = os.environ.get(DATA_ROOT_VARIABLE)
+    if given:
+        return Path(given).expanduser().absolute()
+    return platformdirs.user_data_path("clipfit", appauthor=False) / "data"
+
+
+def load_dataset(name: str, data_root: Path) -> DataSet:
+    """Return a whole data set by its lists; images are not touched and need not be there.
+
+    Args:
+        name: A name or alias of the catalog.
+        data_root: Folder of all data sets; a leading ``~`` is the home folder.
+
+    Raises:
+        UnknownNameError: There is no such data set.
+        DataError: It is not there, its lists are damaged, or a class has no training image.
+    """
+    row = catalog.row(name)
+    if row.reader == "builtin":
+        from clipfit_cli.data.textures import textures_dataset
+
+        return textures_dataset(row.name)
+    dataset = _READERS[row.reader](row, data_root.expanduser().absolute())
+    check_classes(dataset)
+    return dataset

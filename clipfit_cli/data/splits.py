@@ -1,0 +1,139 @@
+"""Which images a run uses: the few-shot draw and the base/new halves of the classes."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+
+from clipfit_cli.config import SUBSETS, Subset
+from clipfit_cli.data.dataset import DataSet, Item
+from clipfit_cli.errors import ConfigError, DataError, UnknownNameError
+
+VAL_SHOTS_AT_MOST = 4
+"""Validation images per class: `min(shots, 4)`."""
+
+
+def check_classes(dataset: DataSet) -> None:
+    """Check that every class can be trained: each has a training image, and a name.
+
+    Raises:
+        DataError: A list is empty, a class has no training image, or an item's label has no class name.
+    """
+    if not dataset.train or not dataset.test:
+        raise DataError(f"data set {dataset.name!r} lists no {'training' if not dataset.train else 'test'} image")
+    in_train = {item.label for item in dataset.train}
+    beyond = sorted(
+        {item.label for items in (dataset.train, dataset.val, dataset.test) for item in items}
+        - set(range(dataset.num_classes))
+    )
+    if beyond:
+        raise DataError(
+            f"data set {dataset.name!r} has {dataset.num_classes} classes, but an item has label {beyond[0]}"
+        )
+    without = [label for label in range(dataset.num_classes) if label not in in_train]
+    if without:
+        more = f" (nor have {len(without) - 1} more classes)" if len(without) > 1 else ""
+        raise DataError(
+            f"data set {dataset.name!r}: class {dataset.class_names[without[0]]!r} (label {without[0]}) has no "
+            f"training image{more}. Every class needs at least one; complete the training list."
+        )
+
+
+def few_shot(dataset: DataSet, *, shots: int | None, seed: int) -> DataSet:
+    """Return the data set with `shots` training images per class, drawn by `seed`.
+
+    The draw is the published one: one random stream, the training list first, then `min(shots, 4)` validation
+    images per class; classes in order of first appearance; a class with fewer images keeps all of them, in
+    order, and draws nothing. The test list stays whole. Lists that are never sampled (validation of ImageNet,
+    everything of a test-only set) stay whole too.
+
+    Args:
+        dataset: Whole, as a reader returns it.
+        shots: Images per class, at least 1; None = all images, no draw.
+        seed: Of the draw.
+
+    Raises:
+        ConfigError: `shots` is below 1.
+        DataError: See `check_classes`.
+
+    Source: Dassl.pytorch c61a1b57, `generate_fewshot_dataset`; CoOp ff61507c, the data set classes.
+    """
+    if shots is not None and shots < 1:
+        raise ConfigError(f"shots must be at least 1, got {shots}")
+    check_classes(dataset)
+    if shots is None or not dataset.train_is_sampled:
+        return dataset
+    rng = random.Random(seed)
+    train = _draw(dataset.train, shots, rng)
+    val = _draw(dataset.val, min(shots, VAL_SHOTS_AT_MOST), rng) if dataset.samples_val else dataset.val
+    return replace(dataset, train=train, val=val)
+
+
+def _draw(items: Sequence[Item], shots: int, rng: random.Random) -> tuple[Item, ...]:
+    """Return at most `shots` items of each class, in the order of the draw."""
+    drawn: list[Item] = []
+    for group in _by_class(items).values():
+        # A class with exactly `shots` items is drawn as well: that permutes it and moves the stream on.
+        drawn += rng.sample(group, shots) if len(group) >= shots else group
+    return tuple(drawn)
+
+
+def _by_class(items: Sequence[Item]) -> dict[int, list[Item]]:
+    """Return label -> items in order; labels in order of first appearance."""
+    groups: dict[int, list[Item]] = {}
+    for item in items:
+        groups.setdefault(item.label, []).append(item)
+    return groups
+
+
+def short_classes(dataset: DataSet, shots: int | None) -> tuple[tuple[str, int], ...]:
+    """Return (class name, training images) of the classes that have fewer than `shots`, in label order."""
+    if shots is None or not dataset.train_is_sampled:
+        return ()
+    groups = _by_class(dataset.train)
+    return tuple(
+        (dataset.class_names[label], len(groups[label])) for label in sorted(groups) if len(groups[label]) < shots
+    )
+
+
+def class_subset(dataset: DataSet, subset: Subset) -> DataSet:
+    """Return the data set cut down to one half of its classes, renumbered from 0.
+
+    Base is the first ceil(n/2) of the sorted labels of the training list, new is the rest. Items keep their
+    order. It is applied after the few-shot draw.
+
+    Args:
+        dataset: A whole data set or a few-shot draw of it.
+        subset: ``all`` (unchanged), ``base`` or ``new``.
+
+    Raises:
+        UnknownNameError: `subset` is none of the three.
+        DataError: The data set has a single class, so that ``new`` would be empty; or no test image is left.
+
+    Source: CoOp ff61507c, `OxfordPets.subsample_classes`.
+    """
+    if subset not in SUBSETS:
+        raise UnknownNameError("subset", subset, SUBSETS)
+    if subset == "all":
+        return dataset
+    labels = sorted({item.label for item in dataset.train})
+    base = (len(labels) + 1) // 2
+    kept = labels[:base] if subset == "base" else labels[base:]
+    if not kept:
+        raise DataError(f"data set {dataset.name!r} has {len(labels)} class, so its 'new' half is empty")
+    new_label = {old: new for new, old in enumerate(kept)}
+
+    def cut(items: Sequence[Item]) -> tuple[Item, ...]:
+        return tuple(Item(item.path, new_label[item.label]) for item in items if item.label in new_label)
+
+    test = cut(dataset.test)
+    if not test:
+        raise DataError(f"data set {dataset.name!r} lists no test image of its {subset} classes")
+    return replace(
+        dataset,
+        class_names=tuple(dataset.class_names[label] for label in kept),
+        train=cut(dataset.train),
+        val=cut(dataset.val),
+        test=test,
+    )

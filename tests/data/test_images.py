@@ -1,0 +1,182 @@
+"""Batches: the right pixels in the right order, decoded once, within the budget."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from clipfit_cli.data.dataset import DataSet, Item
+from clipfit_cli.data.image_cache import ImageCache
+from clipfit_cli.data.images import ImageSpec, ImageStore, eval_crop, train_crop
+from clipfit_cli.data.load import load_dataset
+from clipfit_cli.data.splits import class_subset
+from clipfit_cli.errors import ConfigError, DataError
+from tests.data.trees import small_lists, toy, write_split
+
+SPEC = ImageSpec(size=16)
+
+
+def noise(path: str) -> Image.Image:
+    """Return random pixels that the path decides; 40 x 30, 3,600 bytes."""
+    rng = np.random.default_rng(list(path.encode()))
+    return Image.fromarray(rng.integers(0, 256, (30, 40, 3), dtype=np.uint8))
+
+
+@pytest.fixture
+def dataset() -> DataSet:
+    rows = [(f"i{k}", k % 3) for k in range(10)]
+    return toy(rows, rows, rows, num_classes=3, load_image=noise)
+
+
+def test_train_batch_is_the_seeded_crop_of_each_image(dataset: DataSet) -> None:
+    items = dataset.train[:5]
+    seeds = [9, 2, 2, 77, 2**40]
+    images, labels = ImageStore().train_batch(dataset, items, SPEC, seeds)
+    assert images.dtype == torch.uint8 and images.shape == (5, 3, 16, 16)
+    assert labels.dtype == torch.int64 and labels.tolist() == [0, 1, 2, 0, 1]
+    for k, (item, seed) in enumerate(zip(items, seeds, strict=True)):
+        torch.manual_seed(seed)
+        assert torch.equal(images[k], train_crop(noise(item.path), SPEC))
+
+
+def test_train_batch_does_not_depend_on_order_or_memory(dataset: DataSet) -> None:
+    items, seeds = dataset.train, list(range(10))
+    expected, _ = ImageStore().train_batch(dataset, items, SPEC, seeds)
+    for store in (ImageStore(0), ImageStore(threads=1)):
+        for _ in range(2):
+            images, labels = store.train_batch(dataset, items[::-1], SPEC, seeds[::-1])
+            assert torch.equal(images, expected.flip(0))
+            assert labels.tolist() == [item.label for item in items[::-1]]
+
+
+def test_global_generators_are_left_alone(dataset: DataSet) -> None:
+    state = torch.get_rng_state()
+    ImageStore().train_batch(dataset, dataset.train, SPEC, list(range(10)))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 10, 50])
+def test_test_batches_come_in_order(dataset: DataSet, batch_size: int) -> None:
+    batches = list(ImageStore().test_batches(dataset, dataset.test, SPEC, batch_size))
+    assert [len(labels) for _, labels in batches][:-1] == [batch_size] * (len(batches) - 1)
+    images = torch.cat([images for images, _ in batches])
+    assert images.dtype == torch.uint8 and images.shape == (10, 3, 16, 16)
+    assert torch.cat([labels for _, labels in batches]).tolist() == [item.label for item in dataset.test]
+    for k, item in enumerate(dataset.test):
+        assert torch.equal(images[k], eval_crop(noise(item.path), SPEC))
+
+
+def test_no_items_give_no_batch(dataset: DataSet) -> None:
+    assert list(ImageStore().test_batches(dataset, [], SPEC, 4)) == []
+
+
+def test_images_are_decoded_once_while_memory_lasts(dataset: DataSet) -> None:
+    store = ImageStore()
+    for epoch in range(3):
+        store.train_batch(dataset, dataset.train, SPEC, [epoch] * 10)
+        list(store.test_batches(dataset, dataset.test, SPEC, 4))
+    assert store.decoded_images == 20
+    half = class_subset(dataset, "new")
+    _, labels = store.train_batch(half, half.train, SPEC, [0] * len(half.train))
+    list(store.test_batches(half, half.test, SPEC, 4))
+    assert store.decoded_images == 20, "a half is made of the same images"
+    assert labels.tolist() == [0] * len(half.train), "and has labels of its own"
+    list(store.test_batches(dataset, dataset.test, ImageSpec(size=8), 4))
+    assert store.decoded_images == 30, "another size is another crop"
+
+
+def test_without_memory_every_image_is_decoded_anew(dataset: DataSet) -> None:
+    store = ImageStore(0)
+    for _ in range(2):
+        store.train_batch(dataset, dataset.train, SPEC, [0] * 10)
+        list(store.test_batches(dataset, dataset.test, SPEC, 4))
+    assert store.decoded_images == 40
+
+
+def test_data_sets_of_one_name_but_other_lists_are_kept_apart(dataset: DataSet) -> None:
+    other = toy([("i0", 0)], num_classes=1, load_image=lambda _: Image.new("RGB", (40, 30), "red"))
+    store = ImageStore()
+    store.train_batch(dataset, dataset.train[:1], SPEC, [0])
+    images, _ = store.train_batch(other, other.train, SPEC, [0])
+    assert images[0, :, 3, 3].tolist() == [255, 0, 0]
+
+
+def test_testing_runs_ahead_by_one_batch_at_most() -> None:
+    store = ImageStore(0, threads=1)
+    rows = [(f"j{k}", 0) for k in range(100)]
+    many = toy(rows, (), rows, num_classes=1, load_image=noise)
+    batches = store.test_batches(many, many.test, SPEC, 5)
+    next(batches)
+    batches.close()  # type: ignore[attr-defined]
+    store.close()
+    assert 5 <= store.decoded_images <= 11
+
+
+def test_decoding_is_spread_over_threads() -> None:
+    both = threading.Barrier(2, timeout=20)
+
+    def load(path: str) -> Image.Image:
+        both.wait()
+        return noise(path)
+
+    rows = [("a", 0), ("b", 0)]
+    dataset = toy(rows, (), rows, num_classes=1, load_image=load)
+    images, _ = ImageStore(threads=2).train_batch(dataset, dataset.train, SPEC, [1, 2])
+    assert images.shape[0] == 2
+
+
+def test_first_damaged_image_stops_the_batch(tmp_path: Path) -> None:
+    folder = write_split(tmp_path, "dtd", small_lists(), images=True)
+    (folder / "images/bee/test_1.jpg").write_bytes(b"")
+    (folder / "images/cow/test_0.jpg").unlink()
+    dataset = load_dataset("dtd", tmp_path)
+    store = ImageStore()
+    with pytest.raises(DataError, match=r"bee/test_1.jpg is empty"):
+        list(store.test_batches(dataset, dataset.test, SPEC, 100))
+    with pytest.raises(DataError, match=r"bee/test_1.jpg is empty"):
+        store.train_batch(dataset, dataset.test, SPEC, [0] * 6)
+    batches = store.test_batches(dataset, dataset.test, SPEC, 3)
+    assert next(batches)[1].tolist() == [0, 0, 1]
+    with pytest.raises(DataError, match=r"bee/test_1.jpg is empty"):
+        next(batches)
+
+
+def test_wrong_arguments(dataset: DataSet) -> None:
+    store = ImageStore()
+    for items, seeds in ((dataset.train, [1, 2]), ([], [])):
+        with pytest.raises(ValueError, match="expected one crop seed per item"):
+            store.train_batch(dataset, items, SPEC, seeds)
+    with pytest.raises(ValueError, match="batch size must be at least 1, got 0"):
+        list(store.test_batches(dataset, dataset.test, SPEC, 0))
+    with pytest.raises(ConfigError, match="memory budget must be 0 or more MiB, got -1"):
+        ImageStore(-1)
+
+
+def test_cache_keeps_what_came_first_and_drops_other_groups() -> None:
+    cache: ImageCache[str] = ImageCache(10)
+    assert cache.put("a", 1, "a1", 4) and cache.put("a", 2, "a2", 4)
+    assert not cache.put("a", 3, "a3", 4)
+    assert (cache.get("a", 1), cache.get("a", 3), cache.used_bytes) == ("a1", None, 8)
+    assert cache.put("b", 1, "b1", 2)
+    assert cache.get("a", 2) == "a2"
+    assert cache.put("c", 1, "c1", 3), "b was used least lately, but its room is not enough"
+    assert (cache.get("a", 1), cache.get("b", 1), cache.get("c", 1)) == (None, None, "c1")
+    assert cache.used_bytes == 3
+    assert not cache.put("d", 1, "d1", 11) and cache.get("c", 1) == "c1"
+
+
+def test_cache_counts_a_key_once() -> None:
+    cache: ImageCache[str] = ImageCache(10)
+    assert cache.put("a", 1, "first", 4) and cache.put("a", 1, "second", 4)
+    assert (cache.get("a", 1), cache.used_bytes) == ("first", 4)
+
+
+def test_items_may_repeat(dataset: DataSet) -> None:
+    item = Item("i0", 2)
+    images, labels = ImageStore().train_batch(dataset, [item, item], SPEC, [5, 5])
+    assert torch.equal(images[0], images[1]) and labels.tolist() == [2, 2]

@@ -1,0 +1,168 @@
+"""The few-shot draw and the base/new halves, against lists that the reference drew."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+
+from clipfit_cli.data.dataset import DataSet
+from clipfit_cli.data.splits import check_classes, class_subset, few_shot, short_classes
+from clipfit_cli.errors import ConfigError, DataError, UnknownNameError
+from tests.data.trees import golden, in_memory, rows_of, toy
+
+DRAWS: dict[str, Any] = golden("fewshot_regular10x30.json")["lists"]
+HALVES: dict[str, Any] = golden("base2new_regular10x30.json")["subsets"]
+
+
+@pytest.fixture(scope="module")
+def regular() -> DataSet:
+    split = golden("split_regular10x30.json")
+    names = tuple(dict.fromkeys(name for _, _, name in split["train"]))
+    rows = {key: [(path, label) for path, label, _ in split[key]] for key in ("train", "val", "test")}
+    return in_memory("regular", names, rows)
+
+
+def test_golden_covers_every_draw() -> None:
+    drawn = {name for name in DRAWS if name.startswith("shots")}
+    assert drawn == {f"shots{shots}_seed{seed}" for shots in (1, 2, 4, 8, 16) for seed in (1, 2, 3)}
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("shots", [1, 2, 4, 8, 16])
+def test_draw_equals_the_reference(regular: DataSet, shots: int, seed: int) -> None:
+    expected = DRAWS[f"shots{shots}_seed{seed}"]
+    drawn = few_shot(regular, shots=shots, seed=seed)
+    assert rows_of(drawn, drawn.train) == expected["train"]
+    assert rows_of(drawn, drawn.val) == expected["val"]
+    assert list(drawn.class_names) == expected["classnames"]
+    assert drawn.test == regular.test
+    assert drawn.split_sha256 == regular.split_sha256
+
+
+@pytest.mark.parametrize("key", sorted(HALVES))
+def test_halves_equal_the_reference(regular: DataSet, key: str) -> None:
+    shots, seed, subset = (part.removeprefix("shots").removeprefix("seed") for part in key.split("_"))
+    half = class_subset(few_shot(regular, shots=int(shots), seed=int(seed)), subset)  # type: ignore[arg-type]
+    for split in ("train", "val", "test"):
+        assert rows_of(half, getattr(half, split)) == HALVES[key][split]
+    assert list(half.class_names) == HALVES[key]["classnames"]
+
+
+def test_no_shots_draws_nothing(regular: DataSet) -> None:
+    assert few_shot(regular, shots=None, seed=1) is regular
+
+
+def test_draw_leaves_the_global_stream_alone(regular: DataSet) -> None:
+    random.seed(5)
+    expected = random.random()
+    random.seed(5)
+    few_shot(regular, shots=4, seed=1)
+    assert random.random() == expected
+
+
+def test_classes_are_drawn_in_order_of_first_appearance() -> None:
+    rows = [(f"b{k}", 1) for k in range(5)] + [(f"a{k}", 0) for k in range(5)]
+    rng = random.Random(7)
+    expected = rng.sample([f"b{k}" for k in range(5)], 2) + rng.sample([f"a{k}" for k in range(5)], 2)
+    drawn = few_shot(toy(rows, num_classes=2), shots=2, seed=7)
+    assert [item.path for item in drawn.train] == expected
+
+
+def test_exactly_enough_images_are_permuted_and_too_few_are_kept_in_order() -> None:
+    rows = [("a0", 0), ("a1", 0), ("b0", 1), ("b1", 1), ("b2", 1), ("c0", 2), ("c1", 2), ("c2", 2), ("c3", 2)]
+    rng = random.Random(3)
+    exact = rng.sample(["b0", "b1", "b2"], 3)
+    more = rng.sample(["c0", "c1", "c2", "c3"], 3)
+    drawn = few_shot(toy(rows, num_classes=3), shots=3, seed=3)
+    assert [item.path for item in drawn.train] == ["a0", "a1", *exact, *more]
+
+
+def test_validation_follows_training_in_one_stream() -> None:
+    train = [(f"a{k}", 0) for k in range(9)]
+    val = [(f"v{k}", 0) for k in range(9)]
+    rng = random.Random(1)
+    rng.sample(train, 8)
+    expected = [path for path, _ in rng.sample(val, 4)]
+    drawn = few_shot(toy(train, val, num_classes=1), shots=8, seed=1)
+    assert [item.path for item in drawn.val] == expected
+
+
+def test_validation_that_is_the_test_list_stays_whole() -> None:
+    train = [(f"a{k}", 0) for k in range(9)]
+    test = [(f"v{k}", 0) for k in range(9)]
+    drawn = few_shot(toy(train, test, test, num_classes=1, samples_val=False), shots=2, seed=1)
+    assert len(drawn.train) == 2
+    assert drawn.val == drawn.test and len(drawn.val) == 9
+
+
+def test_test_only_sets_are_not_drawn_from() -> None:
+    rows = [(f"a{k}", 0) for k in range(9)]
+    dataset = toy(rows, (), rows, num_classes=1, train_is_sampled=False)
+    assert few_shot(dataset, shots=2, seed=1) is dataset
+    assert short_classes(dataset, 16) == ()
+
+
+@pytest.mark.parametrize("shots", [0, -1])
+def test_shots_below_one_are_refused(shots: int) -> None:
+    with pytest.raises(ConfigError, match="shots must be at least 1"):
+        few_shot(toy([("a", 0)], num_classes=1), shots=shots, seed=1)
+
+
+def test_short_classes_are_counted() -> None:
+    dataset = toy([("b", 1), ("a", 0), ("a2", 0), ("c", 2)], num_classes=3)
+    assert short_classes(dataset, 2) == (("c1", 1), ("c2", 1))
+    assert short_classes(dataset, 1) == ()
+    assert short_classes(dataset, None) == ()
+
+
+@pytest.mark.parametrize(("classes", "base"), [(2, 1), (10, 5), (11, 6)])
+def test_base_takes_the_odd_class(classes: int, base: int) -> None:
+    rows = [(f"i{label}", label) for label in reversed(range(classes))]
+    dataset = toy(rows, rows, rows, num_classes=classes)
+    assert class_subset(dataset, "base").class_names == tuple(f"c{k}" for k in range(base))
+    new = class_subset(dataset, "new")
+    assert new.class_names == tuple(f"c{k}" for k in range(base, classes))
+    assert [item.label for item in new.test] == list(reversed(range(classes - base)))
+    assert [item.path for item in new.test] == [f"i{k}" for k in reversed(range(base, classes))]
+    assert new.num_classes == classes - base
+
+
+def test_all_classes_are_the_data_set_itself(regular: DataSet) -> None:
+    assert class_subset(regular, "all") is regular
+
+
+def test_unknown_subset_is_refused(regular: DataSet) -> None:
+    with pytest.raises(UnknownNameError, match=r"unknown subset 'bass'.*'base'"):
+        class_subset(regular, "bass")  # type: ignore[arg-type]
+
+
+def test_one_class_has_no_new_half() -> None:
+    with pytest.raises(DataError, match="has 1 class, so its 'new' half is empty"):
+        class_subset(toy([("a", 0)], num_classes=1), "new")
+
+
+def test_half_without_test_images_is_refused() -> None:
+    dataset = toy([("a", 0), ("b", 1)], test=[("t", 0)], num_classes=2)
+    with pytest.raises(DataError, match="no test image of its new classes"):
+        class_subset(dataset, "new")
+
+
+def test_class_without_training_image_is_named() -> None:
+    dataset = toy([("a", 0), ("c", 2)], test=[("t", 1)], num_classes=3)
+    with pytest.raises(DataError, match=r"class 'c1' \(label 1\) has no training image\."):
+        check_classes(dataset)
+    with pytest.raises(DataError, match=r"class 'c1' .* \(nor have 1 more classes\)"):
+        few_shot(toy([("a", 0)], num_classes=3), shots=1, seed=1)
+
+
+def test_label_without_name_is_refused() -> None:
+    with pytest.raises(DataError, match="has 1 classes, but an item has label 4"):
+        check_classes(toy([("a", 0)], [("v", 4)], num_classes=1))
+
+
+@pytest.mark.parametrize(("train", "test", "word"), [([], [("t", 0)], "training"), ([("a", 0)], [], "test")])
+def test_empty_lists_are_refused(train: list[tuple[str, int]], test: list[tuple[str, int]], word: str) -> None:
+    with pytest.raises(DataError, match=f"lists no {word} image"):
+        check_classes(toy(train, test=test, num_classes=1))

@@ -1,0 +1,135 @@
+"""Crops and normalisation, against what the reference measured and against torchvision."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision import transforms
+
+from clipfit_cli.data.images import ImageSpec, eval_crop, normalise, train_crop
+from clipfit_cli.data.transforms import draw_crop
+from clipfit_cli.errors import ConfigError, UnknownNameError
+from tests.data.trees import GOLDEN
+
+PATCH = (slice(None), slice(100, 116), slice(100, 116))
+
+
+@pytest.fixture(scope="module")
+def measured() -> dict[str, Any]:
+    loaded: dict[str, Any] = torch.load(GOLDEN / "transforms.pt", weights_only=True)
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def image(measured: dict[str, Any]) -> Image.Image:
+    return Image.fromarray(measured["image_uint8_hwc"].numpy())
+
+
+def noise(width: int, height: int, seed: int) -> Image.Image:
+    """Return an image of random pixels."""
+    values = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(values)
+
+
+def test_defaults_are_openais(measured: dict[str, Any]) -> None:
+    spec = ImageSpec()
+    assert (spec.size, spec.interpolation) == (224, "bicubic")
+    assert f"mean={list(spec.mean)}, std={list(spec.std)}" in measured["repr"][0]
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_train_crop_equals_the_reference(measured: dict[str, Any], image: Image.Image, seed: int) -> None:
+    torch.manual_seed(seed)
+    crop = train_crop(image, ImageSpec())
+    assert crop.dtype == torch.uint8 and crop.shape == (3, 224, 224)
+    tensor = normalise(crop[None], ImageSpec())[0]
+    torch.testing.assert_close(tensor[PATCH], measured["train_patch_fp32"][seed - 1], atol=1e-6, rtol=0)
+    mean, std = measured["train_seeds_mean_std"][seed - 1]
+    assert tensor.mean().item() == pytest.approx(mean, abs=1e-5)
+    assert tensor.std().item() == pytest.approx(std, abs=1e-5)
+    if seed == 1:
+        assert torch.equal(tensor.half(), measured["train_seed1"])
+
+
+def test_eval_crop_equals_the_reference(measured: dict[str, Any], image: Image.Image) -> None:
+    crop = eval_crop(image, ImageSpec())
+    assert crop.dtype == torch.uint8 and crop.shape == (3, 224, 224)
+    tensor = normalise(crop[None], ImageSpec())[0]
+    torch.testing.assert_close(tensor[PATCH], measured["test_patch_fp32"], atol=1e-6, rtol=0)
+    assert torch.equal(tensor.half(), measured["test"])
+
+
+def test_crops_equal_torchvisions_at_any_size() -> None:
+    spec = ImageSpec(size=24)
+    bicubic = transforms.InterpolationMode.BICUBIC
+    train = transforms.Compose(
+        [transforms.RandomResizedCrop(24, interpolation=bicubic), transforms.RandomHorizontalFlip()]
+    )
+    test = transforms.Compose([transforms.Resize(24, interpolation=bicubic), transforms.CenterCrop(24)])
+    sizes = random.Random(0)
+    for seed in range(300):
+        picture = noise(sizes.randint(1, 60), sizes.randint(1, 60), seed)
+        torch.manual_seed(seed)
+        expected, stream = transforms.functional.pil_to_tensor(train(picture)), torch.rand(1)
+        torch.manual_seed(seed)
+        assert torch.equal(train_crop(picture, spec), expected), (seed, picture.size)
+        assert torch.equal(torch.rand(1), stream), "the stream is not where torchvision leaves it"
+        expected = transforms.functional.pil_to_tensor(test(picture))
+        assert torch.equal(eval_crop(picture, spec), expected), (seed, picture.size)
+
+
+def test_a_generator_gives_the_global_generators_crop_and_leaves_that_alone() -> None:
+    picture = noise(40, 30, 0)
+    torch.manual_seed(11)
+    expected = train_crop(picture, ImageSpec(size=8))
+    torch.manual_seed(4)
+    stream = torch.rand(1)
+    torch.manual_seed(4)
+    assert torch.equal(train_crop(picture, ImageSpec(size=8), torch.Generator().manual_seed(11)), expected)
+    assert torch.equal(torch.rand(1), stream)
+
+
+def test_crops_lie_inside_the_image() -> None:
+    for seed in range(200):
+        width, height = 5 + seed % 37, 1 + seed % 11
+        crop = draw_crop(width, height, torch.Generator().manual_seed(seed))
+        assert crop.top >= 0 and crop.top + crop.height <= height and crop.height >= 1
+        assert crop.left >= 0 and crop.left + crop.width <= width and crop.width >= 1
+
+
+def test_axes_of_a_crop() -> None:
+    picture = Image.new("RGB", (40, 20))
+    picture.paste((255, 0, 0), (0, 0, 20, 20))
+    picture.paste((0, 255, 0), (20, 0, 40, 10))
+    crop = eval_crop(picture, ImageSpec(size=10))
+    assert crop[:, 5, 0].tolist() == [255, 0, 0]
+    assert crop[:, 0, 9].tolist() == [0, 255, 0]
+    assert crop[:, 9, 9].tolist() == [0, 0, 0]
+
+
+def test_normalise_keeps_axes_and_input() -> None:
+    images = torch.zeros(2, 3, 4, 5, dtype=torch.uint8)
+    images[1, 2] = 255
+    result = normalise(images, ImageSpec(mean=(0.0, 0.25, 0.5), std=(1.0, 0.5, 0.25)))
+    assert result.shape == (2, 3, 4, 5) and result.dtype == torch.float32
+    assert result[0, :, 0, 0].tolist() == [0.0, -0.5, -2.0]
+    assert result[1, :, 3, 4].tolist() == [0.0, -0.5, 2.0]
+    assert images[1, 2].eq(255).all()
+
+
+def test_bilinear_differs() -> None:
+    picture = noise(40, 30, 0)
+    crops = [eval_crop(picture, ImageSpec(size=16, interpolation=name)) for name in ("bicubic", "bilinear")]
+    assert not torch.equal(*crops)
+
+
+def test_spec_is_checked() -> None:
+    with pytest.raises(UnknownNameError, match="unknown interpolation 'bicubik'"):
+        ImageSpec(interpolation="bicubik")
+    with pytest.raises(ConfigError, match="image size must be at least 1, got 0"):
+        ImageSpec(size=0)
