@@ -46,7 +46,7 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class ScheduleConfig:
-    """How long and how fast: the official settings (PROTOCOL of the CLIPFit repository at 4dde0494).
+    """How long and how fast: the official settings (CLIPFit repository at 4dde0494).
 
     Attributes:
         epochs: Passes over the training images; the learning rate is constant within one.

@@ -14,6 +14,8 @@ from clipfit_cli.config import ModelConfig
 from clipfit_cli.models.bundle import ClipBundle
 from clipfit_cli.models.load import bundle_of
 
+torch.set_num_threads(1)  # the models are so small that threads only get in each other's way
+
 GOLDEN = Path(__file__).parent / "golden"
 
 

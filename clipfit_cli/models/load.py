@@ -72,21 +72,24 @@ def _build(config: ModelConfig, weights: Weights) -> torch.nn.Module:
     from open_clip.convert import convert_state_dict
 
     tag = open_clip.get_pretrained_cfg(config.backbone, weights.tag) if weights.tag else {}
+    options = {
+        "load_weights": False,
+        "pretrained_text": False,
+        "force_quick_gelu": bool(weights.quick_gelu),
+        "force_preprocess_cfg": {key: tag[key] for key in ("mean", "std") if tag.get(key)},
+    }
     quiet = logging.root.manager.disable
     logging.disable(logging.WARNING)  # open_clip reports weights that are loaded here a moment later as missing
     try:
-        model = open_clip.create_model(
-            config.backbone,
-            load_weights=False,
-            pretrained_text=False,
-            force_quick_gelu=bool(weights.quick_gelu),
-            force_preprocess_cfg={key: tag[key] for key in ("mean", "std") if tag.get(key)},
-        )
+        with torch.device("meta"):  # costs nothing, so that a tower that is not supported is refused at once
+            check_supported(open_clip.create_model(config.backbone, device="meta", **options), config.backbone)
+        model = open_clip.create_model(config.backbone, **options)
+    except ModelError:
+        raise
     except Exception as error:  # some architectures need packages or files that are not here
         raise ModelError(f"open_clip cannot build {config.backbone} here: {error}") from error
     finally:
         logging.disable(quiet)
-    check_supported(model, config.backbone)
     state = convert_state_dict(model, read_state_dict(weights.path))
     _load_strictly(model, state, config, weights)
     return cast(torch.nn.Module, model)

@@ -1,0 +1,75 @@
+"""Help and completion start fast: they load none of the heavy packages."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+HEAVY = ("torch", "torchvision", "open_clip", "pandas", "numpy", "PIL", "timm")
+PROBE = """
+import json, sys
+from clipfit_cli.cli.app import app
+try:
+    app({arguments!r}, prog_name="clipfit")
+except SystemExit as done:
+    code = done.code
+print("LOADED" + json.dumps([name for name in {heavy!r} if name in sys.modules]))
+"""
+
+
+def loaded_by(*arguments: str) -> list[str]:
+    code = PROBE.format(arguments=list(arguments), heavy=HEAVY)
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    loaded: list[str] = json.loads(out.split("LOADED")[1])
+    return loaded
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["train", "--help"],
+        ["compare", "--help"],
+        ["data", "show", "--help"],
+        ["--version"],
+        ["methods"],
+        ["train", "--dataset", "dtd", "--dry-run"],
+        ["compare", "--dataset", "dtd", "--baseline", "bitfit", "--dry-run"],
+    ],
+    ids=" ".join,
+)
+def test_nothing_heavy_is_loaded(arguments: list[str]) -> None:
+    assert loaded_by(*arguments) == []
+
+
+def test_help_takes_under_half_a_second() -> None:
+    durations = []
+    for _ in range(3):
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "clipfit_cli", "--help"], capture_output=True, check=True)
+        durations.append(time.perf_counter() - start)
+    assert min(durations) < 0.5 * float(os.environ.get("CLIPFIT_SLOW_MACHINE", "1"))
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [("clipfit train --dataset oxf", {"oxford_pets", "oxford_flowers"}), ("clipfit train --method bit", {"bitfit"})],
+)
+def test_completion(line: str, expected: set[str]) -> None:
+    words = line.split()
+    environment = {
+        **os.environ,
+        "_CLIPFIT_COMPLETE": "complete_bash",
+        "COMP_WORDS": line,
+        "COMP_CWORD": str(len(words) - 1),
+    }
+    code = f"{PROBE.format(arguments=[], heavy=HEAVY)}"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment).stdout
+    offered, _, loaded = out.partition("LOADED")
+    assert set(offered.split()) == expected
+    assert json.loads(loaded) == []
