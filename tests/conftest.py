@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -53,3 +54,75 @@ def small_clip() -> ClipBundle:
 def small_resnet_clip() -> ClipBundle:
     """A ResNet CLIP with the same text tower."""
     return small_bundle(build_small_clip(resnet=True))
+
+
+SMALL_ARCHITECTURE = "small-vit"
+SMALL_CONFIG: dict[str, Any] = {
+    "embed_dim": 24,
+    "vision_cfg": {"image_size": 32, "patch_size": 8, "width": 48, "layers": 2, "head_width": 24},
+    "text_cfg": {"context_length": 32, "width": 32, "heads": 2, "layers": 2},
+}
+
+
+@pytest.fixture
+def small_architecture(monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of a small architecture that open_clip knows during the test."""
+    from open_clip import factory
+
+    monkeypatch.setitem(factory._MODEL_CONFIGS, SMALL_ARCHITECTURE, SMALL_CONFIG)
+    return SMALL_ARCHITECTURE
+
+
+@dataclass(frozen=True)
+class SmallWorld:
+    """A data root with two small data sets, a checkpoint of a small architecture, a folder for runs.
+
+    Attributes:
+        data_root: Holds ``dtd`` (4 classes: 6 train, 2 val, 3 test images each) and ``eurosat`` (3 classes: 5, 1, 2).
+        weights: Checkpoint of `SMALL_ARCHITECTURE`.
+        runs_dir: Does not exist yet.
+    """
+
+    data_root: Path
+    weights: Path
+    runs_dir: Path
+
+    def options(self) -> list[str]:
+        """Return what every command needs to run in this world."""
+        return [
+            *("--data-root", str(self.data_root), "--runs-dir", str(self.runs_dir)),
+            *("--backbone", SMALL_ARCHITECTURE, "--pretrained", str(self.weights)),
+        ]
+
+
+@pytest.fixture
+def small_world(tmp_path: Path, small_architecture: str) -> SmallWorld:
+    """See `SmallWorld`."""
+    data_root = tmp_path / "data"
+    write_small_dataset(data_root, "dtd", ["banded", "lined", "polka-dotted", "woven"], (6, 2, 3))
+    write_small_dataset(data_root, "eurosat", ["Forest", "River", "Sea or Lake"], (5, 1, 2))
+    weights = tmp_path / "small.pt"
+    torch.save(build_small_clip(seed=3).state_dict(), weights)
+    return SmallWorld(data_root, weights, tmp_path / "runs")
+
+
+def write_small_dataset(data_root: Path, name: str, classes: list[str], counts: tuple[int, int, int]) -> None:
+    """Write a split file and images whose colour tells the class."""
+    from PIL import Image
+
+    from clipfit_cli.data.catalog import row
+
+    entry = row(name)
+    lists: dict[str, list[list[Any]]] = {}
+    for split, count in zip(("train", "val", "test"), counts, strict=True):
+        lists[split] = []
+        for label, class_name in enumerate(classes):
+            for index in range(count):
+                path = f"{class_name.replace(' ', '')}/{split}_{index}.jpg"
+                target = data_root / entry.folder / entry.image_folder / path
+                target.parent.mkdir(parents=True, exist_ok=True)
+                colour = (60 * label + 5 * index, 250 - 60 * label, 40 * index % 256)
+                Image.new("RGB", (40 + index, 36), colour).save(target)
+                lists[split].append([path, label, class_name])
+    assert entry.split_file is not None
+    (data_root / entry.folder / entry.split_file).write_text(json.dumps(lists), encoding="utf-8")

@@ -62,8 +62,7 @@ def penalty_of(adapted: TunedEncoders, text_features: Tensor) -> Tensor:
 
 def reference_names(final: dict[str, Tensor]) -> dict[str, Tensor]:
     return {
-        name.replace("image_encoder.", "visual.").replace("text_encoder.", ""): tensor
-        for name, tensor in final.items()
+        name.replace("image_encoder.", "visual.").replace("text_encoder.", ""): tensor for name, tensor in final.items()
     }
 
 

@@ -20,20 +20,6 @@ from clipfit_cli.models.weights import file_sha256, find_weights, read_state_dic
 from tests.conftest import build_small_clip
 
 CPU = torch.device("cpu")
-SMALL_CONFIG = {
-    "embed_dim": 24,
-    "vision_cfg": {"image_size": 32, "patch_size": 8, "width": 48, "layers": 2, "head_width": 24},
-    "text_cfg": {"context_length": 32, "width": 32, "heads": 2, "layers": 2},
-}
-
-
-@pytest.fixture
-def small_architecture(monkeypatch: pytest.MonkeyPatch) -> str:
-    """A small architecture under a name that open_clip then knows."""
-    from open_clip import factory
-
-    monkeypatch.setitem(factory._MODEL_CONFIGS, "small-vit", SMALL_CONFIG)
-    return "small-vit"
 
 
 @pytest.fixture

@@ -1,0 +1,127 @@
+"""Options, fields and defaults cannot part."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from clipfit_cli.cli import options
+from clipfit_cli.cli.app import app
+from clipfit_cli.cli.errors import reported
+from clipfit_cli.config import ModelConfig, Request, ScheduleConfig
+from clipfit_cli.errors import ClipfitError, ConfigError
+
+RUNNER = CliRunner()
+COMMANDS = {
+    command.name or command.callback.__name__: command for command in app.registered_commands if command.callback
+}
+RUNNING = ("train", "base2new", "xdataset", "compare")
+EVERYWHERE = {
+    "backbone",
+    "pretrained",
+    "device",
+    "precision",
+    "data_root",
+    "runs_dir",
+    "csv",
+    "json",
+    "quiet",
+    "dry_run",
+    "force",
+}
+TRAINING = {"shots", "seeds", "method", "set_", "epochs", "batch_size", "lr"}
+
+
+def parameters(name: str) -> set[str]:
+    import inspect
+
+    callback = COMMANDS[name].callback
+    assert callback is not None
+    return set(inspect.signature(callback).parameters)
+
+
+def test_the_commands() -> None:
+    assert set(COMMANDS) == {"train", "eval", "base2new", "xdataset", "compare", "methods"}
+
+
+@pytest.mark.parametrize("name", [*RUNNING, "eval"])
+def test_the_same_options_everywhere(name: str) -> None:
+    assert parameters(name) >= EVERYWHERE
+    if name in RUNNING:
+        assert parameters(name) >= TRAINING
+
+
+def test_options_cover_the_configuration() -> None:
+    """Every field that a user may set has an option of its name; the rest is named here with its reason."""
+    offered = parameters("train") | parameters("compare")
+    fixed = {"momentum", "weight_decay", "warmup_epochs", "warmup_lr"}  # the protocol's, not a user's
+    schedule = {field.name for field in dataclasses.fields(ScheduleConfig)} - fixed
+    model = {field.name for field in dataclasses.fields(ModelConfig)}
+    plural = {"datasets": "dataset", "methods": "method", "targets": "target"}
+    request = {plural.get(field.name, field.name) for field in dataclasses.fields(Request)} - {"model"}
+    assert schedule | model | request <= offered
+
+
+def test_defaults_come_from_the_configuration() -> None:
+    assert options.ModelOptions().bn == ModelConfig().bn
+    request = Request(datasets=("x",), methods=())
+    assert options.DrawOptions().shots == str(request.shots[0])
+    assert options.DrawOptions().seeds == ",".join(map(str, request.seeds))
+    assert options.SubsetOptions().subset == request.subset
+    assert options.ModelOptions().precision == request.precision
+
+
+@pytest.mark.parametrize("name", [*RUNNING, "eval", "methods"])
+def test_help_has_text_for_every_option(name: str) -> None:
+    result = RUNNER.invoke(app, [name, "--help"], env={"COLUMNS": "200", "TERM": "dumb"})
+    assert result.exit_code == 0
+    for parameter in parameters(name):
+        assert f"--{parameter.rstrip('_').replace('_', '-')}" in result.output
+
+
+@pytest.mark.parametrize("name", [*RUNNING, "eval"])
+def test_help_has_examples(name: str) -> None:
+    assert f"clipfit {name} " in RUNNER.invoke(app, [name, "--help"]).output
+
+
+def test_version() -> None:
+    from clipfit_cli import __version__
+
+    assert RUNNER.invoke(app, ["--version"]).output == f"clipfit {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("raised", "code"), [(ConfigError("wrong"), 2), (ClipfitError("odd"), 1), (KeyboardInterrupt(), 130)]
+)
+def test_errors_become_exit_codes(raised: BaseException, code: int, capsys: pytest.CaptureFixture[str]) -> None:
+    @reported
+    def failing() -> None:
+        raise raised
+
+    with pytest.raises(typer.Exit) as caught:
+        failing()
+    assert caught.value.exit_code == code
+    out, err = capsys.readouterr()
+    assert out == "" and (str(raised) in err) and err.strip()
+
+
+def test_bugs_keep_their_traceback() -> None:
+    @reported
+    def failing() -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        failing()
+
+
+def test_debugging_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    @reported
+    def failing() -> None:
+        raise ConfigError("wrong")
+
+    monkeypatch.setenv("CLIPFIT_DEBUG", "1")
+    with pytest.raises(ConfigError):
+        failing()

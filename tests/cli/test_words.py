@@ -1,0 +1,68 @@
+"""What users type, good and malformed."""
+
+from __future__ import annotations
+
+import pytest
+
+from clipfit_cli.cli.words import parse_methods, parse_seeds, parse_setting, parse_shots, split_names
+from clipfit_cli.config import MethodChoice
+from clipfit_cli.errors import ConfigError
+
+
+def test_seeds() -> None:
+    assert parse_seeds("1,2,3") == (1, 2, 3)
+    assert parse_seeds(" 7 ") == (7,)
+
+
+@pytest.mark.parametrize("text", ["", "1,,2", "1,a", "1.5", "1;2", "one"])
+def test_malformed_seeds(text: str) -> None:
+    with pytest.raises(ConfigError, match="seeds must be"):
+        parse_seeds(text)
+
+
+def test_shots() -> None:
+    assert parse_shots("16") == (16,)
+    assert parse_shots("1, 2,all") == (1, 2, None)
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "1,0", "", "few", "2.5", "4,4"])
+def test_malformed_shots(text: str) -> None:
+    with pytest.raises(ConfigError, match="shots"):
+        parse_shots(text)
+
+
+def test_names_from_lists_and_repeats() -> None:
+    assert split_names(["dtd,eurosat", " dtd", "ucf101,"]) == ["dtd", "eurosat", "ucf101"]
+    assert split_names(None) == []
+
+
+def test_methods_with_and_without_settings() -> None:
+    assert parse_methods(["clipfit", "bitfit"]) == (MethodChoice("clipfit"), MethodChoice("bitfit"))
+    assert parse_methods(["clipfit:beta=2,regulariser=none,bitfit"]) == (
+        MethodChoice("clipfit", {"beta": "2", "regulariser": "none"}),
+        MethodChoice("bitfit"),
+    )
+    assert parse_methods(["clipfit:beta=0", "clipfit:beta=2"]) == (
+        MethodChoice("clipfit", {"beta": "0"}),
+        MethodChoice("clipfit", {"beta": "2"}),
+    )
+
+
+def test_set_is_for_the_one_method() -> None:
+    assert parse_methods(["clipfit:beta=2"], ["text_biases=all"]) == (
+        MethodChoice("clipfit", {"beta": "2", "text_biases": "all"}),
+    )
+    with pytest.raises(ConfigError, match="single method"):
+        parse_methods(["clipfit", "bitfit"], ["beta=2"])
+
+
+@pytest.mark.parametrize("texts", [[], [""], [":beta=2"], ["beta=2"], ["clipfit:=3"]])
+def test_malformed_methods(texts: list[str]) -> None:
+    with pytest.raises(ConfigError):
+        parse_methods(texts)
+
+
+@pytest.mark.parametrize("text", ["beta", "=2", " =2"])
+def test_malformed_settings(text: str) -> None:
+    with pytest.raises(ConfigError, match="KEY=VALUE"):
+        parse_setting(text)

@@ -1,0 +1,230 @@
+"""The parts of the engine: batches, precision, device, evaluation, adapters on disk."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from clipfit_cli import methods
+from clipfit_cli.config import ScheduleConfig
+from clipfit_cli.engine.checkpoint import find_adapter, read_tensors, write_tensors
+from clipfit_cli.engine.environment import (
+    device_name,
+    peak_memory_mib,
+    reset_peak_memory,
+    resolve_device,
+    versions,
+)
+from clipfit_cli.engine.evaluate import evaluate
+from clipfit_cli.engine.optim import lr_at_epoch, sgd
+from clipfit_cli.engine.precision import autocast, resolve_precision
+from clipfit_cli.engine.seeding import epoch_batches, seeded, steps_per_epoch
+from clipfit_cli.engine.train import train
+from clipfit_cli.errors import CheckpointError, ConfigError, TrainingError
+from clipfit_cli.methods.base import Adapted
+from clipfit_cli.models.bundle import ClipBundle
+
+CPU = torch.device("cpu")
+IMAGES = torch.randn(10, 3, 32, 32, generator=torch.Generator().manual_seed(5))
+LABELS = torch.arange(10) % 3
+
+
+def attached(bundle: ClipBundle, name: str = "clipfit") -> Adapted:
+    info = methods.get(name)
+    return info.attach(bundle, ["cat", "red dog", "sea"], "a {}.", info.settings())
+
+
+def load(indices: Sequence[int], crop_seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
+    return IMAGES[list(indices)], LABELS[list(indices)]
+
+
+@pytest.mark.parametrize(("num_images", "sizes"), [(1, [1]), (7, [7]), (8, [8]), (9, [8]), (16, [8, 8]), (23, [8, 8])])
+def test_partial_batches_are_dropped_unless_alone(num_images: int, sizes: list[int]) -> None:
+    batches = list(epoch_batches(num_images=num_images, batch_size=8, generator=torch.Generator().manual_seed(1)))
+    assert [len(indices) for indices, _ in batches] == sizes
+    assert steps_per_epoch(num_images, 8) == len(sizes)
+    used = [index for indices, _ in batches for index in indices]
+    assert len(set(used)) == len(used) and set(used) <= set(range(num_images))
+
+
+@pytest.mark.parametrize(("shots", "steps"), [(1, 1), (2, 1), (4, 1), (8, 2), (16, 5)])
+def test_steps_of_ten_classes(shots: int, steps: int) -> None:
+    assert steps_per_epoch(10 * shots, 32) == steps
+
+
+def test_batches_depend_on_the_seed_and_move_on() -> None:
+    generator = torch.Generator().manual_seed(3)
+    first, second = (list(epoch_batches(num_images=40, batch_size=8, generator=generator)) for _ in range(2))
+    again = list(epoch_batches(num_images=40, batch_size=8, generator=torch.Generator().manual_seed(3)))
+    assert first == again != second
+    assert len({seed for _, seeds in first + second for seed in seeds}) == 80
+
+
+def test_optimiser_is_the_official_one(small_clip: ClipBundle) -> None:
+    optimiser = sgd(attached(small_clip).parameters(), ScheduleConfig())
+    (group,) = optimiser.param_groups
+    assert (group["lr"], group["momentum"], group["weight_decay"]) == (0.002, 0.9, 5e-4)
+    assert (group["nesterov"], group["dampening"]) == (False, 0)
+
+
+def test_the_last_epoch_is_small_but_not_zero() -> None:
+    assert lr_at_epoch(9, ScheduleConfig(epochs=10)) == pytest.approx(1.9098e-4, rel=1e-4)
+    assert lr_at_epoch(0, ScheduleConfig(epochs=1)) == 1e-5
+
+
+def test_training_reports_every_few_steps_and_at_the_end(small_clip: ClipBundle) -> None:
+    reports: list[tuple[int, int]] = []
+    training = train(
+        attached(small_clip),
+        load,
+        num_images=10,
+        schedule=ScheduleConfig(epochs=3, batch_size=1),
+        seed=1,
+        precision="fp32",
+        device=CPU,
+        on_progress=lambda done, total, loss: reports.append((done, total)) if loss > 0 else None,
+    )
+    assert training.steps == 30 and training.time_s > 0
+    assert reports[-1] == (30, 30) and [done for done, _ in reports] == [10, 10, 20, 20, 30, 30]
+
+
+def test_final_loss_is_the_mean_of_the_last_epoch(small_clip: ClipBundle) -> None:
+    adapted = attached(small_clip)
+    losses: list[float] = []
+    original = adapted.loss
+
+    def recorded(images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        loss, terms = original(images, labels)
+        losses.append(float(loss.detach()))
+        return loss, terms
+
+    adapted.loss = recorded  # type: ignore[method-assign]
+    schedule = ScheduleConfig(epochs=2, batch_size=3)
+    training = train(adapted, load, num_images=10, schedule=schedule, seed=1, precision="fp32", device=CPU)
+    assert len(losses) == 6
+    assert training.final_loss == pytest.approx(sum(losses[3:]) / 3)
+
+
+def test_the_step_that_went_wrong_is_named(small_clip: ClipBundle) -> None:
+    calls = 0
+
+    def poisoned(indices: Sequence[int], crop_seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
+        nonlocal calls
+        calls += 1
+        images, labels = load(indices, crop_seeds)
+        return (images * float("nan") if calls == 4 else images), labels
+
+    with pytest.raises(TrainingError, match=r"nan at step 4 \(epoch 2, learning rate 0.002\)"):
+        train(
+            attached(small_clip),
+            poisoned,
+            num_images=10,
+            schedule=ScheduleConfig(epochs=5, batch_size=5, warmup_epochs=1),
+            seed=1,
+            precision="fp32",
+            device=CPU,
+        )
+
+
+def test_bf16_trains_float32_masters(small_clip: ClipBundle) -> None:
+    adapted = attached(small_clip)
+    before = adapted.trained_tensors()
+    schedule = ScheduleConfig(epochs=2, batch_size=5)
+    training = train(adapted, load, num_images=10, schedule=schedule, seed=1, precision="bf16", device=CPU)
+    after = adapted.trained_tensors()
+    assert {tensor.dtype for tensor in after.values()} == {torch.float32}
+    assert all(not torch.equal(before[name], after[name]) for name in after)
+    assert training.final_loss > 0
+
+
+def test_evaluation_counts_arg_max(small_clip: ClipBundle) -> None:
+    adapted = attached(small_clip)
+    adapted.train_mode(False)
+    with torch.no_grad():
+        expected = adapted.logits(IMAGES).argmax(dim=-1)
+    seen: list[int] = []
+    scores = evaluate(
+        adapted,
+        iter([(IMAGES[:6], expected[:6]), (IMAGES[6:], (expected[6:] + 1) % 3)]),
+        precision="fp32",
+        device=CPU,
+        on_progress=seen.append,
+    )
+    assert scores.accuracy_pct == pytest.approx(60) and scores.num_images == 10 and seen == [6, 10]
+
+
+def test_ties_go_to_the_first_class(small_clip: ClipBundle) -> None:
+    info = methods.get("zero-shot")
+    adapted = info.attach(small_clip, ["same", "same", "same"], "a {}.", info.settings())
+    adapted.train_mode(False)
+    scores = evaluate(adapted, [(IMAGES, torch.zeros(10, dtype=torch.int64))], precision="fp32", device=CPU)
+    assert scores.accuracy_pct == 100
+
+
+def test_nothing_to_evaluate(small_clip: ClipBundle) -> None:
+    with pytest.raises(ValueError, match="nothing to evaluate"):
+        evaluate(attached(small_clip), [], precision="fp32", device=CPU)
+
+
+def test_precision_on_a_cpu() -> None:
+    assert resolve_precision("auto", CPU) == "fp32" and resolve_precision("bf16", CPU) == "bf16"
+    with pytest.raises(ConfigError, match="fp16 needs a CUDA device"):
+        resolve_precision("fp16", CPU)
+    with autocast("bf16", CPU):
+        assert (torch.ones(2, 3) @ torch.ones(3, 4)).dtype == torch.bfloat16
+    with autocast("fp32", CPU):
+        assert (torch.ones(2, 3) @ torch.ones(3, 4)).dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", ["gpu", "mps", "cuda:99", "cpu:x"])
+def test_devices_that_are_not_here(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"expected auto, cpu|CUDA devices"):
+        resolve_device(name)
+
+
+def test_the_machine_in_words() -> None:
+    device = resolve_device("cpu")
+    reset_peak_memory(device)
+    assert device_name(device).startswith("cpu (")
+    peak = peak_memory_mib(device)
+    assert peak is not None and 50 < peak < 100_000
+    assert {"clipfit", "python", "torch", "open_clip_torch"} <= set(versions())
+
+
+def test_seeded_restores_the_state() -> None:
+    torch.manual_seed(9)
+    expected = torch.rand(2)
+    torch.manual_seed(9)
+    with seeded(1, CPU):
+        inside = torch.rand(2)
+    with seeded(1, CPU):
+        assert torch.equal(torch.rand(2), inside)
+    assert torch.equal(torch.rand(2), expected)
+
+
+def test_tensors_survive_the_disk(tmp_path: Path) -> None:
+    tensors = {"a": torch.randn(3, 2).T, "b": torch.tensor(7)}
+    write_tensors(tmp_path / "adapter_model.safetensors", tensors)
+    back = read_tensors(tmp_path)
+    assert all(torch.equal(back[name], tensors[name]) for name in tensors) and back.keys() == tensors.keys()
+
+
+def test_a_full_disk_is_an_os_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Path, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_tensors(tmp_path / "adapter_model.safetensors", {"a": torch.zeros(1)})
+
+
+def test_no_adapter(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}")
+    for path in (tmp_path, tmp_path / "adapter_config.json", tmp_path / "none"):
+        with pytest.raises(CheckpointError, match="no adapter at"):
+            find_adapter(path)
