@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,6 @@ from safetensors.torch import save_file
 
 from clipfit_cli.config import ModelConfig
 from clipfit_cli.errors import CheckpointError, ModelError, UnknownNameError
-from clipfit_cli.models import load as load_module
 from clipfit_cli.models.load import load_bundle
 from clipfit_cli.models.weights import file_sha256, find_weights, read_state_dict
 from tests.conftest import build_small_clip
@@ -188,4 +188,4 @@ def test_architecture_that_cannot_be_built(monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.setattr(open_clip, "create_model", fail)
     with pytest.raises(ModelError, match="transformers is not installed"):
         load_bundle(ModelConfig("ViT-B-16", str(path)), device=CPU)
-    assert load_module.logging.root.manager.disable == 0
+    assert logging.root.manager.disable == 0

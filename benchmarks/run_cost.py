@@ -1,0 +1,110 @@
+"""Print what a run costs on this machine: arithmetic, time and memory of a step, and of a whole run.
+
+    python benchmarks/run_cost.py --backbone ViT-B-16 --classes 47 --images 752 --epochs 100
+
+The model has random weights, which cost the same as real ones. The arithmetic is counted, not timed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+
+import open_clip
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from clipfit_cli import methods
+from clipfit_cli.config import ModelConfig, ScheduleConfig
+from clipfit_cli.engine import environment
+from clipfit_cli.engine.precision import resolve_precision
+from clipfit_cli.engine.seeding import steps_per_epoch
+from clipfit_cli.engine.train import train
+from clipfit_cli.models.bundle import ClipBundle
+from clipfit_cli.models.load import bundle_of
+
+
+def random_bundle(backbone: str, device: torch.device) -> ClipBundle:
+    """Return a model with random weights."""
+    torch.manual_seed(0)
+    model = open_clip.create_model(backbone, load_weights=False).to(device).eval().requires_grad_(False)
+    return bundle_of(model, ModelConfig(backbone, "random"), weights_sha256="")
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--backbone", default="ViT-B-16")
+    parser.add_argument("--method", default="clipfit")
+    parser.add_argument("--classes", type=int, default=47)
+    parser.add_argument("--images", type=int, default=752, help="training images of the run to project")
+    parser.add_argument("--epochs", type=int, default=100, help="epochs of the run to project")
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--steps", type=int, default=3, help="steps to time, after one to warm up")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--precision", default="auto")
+    options = parser.parse_args()
+
+    device = environment.resolve_device(options.device)
+    precision = resolve_precision(options.precision, device)
+    bundle = random_bundle(options.backbone, device)
+    info = methods.get(options.method)
+    names = [f"texture number {index}" for index in range(options.classes)]
+    adapted = info.attach(bundle, names, "a photo of a {}, a type of texture.", info.settings())
+    size = bundle.image_size
+    images = torch.randn(options.batch_size, 3, size, size, device=device)
+    labels = torch.randint(options.classes, (options.batch_size,), device=device)
+
+    adapted.train_mode(True)
+    with FlopCounterMode(display=False) as counter:
+        loss, _ = adapted.loss(images, labels)
+        torch.autograd.backward(loss)
+
+    def load(indices: Sequence[int], crop_seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
+        del indices, crop_seeds
+        return images, labels
+
+    def run(steps: int) -> float:
+        schedule = ScheduleConfig(epochs=steps, batch_size=options.batch_size)
+        start = time.perf_counter()
+        train(
+            adapted,
+            load,
+            num_images=options.batch_size,
+            schedule=schedule,
+            seed=1,
+            precision=precision,
+            device=device,
+        )
+        return (time.perf_counter() - start) / steps
+
+    run(1)
+    environment.reset_peak_memory(device)
+    step_s = run(options.steps)
+    steps = options.epochs * steps_per_epoch(options.images, options.batch_size)
+    print(
+        json.dumps(
+            {
+                "backbone": options.backbone,
+                "method": options.method,
+                "classes": options.classes,
+                "batch_size": options.batch_size,
+                "device": environment.device_name(device),
+                "precision": precision,
+                "tflop_per_step": round(counter.get_total_flops() / 1e12, 3),
+                "step_s": round(step_s, 3),
+                "peak_memory_mib": round(environment.peak_memory_mib(device) or 0),
+                "steps_of_the_run": steps,
+                "training_of_the_run_h": round(steps * step_s / 3600, 2),
+                "versions": environment.versions(),
+            },
+            indent=2,
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
