@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 from collections.abc import Mapping
@@ -32,7 +30,8 @@ class Column:
     Attributes:
         key: Of the rows, and the head in CSV and JSON; ends in its unit.
         head: For people.
-        kind: `prose` is text that may be folded, `pct` and `diff` are percentage points, `seconds` seconds, `mib` mebibytes.
+        kind: `prose` is text that may be folded; `pct` and `diff` are percentage points, `seconds` seconds,
+            `mib` mebibytes.
         spread: Key of the column with the standard deviation, shown behind the mean to people.
         terminal, csv: Whether people, or programs, see the column.
     """
@@ -83,12 +82,14 @@ def to_csv(table: Table) -> str:
     Raises:
         ResultsError: A cell does not fit its column, or is not finite.
     """
+    import pandas
+
     columns = [column for column in table.columns if column.csv]
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([column.key for column in columns])
-    writer.writerows([[cell_value(row, column) for column in columns] for row in table.rows])
-    return out.getvalue()
+    cells = [[cell_value(row, column) for column in columns] for row in table.rows]
+    # object: pandas would turn whole numbers with a gap among them into floats
+    frame = pandas.DataFrame(cells, columns=[column.key for column in columns], dtype=object)
+    text: str = frame.to_csv(index=False, lineterminator="\n")
+    return text
 
 
 def to_json(table: Table) -> str:

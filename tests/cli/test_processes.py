@@ -1,0 +1,135 @@
+"""The tool as a shell sees it: the built-in pair end to end, interruption, two processes at once."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas
+import pytest
+
+pytestmark = pytest.mark.slow
+
+CLIPFIT = [sys.executable, "-m", "clipfit_cli"]
+QUICK = ["--seeds", "1,2", "--shots", "2", "--epochs", "4"]
+
+
+def environment(folder: Path) -> dict[str, str]:
+    return {**os.environ, "CLIPFIT_DATA": str(folder / "no-data"), "COLUMNS": "100"}
+
+
+def clipfit(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*CLIPFIT, *arguments], cwd=folder, env=environment(folder), capture_output=True, text=True, timeout=300
+    )
+
+
+def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [*CLIPFIT, *arguments],
+        cwd=folder,
+        env=environment(folder),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def records(folder: Path) -> dict[str, str]:
+    return {str(path): path.read_text() for path in sorted((folder / "runs").rglob("record.json"))}
+
+
+def wait_for_records(folder: Path, count: int, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 200
+    while len(records(folder)) < count:
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.02)
+
+
+def metrics(folder: Path) -> dict[str, object]:
+    return {path: json.loads(text)["tests"] for path, text in records(folder).items()}
+
+
+def test_compare_on_the_built_in_pair(tmp_path: Path) -> None:
+    arguments = ["compare", "--baseline", "bitfit", *QUICK]
+    first = clipfit(tmp_path, *arguments, "--csv", "-")
+    assert first.returncode == 0, first.stderr
+    table = pandas.read_csv(io.StringIO(first.stdout))
+    assert list(table["method"]) == ["zero-shot", "bitfit", "clipfit"]
+    assert table["harmonic_mean_pct"].between(20, 100).all()
+    assert table["trainable_parameters"].iloc[0] == 0
+    began = time.monotonic()
+    second = clipfit(tmp_path, *arguments, "--json")
+    assert time.monotonic() - began < 15
+    assert "5 finished runs taken from runs" in second.stderr
+    rows = json.loads(second.stdout)["rows"]
+    assert [row["harmonic_mean_pct"] for row in rows] == list(table["harmonic_mean_pct"])
+    (other := tmp_path / "other").mkdir()
+    third = clipfit(other, *arguments, "--csv", "-")
+    assert [row["tests"] for row in map(json.loads, records(other).values())] == [
+        row["tests"] for row in map(json.loads, records(tmp_path).values())
+    ]
+    assert third.returncode == 0
+
+
+def test_the_shifted_variants(tmp_path: Path) -> None:
+    result = clipfit(tmp_path, "xdataset", *QUICK, "--seeds", "1", "--csv", "-")
+    assert result.returncode == 0, result.stderr
+    table = pandas.read_csv(io.StringIO(result.stdout))
+    assert list(table["role"]) == ["source", "shift", "shift", "shift", "shift"]
+    assert "no imagenet under" in result.stderr
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_interrupted_runs_go_on(how: signal.Signals, tmp_path: Path) -> None:
+    arguments = [
+        "train",
+        "--dataset",
+        "textures",
+        "--method",
+        "bitfit",
+        "--seeds",
+        "1,2",
+        "--shots",
+        "1",
+        "--epochs",
+        "40",
+    ]
+    process = start(tmp_path, *arguments)
+    wait_for_records(tmp_path, 1, process)
+    time.sleep(0.5)
+    process.send_signal(how)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == (130 if how == signal.SIGINT else -signal.SIGKILL), stderr
+    if how == signal.SIGINT:
+        assert "finished runs are kept" in stderr and "Traceback" not in stderr
+    kept = records(tmp_path)
+    assert len(kept) == 1
+    finished = clipfit(tmp_path, *arguments)
+    assert finished.returncode == 0, finished.stderr
+    assert "1 finished runs taken from runs" in finished.stderr
+    assert len(records(tmp_path)) == 2 and kept.items() <= records(tmp_path).items()
+    assert not list((tmp_path / "runs").rglob(".unfinished*"))
+
+
+def test_two_processes_share_the_work(tmp_path: Path) -> None:
+    arguments = ["train", "--dataset", "textures", "--seeds", "1", "--shots", "2", "--epochs", "6"]
+    processes = [start(tmp_path, *arguments) for _ in range(2)]
+    outputs = [process.communicate(timeout=200) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert len(records(tmp_path)) == 1
+    assert sum("finished runs taken" in stderr for _, stderr in outputs) == 1
+
+
+def test_the_same_table_twice(tmp_path: Path) -> None:
+    arguments = ["base2new", "--method", "full", *QUICK, "--seeds", "3"]
+    clipfit(tmp_path, *arguments)
+    before = metrics(tmp_path)
+    again = clipfit(tmp_path, *arguments, "--force")
+    assert again.returncode == 0 and metrics(tmp_path) == before and before
