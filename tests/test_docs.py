@@ -79,7 +79,7 @@ def test_shell_lines_run(line: str, small_world: SmallWorld, tmp_path: Path, mon
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CLIPFIT_DATA", str(small_world.data_root))
     write_small_dataset(small_world.data_root, "caltech101", ["face", "leopard", "ant"], (3, 1, 1))
-    command = line.split("|")[0].split(">")[0].replace("$PWD", str(tmp_path))
+    command = line.split("|")[0].split(" 2>")[0].replace("$PWD", str(tmp_path))
     arguments = shlex.split(command)[1:]
     if "*" in command:
         arguments = [_adapter(small_world) if "*" in argument else argument for argument in arguments]
