@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,7 +35,8 @@ def execute(
     if output.dry_run:
         emit(plan_table(configs), output)
         return []
-    note("loading torch and open_clip ...", quiet=output.quiet)
+    say = partial(note, quiet=output.quiet)
+    say("loading torch and open_clip ...")
     from clipfit_cli.engine.environment import resolve_device
     from clipfit_cli.engine.precision import resolve_precision
     from clipfit_cli.protocols.sweep import sweep
@@ -46,7 +48,7 @@ def execute(
     with Reporter(quiet=output.quiet, runs_dir=output.runs_dir) as reporter:
         result = sweep(
             configs,
-            workspace=Workspace(data_root=data_root, device=machine),
+            workspace=Workspace(data_root=data_root, device=machine, say=say),
             store=RunStore(output.runs_dir.expanduser()),
             progress=reporter,
             force=output.force,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -29,15 +29,17 @@ class Workspace:
     One model is kept at a time: the runs of a plan use one model.
     """
 
-    def __init__(self, *, data_root: Path, device: torch.device) -> None:
+    def __init__(self, *, data_root: Path, device: torch.device, say: Callable[[str], None] | None = None) -> None:
         """Load nothing yet.
 
         Args:
             data_root: Folder of all data sets.
             device: Where models run.
+            say: Told what takes long before the first run begins.
         """
         self.data_root = data_root
         self.device = device
+        self._say = say
         self.images = ImageStore()
         self._datasets: dict[str, DataSet] = {}
         self._weights: dict[tuple[str, str], Weights] = {}
@@ -71,7 +73,7 @@ class Workspace:
         """
         key = (model.backbone, model.pretrained)
         if key not in self._weights:
-            self._weights[key] = find_weights(*key)
+            self._weights[key] = find_weights(*key, say=self._say)
         return self._weights[key]
 
     def bundle(self, model: ModelConfig) -> ClipBundle:
