@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
+import shutil
 from collections.abc import Iterator
+from email.message import Message
 from pathlib import Path
 from typing import Any
+from urllib.request import Request
 
 import pytest
 
-from clipfit_cli.data import disk, download
+from clipfit_cli.data import download
 from clipfit_cli.data.disk import NoSpaceError, check_room, file_digest, readable_size
 from clipfit_cli.errors import DataError
 from tests.data.mirror import Mirror, serving
@@ -177,18 +181,9 @@ def test_the_hub_may_answer_from_another_store(mirror: Mirror, tmp_path: Path) -
 
 
 def test_never_from_https_to_http() -> None:
-    from email.message import Message
-    from urllib.request import Request
-
+    request = Request("https://a.example/x")
     with pytest.raises(DataError, match="not encrypted"):
-        download._Redirects().redirect_request(
-            Request("https://a.example/x"),
-            None,
-            302,
-            "",
-            Message(),
-            "http://a.example/x",  # type: ignore[arg-type]
-        )
+        download._Redirects().redirect_request(request, io.BytesIO(), 302, "", Message(), "http://a.example/x")
 
 
 def test_a_disk_that_fills_up(mirror: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,7 +220,7 @@ def test_a_disk_that_fills_up(mirror: Mirror, tmp_path: Path, monkeypatch: pytes
 
 
 def test_refused_before_the_first_byte(mirror: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(disk.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1e6})())
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1e6})())
     with pytest.raises(NoSpaceError, match="a.zip needs about 1.05 MB below .*, where 1 MB are free. Make room"):
         fetch(mirror, tmp_path, before=lambda total, have: check_room(tmp_path / "x", total or 0, what="a.zip"))
     assert not list(tmp_path.iterdir())

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
-from clipfit_cli.data import catalog, disk, download, sources
+from clipfit_cli.data import catalog, download, sources
 from clipfit_cli.data.arrange import RECEIPT
 from clipfit_cli.data.disk import NoSpaceError
 from clipfit_cli.data.fetch import get_dataset
@@ -276,7 +277,7 @@ def test_offline(variable: str | None, world: World, monkeypatch: pytest.MonkeyP
 
 def test_no_room(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is said before the first byte, and the second source is not asked."""
-    monkeypatch.setattr(disk.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 2000})())
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: type("Usage", (), {"free": 2000})())
     with pytest.raises(NoSpaceError, match="dtd, archive and images, needs about .* where 2 kB are free"):
         get_dataset("dtd", world.root)
     assert world.is_clean() and [path for path, _, _ in world.mirror.requests] == ["/dtd.zip"]
