@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
@@ -14,7 +13,7 @@ from clipfit_cli.data.catalog import CatalogRow
 from clipfit_cli.data.disk import file_digest, write_error
 from clipfit_cli.data.download import Received
 from clipfit_cli.data.sources import Source, list_file
-from clipfit_cli.data.transfer import Way, discard, fetch_list
+from clipfit_cli.data.transfer import Way, fetch_list
 from clipfit_cli.errors import DataError
 
 RECEIPT = ".clipfit-source.json"
@@ -88,9 +87,7 @@ def put_list(row: CatalogRow, folder: Path, way: Way) -> dict[str, object] | Non
     path = folder / wanted.name
     if path.is_file() and wanted.sha256 in (None, file_digest(path)):
         return {"name": wanted.name, "url": None, "sha256": file_digest(path), "confirmed": wanted.sha256 is not None}
-    fetched = fetch_list(row, wanted, way)
-    shutil.copyfile(fetched, path)
-    discard(fetched)
+    fetch_list(row, wanted, way, path)
     return {
         "name": wanted.name,
         "url": wanted.url,

@@ -53,7 +53,7 @@ def link_imagenet(row: CatalogRow, way: Way, own: Path | None) -> Outcome:
             shutil.rmtree(staging, ignore_errors=True)
             folder.mkdir(parents=True)
             (folder / row.image_folder).symlink_to(images, target_is_directory=True)
-            shutil.copyfile(_class_names(row, own, way), folder / CLASS_NAMES_FILE)
+            _put_class_names(row, own, way, folder / CLASS_NAMES_FILE)
             way.progress.say(f"{row.name}: counting the images below {images}")
             status = dataset_status(row.name, folder.parent)
             if status.state != "present":
@@ -85,10 +85,11 @@ def _has_classes(folder: Path) -> bool:
         return False
 
 
-def _class_names(row: CatalogRow, own: Path, way: Way) -> Path:
-    """Return a list of class names: beside the copy, else as for other data sets."""
+def _put_class_names(row: CatalogRow, own: Path, way: Way, target: Path) -> None:
+    """Put the list of class names in its place: the one beside the copy, else as for other data sets."""
     if (own / CLASS_NAMES_FILE).is_file():
-        return own / CLASS_NAMES_FILE
+        shutil.copyfile(own / CLASS_NAMES_FILE, target)
+        return
     wanted = list_file(row)
     assert wanted is not None
-    return fetch_list(row, wanted, way)
+    fetch_list(row, wanted, way, target)

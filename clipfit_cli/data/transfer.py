@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -136,23 +137,41 @@ def _on_disk(path: Path, digest: str | None) -> Received:
     return Received(path, path.stat().st_size, sha256, bool(digest))
 
 
-def fetch_list(row: CatalogRow, wanted: ListFile, way: Way) -> Path:
-    """Return a copy of a list: ImageNet's own class names, what lies in the folder of downloads, or fetched.
+def fetch_list(row: CatalogRow, wanted: ListFile, way: Way, target: Path) -> None:
+    """Put a list in its place: ImageNet's own class names, what lies in the folder of downloads, or fetched.
+
+    Args:
+        row: Whose list it is.
+        wanted: The list.
+        way: How it may be had.
+        target: The place.
 
     Raises:
-        DataError: It is not to be had.
+        DataError: It is not to be had, or cannot be written.
     """
     own = way.root / "imagenet" / wanted.name
     if row.reader.startswith("imagenet") and own.is_file():
-        return own
+        _copy(own, target)
+        return
     path = way.downloads / wanted.name
     digest = f"sha256:{wanted.sha256}" if wanted.sha256 else None
-    if path.is_file():
-        return _on_disk(path, digest).path
-    if way.offline:
-        raise DataError(f"{path} is not there (from {wanted.url})", path=path)
-    way.progress.say(f"{row.name}: {wanted.name} from {urlsplit(wanted.url).netloc}")
-    return download(wanted.url, path, digest=digest).path
+    with locked(way, wanted.name):  # several data sets share the list of class names
+        if path.is_file():
+            _on_disk(path, digest)
+        elif way.offline:
+            raise DataError(f"{path} is not there (from {wanted.url})", path=path)
+        else:
+            way.progress.say(f"{row.name}: {wanted.name} from {urlsplit(wanted.url).netloc}")
+            download(wanted.url, path, digest=digest)
+        _copy(path, target)
+        discard(path)
+
+
+def _copy(path: Path, target: Path) -> None:
+    try:
+        shutil.copyfile(path, target)
+    except OSError as error:
+        raise write_error(error, target) from error
 
 
 def discard(path: Path) -> None:

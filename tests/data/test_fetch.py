@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import shutil
@@ -44,7 +45,7 @@ class World:
 
     def is_clean(self) -> bool:
         """Whether nothing is there but what may be: no data set, nothing unpacked."""
-        left = {path.name for path in (self.root / DOWNLOADS).iterdir()} - {"dtd.lock"}
+        left = {path.name for path in (self.root / DOWNLOADS).iterdir()} - {"dtd.lock", f"{SPLIT_NAME}.lock"}
         return not (self.root / "dtd").exists() and not any("unpacked" in name for name in left)
 
     def is_whole(self) -> bool:
@@ -216,6 +217,17 @@ def test_another_split_in_the_archive_is_replaced(world: World) -> None:
     world.serve({**world.tree, f"dtd/{SPLIT_NAME}": b'{"train": [], "val": [], "test": []}'})
     get_dataset("dtd", world.root)
     assert world.is_whole()
+
+
+def test_full_while_the_split_is_copied(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    del world.mirror.files["/dtd.zip"]
+    monkeypatch.setattr(shutil, "copyfile", full)
+    with pytest.raises(NoSpaceError, match=SPLIT_NAME):
+        get_dataset("dtd", world.root)
+    assert world.is_clean()
 
 
 def test_litter_is_left_out(world: World) -> None:
