@@ -119,7 +119,7 @@ class _Part:
     def __post_init__(self) -> None:
         """Take up what an earlier call left, if it is of the same file."""
         self.path = self.target.with_name(self.target.name + ".part")
-        self.notes = notes_of(self.target)
+        self.notes = _notes_of(self.target)
         self._restart()
         try:
             notes = json.loads(self.notes.read_text(encoding="utf-8"))
@@ -165,11 +165,16 @@ class _Part:
             found = self.hashes[kind].hexdigest()
             if found != value:
                 self.path.unlink(missing_ok=True)
+                self.notes.unlink(missing_ok=True)
                 raise DataError(
                     f"{self.url}: the file has the wrong {kind}, {found} instead of {value}; it was removed",
                     path=self.target,
                 )
-        self.path.replace(self.target)
+        try:
+            self._note(sha256)
+            self.path.replace(self.target)
+        except OSError as error:
+            raise write_error(error, self.target) from error
         confirmed = bool(self.digest or self._announced())
         return Received(self.target, self.have, sha256, confirmed)
 
@@ -216,8 +221,7 @@ class _Part:
             self.before(self.total or self.size, self.have)
             self.refusable = False
         try:
-            notes = {"url": self.url, "etag": self.etag, "linked": self.linked}
-            self.notes.write_text(json.dumps(notes), encoding="utf-8")
+            self._note()
             return self.path.open("ab" if self.have else "wb", buffering=0)
         except OSError as error:
             raise write_error(error, self.path) from error
@@ -236,6 +240,11 @@ class _Part:
             self.progress(self.have, self.total)
         if self.total is not None and self.have != self.total:
             raise _Broken(f"the connection broke off after {self.have:,} of {self.total:,} bytes")
+
+    def _note(self, sha256: str | None = None) -> None:
+        """Write down what the file is; the digest once all of it is there."""
+        notes = {"url": self.url, "etag": self.etag, "linked": self.linked, "sha256": sha256}
+        self.notes.write_text(json.dumps(notes), encoding="utf-8")
 
     def _goes_on(self, headers: Message, linked: str | None) -> bool:
         """Return whether a partial response begins where the file ends, and is of the same file."""
@@ -270,6 +279,18 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl)  # type: ignore[arg-type]
 
 
-def notes_of(target: Path) -> Path:
-    """Return the file beside a download that tells where it came from; it marks the download as ours."""
+def discard(received: Received) -> None:
+    """Remove a finished download that is of no more use; a file that came otherwise stays."""
+    notes = _notes_of(received.path)
+    try:
+        ours = json.loads(notes.read_text(encoding="utf-8"))["sha256"] == received.sha256
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    if ours:
+        received.path.unlink(missing_ok=True)
+        notes.unlink(missing_ok=True)
+
+
+def _notes_of(target: Path) -> Path:
+    """Return the file beside a download that tells what it is."""
     return target.with_name(target.name + ".json")

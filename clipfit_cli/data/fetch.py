@@ -14,10 +14,11 @@ from clipfit_cli.data import catalog
 from clipfit_cli.data.arrange import place, put_list, unpacked, write_receipt
 from clipfit_cli.data.catalog import GUIDE_URL, CatalogRow
 from clipfit_cli.data.disk import NoSpaceError, check_room
+from clipfit_cli.data.download import Received, discard
 from clipfit_cli.data.readers.layout import DATA_ROOT_HINT
 from clipfit_cli.data.sources import Source, list_file, sources
 from clipfit_cli.data.status import dataset_status
-from clipfit_cli.data.transfer import UNPACKED, Progress, Silent, Way, discard, fetch_archive, is_offline, locked
+from clipfit_cli.data.transfer import UNPACKED, Progress, Silent, Way, fetch_archive, is_offline, locked
 from clipfit_cli.errors import DataError
 
 State = Literal["fetched", "linked", "already there", "built-in"]
@@ -146,10 +147,10 @@ def _from_source(row: CatalogRow, source: Source, way: Way) -> Outcome:
     try:
         shutil.rmtree(staging, ignore_errors=True)
         check_room(staging, UNPACKED * received.size, what=f"unpacking {row.name}")
-        with _discarded_if_bad(received.path):
+        with _discarded_if_bad(received):
             folder = unpacked(row, source, received.path, staging, way)
         lists = put_list(row, folder, way)
-        with _discarded_if_bad(received.path):
+        with _discarded_if_bad(received):
             status = dataset_status(row.name, folder.parent)
             if status.state != "present" or status.mismatches:
                 raise DataError(f"{source.url}: what it unpacks to is not the published data set: {status.message}")
@@ -157,7 +158,7 @@ def _from_source(row: CatalogRow, source: Source, way: Way) -> Outcome:
         place(folder, way.root / row.folder)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    discard(received.path)
+    discard(received)
     return Outcome(
         row.name,
         "fetched",
@@ -170,7 +171,7 @@ def _from_source(row: CatalogRow, source: Source, way: Way) -> Outcome:
 
 
 @contextmanager
-def _discarded_if_bad(archive: Path) -> Iterator[None]:
+def _discarded_if_bad(archive: Received) -> Iterator[None]:
     """Remove an archive that turns out to be of no use, unless a user put it there."""
     try:
         yield

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from clipfit_cli.data.catalog import CatalogRow
 from clipfit_cli.data.disk import check_room, file_digest, readable_size, write_error
-from clipfit_cli.data.download import Received, download, notes_of
+from clipfit_cli.data.download import Received, discard, download
 from clipfit_cli.data.sources import ListFile, Source, real_url
 from clipfit_cli.errors import DataError
 
@@ -157,14 +157,14 @@ def fetch_list(row: CatalogRow, wanted: ListFile, way: Way, target: Path) -> Non
     digest = f"sha256:{wanted.sha256}" if wanted.sha256 else None
     with locked(way, wanted.name):  # several data sets share the list of class names
         if path.is_file():
-            _on_disk(path, digest)
+            received = _on_disk(path, digest)
         elif way.offline:
             raise DataError(f"{path} is not there (from {wanted.url})", path=path)
         else:
             way.progress.say(f"{row.name}: {wanted.name} from {urlsplit(wanted.url).netloc}")
-            download(wanted.url, path, digest=digest)
+            received = download(wanted.url, path, digest=digest)
         _copy(path, target)
-        discard(path)
+        discard(received)
 
 
 def _copy(path: Path, target: Path) -> None:
@@ -172,11 +172,3 @@ def _copy(path: Path, target: Path) -> None:
         shutil.copyfile(path, target)
     except OSError as error:
         raise write_error(error, target) from error
-
-
-def discard(path: Path) -> None:
-    """Remove a finished download; what a user put there stays."""
-    notes = notes_of(path)
-    if notes.is_file():
-        path.unlink(missing_ok=True)
-        notes.unlink(missing_ok=True)

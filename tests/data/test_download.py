@@ -51,7 +51,7 @@ def test_known_digests(kind: str, mirror: Mirror, tmp_path: Path) -> None:
     (tmp_path / "a.zip").unlink()
     with pytest.raises(DataError, match=f"the wrong {kind}, [0-9a-f]+ instead of 00"):
         fetch(mirror, tmp_path, digest=f"{kind}:00")
-    assert not list(tmp_path.glob("a.zip")) and not list(tmp_path.glob("*.part"))
+    assert not list(tmp_path.iterdir())
 
 
 def test_another_size(mirror: Mirror, tmp_path: Path) -> None:

@@ -264,6 +264,17 @@ def test_an_archive_put_there_by_hand(world: World, monkeypatch: pytest.MonkeyPa
     assert world.mirror.requests == []
 
 
+def test_an_archive_put_beside_a_broken_download_stays(world: World) -> None:
+    world.mirror.cuts["/dtd.zip"] = [1000] + [0] * 9
+    del world.mirror.files["/dtd.tar.gz"]
+    with pytest.raises(DataError, match="are kept, the same command goes on from there"):
+        get_dataset("dtd", world.root)
+    by_hand = world.root / DOWNLOADS / "dtd-mirror.zip"
+    by_hand.write_bytes(world.mirror.files["/dtd.zip"])
+    get_dataset("dtd", world.root, offline=True)
+    assert world.is_whole() and by_hand.exists()
+
+
 def test_images_and_split_put_there_by_hand(world: World) -> None:
     (world.root / DOWNLOADS).mkdir(parents=True)
     (world.root / DOWNLOADS / "dtd-authors.tar.gz").write_bytes(world.mirror.files["/dtd.tar.gz"])
