@@ -8,7 +8,7 @@ import tarfile
 import threading
 import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -86,7 +86,8 @@ def serving() -> Iterator[Mirror]:
                 body = body[: cuts.pop(0)]
             mirror.requests.append((self.path, asked, len(body)))
             self._head(200 if start is None else 206, headers)
-            self.wfile.write(body)
+            with suppress(ConnectionError):  # who asked may have left
+                self.wfile.write(body)
 
         def _start(self, asked: str | None, etag: str | None) -> int | None:
             found = re.fullmatch(r"bytes=(\d+)-", asked or "")
