@@ -22,6 +22,9 @@ COMMANDS = [
     *(command.name or command.callback.__name__ for command in app.registered_commands if command.callback),
     "data list",
     "data show",
+    "data get",
+    "data check",
+    "data path",
 ]
 DRY = ("train", "eval", "base2new", "xdataset", "compare")
 LINES = [
