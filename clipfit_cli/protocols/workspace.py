@@ -29,16 +29,17 @@ class Workspace:
     One model is kept at a time: the runs of a plan use one model.
     """
 
-    def __init__(self, *, data_root: Path, device: torch.device) -> None:
+    def __init__(self, *, data_root: Path, device: torch.device, images: ImageStore | None = None) -> None:
         """Load nothing yet.
 
         Args:
             data_root: Folder of all data sets.
             device: Where models run.
+            images: Decodes them; None = one with nothing on disk.
         """
         self.data_root = data_root
         self.device = device
-        self.images = ImageStore()
+        self.images = images or ImageStore()
         self._datasets: dict[str, DataSet] = {}
         self._weights: dict[tuple[str, str], Weights] = {}
         self._bundle: tuple[ModelConfig, ClipBundle] | None = None
