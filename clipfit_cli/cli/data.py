@@ -8,6 +8,7 @@ from typing import Annotated, cast
 import typer
 
 from clipfit_cli.cli.console import check_output, emit, note
+from clipfit_cli.cli.data_cache import cache
 from clipfit_cli.cli.options import OutputOptions, RootOptions, SubsetOptions, command, complete_dataset
 from clipfit_cli.cli.request import data_root_of
 from clipfit_cli.cli.words import parse_shots
@@ -118,3 +119,6 @@ def show(
         tuple({"what": what, "value": value} for what, value in facts.items() if value),
     )
     emit(Table(f"Images of {drawn.name}", columns, rows), output, for_people=shown)
+
+
+app.command("cache")(cache)
