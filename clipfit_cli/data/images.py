@@ -9,11 +9,10 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -84,7 +83,7 @@ class ImageStore:
         self.memory_budget_mib = memory_budget_mib
         self._crop_cache = crop_cache
         self._threads = threads or min(_MOST_THREADS, _usable_cores())
-        self._cache: ImageCache[Any] = ImageCache(memory_budget_mib * 2**20)
+        self._cache = ImageCache(memory_budget_mib * 2**20)
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="clipfit-images")
         self._lock = threading.Lock()
 
@@ -152,20 +151,21 @@ class ImageStore:
     def _train_crop(self, dataset: DataSet, item: Item, spec: ImageSpec, seed: int) -> Tensor:
         """Return one random crop, uint8 (3, size, size); keeps the whole image."""
         group = _group(dataset)
-        pixels: NDArray[np.uint8] | None = self._cache.get(group, item.path)
+        pixels = self._cache.get(group, item.path)
         if pixels is None:
             pixels = np.asarray(self._decode(dataset, item))
-            self._cache.put(group, item.path, pixels, pixels.nbytes)
+            self._cache.put(group, item.path, pixels)
         height, width = pixels.shape[:2]
         return cut(pixels, draw_crop(width, height, torch.Generator().manual_seed(seed)), spec)
 
     def _eval_crop(self, dataset: DataSet, item: Item, spec: ImageSpec) -> Tensor:
         """Return one centre crop, uint8 (3, size, size); keeps the crop."""
         group, key = _group(dataset), (item.path, spec)
-        crop: Tensor | None = self._cache.get(group, key)
-        if crop is None:
-            crop = self._make_eval_crop(dataset, item, spec)
-            self._cache.put(group, key, crop, crop.nbytes)
+        kept = self._cache.get(group, key)
+        if kept is not None:
+            return torch.from_numpy(kept)
+        crop = self._make_eval_crop(dataset, item, spec)
+        self._cache.put(group, key, crop.numpy())
         return crop
 
     def _make_eval_crop(self, dataset: DataSet, item: Item, spec: ImageSpec) -> Tensor:
