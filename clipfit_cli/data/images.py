@@ -101,12 +101,37 @@ class ImageStore:
             ValueError: There is not one seed per item, or there is no item.
             DataError: An image is missing or damaged: the first such item's error.
         """
-        if not items or len(items) != len(crop_seeds):
-            raise ValueError(f"expected one crop seed per item, got {len(crop_seeds)} for {len(items)} items")
-        tasks = (
-            partial(self._train_crop, dataset, item, spec, seed) for item, seed in zip(items, crop_seeds, strict=True)
-        )
-        return torch.stack(list(self._in_order(tasks, ahead=2 * self._threads))), _labels(items)
+        return next(self.train_batches(dataset, [(items, crop_seeds)], spec))
+
+    def train_batches(
+        self, dataset: DataSet, batches: Iterable[tuple[Sequence[Item], Sequence[int]]], spec: ImageSpec
+    ) -> Generator[Batch, None, None]:
+        """Yield for each batch of items and crop seeds what `train_batch` returns.
+
+        The next batch is prepared while the caller works on this one.
+
+        Raises:
+            ValueError: There is not one seed per item, or there is no item.
+            DataError: An image is missing or damaged: the first such item's error.
+        """
+        waiting: deque[tuple[Sequence[Item], list[Future[Tensor]]]] = deque()
+        try:
+            for items, seeds in batches:
+                if not items or len(items) != len(seeds):
+                    raise ValueError(f"expected one crop seed per item, got {len(seeds)} for {len(items)} items")
+                crops = [
+                    self._pool.submit(self._train_crop, dataset, item, spec, seed)
+                    for item, seed in zip(items, seeds, strict=True)
+                ]
+                waiting.append((items, crops))
+                if len(waiting) > 1:
+                    yield _collect(*waiting.popleft())
+            while waiting:
+                yield _collect(*waiting.popleft())
+        finally:
+            for _, crops in waiting:
+                for future in crops:
+                    future.cancel()
 
     def test_batches(
         self, dataset: DataSet, items: Sequence[Item], spec: ImageSpec, batch_size: int
@@ -195,6 +220,11 @@ class ImageStore:
 def _group(dataset: DataSet) -> tuple[str, str]:
     """Return what a data set shares with its draws and halves, and with no other."""
     return dataset.name, dataset.split_sha256
+
+
+def _collect(items: Sequence[Item], crops: Iterable[Future[Tensor]]) -> Batch:
+    """Return a batch when its crops are finished."""
+    return torch.stack([crop.result() for crop in crops]), _labels(items)
 
 
 def _labels(items: Sequence[Item]) -> Tensor:

@@ -16,6 +16,7 @@ from clipfit_cli.data.splits import class_subset, few_shot
 from clipfit_cli.data.status import check_images
 from clipfit_cli.data.transforms import ImageSpec, normalise
 from clipfit_cli.engine.checkpoint import WEIGHTS_FILE, find_adapter
+from clipfit_cli.engine.train import Plan
 from clipfit_cli.errors import ClipfitError, ConfigError, DataError
 from clipfit_cli.models.bundle import ClipBundle
 from clipfit_cli.models.load import load_bundle
@@ -134,13 +135,11 @@ class Workspace:
         for adapter in dict.fromkeys(config.adapter for config in configs if config.adapter):
             find_adapter(Path(adapter))
 
-    def train_batch(
-        self, dataset: DataSet, indices: Sequence[int], crop_seeds: Sequence[int], spec: ImageSpec
-    ) -> tuple[Tensor, Tensor]:
-        """Return normalised random crops (batch, 3, size, size) and labels (batch,), on the device."""
-        items = [dataset.train[index] for index in indices]
-        images, labels = self.images.train_batch(dataset, items, spec, crop_seeds)
-        return normalise(images.to(self.device), spec), labels.to(self.device)
+    def train_batches(self, dataset: DataSet, plan: Plan, spec: ImageSpec) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield normalised random crops (batch, 3, size, size) and labels (batch,), on the device."""
+        batches = (([dataset.train[index] for index in indices], seeds) for indices, seeds in plan)
+        for images, labels in self.images.train_batches(dataset, batches, spec):
+            yield normalise(images.to(self.device), spec), labels.to(self.device)
 
     def test_batches(
         self, dataset: DataSet, items: Sequence[Item], spec: ImageSpec, batch_size: int

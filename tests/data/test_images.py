@@ -44,6 +44,38 @@ def test_train_batch_is_the_seeded_crop_of_each_image(dataset: DataSet) -> None:
         assert torch.equal(images[k], train_crop(noise(item.path), SPEC))
 
 
+def test_train_batches_are_those_of_one_at_a_time(dataset: DataSet) -> None:
+    batches = [(dataset.train[k : k + 4], [7 * k, 1, 2**50, k][: len(dataset.train[k : k + 4])]) for k in (4, 0, 8, 3)]
+    for store in (ImageStore(), ImageStore(0, threads=1)):
+        found = list(store.train_batches(dataset, batches, SPEC))
+        assert len(found) == 4
+        for (images, labels), (items, seeds) in zip(found, batches, strict=True):
+            expected, expected_labels = ImageStore().train_batch(dataset, items, SPEC, seeds)
+            assert torch.equal(images, expected) and torch.equal(labels, expected_labels)
+    assert list(store.train_batches(dataset, [], SPEC)) == []
+
+
+def test_training_prepares_one_batch_ahead() -> None:
+    third = threading.Event()
+
+    def load(path: str) -> Image.Image:
+        if path == "e2":
+            third.set()
+        return noise(path)
+
+    rows = [(f"e{k}", 0) for k in range(5)]
+    dataset = toy(rows, (), rows, num_classes=1, load_image=load)
+    store = ImageStore(threads=1)
+    batches = store.train_batches(dataset, [([item], [1]) for item in dataset.train], SPEC)
+    next(batches)
+    assert not third.is_set()
+    next(batches)
+    assert third.wait(timeout=20), "it is prepared while the second is worked on"
+    batches.close()
+    store.close()
+    assert store.decoded_images == 3
+
+
 def test_train_batch_does_not_depend_on_order_or_memory(dataset: DataSet) -> None:
     items, seeds = dataset.train, list(range(10))
     expected, _ = ImageStore().train_batch(dataset, items, SPEC, seeds)
@@ -140,6 +172,10 @@ def test_first_damaged_image_stops_the_batch(tmp_path: Path) -> None:
         list(store.test_batches(dataset, dataset.test, SPEC, 100))
     with pytest.raises(DataError, match=r"bee/test_1.jpg is empty"):
         store.train_batch(dataset, dataset.test, SPEC, [0] * 6)
+    training = store.train_batches(dataset, [(dataset.test[:2], [0, 0]), (dataset.test[2:], [0] * 4)], SPEC)
+    assert next(training)[1].tolist() == [0, 0], "what comes before it is whole"
+    with pytest.raises(DataError, match=r"bee/test_1.jpg is empty"):
+        next(training)
     batches = store.test_batches(dataset, dataset.test, SPEC, 3)
     assert next(batches)[1].tolist() == [0, 0, 1]
     with pytest.raises(DataError, match=r"bee/test_1.jpg is empty"):
@@ -151,6 +187,8 @@ def test_wrong_arguments(dataset: DataSet) -> None:
     for items, seeds in ((dataset.train, [1, 2]), ([], [])):
         with pytest.raises(ValueError, match="expected one crop seed per item"):
             store.train_batch(dataset, items, SPEC, seeds)
+        with pytest.raises(ValueError, match="expected one crop seed per item"):
+            list(store.train_batches(dataset, [(items, seeds)], SPEC))
     with pytest.raises(ValueError, match="batch size must be at least 1, got 0"):
         list(store.test_batches(dataset, dataset.test, SPEC, 0))
     with pytest.raises(ConfigError, match="memory budget must be 0 or more MiB, got -1"):
