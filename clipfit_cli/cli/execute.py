@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,7 +37,8 @@ def execute(
     if output.dry_run:
         emit(plan_table(configs), output)
         return []
-    note("loading torch and open_clip ...", quiet=output.quiet)
+    say = partial(note, quiet=output.quiet)
+    say("loading torch and open_clip ...")
     from clipfit_cli.data.images import ImageStore
     from clipfit_cli.engine.environment import resolve_device
     from clipfit_cli.engine.precision import resolve_precision
@@ -50,7 +52,7 @@ def execute(
         images = ImageStore(crop_cache=open_crop_cache(output, reporter.note))
         result = sweep(
             configs,
-            workspace=Workspace(data_root=data_root, device=machine, images=images),
+            workspace=Workspace(data_root=data_root, device=machine, images=images, say=say),
             store=RunStore(output.runs_dir.expanduser()),
             progress=reporter,
             force=output.force,

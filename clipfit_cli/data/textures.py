@@ -92,7 +92,8 @@ def _blur(image: Field, amount: float) -> Field:
 
 def _mix(ground: Field, ink: Field, field: Field) -> Field:
     """Return the picture (size, size, 3) of ink (3,) on ground (3,)."""
-    picture: Field = ground + (ink - ground) * field[..., None]
+    picture: Field = (ink - ground) * field[..., None]
+    picture += ground
     return picture
 
 
@@ -118,39 +119,43 @@ def _photo(pattern: str, rng: np.random.Generator) -> Field:
     slope_x, slope_y = rng.uniform(-0.3, 0.3, 2)
     light = 1 + slope_x * axis[None, :] + slope_y * axis[:, None]
     light = light * (0.8 + 0.4 * _smooth_noise(rng, SIZE / 2.4))
-    image = image * light[..., None] * np.array([1.15, 0.95, 0.7])
+    image *= light[..., None]
+    image *= np.array([1.15, 0.95, 0.7])
     grain = rng.uniform(0.04, 0.1)
-    grey_noise, colour_noise = rng.standard_normal((SIZE, SIZE, 1)), rng.standard_normal((SIZE, SIZE, 3))
-    noisy: Field = image + grain * (grey_noise + 0.3 * colour_noise)
-    return noisy
+    grey_noise, noise = rng.standard_normal((SIZE, SIZE, 1)), rng.standard_normal((SIZE, SIZE, 3))
+    noise *= 0.3
+    noise += grey_noise
+    noise *= grain
+    image += noise
+    return image
 
 
 def _dim(pattern: str, rng: np.random.Generator) -> Field:
-    """Two close shades in near darkness, faintly blue."""
+    """Two close shades in the dusk, faintly blue."""
     field = PATTERNS[pattern](_canvas(rng, turn=0.35, tilt=0.1))
-    low = rng.uniform(0.08, 0.2)
-    step = rng.uniform(0.08, 0.14)
+    low = rng.uniform(0.15, 0.35)
+    step = rng.uniform(0.25, 0.35)
     grey = low + step * (field if rng.random() < 0.5 else 1 - field)
     return _tinted(grey, (0.8, 0.9, 1.2)) + 0.012 * rng.standard_normal((SIZE, SIZE, 1))
 
 
 def _relief(pattern: str, rng: np.random.Generator) -> Field:
-    """The pattern carved in stone: grey, lit from one side, so that only slopes show."""
+    """The pattern carved in stone: grey, lit from one side, so that slopes show most."""
     field = _blur(PATTERNS[pattern](_canvas(rng, turn=0.35, tilt=0.1)), 0.6)
     angle = rng.uniform(0, 2 * np.pi)
     slope = np.cos(angle) * np.gradient(field, axis=1) + np.sin(angle) * np.gradient(field, axis=0)
-    stone = 0.5 + 0.1 * (_smooth_noise(rng, 2.0) - 0.5) + 0.06 * (field - 0.5)
+    stone = 0.5 + 0.1 * (_smooth_noise(rng, 2.0) - 0.5) + 0.13 * (field - 0.5)
     return _tinted(stone + 0.9 * slope, (1.02, 1.0, 0.94))
 
 
 def _sketch(pattern: str, rng: np.random.Generator) -> Field:
-    """The pattern's outlines in pencil on paper."""
+    """The pattern in pencil on paper: outlines, faintly shaded."""
     field = PATTERNS[pattern](_canvas(rng, turn=0.35, tilt=0.1))
     down, right = np.gradient(field)
     line = np.clip(2.2 * np.sqrt(down * down + right * right), 0, 1)
     pressure = 0.6 + 0.4 * _smooth_noise(rng, 6.0)
     paper = 0.93 + 0.02 * rng.standard_normal((SIZE, SIZE))
-    return _tinted(paper - 0.75 * line * pressure, (1.0, 0.99, 0.95))
+    return _tinted(paper - pressure * (0.5 * line + 0.3 * field), (1.0, 0.99, 0.95))
 
 
 _PAINTERS = {"photo": _photo, "dim": _dim, "relief": _relief, "sketch": _sketch}
@@ -174,7 +179,10 @@ def draw(pattern: str, style: str, rng: np.random.Generator, colour: str | None 
     if colour is not None and colour not in COLOURS:
         raise UnknownNameError("colour", colour, COLOURS)
     image = _clean(pattern, rng, colour) if style == "clean" else _PAINTERS[style](pattern, rng)
-    pixels: NDArray[np.uint8] = (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8)
+    np.clip(image, 0, 1, out=image)
+    image *= 255
+    image += 0.5
+    pixels: NDArray[np.uint8] = image.astype(np.uint8)
     return pixels
 
 

@@ -100,7 +100,7 @@ def train_crop(image: Image.Image, spec: ImageSpec, generator: torch.Generator |
         spec: Size and filter.
         generator: Source of the numbers; None = torch's global one.
 
-    Source: CLIPFit 4dde0494 with Dassl's `random_resized_crop` and `random_flip` (PROTOCOL 3.8).
+    Source: CLIPFit 4dde0494 with Dassl's `random_resized_crop` and `random_flip`.
     """
     return cut(np.asarray(image), draw_crop(image.width, image.height, generator), spec)
 

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import logging
+import os
 import pickle
+import socket
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from clipfit_cli.config import TINY_BACKBONE, TINY_PRETRAINED
 from clipfit_cli.errors import CheckpointError, ModelError, UnknownNameError
@@ -31,8 +37,13 @@ class Weights:
     quick_gelu: bool | None
 
 
-def find_weights(backbone: str, pretrained: str) -> Weights:
+def find_weights(backbone: str, pretrained: str, *, say: Callable[[str], None] | None = None) -> Weights:
     """Return the weights file of a model, downloaded to open_clip's cache if it is not there yet.
+
+    Args:
+        backbone: open_clip's name, or ``clipfit-tiny``.
+        pretrained: open_clip's tag, or a file.
+        say: Told where the weights are fetched from, if they have to be.
 
     Raises:
         UnknownNameError: open_clip has no such backbone, or no such tag for it and no such file exists.
@@ -47,7 +58,7 @@ def find_weights(backbone: str, pretrained: str) -> Weights:
     tag_config = open_clip.get_pretrained_cfg(backbone, pretrained)
     if not tag_config:
         return _file_weights(backbone, pretrained)
-    path = _download(backbone, pretrained, tag_config)
+    path = _cached(tag_config) or _download(backbone, pretrained, tag_config, say)
     quick_gelu = bool(tag_config.get("quick_gelu")) or pretrained == "openai"
     return Weights(path=path, sha256=file_sha256(path), tag=pretrained, quick_gelu=quick_gelu)
 
@@ -114,20 +125,60 @@ def _file_weights(backbone: str, pretrained: str) -> Weights:
     raise UnknownNameError(f"weights of {backbone}", pretrained, open_clip.list_pretrained_tags_by_model(backbone))
 
 
-def _download(backbone: str, pretrained: str, tag_config: dict[str, Any]) -> Path:
-    from open_clip.pretrained import download_pretrained
+def _cached(tag_config: dict[str, Any]) -> Path | None:
+    """Return the file in the hub's cache, which open_clip would ask the hub about even so."""
+    from huggingface_hub import try_to_load_from_cache
 
+    repository, _, file = str(tag_config.get("hf_hub") or "").rpartition("/")
+    if not repository:
+        return None
+    default = "open_clip_pytorch_model.bin"  # open_clip's own order: safetensors where there are some
+    for name in dict.fromkeys([_as_safetensors(file or default), file or default]):
+        found = try_to_load_from_cache(repository, name)
+        if isinstance(found, str):
+            return Path(found)
+    return None
+
+
+def _as_safetensors(name: str) -> str:
+    if name == "open_clip_pytorch_model.bin":
+        return "open_clip_model.safetensors"
+    return str(Path(name).with_suffix(".safetensors"))
+
+
+def _download(backbone: str, pretrained: str, tag_config: dict[str, Any], say: Callable[[str], None] | None) -> Path:
+    from open_clip import pretrained as hub
+
+    source = str(tag_config.get("hf_hub") or tag_config.get("url") or "its source")
+    source = source if "://" in source else f"https://huggingface.co/{source.rstrip('/')}"
+    if say:
+        say(f"fetching the weights {backbone} / {pretrained} from {source} ...")
+    logger = logging.getLogger("huggingface_hub")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # every retry would be a line of its own; the reason stands in the error
     try:
-        return Path(download_pretrained(tag_config))
+        _look_up_host(source)
+        return Path(hub.download_pretrained(tag_config))
     except Exception as error:  # the hub, urllib and ssl each raise their own kinds
-        source = tag_config.get("hf_hub") or tag_config.get("url") or "its source"
-        source = source if "://" in source else f"https://huggingface.co/{source.rstrip('/')}"
         raise ModelError(
             f"the weights {backbone} / {pretrained} are not in the local cache and could not be fetched from "
             f'{source} ({_first_line(error)}). On a machine with access, run: python -c "import open_clip; '
             f"open_clip.create_model('{backbone}', pretrained='{pretrained}')\" and copy its cache folder "
             "(~/.cache/huggingface, or HF_HOME) here; or give a local file: --pretrained FILE"
         ) from error
+    finally:
+        logger.setLevel(level)
+
+
+def _look_up_host(source: str) -> None:
+    """Fail at once where the source's name does not resolve; through a proxy it need not.
+
+    Raises:
+        OSError: There is no such host from here.
+    """
+    host = urlsplit(source).hostname
+    if host and not getproxies() and "HF_ENDPOINT" not in os.environ:
+        socket.getaddrinfo(host, 443)
 
 
 def _first_line(error: BaseException) -> str:

@@ -26,7 +26,7 @@ PRESETS: dict[str, Preset] = {
     "imagenet": Preset(epochs=10),
     "dtd": Preset(few_shot_beta=8.0),
     "sun397": Preset(few_shot_beta=8.0),
-    TEXTURES: Preset(epochs=30, few_shot_beta=8.0),
+    TEXTURES: Preset(epochs=20, few_shot_beta=8.0),
 }
 """What differs from `Preset()`. Source: README of the CLIPFit repository at 4dde0494; `textures` is ours."""
 

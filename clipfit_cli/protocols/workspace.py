@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -30,17 +30,26 @@ class Workspace:
     One model is kept at a time: the runs of a plan use one model.
     """
 
-    def __init__(self, *, data_root: Path, device: torch.device, images: ImageStore | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        data_root: Path,
+        device: torch.device,
+        images: ImageStore | None = None,
+        say: Callable[[str], None] | None = None,
+    ) -> None:
         """Load nothing yet.
 
         Args:
             data_root: Folder of all data sets.
             device: Where models run.
             images: Decodes them; None = one with nothing on disk.
+            say: Told what takes long before the first run begins.
         """
         self.data_root = data_root
         self.device = device
         self.images = images or ImageStore()
+        self._say = say
         self._datasets: dict[str, DataSet] = {}
         self._weights: dict[tuple[str, str], Weights] = {}
         self._bundle: tuple[ModelConfig, ClipBundle] | None = None
@@ -73,7 +82,7 @@ class Workspace:
         """
         key = (model.backbone, model.pretrained)
         if key not in self._weights:
-            self._weights[key] = find_weights(*key)
+            self._weights[key] = find_weights(*key, say=self._say)
         return self._weights[key]
 
     def bundle(self, model: ModelConfig) -> ClipBundle:

@@ -274,6 +274,7 @@ def test_behind_a_firewall_data_then_weights(tmp_path: Path, monkeypatch: pytest
         raise OSError("Name or service not known")
 
     monkeypatch.setattr(pretrained, "download_pretrained", unreachable)
+    monkeypatch.setattr("socket.getaddrinfo", lambda host, port: [])
     arguments = ["train", "--dataset", "dtd", "--shots", "16", "--data-root", str(tmp_path)]
     first = invoke(*arguments)
     assert first.exit_code == 3

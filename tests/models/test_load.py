@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 from clipfit_cli.config import ModelConfig
 from clipfit_cli.errors import CheckpointError, ModelError, UnknownNameError
+from clipfit_cli.models import weights
 from clipfit_cli.models.load import load_bundle
 from clipfit_cli.models.weights import file_sha256, find_weights, read_state_dict
 from tests.conftest import build_small_clip
@@ -79,6 +80,7 @@ def test_openai_weights_run_with_quickgelu_whatever_the_name(
             entry["quick_gelu"] = quick
         monkeypatch.setitem(pretrained._PRETRAINED, small_architecture, {tag: entry})
         monkeypatch.setattr(pretrained, "download_pretrained", lambda cfg: str(path))
+        monkeypatch.setattr("socket.getaddrinfo", lambda host, port: [])
         bundle = load_bundle(ModelConfig(small_architecture, tag), device=CPU)
         assert bundle.activation == ("gelu" if tag == "plain" else "quickgelu")
         assert bundle.image_mean == (0.1, 0.2, 0.3) and bundle.image_std == (0.4, 0.5, 0.6)
@@ -112,10 +114,62 @@ def test_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError("[Errno -2] Name or service not known")
 
     monkeypatch.setattr(pretrained, "download_pretrained", fail)
+    monkeypatch.setattr("socket.getaddrinfo", lambda host, port: [])
+    said: list[str] = []
     with pytest.raises(ModelError) as caught:
-        find_weights("ViT-B-16", "openai")
+        find_weights("ViT-B-16", "openai", say=said.append)
+    assert "fetching the weights ViT-B-16 / openai from https://huggingface.co" in said[0]
     message = str(caught.value)
     assert "Name or service not known" in message and "--pretrained FILE" in message and "huggingface.co" in message
+
+
+def test_an_unknown_host_fails_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from open_clip import pretrained
+
+    def unknown(host: str, port: int) -> None:
+        raise OSError(f"no such host {host}")
+
+    def never(cfg: object) -> str:
+        raise AssertionError("must not be asked")
+
+    monkeypatch.setattr(weights, "getproxies", dict)
+    monkeypatch.setattr("socket.getaddrinfo", unknown)
+    monkeypatch.setattr(pretrained, "download_pretrained", never)
+    with pytest.raises(ModelError, match=r"no such host huggingface\.co"):
+        find_weights("ViT-B-16", "openai")
+    monkeypatch.setattr(weights, "getproxies", lambda: {"https": "http://proxy"})
+    with pytest.raises(ModelError, match="must not be asked"):
+        find_weights("ViT-B-16", "openai")
+
+
+@pytest.mark.parametrize(
+    ("entry", "files", "expected"),
+    [
+        ("org/model/", ["open_clip_pytorch_model.bin", "open_clip_model.safetensors"], "open_clip_model.safetensors"),
+        ("org/model/", ["open_clip_pytorch_model.bin"], "open_clip_pytorch_model.bin"),
+        ("org/model/special.pt", ["special.pt"], "special.pt"),
+    ],
+)
+def test_cached_weights_need_no_network(
+    entry: str, files: list[str], expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+    from open_clip import pretrained
+
+    for name in files:
+        (tmp_path / name).write_bytes(name.encode())
+
+    def cached(repository: str, name: str) -> str | None:
+        assert repository == "org/model"
+        return str(tmp_path / name) if (tmp_path / name).exists() else None
+
+    def never(cfg: object) -> str:
+        raise AssertionError("must not be asked")
+
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", cached)
+    monkeypatch.setattr(pretrained, "download_pretrained", never)
+    monkeypatch.setitem(pretrained._PRETRAINED, "ViT-B-16", {"tag": {"hf_hub": entry}})
+    assert find_weights("ViT-B-16", "tag").path == tmp_path / expected
 
 
 def test_wrong_architecture_names_the_first_mismatch(
