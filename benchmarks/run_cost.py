@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator
 
 import open_clip
 import torch
@@ -22,7 +22,7 @@ from clipfit_cli.config import ModelConfig, ScheduleConfig
 from clipfit_cli.engine import environment
 from clipfit_cli.engine.precision import resolve_precision
 from clipfit_cli.engine.seeding import steps_per_epoch
-from clipfit_cli.engine.train import train
+from clipfit_cli.engine.train import Plan, train
 from clipfit_cli.models.bundle import ClipBundle
 from clipfit_cli.models.load import bundle_of
 
@@ -63,9 +63,9 @@ def main() -> None:
         loss, _ = adapted.loss(images, labels)
         torch.autograd.backward(loss)
 
-    def load(indices: Sequence[int], crop_seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
-        del indices, crop_seeds
-        return images, labels
+    def load(plan: Plan) -> Iterator[tuple[Tensor, Tensor]]:
+        for _ in plan:
+            yield images, labels
 
     def run(steps: int) -> float:
         schedule = ScheduleConfig(epochs=steps, batch_size=options.batch_size)

@@ -152,6 +152,10 @@ class Reporter:
         """See `SweepProgress`."""
         self._line(f"{_name(config)} failed: {error}")
 
+    def note(self, text: str) -> None:
+        """Say something that belongs to no run; from any thread."""
+        self._line(text)
+
     def _show(self, what: str, done: int, total: int, extra: str = "") -> None:
         if not self._bars:
             return

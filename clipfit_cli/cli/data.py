@@ -8,6 +8,7 @@ from typing import Annotated, cast
 import typer
 
 from clipfit_cli.cli.console import check_output, emit, note
+from clipfit_cli.cli.data_cache import cache
 from clipfit_cli.cli.data_check import check
 from clipfit_cli.cli.data_get import get
 from clipfit_cli.cli.options import OutputOptions, RootOptions, SubsetOptions, command, complete_dataset
@@ -143,3 +144,6 @@ def show(
         tuple({"what": what, "value": value} for what, value in facts.items() if value),
     )
     emit(Table(f"Images of {drawn.name}", columns, rows), output, for_people=shown)
+
+
+app.command("cache")(cache)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clipfit_cli.cli.console import Reporter, emit, note, plan_table
+from clipfit_cli.cli.data_cache import open_crop_cache
 from clipfit_cli.cli.options import RunOptions
 from clipfit_cli.errors import ClipfitError, SweepError
 
@@ -29,6 +30,7 @@ def execute(
     """Run what is not finished, print the table, and return the records; with ``--dry-run`` print the plan.
 
     Raises:
+        ConfigError: The image cache cannot be one.
         SweepError: Some runs failed, for several reasons or beside others that are finished.
         ClipfitError: All runs failed for one reason, or something that they need is missing.
     """
@@ -37,6 +39,7 @@ def execute(
         return []
     say = partial(note, quiet=output.quiet)
     say("loading torch and open_clip ...")
+    from clipfit_cli.data.images import ImageStore
     from clipfit_cli.engine.environment import resolve_device
     from clipfit_cli.engine.precision import resolve_precision
     from clipfit_cli.protocols.sweep import sweep
@@ -46,9 +49,10 @@ def execute(
     machine = resolve_device(device)
     configs = [replace(config, precision=resolve_precision(config.precision, machine)) for config in configs]
     with Reporter(quiet=output.quiet, runs_dir=output.runs_dir) as reporter:
+        images = ImageStore(crop_cache=open_crop_cache(output, reporter.note))
         result = sweep(
             configs,
-            workspace=Workspace(data_root=data_root, device=machine, say=say),
+            workspace=Workspace(data_root=data_root, device=machine, images=images, say=say),
             store=RunStore(output.runs_dir.expanduser()),
             progress=reporter,
             force=output.force,

@@ -15,6 +15,7 @@ import typer
 from clipfit_cli.cli.errors import reported
 from clipfit_cli.config import BN_MODES, PRECISIONS, SUBSETS, TEXTURES, ModelConfig, ScheduleConfig
 from clipfit_cli.data import catalog
+from clipfit_cli.data.disk_cache import DEFAULT_SIZE_GIB
 from clipfit_cli.protocols.presets import preset_of
 
 _DATA, _METHOD, _MODEL, _OUTPUT = "Data", "Method", "Model and machine", "Runs and output"
@@ -244,7 +245,39 @@ class OutputOptions:
 
 
 @dataclass(frozen=True)
-class RunOptions(OutputOptions):
+class CacheFolderOptions:
+    """Where prepared images are kept."""
+
+    image_cache: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR|auto",
+            envvar="CLIPFIT_IMAGE_CACHE",
+            show_envvar=True,
+            help="Keep prepared test images on disk, for later commands; auto = in your user cache folder. "
+            "`clipfit data cache` shows and empties it. Default: none is kept.",
+            rich_help_panel=_DATA,
+        ),
+    ] = None
+
+
+@dataclass(frozen=True)
+class CacheOptions(CacheFolderOptions):
+    """Where prepared images are kept, and how many."""
+
+    image_cache_size: Annotated[
+        float,
+        typer.Option(
+            metavar="GIB",
+            min=0,
+            help="The most that --image-cache takes; what was used least lately goes first.",
+            rich_help_panel=_DATA,
+        ),
+    ] = DEFAULT_SIZE_GIB
+
+
+@dataclass(frozen=True)
+class RunOptions(CacheOptions, OutputOptions):
     """Where runs are kept, and whether they run."""
 
     runs_dir: Annotated[

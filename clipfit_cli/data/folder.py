@@ -28,9 +28,27 @@ class ImageFolder:
         Raises:
             DataError: The file is missing or damaged.
         """
-        from clipfit_cli.data.decode import decode_rgb
+        return self.decode(self.content(path), path)
 
-        return decode_rgb(self.root / path)
+    def content(self, path: str) -> bytes:
+        """Return what is in the file.
+
+        Raises:
+            DataError: The file is missing or cannot be read.
+        """
+        from clipfit_cli.data.decode import read_file
+
+        return read_file(self.root / path)
+
+    def decode(self, content: bytes, path: str) -> Image:
+        """Return the image of a file's content as RGB at its stored size.
+
+        Raises:
+            DataError: The content is damaged.
+        """
+        from clipfit_cli.data.decode import decode_content
+
+        return decode_content(content, self.root / path)
 
     def missing(self, paths: Iterable[str]) -> tuple[str, ...]:
         """Return the paths without a file, each once, in the order given; one directory scan per folder."""

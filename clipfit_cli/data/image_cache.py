@@ -2,14 +2,42 @@
 
 from __future__ import annotations
 
+import mmap
 import threading
 from collections.abc import Hashable
-from typing import Generic, TypeVar
+from dataclasses import dataclass, field
 
-Pixels = TypeVar("Pixels")
+import numpy as np
+from numpy.typing import NDArray
+
+_SLAB_BYTES = 2**24
 
 
-class ImageCache(Generic[Pixels]):
+@dataclass
+class _Group:
+    """Pixels that come and go together, side by side in large pieces of memory.
+
+    Kept one by one, they would lie between what decoding takes and gives back, and the gaps cost a tenth of the
+    memory. Of a piece only what was written to counts as taken.
+    """
+
+    entries: dict[Hashable, NDArray[np.uint8]] = field(default_factory=dict)
+    num_bytes: int = 0
+    _slab: NDArray[np.uint8] = field(default_factory=lambda: np.empty(0, dtype=np.uint8))
+
+    def add(self, key: Hashable, pixels: NDArray[np.uint8]) -> None:
+        """Keep a copy."""
+        size = pixels.nbytes
+        if size > self._slab.nbytes:
+            self._slab = np.frombuffer(mmap.mmap(-1, max(size, _SLAB_BYTES)), dtype=np.uint8)
+        kept = self._slab[:size].reshape(pixels.shape)
+        self._slab = self._slab[size:]
+        kept[...] = pixels
+        self.entries[key] = kept
+        self.num_bytes += size
+
+
+class ImageCache:
     """Keeps pixels by group and key while a budget lasts.
 
     Inside a group what came first stays: epochs pass over all images in turn, and dropping the oldest would then
@@ -20,32 +48,31 @@ class ImageCache(Generic[Pixels]):
         """Start empty; `budget_bytes` is the most that is kept."""
         self.budget_bytes = budget_bytes
         self.used_bytes = 0
-        self._groups: dict[Hashable, dict[Hashable, Pixels]] = {}
-        self._group_bytes: dict[Hashable, int] = {}
+        self._groups: dict[Hashable, _Group] = {}
         self._lock = threading.Lock()
 
-    def get(self, group: Hashable, key: Hashable) -> Pixels | None:
-        """Return what is kept, or None; the group counts as used."""
+    def get(self, group: Hashable, key: Hashable) -> NDArray[np.uint8] | None:
+        """Return what is kept, in the shape that it had, or None; the group counts as used."""
         with self._lock:
-            entries = self._groups.pop(group, None)
-            if entries is None:
+            found = self._groups.pop(group, None)
+            if found is None:
                 return None
-            self._groups[group] = entries  # a dict remembers the order: the last is the latest
-            return entries.get(key)
+            self._groups[group] = found  # a dict remembers the order: the last is the latest
+            return found.entries.get(key)
 
-    def put(self, group: Hashable, key: Hashable, pixels: Pixels, num_bytes: int) -> bool:
-        """Keep the pixels if the budget allows; return whether they are kept."""
+    def put(self, group: Hashable, key: Hashable, pixels: NDArray[np.uint8]) -> bool:
+        """Keep a copy of the pixels, not empty, if the budget allows; return whether they are kept."""
         with self._lock:
-            if num_bytes + self._group_bytes.get(group, 0) > self.budget_bytes:
+            kept = self._groups.get(group, _Group())
+            if pixels.nbytes + kept.num_bytes > self.budget_bytes:
                 return False
-            if key in self._groups.get(group, {}):
+            if key in kept.entries:
                 return True
             for other in [name for name in self._groups if name != group]:
-                if self.used_bytes + num_bytes <= self.budget_bytes:
+                if self.used_bytes + pixels.nbytes <= self.budget_bytes:
                     break
-                del self._groups[other]
-                self.used_bytes -= self._group_bytes.pop(other)
-            self._groups.setdefault(group, {})[key] = pixels
-            self._group_bytes[group] = self._group_bytes.get(group, 0) + num_bytes
-            self.used_bytes += num_bytes
+                self.used_bytes -= self._groups.pop(other).num_bytes
+            self._groups[group] = kept
+            kept.add(key, pixels)
+            self.used_bytes += pixels.nbytes
             return True

@@ -39,6 +39,7 @@ def evaluate(
     with torch.inference_mode(), autocast(precision, device):
         for images, batch_labels in batches:
             predictions.append(adapted.logits(images).argmax(dim=-1))
+            del images  # not two batches at once, while the next one is made
             labels.append(batch_labels)
             done += len(batch_labels)
             if on_progress:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 
 import torch
 from torch import Tensor
@@ -19,8 +20,14 @@ from clipfit_cli.methods.base import Adapted
 
 _STEPS_BETWEEN_READS = 10
 
-LoadBatch = Callable[[Sequence[int], Sequence[int]], tuple[Tensor, Tensor]]
-"""(image indices, crop seeds) -> normalised images (batch, 3, size, size), labels (batch,), on the device."""
+Plan = Iterator[tuple[Sequence[int], Sequence[int]]]
+"""(image indices, crop seeds) of every batch of a training, in order."""
+
+LoadBatches = Callable[[Plan], Iterator[tuple[Tensor, Tensor]]]
+"""For each batch of the plan: normalised images (batch, 3, size, size), labels (batch,), on the device.
+
+The plan does not depend on the training, so that a loader may look ahead in it.
+"""
 
 OnProgress = Callable[[int, int, float], None]
 """(steps done, steps in all, mean loss of the last few steps) -> None."""
@@ -43,7 +50,7 @@ class Training:
 
 def train(
     adapted: Adapted,
-    load_batch: LoadBatch,
+    load_batches: LoadBatches,
     *,
     num_images: int,
     schedule: ScheduleConfig,
@@ -63,7 +70,13 @@ def train(
     generator = torch.Generator().manual_seed(seed)
     optimiser = sgd(adapted.parameters(), schedule)
     scaler = grad_scaler(precision, device)
-    total = schedule.epochs * steps_per_epoch(num_images, schedule.batch_size)
+    steps = steps_per_epoch(num_images, schedule.batch_size)
+    total = schedule.epochs * steps
+    epochs = (
+        epoch_batches(num_images=num_images, batch_size=schedule.batch_size, generator=generator)
+        for _ in range(schedule.epochs)
+    )
+    batches = load_batches(chain.from_iterable(epochs))
     done, final_loss = 0, math.nan
     adapted.train_mode(True)
     for epoch in range(schedule.epochs):
@@ -71,9 +84,7 @@ def train(
         set_lr(optimiser, lr)
         epoch_losses: list[float] = []
         unread: list[Tensor] = []
-        batches = epoch_batches(num_images=num_images, batch_size=schedule.batch_size, generator=generator)
-        for indices, crop_seeds in batches:
-            images, labels = load_batch(indices, crop_seeds)
+        for images, labels in islice(batches, steps):
             with autocast(precision, device):
                 loss, _ = adapted.loss(images, labels)
             optimiser.zero_grad(set_to_none=True)

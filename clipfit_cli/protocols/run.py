@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from torch import Tensor
 
 from clipfit_cli import methods
 from clipfit_cli.config import RunConfig
@@ -129,12 +128,9 @@ def _train(
     assert config.schedule is not None
     spec = image_spec(bundle)
 
-    def load_batch(indices: list[int], crop_seeds: list[int]) -> tuple[Tensor, Tensor]:
-        return workspace.train_batch(training_set, indices, crop_seeds, spec)
-
     return train(
         adapted,
-        load_batch,  # type: ignore[arg-type]
+        lambda plan: workspace.train_batches(training_set, plan, spec),
         num_images=len(training_set.train),
         schedule=config.schedule,
         seed=config.seed,

@@ -16,6 +16,7 @@ from clipfit_cli.data.splits import class_subset, few_shot
 from clipfit_cli.data.status import check_images
 from clipfit_cli.data.transforms import ImageSpec, normalise
 from clipfit_cli.engine.checkpoint import WEIGHTS_FILE, find_adapter
+from clipfit_cli.engine.train import Plan
 from clipfit_cli.errors import ClipfitError, ConfigError, DataError
 from clipfit_cli.models.bundle import ClipBundle
 from clipfit_cli.models.load import load_bundle
@@ -29,18 +30,26 @@ class Workspace:
     One model is kept at a time: the runs of a plan use one model.
     """
 
-    def __init__(self, *, data_root: Path, device: torch.device, say: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        data_root: Path,
+        device: torch.device,
+        images: ImageStore | None = None,
+        say: Callable[[str], None] | None = None,
+    ) -> None:
         """Load nothing yet.
 
         Args:
             data_root: Folder of all data sets.
             device: Where models run.
+            images: Decodes them; None = one with nothing on disk.
             say: Told what takes long before the first run begins.
         """
         self.data_root = data_root
         self.device = device
+        self.images = images or ImageStore()
         self._say = say
-        self.images = ImageStore()
         self._datasets: dict[str, DataSet] = {}
         self._weights: dict[tuple[str, str], Weights] = {}
         self._bundle: tuple[ModelConfig, ClipBundle] | None = None
@@ -135,13 +144,11 @@ class Workspace:
         for adapter in dict.fromkeys(config.adapter for config in configs if config.adapter):
             find_adapter(Path(adapter))
 
-    def train_batch(
-        self, dataset: DataSet, indices: Sequence[int], crop_seeds: Sequence[int], spec: ImageSpec
-    ) -> tuple[Tensor, Tensor]:
-        """Return normalised random crops (batch, 3, size, size) and labels (batch,), on the device."""
-        items = [dataset.train[index] for index in indices]
-        images, labels = self.images.train_batch(dataset, items, spec, crop_seeds)
-        return normalise(images.to(self.device), spec), labels.to(self.device)
+    def train_batches(self, dataset: DataSet, plan: Plan, spec: ImageSpec) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield normalised random crops (batch, 3, size, size) and labels (batch,), on the device."""
+        batches = (([dataset.train[index] for index in indices], seeds) for indices, seeds in plan)
+        for images, labels in self.images.train_batches(dataset, batches, spec):
+            yield normalise(images.to(self.device), spec), labels.to(self.device)
 
     def test_batches(
         self, dataset: DataSet, items: Sequence[Item], spec: ImageSpec, batch_size: int

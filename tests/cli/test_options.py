@@ -25,6 +25,8 @@ EVERYWHERE = {
     "device",
     "precision",
     "data_root",
+    "image_cache",
+    "image_cache_size",
     "runs_dir",
     "csv",
     "json",

@@ -16,7 +16,7 @@ from clipfit_cli.data.images import ImageSpec, ImageStore, eval_crop, train_crop
 from clipfit_cli.data.load import load_dataset
 from clipfit_cli.data.splits import class_subset
 from clipfit_cli.errors import ConfigError, DataError
-from tests.data.trees import small_lists, toy, write_split
+from tests.data.trees import plain_image, small_lists, toy, write_split
 
 SPEC = ImageSpec(size=16)
 
@@ -42,6 +42,38 @@ def test_train_batch_is_the_seeded_crop_of_each_image(dataset: DataSet) -> None:
     for k, (item, seed) in enumerate(zip(items, seeds, strict=True)):
         torch.manual_seed(seed)
         assert torch.equal(images[k], train_crop(noise(item.path), SPEC))
+
+
+def test_train_batches_are_those_of_one_at_a_time(dataset: DataSet) -> None:
+    batches = [(dataset.train[k : k + 4], [7 * k, 1, 2**50, k][: len(dataset.train[k : k + 4])]) for k in (4, 0, 8, 3)]
+    for store in (ImageStore(), ImageStore(0, threads=1)):
+        found = list(store.train_batches(dataset, batches, SPEC))
+        assert len(found) == 4
+        for (images, labels), (items, seeds) in zip(found, batches, strict=True):
+            expected, expected_labels = ImageStore().train_batch(dataset, items, SPEC, seeds)
+            assert torch.equal(images, expected) and torch.equal(labels, expected_labels)
+    assert list(store.train_batches(dataset, [], SPEC)) == []
+
+
+def test_training_prepares_one_batch_ahead() -> None:
+    third = threading.Event()
+
+    def load(path: str) -> Image.Image:
+        if path == "e2":
+            third.set()
+        return noise(path)
+
+    rows = [(f"e{k}", 0) for k in range(5)]
+    dataset = toy(rows, (), rows, num_classes=1, load_image=load)
+    store = ImageStore(threads=1)
+    batches = store.train_batches(dataset, [([item], [1]) for item in dataset.train], SPEC)
+    next(batches)
+    assert not third.is_set()
+    next(batches)
+    assert third.wait(timeout=20), "it is prepared while the second is worked on"
+    batches.close()
+    store.close()
+    assert store.decoded_images == 3
 
 
 def test_train_batch_does_not_depend_on_order_or_memory(dataset: DataSet) -> None:
@@ -140,6 +172,10 @@ def test_first_damaged_image_stops_the_batch(tmp_path: Path) -> None:
         list(store.test_batches(dataset, dataset.test, SPEC, 100))
     with pytest.raises(DataError, match=r"bee/test_1.jpg is empty"):
         store.train_batch(dataset, dataset.test, SPEC, [0] * 6)
+    training = store.train_batches(dataset, [(dataset.test[:2], [0, 0]), (dataset.test[2:], [0] * 4)], SPEC)
+    assert next(training)[1].tolist() == [0, 0], "what comes before it is whole"
+    with pytest.raises(DataError, match=r"bee/test_1.jpg is empty"):
+        next(training)
     batches = store.test_batches(dataset, dataset.test, SPEC, 3)
     assert next(batches)[1].tolist() == [0, 0, 1]
     with pytest.raises(DataError, match=r"bee/test_1.jpg is empty"):
@@ -151,6 +187,8 @@ def test_wrong_arguments(dataset: DataSet) -> None:
     for items, seeds in ((dataset.train, [1, 2]), ([], [])):
         with pytest.raises(ValueError, match="expected one crop seed per item"):
             store.train_batch(dataset, items, SPEC, seeds)
+        with pytest.raises(ValueError, match="expected one crop seed per item"):
+            list(store.train_batches(dataset, [(items, seeds)], SPEC))
     with pytest.raises(ValueError, match="batch size must be at least 1, got 0"):
         list(store.test_batches(dataset, dataset.test, SPEC, 0))
     with pytest.raises(ConfigError, match="memory budget must be 0 or more MiB, got -1"):
@@ -158,22 +196,57 @@ def test_wrong_arguments(dataset: DataSet) -> None:
 
 
 def test_cache_keeps_what_came_first_and_drops_other_groups() -> None:
-    cache: ImageCache[str] = ImageCache(10)
-    assert cache.put("a", 1, "a1", 4) and cache.put("a", 2, "a2", 4)
-    assert not cache.put("a", 3, "a3", 4)
-    assert (cache.get("a", 1), cache.get("a", 3), cache.used_bytes) == ("a1", None, 8)
-    assert cache.put("b", 1, "b1", 2)
-    assert cache.get("a", 2) == "a2"
-    assert cache.put("c", 1, "c1", 3), "b was used least lately, but its room is not enough"
-    assert (cache.get("a", 1), cache.get("b", 1), cache.get("c", 1)) == (None, None, "c1")
+    cache = ImageCache(10)
+
+    def put(group: str, number: int, num_bytes: int) -> bool:
+        return cache.put(group, number, np.full((num_bytes,), number, dtype=np.uint8))
+
+    def holds(group: str, number: int) -> bool:
+        kept = cache.get(group, number)
+        return kept is not None and set(kept.tolist()) == {number}
+
+    assert put("a", 1, 4) and put("a", 2, 4)
+    assert not put("a", 3, 4)
+    assert (holds("a", 1), holds("a", 3), cache.used_bytes) == (True, False, 8)
+    assert put("b", 4, 2)
+    assert holds("a", 2)
+    assert put("c", 5, 3), "b was used least lately, but its room is not enough"
+    assert (holds("a", 1), holds("b", 4), holds("c", 5)) == (False, False, True)
     assert cache.used_bytes == 3
-    assert not cache.put("d", 1, "d1", 11) and cache.get("c", 1) == "c1"
+    assert not put("d", 6, 11) and holds("c", 5)
 
 
 def test_cache_counts_a_key_once() -> None:
-    cache: ImageCache[str] = ImageCache(10)
-    assert cache.put("a", 1, "first", 4) and cache.put("a", 1, "second", 4)
-    assert (cache.get("a", 1), cache.used_bytes) == ("first", 4)
+    cache = ImageCache(10)
+    for value in (1, 2):
+        assert cache.put("a", 1, np.full((2, 2), value, dtype=np.uint8))
+    kept = cache.get("a", 1)
+    assert kept is not None and kept.tolist() == [[1, 1], [1, 1]] and cache.used_bytes == 4
+
+
+def test_cache_keeps_copies_of_any_size_side_by_side() -> None:
+    cache = ImageCache(2**27)
+    rng = np.random.default_rng(0)
+    shapes = [(3, 5, 7), (1, 1, 3), (2**12, 2**12 - 1), (2**12, 2**13), (4, 4, 3), (2**11, 2**12), (2, 9, 3)]
+    images = [rng.integers(0, 256, shape, dtype=np.uint8) for shape in shapes]
+    for k, image in enumerate(images):
+        turned = image.copy().T
+        assert cache.put("a", k, turned.T)
+        turned[...] = 0
+    for k, image in enumerate(images):
+        kept = cache.get("a", k)
+        assert kept is not None and np.array_equal(kept, image)
+
+
+def test_a_long_list_streams_within_the_budget() -> None:
+    rows = [(f"k{k}", 0) for k in range(2000)]
+    many = toy(rows, (), rows, num_classes=1, load_image=plain_image)
+    store = ImageStore(1)
+    fits = 2**20 // (3 * 16 * 16)
+    for turn in (1, 2):
+        assert sum(len(labels) for _, labels in store.test_batches(many, many.test, SPEC, 50)) == 2000
+        assert store._cache.used_bytes == fits * 3 * 16 * 16 <= 2**20
+        assert store.decoded_images == (2000 if turn == 1 else 4000 - fits)
 
 
 def test_items_may_repeat(dataset: DataSet) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +15,9 @@ import torch
 from PIL import Image
 
 from clipfit_cli.data.catalog import row
+from clipfit_cli.data.crop_cache import CropCache
 from clipfit_cli.data.dataset import Item
+from clipfit_cli.data.disk_cache import DiskCache
 from clipfit_cli.data.images import ImageSpec, ImageStore
 from clipfit_cli.data.load import load_dataset
 from clipfit_cli.data.splits import class_subset, few_shot, short_classes
@@ -120,3 +125,26 @@ def test_caltech_batches(caltech_root: Path) -> None:
     again, _ = store.train_batch(base, base.train, ImageSpec(size=64), range(50))
     assert torch.equal(images, again) and store.decoded_images == 50
     assert images.float().std(dim=(1, 2, 3)).min() > 5, "real photographs are not flat"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [64, 224])
+def test_evaluating_caltech_twice_decodes_once_within_two_gigabytes(size: int, caltech_root: Path) -> None:
+    script = Path(__file__).parents[2] / "benchmarks" / "reading.py"
+    command = [sys.executable, str(script), "--data-root", str(caltech_root), "--evaluate", str(size)]
+    found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+    if found["budget_mib"] < 1200:
+        pytest.skip("too little memory is free to keep all crops")
+    assert found["num_images"] == found["first"]["decoded"] == 8242 and found["second"]["decoded"] == 0
+    assert found["first"]["accuracy_pct"] == found["second"]["accuracy_pct"]
+    assert max(found["first"]["peak_mb"], found["second"]["peak_mb"]) < 2000
+
+
+def test_caltech_from_the_disk_is_the_same(caltech_root: Path, tmp_path: Path) -> None:
+    dataset = load_dataset("caltech101", caltech_root)
+    items, spec = dataset.test[::25], ImageSpec(size=64)
+    expected = torch.cat([images for images, _ in ImageStore().test_batches(dataset, items, spec, 50)])
+    for decoded in (len(items), 0):
+        store = ImageStore(crop_cache=CropCache(DiskCache(tmp_path, limit_bytes=2**30)))
+        found = torch.cat([images for images, _ in store.test_batches(dataset, items, spec, 50)])
+        assert torch.equal(found, expected) and store.decoded_images == decoded

@@ -87,7 +87,7 @@ def test_five_official_steps(golden: dict[str, Any], bundle: ClipBundle, run_nam
     losses: list[float] = []
     training = train(
         adapted,
-        load_batch,
+        lambda plan: (load_batch(*batch) for batch in plan),
         num_images=8,
         schedule=SCHEDULES[run_name],
         seed=1,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,7 +24,7 @@ from clipfit_cli.engine.evaluate import evaluate
 from clipfit_cli.engine.optim import lr_at_epoch, sgd
 from clipfit_cli.engine.precision import autocast, resolve_precision
 from clipfit_cli.engine.seeding import epoch_batches, seeded, steps_per_epoch
-from clipfit_cli.engine.train import train
+from clipfit_cli.engine.train import Plan, train
 from clipfit_cli.errors import CheckpointError, ConfigError, TrainingError
 from clipfit_cli.methods.base import Adapted
 from clipfit_cli.models.bundle import ClipBundle
@@ -39,8 +39,9 @@ def attached(bundle: ClipBundle, name: str = "clipfit") -> Adapted:
     return info.attach(bundle, ["cat", "red dog", "sea"], "a {}.", info.settings())
 
 
-def load(indices: Sequence[int], crop_seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
-    return IMAGES[list(indices)], LABELS[list(indices)]
+def load(plan: Plan) -> Iterator[tuple[Tensor, Tensor]]:
+    for indices, _ in plan:
+        yield IMAGES[list(indices)], LABELS[list(indices)]
 
 
 @pytest.mark.parametrize(("num_images", "sizes"), [(1, [1]), (7, [7]), (8, [8]), (9, [8]), (16, [8, 8]), (23, [8, 8])])
@@ -110,14 +111,34 @@ def test_final_loss_is_the_mean_of_the_last_epoch(small_clip: ClipBundle) -> Non
     assert training.final_loss == pytest.approx(sum(losses[3:]) / 3)
 
 
-def test_the_step_that_went_wrong_is_named(small_clip: ClipBundle) -> None:
-    calls = 0
+def test_looking_ahead_changes_nothing(small_clip: ClipBundle) -> None:
+    plans: list[list[object]] = []
+    trained: list[tuple[float, dict[str, Tensor]]] = []
 
-    def poisoned(indices: Sequence[int], crop_seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
-        nonlocal calls
-        calls += 1
-        images, labels = load(indices, crop_seeds)
-        return (images * float("nan") if calls == 4 else images), labels
+    def all_at_once(plan: Plan) -> Iterator[tuple[Tensor, Tensor]]:
+        batches = list(plan)
+        plans.append([batches])
+        return load(iter(batches))
+
+    def one_by_one(plan: Plan) -> Iterator[tuple[Tensor, Tensor]]:
+        seen: list[object] = []
+        plans.append([seen])
+        return load((seen.append(batch) or batch) for batch in plan)  # type: ignore[func-returns-value]
+
+    schedule = ScheduleConfig(epochs=3, batch_size=4)
+    for loader in (all_at_once, one_by_one):
+        adapted = attached(small_clip)
+        training = train(adapted, loader, num_images=10, schedule=schedule, seed=1, precision="fp32", device=CPU)
+        trained.append((training.final_loss, adapted.trained_tensors()))
+    (first_loss, first), (second_loss, second) = trained
+    assert plans[0] == plans[1] and first_loss == second_loss
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_the_step_that_went_wrong_is_named(small_clip: ClipBundle) -> None:
+    def poisoned(plan: Plan) -> Iterator[tuple[Tensor, Tensor]]:
+        for step, (images, labels) in enumerate(load(plan), start=1):
+            yield (images * float("nan") if step == 4 else images), labels
 
     with pytest.raises(TrainingError, match=r"nan at step 4 \(epoch 2, learning rate 0.002\)"):
         train(

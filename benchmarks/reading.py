@@ -1,0 +1,229 @@
+"""Print what reading images costs: time by step, time and peak memory of evaluating a whole data set twice.
+
+    python benchmarks/reading.py --data-root DIR --json benchmarks/reading.json
+
+Caltech101 has to lie below DIR. Every evaluation runs in a process of its own. The models are small, so that the
+reading is what is measured: the built-in one at 64 px, one with random weights at 224 px.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from open_clip.model import CLIP
+
+from clipfit_cli import methods
+from clipfit_cli.config import ModelConfig
+from clipfit_cli.data.crop_cache import CropCache
+from clipfit_cli.data.dataset import DataSet, Item
+from clipfit_cli.data.disk_cache import DiskCache, cache_usage
+from clipfit_cli.data.folder import ImageFolder
+from clipfit_cli.data.images import ImageStore
+from clipfit_cli.data.load import load_dataset
+from clipfit_cli.data.transforms import ImageSpec, eval_crop, normalise, train_crop
+from clipfit_cli.engine import environment
+from clipfit_cli.engine.evaluate import evaluate
+from clipfit_cli.models.bundle import ClipBundle
+from clipfit_cli.models.load import bundle_of
+from clipfit_cli.models.tiny import TINY_CONFIG, build_tiny, tiny_weights_path
+
+CPU = torch.device("cpu")
+SIZES = (64, 224)
+GIB = 2**30
+NUM_IMAGENET = 50_000
+JSON = dict[str, Any]
+
+
+def listed_images(data_root: Path) -> DataSet:
+    """Return Caltech101 with every listed image as a test image."""
+    dataset = load_dataset("caltech101", data_root)
+    return replace(dataset, test=(*dataset.train, *dataset.val, *dataset.test))
+
+
+def open_cache(folder: Path) -> CropCache:
+    """Return a cache of 20 GiB."""
+    return CropCache(DiskCache(folder, limit_bytes=20 * GIB, on_note=print))
+
+
+def time_by_step(dataset: DataSet, every: int) -> JSON:
+    """Return milliseconds an image, one thread, files in the page cache, best of three passes."""
+    folder = dataset.load_image
+    assert isinstance(folder, ImageFolder)
+    items = dataset.test[::every]
+    images = {item.path: folder(item.path) for item in items}
+    contents = {item.path: folder.content(item.path) for item in items}
+
+    def ms(step: Callable[[str], object]) -> float:
+        passes = []
+        for _ in range(3):
+            start = time.perf_counter()
+            for item in items:
+                step(item.path)
+            passes.append(time.perf_counter() - start)
+        return round(1000 * min(passes) / len(items), 3)
+
+    def hashed(path: str) -> str:
+        return hashlib.sha256(folder.content(path)).hexdigest()
+
+    found: JSON = {
+        "num_images": len(items),
+        "file_kib": round(sum(map(len, contents.values())) / len(items) / 1024, 1),
+        "pixels_kib": round(sum(3 * image.width * image.height for image in images.values()) / len(items) / 1024, 1),
+        "read_and_hash_ms": ms(hashed),
+        "decode_ms": ms(lambda path: folder.decode(contents[path], path)),
+    }
+    with tempfile.TemporaryDirectory() as below:
+        whole = DiskCache(Path(below) / "whole", limit_bytes=20 * GIB)
+        for path, image in images.items():
+            whole.put(hashed(path), image.tobytes())
+        sizes = {path: 3 * image.width * image.height for path, image in images.items()}
+        found["whole_image_hit_ms"] = ms(lambda path: whole.get(hashed(path), sizes[path]))
+
+        def crops(spec: ImageSpec) -> JSON:
+            cache, generator = open_cache(Path(below) / str(spec.size)), torch.Generator().manual_seed(1)
+            for path, image in images.items():
+                cache.put(contents[path], spec, eval_crop(image, spec))
+            return {
+                "train_crop_ms": ms(lambda path: train_crop(images[path], spec, generator)),
+                "eval_crop_ms": ms(lambda path: eval_crop(images[path], spec)),
+                "crop_hit_ms": ms(lambda path: cache.get(folder.content(path), spec)),
+            }
+
+        return found | {f"{size}px": crops(ImageSpec(size=size)) for size in SIZES}
+
+
+def small_bundle(size: int) -> ClipBundle:
+    """Return the built-in model, or one of its kind with random weights for another size."""
+    if size == TINY_CONFIG["vision_cfg"]["image_size"] and tiny_weights_path().is_file():
+        model = build_tiny()
+    else:
+        torch.manual_seed(0)
+        vision = {**TINY_CONFIG["vision_cfg"], "image_size": size, "patch_size": size // 7, "layers": 2}
+        model = CLIP(**{**TINY_CONFIG, "vision_cfg": vision})
+    return bundle_of(model.eval().requires_grad_(False), ModelConfig("small", "none"), weights_sha256="")
+
+
+def evaluate_twice(data_root: Path, size: int, cache: Path | None) -> JSON:
+    """Return time, decodings and peak memory after a first and a second evaluation in this process."""
+    dataset, bundle = listed_images(data_root), small_bundle(size)
+    info = methods.get("zero-shot")
+    adapted = info.attach(bundle, dataset.class_names, dataset.prompt_template, info.settings())
+    adapted.train_mode(False)
+    spec = ImageSpec(size=size)
+    store = ImageStore(crop_cache=open_cache(cache) if cache else None)
+    found: JSON = {
+        "num_images": len(dataset.test),
+        "budget_mib": store.memory_budget_mib,
+        "start_mb": peak_mb(),
+    }
+    for turn in ("first", "second"):
+        start, cpu, before = time.perf_counter(), time.process_time(), store.decoded_images
+        batches = ((normalise(x, spec), y) for x, y in store.test_batches(dataset, dataset.test, spec, 100))
+        scores = evaluate(adapted, batches, precision="fp32", device=CPU)
+        found[turn] = {
+            "time_s": round(time.perf_counter() - start, 1),
+            "cpu_s": round(time.process_time() - cpu, 1),
+            "decoded": store.decoded_images - before,
+            "peak_mb": peak_mb(),
+            "accuracy_pct": scores.accuracy_pct,
+        }
+    return found
+
+
+def stream(data_root: Path, size: int, budget_mib: int | None) -> JSON:
+    """Return the peak memory of reading as many images as ImageNet tests, Caltech101's again and again."""
+    dataset = listed_images(data_root)
+    rounds = -(-NUM_IMAGENET // len(dataset.test))
+    items = [Item("./" * k + item.path, item.label) for k in range(rounds) for item in dataset.test][:NUM_IMAGENET]
+    store, before = ImageStore(budget_mib), peak_mb()
+    count = sum(len(labels) for _, labels in store.test_batches(dataset, items, ImageSpec(size=size), 100))
+    return {
+        "num_images": count,
+        "budget_mib": store.memory_budget_mib,
+        "start_mb": before,
+        "peak_mb": peak_mb(),
+    }
+
+
+def peak_mb() -> int:
+    """Return the peak of this process's resident memory in MB (10^6 bytes)."""
+    return round((environment.peak_memory_mib(CPU) or 0) * 2**20 / 1e6)
+
+
+def in_a_process(*arguments: object) -> JSON:
+    """Return what this script prints in a process of its own."""
+    command = [sys.executable, __file__, *map(str, arguments)]
+    printed: JSON = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+    return printed
+
+
+def measure_all(data_root: Path, every: int) -> JSON:
+    """Return every figure."""
+    found: JSON = {"config": {"data set": "caltech101", "batch_size": 100}, "machine": machine()}
+    found |= {"versions": environment.versions(), "commit": commit()}
+    found["by_step"] = time_by_step(listed_images(data_root), every)
+    root = ("--data-root", data_root)
+    for size in SIZES:
+        with tempfile.TemporaryDirectory() as cache:
+            child = (*root, "--evaluate", size)
+            runs: JSON = {"no cache": in_a_process(*child)}
+            runs["cache, first process"] = in_a_process(*child, "--cache", cache)
+            runs["cache, later process"] = in_a_process(*child, "--cache", cache)
+            runs["cache_mb"] = round(cache_usage(Path(cache)).num_bytes / 1e6)
+        found[f"evaluation_{size}px"] = runs
+    found["stream_224px"] = {
+        "default budget": in_a_process(*root, "--stream", 224),
+        "budget 256 MiB": in_a_process(*root, "--stream", 224, "--budget", 256),
+    }
+    return found
+
+
+def machine() -> str:
+    """Return the machine in words."""
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GIB
+    return f"{environment.device_name(CPU)}, {os.cpu_count()} cores, {memory:.0f} GiB memory"
+
+
+def commit() -> str:
+    """Return the commit that is checked out, shortened."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, check=False, stdout=subprocess.PIPE, text=True).stdout.strip()
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-root", type=Path, required=True)
+    parser.add_argument("--every", type=int, default=20, help="for the times by step, one image in so many")
+    parser.add_argument("--json", type=Path, help="write the figures there, too")
+    parser.add_argument("--evaluate", type=int, metavar="PX", help="only evaluate twice, in this process")
+    parser.add_argument("--stream", type=int, metavar="PX", help="only read 50,000 images, in this process")
+    parser.add_argument("--cache", type=Path, help="of --evaluate")
+    parser.add_argument("--budget", type=int, help="of --stream, in MiB")
+    options = parser.parse_args(arguments)
+    if options.evaluate:
+        found = evaluate_twice(options.data_root, options.evaluate, options.cache)
+    elif options.stream:
+        found = stream(options.data_root, options.stream, options.budget)
+    else:
+        found = measure_all(options.data_root, options.every)
+    text = json.dumps(found, indent=2)
+    print(text)
+    if options.json:
+        options.json.write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
