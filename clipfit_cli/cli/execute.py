@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 
 from clipfit_cli.cli.console import Reporter, emit, note, plan_table
 from clipfit_cli.cli.options import RunOptions
+from clipfit_cli.cli.request import splits_dir_of
 from clipfit_cli.errors import ClipfitError, SweepError
 
 if TYPE_CHECKING:
     from clipfit_cli.config import RunConfig
+    from clipfit_cli.data.custom import OwnDataSet
     from clipfit_cli.results.record import RunRecord
     from clipfit_cli.results.tables import Table
 
@@ -23,10 +25,19 @@ def execute(
     output: RunOptions,
     *,
     data_root: Path,
+    own: Mapping[str, OwnDataSet],
     device: str,
     summarise: Callable[[list[RunRecord]], Table],
 ) -> list[RunRecord]:
     """Run what is not finished, print the table, and return the records; with ``--dry-run`` print the plan.
+
+    Args:
+        configs: The plan.
+        output: What is printed, and where runs are kept.
+        data_root: Folder of the data sets of the catalog.
+        own: Name -> data set of the user's own.
+        device: As typed.
+        summarise: Records -> table.
 
     Raises:
         SweepError: Some runs failed, for several reasons or beside others that are finished.
@@ -43,13 +54,15 @@ def execute(
     from clipfit_cli.protocols.workspace import Workspace
     from clipfit_cli.results.store import RunStore
 
-    machine = resolve_device(device)
+    machine, runs_dir = resolve_device(device), output.runs_dir.expanduser()
     configs = [replace(config, precision=resolve_precision(config.precision, machine)) for config in configs]
     with Reporter(quiet=output.quiet, runs_dir=output.runs_dir) as reporter:
         result = sweep(
             configs,
-            workspace=Workspace(data_root=data_root, device=machine, say=say),
-            store=RunStore(output.runs_dir.expanduser()),
+            workspace=Workspace(
+                data_root=data_root, device=machine, say=say, own=own, splits_dir=splits_dir_of(runs_dir)
+            ),
+            store=RunStore(runs_dir),
             progress=reporter,
             force=output.force,
         )

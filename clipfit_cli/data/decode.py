@@ -26,20 +26,41 @@ _OPEN_LOCK = threading.Lock()
 
 
 def decode_rgb(path: Path) -> Image.Image:
-    """Return the image as RGB, first frame, at its stored size.
-
-    Only pixels count: the orientation in the metadata is not applied (the reference does not), transparency is
-    dropped, and 16-bit grey keeps its upper eight bits.
+    """Return the image as RGB, first frame, at its stored size; see `read_file` and `decode_content`.
 
     Raises:
         DataError: The file is missing, empty, truncated, not an image, of 32-bit pixels, or too large.
     """
+    return decode_content(read_file(path), path)
+
+
+def read_file(path: Path) -> bytes:
+    """Return what is in an image file.
+
+    Raises:
+        DataError: It is missing or cannot be read.
+    """
     try:
-        content = path.read_bytes()
+        return path.read_bytes()
     except FileNotFoundError:
         raise DataError(f"image {path} is missing", path=path) from None
     except OSError as error:
         raise DataError(f"image {path} cannot be read: {error.strerror or error}", path=path) from error
+
+
+def decode_content(content: bytes, path: Path | str) -> Image.Image:
+    """Return the image that a file's content stands for, as RGB, first frame, at its stored size.
+
+    Only pixels count: the orientation in the metadata is not applied (the reference does not), transparency is
+    dropped, and 16-bit grey keeps its upper eight bits.
+
+    Args:
+        content: Of the whole file.
+        path: What error messages call it.
+
+    Raises:
+        DataError: The content is empty, truncated, not an image, of 32-bit pixels, or too large.
+    """
     if not content:
         raise DataError(f"image {path} is empty (0 bytes)", path=path)
     try:
