@@ -86,7 +86,8 @@ class TransferOptions:
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Data set that is trained on. Default: imagenet; where it is not there, the built-in 'textures'.",
+            help="Data set, or images of your own, to train on. Default: imagenet; where it is not there, the "
+            "built-in 'textures'.",
             rich_help_panel=_DATA,
             autocompletion=complete_dataset,
         ),
@@ -95,8 +96,8 @@ class TransferOptions:
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="Data set that is tested on; repeat it, or give a comma list. 'all' = every other one and the "
-            "shifted variants. Default: those of 'all' that are there.",
+            help="Data set, or images of your own, to test on; repeat it, or give a comma list. 'all' = every other "
+            "one and the shifted variants. Default: those of 'all' that are there.",
             rich_help_panel=_DATA,
             autocompletion=complete_dataset,
         ),

@@ -67,8 +67,8 @@ def arrange(listing: Listing, splits_dir: Path | None) -> Arranged:
         return Arranged(train, val, test)
     everything = sorted((item for part in items.values() for item in part), key=lambda item: (item.label, item.path))
     given = " and ".join(split for split in items if split)
-    cause = f"of {given} together, for want of test images" if given else "of the images of each class"
-    note = f"split made by clipfit (seed {SPLIT_SEED}): 50 % train, 20 % val, 30 % test {cause}"
+    what = f"no test images were given, so {given}" if given else "the images of each class"
+    note = f"{what} were split 50/20/30 into train, val and test (seed {SPLIT_SEED})"
     return Arranged(*own_split(everything, listing.class_names, splits_dir), note=note)
 
 

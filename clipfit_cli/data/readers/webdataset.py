@@ -45,15 +45,18 @@ class Shards:
         """Return what is in the image file.
 
         Raises:
-            DataError: The shard cannot be read.
+            DataError: The shard cannot be read, or has become shorter.
         """
         shard, offset, size = self.places[path]
         try:
             with shard.open("rb") as file:
                 file.seek(offset)
-                return file.read(size)
+                content = file.read(size)
         except OSError as error:
             raise DataError(f"shard {shard} cannot be read: {error.strerror or error}", path=shard) from error
+        if len(content) < size:
+            raise DataError(f"shard {shard} ends within image {path}", path=shard)
+        return content
 
     def decode(self, content: bytes, path: str) -> Image:
         """Return the image of a file's content as RGB at its stored size.
@@ -157,8 +160,8 @@ def _samples(shard: Path, names: list[str]) -> Iterator[tuple[str, int, int, int
     """Yield image, label, offset and size of the samples of a shard; notes class names that come with it."""
     images: dict[str, tuple[str, int, int]] = {}
     labels: dict[str, int] = {}
-    size = shard.stat().st_size
     try:
+        size = shard.stat().st_size
         with tarfile.open(shard, "r:") as archive:
             for member in archive:
                 if not member.isfile():
