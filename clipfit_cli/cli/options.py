@@ -54,7 +54,7 @@ class DatasetOptions:
         typer.Option(
             metavar="NAME",
             help="Data set; repeat it, or give a comma list. 'all' = the eleven of the paper. Your own images: a "
-            "folder, a CSV or JSONL file, hf:ORG/NAME[[:CONFIG]] or wds:SHARDS, and OTHER=FOLDER to name them. "
+            "folder, a CSV or JSONL file, hf:ORG/NAME[:CONFIG] or wds:SHARDS; MINE=FOLDER gives it a name. "
             "Default: those found under the data root, else the built-in 'textures'.",
             rich_help_panel=_DATA,
             autocompletion=complete_dataset,

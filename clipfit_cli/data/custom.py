@@ -52,7 +52,7 @@ def find_own(text: str) -> OwnDataSet | None:
 
     Raises:
         UnknownNameError: It is neither a name nor looks like a path.
-        ConfigError: A name that the catalog has is given to it, or it is a URL.
+        ConfigError: A name that the catalog has is given to it, it is a URL, or nothing stands behind a scheme.
         DataError: There is no such folder or file, or the file is of no known kind.
     """
     name, rest = _parts(text)
@@ -61,6 +61,8 @@ def find_own(text: str) -> OwnDataSet | None:
     scheme = _scheme(rest)
     if scheme:
         location = rest.removeprefix(f"{scheme}:")
+        if not location:
+            raise ConfigError(f"nothing stands behind {rest}; expected hf:ORG/NAME or wds:SHARDS")
         return OwnDataSet(name or _free_name(_stem(location)), scheme, _anchored(scheme, location))
     if not name and catalog.is_known(rest):
         return None

@@ -93,6 +93,7 @@ def test_schemes(text: str, name: str, location: str, here: Path) -> None:
         ("https://example.org/x.zip", ConfigError, "is a URL"),
         ("dtd=mine", ConfigError, "'dtd' is the name of another data set"),
         ("all=mine", ConfigError, "'all' is the name of another"),
+        ("wds:", ConfigError, "nothing stands behind wds:"),
         ("x=dtd", ConfigError, "has its name already"),
         ("x=nothing", UnknownNameError, "unknown data set 'nothing'"),
         (f"./{'x' * 5000}", DataError, "no folder or file"),

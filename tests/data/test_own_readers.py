@@ -327,6 +327,12 @@ def test_shards_of_split_folders_with_names_in_a_member(tmp_path: Path) -> None:
     assert [item.path for item in dataset.test] == ["test/0.tar/s0.webp", "test/0.tar/s1.webp"]
 
 
+def test_class_names_in_the_folder_above(tmp_path: Path) -> None:
+    (tmp_path / "classnames.txt").write_text("ant\nbee\n", encoding="utf-8")
+    shard(tmp_path / "test" / "0.tar", {"a.png": picture(), "a.cls": b"0", "b.png": picture(), "b.cls": b"1"})
+    assert webdataset.read(str(tmp_path / "test" / "*.tar")).class_names == ("ant", "bee")
+
+
 def test_labels_without_names_are_called_by_their_numbers(tmp_path: Path) -> None:
     shard(tmp_path / "0.tar", {"a.png": picture(), "a.cls": b"0", "b.png": picture(), "b.cls": b"1"})
     listing = webdataset.read(str(tmp_path / "0.tar"))
