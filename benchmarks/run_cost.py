@@ -53,7 +53,7 @@ def main() -> None:
     bundle = random_bundle(options.backbone, device)
     info = methods.get(options.method)
     names = [f"texture number {index}" for index in range(options.classes)]
-    adapted = info.attach(bundle, names, "a photo of a {}, a type of texture.", info.settings())
+    adapted = info.attach(bundle, names, ["a photo of a {}, a type of texture."], info.settings())
     size = bundle.image_size
     images = torch.randn(options.batch_size, 3, size, size, device=device)
     labels = torch.randint(options.classes, (options.batch_size,), device=device)

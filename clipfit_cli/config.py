@@ -99,6 +99,7 @@ class RunConfig:
         precision: Resolved: fp32, bf16 or fp16.
         tests: Where the result is tested.
         adapter: Path of a saved adapter that is scored instead of training one.
+        templates: Prompt templates of every data set of the run; empty = each data set's own.
     """
 
     protocol: ProtocolName
@@ -113,6 +114,7 @@ class RunConfig:
     precision: Precision
     tests: tuple[TestSet, ...]
     adapter: str | None = None
+    templates: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.shots is not None and self.shots < 0:
@@ -141,6 +143,7 @@ class Request:
         epochs, batch_size, lr: None = the preset of the data set and setting.
         targets: Test data sets of `xdataset`.
         subset: Class group for `few-shot` runs.
+        templates: Prompt templates for every data set; empty = each data set's own.
     """
 
     datasets: tuple[str, ...]
@@ -154,6 +157,7 @@ class Request:
     precision: Precision = "auto"
     subset: Subset = "all"
     targets: tuple[TestSet, ...] = ()
+    templates: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.datasets:

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -49,6 +50,11 @@ def loaded_by(*arguments: str) -> list[str]:
 )
 def test_nothing_heavy_is_loaded(arguments: list[str]) -> None:
     assert loaded_by(*arguments) == []
+
+
+def test_a_plan_for_own_images_loads_nothing_heavy(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    assert loaded_by("base2new", "--dataset", str(tmp_path / "mine"), "--template", "a {}.", "--dry-run") == []
 
 
 def test_help_takes_under_half_a_second() -> None:

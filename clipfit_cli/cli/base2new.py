@@ -11,10 +11,12 @@ from clipfit_cli.cli.options import (
     DrawOptions,
     MethodOptions,
     ModelOptions,
+    PromptOptions,
     RootOptions,
     RunOptions,
     command,
 )
+from clipfit_cli.cli.prompts import choose_templates
 from clipfit_cli.cli.request import build_request, choose_datasets, choose_model, data_root_of
 from clipfit_cli.cli.words import parse_methods
 
@@ -23,6 +25,7 @@ from clipfit_cli.cli.words import parse_methods
 def base2new(
     data: DatasetOptions,
     root: RootOptions,
+    prompts: PromptOptions,
     draw: DrawOptions,
     training: MethodOptions,
     machine: ModelOptions,
@@ -35,7 +38,7 @@ def base2new(
     check_output(output)
     say = partial(note, quiet=output.quiet)
     data_root = data_root_of(root.data_root)
-    datasets = choose_datasets(data.dataset, data_root, say)
+    datasets, own = choose_datasets(data.dataset, data_root, say, prompts.class_names)
     request = build_request(
         datasets=datasets,
         methods=parse_methods(training.method, training.set_),
@@ -43,6 +46,7 @@ def base2new(
         machine=machine,
         draw=draw,
         training=training,
+        templates=choose_templates(prompts),
     )
     from clipfit_cli.protocols import base2new as protocol
     from clipfit_cli.protocols import compare
@@ -51,6 +55,7 @@ def base2new(
         protocol.plan(request),
         output,
         data_root=data_root,
+        own=own,
         device=machine.device,
         summarise=partial(compare.summarise, "base2new"),
     )

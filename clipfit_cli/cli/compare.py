@@ -14,6 +14,7 @@ from clipfit_cli.cli.options import (
     DrawOptions,
     MethodOptions,
     ModelOptions,
+    PromptOptions,
     RootOptions,
     RunOptions,
     SubsetOptions,
@@ -22,6 +23,7 @@ from clipfit_cli.cli.options import (
     complete_method,
     complete_protocol,
 )
+from clipfit_cli.cli.prompts import choose_templates
 from clipfit_cli.cli.request import (
     build_request,
     choose_datasets,
@@ -41,6 +43,7 @@ def compare(
     data: DatasetOptions,
     root: RootOptions,
     transfer: TransferOptions,
+    prompts: PromptOptions,
     classes: SubsetOptions,
     draw: DrawOptions,
     training: MethodOptions,
@@ -85,12 +88,12 @@ def compare(
     if protocol == "xdataset":
         if data.dataset:
             raise ConfigError("--protocol xdataset takes --source and --target instead of --dataset")
-        source, targets = choose_transfer(transfer.source, transfer.target, data_root, say)
+        source, targets, own = choose_transfer(transfer.source, transfer.target, data_root, say, prompts.class_names)
         datasets: tuple[str, ...] = (source,)
     else:
         if transfer.source or transfer.target:
             raise ConfigError(f"--source and --target are for --protocol xdataset, not for {protocol}")
-        datasets = choose_datasets(data.dataset, data_root, say)
+        datasets, own = choose_datasets(data.dataset, data_root, say, prompts.class_names)
     request = build_request(
         datasets=datasets,
         methods=tuple(methods),
@@ -98,6 +101,7 @@ def compare(
         machine=machine,
         draw=draw,
         training=training,
+        templates=choose_templates(prompts),
         subset=classes.subset,
         targets=targets,
     )
@@ -105,6 +109,7 @@ def compare(
         rules.plan(protocol, request),
         output,
         data_root=data_root,
+        own=own,
         device=machine.device,
         summarise=partial(rules.summarise_leads, protocol, method=candidates[0]),
     )

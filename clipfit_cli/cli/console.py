@@ -201,6 +201,7 @@ def plan_table(configs: Sequence[RunConfig]) -> Table:
         Column("batch_size", "batch size", "int", terminal=False),
         Column("lr", "lr", terminal=False),
         Column("precision", "precision", terminal=False),
+        Column("templates", "templates", "prose", terminal=False),
         Column("tests", "tests", "prose"),
     )
     rows = tuple(
@@ -218,6 +219,7 @@ def plan_table(configs: Sequence[RunConfig]) -> Table:
             "batch_size": config.schedule.batch_size if config.schedule else None,
             "lr": repr(config.schedule.lr) if config.schedule else None,
             "precision": config.precision,
+            "templates": " | ".join(config.templates) or None,
             "tests": " ".join(f"{test.dataset}/{test.subset}" for test in config.tests),
         }
         for config in configs

@@ -11,8 +11,18 @@ from clipfit_cli.cli.console import check_output, emit, note
 from clipfit_cli.cli.data_cache import cache
 from clipfit_cli.cli.data_check import check
 from clipfit_cli.cli.data_get import get
-from clipfit_cli.cli.options import OutputOptions, RootOptions, SubsetOptions, command, complete_dataset
-from clipfit_cli.cli.request import data_root_of
+from clipfit_cli.cli.options import (
+    DEFAULT_RUNS_DIR,
+    OutputOptions,
+    PromptOptions,
+    RootOptions,
+    RunsDir,
+    SubsetOptions,
+    command,
+    complete_dataset,
+)
+from clipfit_cli.cli.prompts import choose_templates
+from clipfit_cli.cli.request import data_root_of, own_datasets, splits_dir_of
 from clipfit_cli.cli.words import parse_shots
 from clipfit_cli.config import Subset
 from clipfit_cli.data import catalog
@@ -90,14 +100,18 @@ def path(
 @app.command("show")
 @command
 def show(
-    dataset: Annotated[str, typer.Argument(help="Data set.", autocompletion=complete_dataset)],
+    dataset: Annotated[
+        str, typer.Argument(help="Data set, or your own images as with --dataset.", autocompletion=complete_dataset)
+    ],
     root: RootOptions,
+    prompts: PromptOptions,
     classes: SubsetOptions,
     output: OutputOptions,
     shots: Annotated[
         str, typer.Option(help="Training images per class; 'all' = every image.", rich_help_panel="Data")
     ] = "all",
     seed: Annotated[int, typer.Option(min=0, help="Of the draw.", rich_help_panel="Data")] = 1,
+    runs_dir: RunsDir = DEFAULT_RUNS_DIR,
 ) -> None:
     """Show a data set; with --csv or --json, the very images of a draw.
 
@@ -109,13 +123,19 @@ def show(
         raise ConfigError(f"data show takes one number of shots, got {shots}")
     from clipfit_cli.data.load import load_dataset
     from clipfit_cli.data.splits import class_subset, few_shot, short_classes
+    from clipfit_cli.data.status import missing_images
     from clipfit_cli.results.tables import Column, Table
 
-    whole = load_dataset(dataset, data_root_of(root.data_root))
+    (name,), own = own_datasets((dataset,), prompts.class_names)
+    templates = choose_templates(prompts)
+    splits_dir = splits_dir_of(runs_dir)
+    whole = load_dataset(
+        own.get(name, name), data_root_of(root.data_root), splits_dir=splits_dir if splits_dir.is_dir() else None
+    )
     drawn = class_subset(few_shot(whole, shots=counts[0], seed=seed), cast(Subset, classes.subset))
     say = partial(note, quiet=output.quiet)
-    for name, count in short_classes(whole, counts[0]):
-        say(f"{name} has {count} training images, fewer than {counts[0]}: all of them are used")
+    for class_name, count in short_classes(whole, counts[0]):
+        say(f"{class_name} has {count} training images, fewer than {counts[0]}: all of them are used")
     lists = {"train": drawn.train, "val": drawn.val, "test": drawn.test}
     columns = (
         Column("split", "split"),
@@ -128,19 +148,23 @@ def show(
         for split, items in lists.items()
         for item in items
     )
-    row = catalog.row(dataset)
+    missing = missing_images(whole, (*whole.train, *whole.val, *whole.test))
+    row = None if own else catalog.row(name)
     facts = {
-        "prompt": row.prompt_template,
+        "prompts" if len(templates) > 1 else "prompt": "\n".join(templates or (whole.prompt_template,)),
         "images": ", ".join(f"{len(items)} {split}" for split, items in lists.items()),
+        "missing": f"{len(missing)} listed images, the first is {missing[0]}" if missing else "",
         "split sha256": whole.split_sha256,
-        "licence": row.licence,
-        "home": row.homepage,
-        "cite": row.citation,
+        "split": " ".join(note.removeprefix(f"{name}: ") for note in whole.notes),
+        "from": own[name].location if own else "",
+        "licence": row.licence if row else "",
+        "home": row.homepage if row else "",
+        "cite": row.citation if row else "",
         f"{drawn.num_classes} classes": ", ".join(drawn.class_names),
     }
     shown = Table(
         "",
-        (Column("what", row.name), Column("value", row.title, "prose")),
+        (Column("what", name), Column("value", row.title if row else own[name].kind, "prose")),
         tuple({"what": what, "value": value} for what, value in facts.items() if value),
     )
     emit(Table(f"Images of {drawn.name}", columns, rows), output, for_people=shown)

@@ -15,19 +15,23 @@ from clipfit_cli.cli.options import (
     DatasetOptions,
     DrawOptions,
     ModelOptions,
+    PromptOptions,
     RootOptions,
     RunOptions,
     SubsetOptions,
     command,
 )
+from clipfit_cli.cli.prompts import choose_templates
 from clipfit_cli.cli.request import build_request, choose_datasets, choose_model, data_root_of
 from clipfit_cli.config import MethodChoice
+from clipfit_cli.data import catalog
 
 
 @command
 def eval_(
     data: DatasetOptions,
     root: RootOptions,
+    prompts: PromptOptions,
     classes: SubsetOptions,
     machine: ModelOptions,
     output: RunOptions,
@@ -41,12 +45,13 @@ def eval_(
 ) -> None:
     """Score a saved adapter, or zero-shot CLIP, on any data set and class group.
 
-    Backbone and weights are those that the adapter was made on.
+    Backbone, weights and templates given by hand are those that the adapter was made with.
     """
     check_output(output)
     say = partial(note, quiet=output.quiet)
     data_root = data_root_of(root.data_root)
-    datasets = choose_datasets(data.dataset, data_root, say)
+    datasets, own = choose_datasets(data.dataset, data_root, say, prompts.class_names)
+    templates = choose_templates(prompts)
     from clipfit_cli.protocols import compare
     from clipfit_cli.protocols import eval as protocol
 
@@ -56,6 +61,8 @@ def eval_(
 
         card = read_card(find_adapter(adapter.expanduser()))
         method, settings = MethodChoice(card.method), card.settings
+        if not templates and card.prompt_templates != (catalog.prompt_template(card.dataset),):
+            templates = card.prompt_templates
         draw = DrawOptions(shots="all" if card.shots is None else str(card.shots), seeds=str(card.seed))
         machine = replace(
             machine,
@@ -69,12 +76,14 @@ def eval_(
         model=choose_model(machine, datasets, say),
         machine=machine,
         draw=draw,
+        templates=templates,
         subset=classes.subset,
     )
     execute(
         protocol.plan(request, adapter=str(adapter.expanduser().absolute()) if adapter else None, settings=settings),
         output,
         data_root=data_root,
+        own=own,
         device=machine.device,
         summarise=partial(compare.summarise, "eval"),
     )

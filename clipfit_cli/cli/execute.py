@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING
 from clipfit_cli.cli.console import Reporter, emit, note, plan_table
 from clipfit_cli.cli.data_cache import open_crop_cache
 from clipfit_cli.cli.options import RunOptions
+from clipfit_cli.cli.request import splits_dir_of
 from clipfit_cli.errors import ClipfitError, SweepError
 
 if TYPE_CHECKING:
     from clipfit_cli.config import RunConfig
+    from clipfit_cli.data.custom import OwnDataSet
     from clipfit_cli.results.record import RunRecord
     from clipfit_cli.results.tables import Table
 
@@ -24,10 +26,19 @@ def execute(
     output: RunOptions,
     *,
     data_root: Path,
+    own: Mapping[str, OwnDataSet],
     device: str,
     summarise: Callable[[list[RunRecord]], Table],
 ) -> list[RunRecord]:
     """Run what is not finished, print the table, and return the records; with ``--dry-run`` print the plan.
+
+    Args:
+        configs: The plan.
+        output: What is printed, and where runs are kept.
+        data_root: Folder of the data sets of the catalog.
+        own: Name -> data set of the user's own.
+        device: As typed.
+        summarise: Records -> table.
 
     Raises:
         ConfigError: The image cache cannot be one.
@@ -46,14 +57,21 @@ def execute(
     from clipfit_cli.protocols.workspace import Workspace
     from clipfit_cli.results.store import RunStore
 
-    machine = resolve_device(device)
+    machine, runs_dir = resolve_device(device), output.runs_dir.expanduser()
     configs = [replace(config, precision=resolve_precision(config.precision, machine)) for config in configs]
     with Reporter(quiet=output.quiet, runs_dir=output.runs_dir) as reporter:
         images = ImageStore(crop_cache=open_crop_cache(output, reporter.note))
         result = sweep(
             configs,
-            workspace=Workspace(data_root=data_root, device=machine, images=images, say=say),
-            store=RunStore(output.runs_dir.expanduser()),
+            workspace=Workspace(
+                data_root=data_root,
+                device=machine,
+                images=images,
+                say=say,
+                own=own,
+                splits_dir=splits_dir_of(runs_dir),
+            ),
+            store=RunStore(runs_dir),
             progress=reporter,
             force=output.force,
         )

@@ -16,6 +16,7 @@ from clipfit_cli.cli.errors import reported
 from clipfit_cli.config import BN_MODES, PRECISIONS, SUBSETS, TEXTURES, ModelConfig, ScheduleConfig
 from clipfit_cli.data import catalog
 from clipfit_cli.data.disk_cache import DEFAULT_SIZE_GIB
+from clipfit_cli.models.templates import TEMPLATE_SETS
 from clipfit_cli.protocols.presets import preset_of
 
 _DATA, _METHOD, _MODEL, _OUTPUT = "Data", "Method", "Model and machine", "Runs and output"
@@ -53,7 +54,8 @@ class DatasetOptions:
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="Data set; repeat it, or give a comma list. 'all' = the eleven of the paper. "
+            help="Data set; repeat it, or give a comma list. 'all' = the eleven of the paper. Your own images: a "
+            "folder, a CSV or JSONL file, hf:ORG/NAME[:CONFIG] or wds:SHARDS; MINE=FOLDER gives it a name. "
             "Default: those found under the data root, else the built-in 'textures'.",
             rich_help_panel=_DATA,
             autocompletion=complete_dataset,
@@ -85,7 +87,8 @@ class TransferOptions:
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Data set that is trained on. Default: imagenet; where it is not there, the built-in 'textures'.",
+            help="Data set, or images of your own, to train on. Default: imagenet; where it is not there, the "
+            "built-in 'textures'.",
             rich_help_panel=_DATA,
             autocompletion=complete_dataset,
         ),
@@ -94,10 +97,49 @@ class TransferOptions:
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="Data set that is tested on; repeat it, or give a comma list. 'all' = every other one and the "
-            "shifted variants. Default: those of 'all' that are there.",
+            help="Data set, or images of your own, to test on; repeat it, or give a comma list. 'all' = every other "
+            "one and the shifted variants. Default: those of 'all' that are there.",
             rich_help_panel=_DATA,
             autocompletion=complete_dataset,
+        ),
+    ] = None
+
+
+@dataclass(frozen=True)
+class PromptOptions:
+    """What the classes are called, and what the text tower is asked."""
+
+    class_names: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Class names of your own images: one a line in label order, or a JSON list.",
+            rich_help_panel=_DATA,
+        ),
+    ] = None
+    template: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT",
+            help="Prompt with one {} for the class name. Default: each data set's own.",
+            rich_help_panel=_DATA,
+        ),
+    ] = None
+    templates: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Several prompts, one a line or a JSON list; a class is the mean of its features under all.",
+            rich_help_panel=_DATA,
+        ),
+    ] = None
+    template_set: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="openai: the 80 prompts that CLIP's authors average for ImageNet.",
+            rich_help_panel=_DATA,
+            autocompletion=_complete_from(TEMPLATE_SETS),
         ),
     ] = None
 
@@ -244,6 +286,19 @@ class OutputOptions:
     ] = False
 
 
+RunsDir = Annotated[
+    Path,
+    typer.Option(
+        metavar="DIR",
+        envvar="CLIPFIT_RUNS",
+        show_envvar=True,
+        help="Folder of finished runs; a run found there is not run again. Splits of your own images are kept there.",
+        rich_help_panel=_OUTPUT,
+    ),
+]
+DEFAULT_RUNS_DIR = Path("runs")
+
+
 @dataclass(frozen=True)
 class CacheFolderOptions:
     """Where prepared images are kept."""
@@ -280,16 +335,7 @@ class CacheOptions(CacheFolderOptions):
 class RunOptions(CacheOptions, OutputOptions):
     """Where runs are kept, and whether they run."""
 
-    runs_dir: Annotated[
-        Path,
-        typer.Option(
-            metavar="DIR",
-            envvar="CLIPFIT_RUNS",
-            show_envvar=True,
-            help="Folder of finished runs; a run found there is not run again.",
-            rich_help_panel=_OUTPUT,
-        ),
-    ] = Path("runs")
+    runs_dir: RunsDir = DEFAULT_RUNS_DIR
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the runs that would be made, and stop.", rich_help_panel=_OUTPUT)
     ] = False

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
 from clipfit_cli.cli.options import DrawOptions, MethodOptions, ModelOptions
+from clipfit_cli.cli.prompts import read_words
 from clipfit_cli.cli.words import parse_seeds, parse_shots, split_names
 from clipfit_cli.config import (
     TEXTURES,
@@ -21,9 +23,12 @@ from clipfit_cli.config import (
     TestSet,
 )
 from clipfit_cli.data import catalog
+from clipfit_cli.data.custom import OwnDataSet, find_own, is_one_source
 from clipfit_cli.errors import ConfigError
 
 Say = Callable[[str], None]
+OwnDataSets = dict[str, OwnDataSet]
+"""Name -> where that data set of the user's own is."""
 
 
 def data_root_of(data_root: Path | None) -> Path:
@@ -33,34 +38,89 @@ def data_root_of(data_root: Path | None) -> Path:
     return data_root.expanduser().absolute() if data_root else default_data_root()
 
 
-def choose_datasets(given: Sequence[str] | None, data_root: Path, say: Say) -> tuple[str, ...]:
+def splits_dir_of(runs_dir: Path) -> Path:
+    """Return the folder of the splits that are made of a user's own images, beside the runs."""
+    return runs_dir.expanduser() / ".splits"
+
+
+def choose_datasets(
+    given: Sequence[str] | None, data_root: Path, say: Say, class_names: Path | None = None
+) -> tuple[tuple[str, ...], OwnDataSets]:
     """Return the data sets that were asked for; where none was, those that are there, else the built-in one.
+
+    Args:
+        given: As typed: names, paths and schemes.
+        data_root: Where those of the catalog are looked for.
+        say: Told what was found.
+        class_names: File with those of the one own data set.
+
+    Returns:
+        Names, and what is behind those that are not in the catalog.
 
     Raises:
         UnknownNameError: A name is not known.
+        ConfigError: See `own_datasets`.
+        DataError: A path leads nowhere.
     """
-    names = split_names(given)
-    if names:
-        expanded = [n for name in names for n in (catalog.FEW_SHOT_DATASETS if name == "all" else (name,))]
-        return tuple(dict.fromkeys(catalog.row(name).name for name in expanded))
+    texts = split_names(given, is_one_source)
+    if texts:
+        expanded = [n for text in texts for n in (catalog.FEW_SHOT_DATASETS if text == "all" else (text,))]
+        return own_datasets(expanded, class_names)
+    own_datasets((), class_names)
     from clipfit_cli.data.status import present_datasets
 
     found = tuple(name for name in present_datasets(data_root) if name in catalog.FEW_SHOT_DATASETS)
     if found:
         say(f"data sets found under {data_root}: {', '.join(found)}")
-        return found
+        return found, {}
     say(f"no data set under {data_root}: using the built-in '{TEXTURES}'")
-    return (TEXTURES,)
+    return (TEXTURES,), {}
 
 
-def choose_transfer(
-    source: str | None, targets: Sequence[str] | None, data_root: Path, say: Say
-) -> tuple[str, tuple[TestSet, ...]]:
-    """Return the source of a cross-data-set run and its test sets.
+def own_datasets(texts: Sequence[str], class_names: Path | None = None) -> tuple[tuple[str, ...], OwnDataSets]:
+    """Return the names that texts stand for, each once, and what is behind those that are not in the catalog.
+
+    Args:
+        texts: Each a name, a path or a scheme.
+        class_names: File with those of the one own data set among them.
 
     Raises:
         UnknownNameError: A name is not known.
-        ConfigError: There is nothing to test on.
+        ConfigError: Two own data sets have one name; there are class names, but not one own data set; or their
+            file cannot be used.
+        DataError: A path leads nowhere.
+    """
+    names: list[str] = []
+    own: OwnDataSets = {}
+    for text in texts:
+        found = find_own(text)
+        if found and own.setdefault(found.name, found) != found:
+            raise ConfigError(
+                f"two data sets would be called {found.name!r}: {own[found.name].location} and {found.location}; "
+                f"name one yourself: --dataset OTHER={found.location}"
+            )
+        names.append(found.name if found else catalog.row(text).name)
+    if class_names is not None:
+        if len(own) != 1:
+            raise ConfigError(f"--class-names is for one data set of your own images, here are {len(own)} of them")
+        words = read_words(class_names, what="class names")
+        own = {name: replace(one, class_names=words) for name, one in own.items()}
+    return tuple(dict.fromkeys(names)), own
+
+
+def choose_transfer(
+    source: str | None,
+    targets: Sequence[str] | None,
+    data_root: Path,
+    say: Say,
+    class_names: Path | None = None,
+) -> tuple[str, tuple[TestSet, ...], OwnDataSets]:
+    """Return the source of a cross-data-set run, its test sets, and what is behind names not in the catalog.
+
+    Raises:
+        UnknownNameError: A name is not known.
+        ConfigError: There is nothing to test on; or see `own_datasets`.
+        DataError: A path leads nowhere.
     """
     from clipfit_cli.data.status import dataset_status
 
@@ -71,21 +131,23 @@ def choose_transfer(
         say(f"no imagenet under {data_root}: using the built-in '{TEXTURES}' as the source")
         chosen = TEXTURES
     else:
-        chosen = catalog.row(source or "imagenet").name
+        chosen = source or "imagenet"
+    own_datasets((chosen,))
+    if catalog.is_known(chosen):
+        chosen = catalog.row(chosen).name
     builtin = chosen in catalog.BUILTIN_DATASETS
     everything = catalog.BUILTIN_DATASETS if builtin else (*catalog.FEW_SHOT_DATASETS, *catalog.IMAGENET_VARIANTS)
-    names = split_names(targets)
-    if names:
-        wanted = [n for name in names for n in (everything if name == "all" else (name,))]
-        found = [catalog.row(name).name for name in wanted]
+    texts = split_names(targets, is_one_source)
+    if texts:
+        found = [n for text in texts for n in (everything if text == "all" else (text,))]
     else:
         found = [name for name in everything if is_there(name)]
         if absent := [name for name in everything if name not in found and name != chosen]:
             say(f"not under {data_root}, so not tested: {', '.join(absent)}")
-    tests = tuple(TestSet(name) for name in dict.fromkeys(found) if name != chosen)
-    if not tests:
-        raise ConfigError(f"no data set to test on besides the source {chosen}; name one with --target")
-    return chosen, tests
+    names, own = own_datasets([chosen, *found], class_names)
+    if len(names) < 2:
+        raise ConfigError(f"no data set to test on besides the source {names[0]}; name one with --target")
+    return names[0], tuple(TestSet(name) for name in names[1:]), own
 
 
 def choose_model(options: ModelOptions, datasets: Sequence[str], say: Say) -> ModelConfig:
@@ -112,11 +174,12 @@ def build_request(
     training: MethodOptions | None = None,
     subset: str = "all",
     targets: tuple[TestSet, ...] = (),
+    templates: tuple[str, ...] = (),
 ) -> Request:
     """Return the request.
 
     Args:
-        datasets, methods, model, targets: Chosen already.
+        datasets, methods, model, targets, templates: Chosen already.
         machine: Of it the precision is taken, as it was given.
         draw: Shots and seeds as typed.
         training: Epochs, batch size and learning rate, where they can be given.
@@ -137,4 +200,5 @@ def build_request(
         precision=cast(Precision, machine.precision),
         subset=cast(Subset, subset),
         targets=targets,
+        templates=templates,
     )

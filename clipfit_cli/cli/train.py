@@ -11,11 +11,13 @@ from clipfit_cli.cli.options import (
     DrawOptions,
     MethodOptions,
     ModelOptions,
+    PromptOptions,
     RootOptions,
     RunOptions,
     SubsetOptions,
     command,
 )
+from clipfit_cli.cli.prompts import choose_templates
 from clipfit_cli.cli.request import build_request, choose_datasets, choose_model, data_root_of
 from clipfit_cli.cli.words import parse_methods
 
@@ -24,6 +26,7 @@ from clipfit_cli.cli.words import parse_methods
 def train(
     data: DatasetOptions,
     root: RootOptions,
+    prompts: PromptOptions,
     classes: SubsetOptions,
     draw: DrawOptions,
     training: MethodOptions,
@@ -37,7 +40,7 @@ def train(
     check_output(output)
     say = partial(note, quiet=output.quiet)
     data_root = data_root_of(root.data_root)
-    datasets = choose_datasets(data.dataset, data_root, say)
+    datasets, own = choose_datasets(data.dataset, data_root, say, prompts.class_names)
     request = build_request(
         datasets=datasets,
         methods=parse_methods(training.method, training.set_),
@@ -45,6 +48,7 @@ def train(
         machine=machine,
         draw=draw,
         training=training,
+        templates=choose_templates(prompts),
         subset=classes.subset,
     )
     from clipfit_cli.protocols import compare, few_shot
@@ -54,6 +58,7 @@ def train(
         few_shot.plan(request),
         output,
         data_root=data_root,
+        own=own,
         device=machine.device,
         summarise=partial(compare.summarise, "few-shot"),
     )

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 
 from clipfit_cli.config import MethodChoice
 from clipfit_cli.errors import ConfigError
+
+_COMMA = re.compile(r",(?![^{]*\})")
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
@@ -34,9 +37,15 @@ def parse_shots(text: str) -> tuple[int | None, ...]:
     return shots
 
 
-def split_names(texts: Sequence[str] | None) -> list[str]:
-    """Return the names of repeated options and comma lists, each once, in order."""
-    names = (name.strip() for text in texts or () for name in text.split(","))
+def split_names(texts: Sequence[str] | None, is_one: Callable[[str], bool] | None = None) -> list[str]:
+    """Return the names of repeated options and comma lists, each once, in order.
+
+    Args:
+        texts: As typed. A comma between braces separates nothing.
+        is_one: Whether a text is one name as it is, commas and all; None = none is.
+    """
+    parts = ([text] if is_one and is_one(text) else _COMMA.split(text) for text in texts or ())
+    names = (name.strip() for part in parts for name in part)
     return list(dict.fromkeys(name for name in names if name))
 
 

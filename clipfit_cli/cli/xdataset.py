@@ -10,11 +10,13 @@ from clipfit_cli.cli.options import (
     DrawOptions,
     MethodOptions,
     ModelOptions,
+    PromptOptions,
     RootOptions,
     RunOptions,
     TransferOptions,
     command,
 )
+from clipfit_cli.cli.prompts import choose_templates
 from clipfit_cli.cli.request import build_request, choose_model, choose_transfer, data_root_of
 from clipfit_cli.cli.words import parse_methods
 
@@ -23,6 +25,7 @@ from clipfit_cli.cli.words import parse_methods
 def xdataset(
     transfer: TransferOptions,
     root: RootOptions,
+    prompts: PromptOptions,
     draw: DrawOptions,
     training: MethodOptions,
     machine: ModelOptions,
@@ -32,7 +35,7 @@ def xdataset(
     check_output(output)
     say = partial(note, quiet=output.quiet)
     data_root = data_root_of(root.data_root)
-    source, targets = choose_transfer(transfer.source, transfer.target, data_root, say)
+    source, targets, own = choose_transfer(transfer.source, transfer.target, data_root, say, prompts.class_names)
     request = build_request(
         datasets=(source,),
         methods=parse_methods(training.method, training.set_),
@@ -40,6 +43,7 @@ def xdataset(
         machine=machine,
         draw=draw,
         training=training,
+        templates=choose_templates(prompts),
         targets=targets,
     )
     from clipfit_cli.protocols import compare
@@ -49,6 +53,7 @@ def xdataset(
         protocol.plan(request),
         output,
         data_root=data_root,
+        own=own,
         device=machine.device,
         summarise=partial(compare.summarise, "xdataset"),
     )

@@ -13,8 +13,10 @@ ReaderKind = Literal["split_json", "fgvc", "imagenet", "imagenet_v2", "imagenet_
 GUIDE_URL = "https://github.com/KaiyangZhou/CoOp/blob/main/DATASETS.md"
 """Where the layout of every data set is described step by step."""
 
+DEFAULT_TEMPLATE = "a photo of a {}."
+"""Prompt of the data sets that have no other one of their own."""
+
 _DRIVE = "https://drive.google.com/file/d/{}/view"
-_PHOTO = "a photo of a {}."
 _TERMS = "non-commercial research and education (terms of image-net.org)"
 _VARIANT_TERMS = "MIT (repository); the photographs belong to their authors"
 
@@ -68,7 +70,7 @@ def _coop(name: str, split: str, drive_id: str, counts: tuple[int, int, int, int
         num_train=train,
         num_val=val,
         num_test=test,
-        **{"prompt_template": _PHOTO, "folder": name, **fields},
+        **{"prompt_template": DEFAULT_TEMPLATE, "folder": name, **fields},
     )
 
 
@@ -78,7 +80,7 @@ def _imagenet(name: str, reader: ReaderKind, counts: tuple[int, int, int, int], 
     return CatalogRow(
         name=name,
         reader=reader,
-        prompt_template=_PHOTO,
+        prompt_template=DEFAULT_TEMPLATE,
         split_url=_DRIVE.format("1-61f_ol79pViBFDG_IDlUQSwoLcn2XXF"),
         num_classes=classes,
         num_train=train,
@@ -310,6 +312,17 @@ _ALIASES: dict[str, str] = {
     "ucf": "ucf101",
     "imagenet1k": "imagenet",
 }
+
+
+def is_known(name: str) -> bool:
+    """Return whether `row` finds a data set by this name."""
+    return _bare(name) in _BY_BARE_NAME
+
+
+def prompt_template(name: str) -> str:
+    """Return the prompt template of a data set; of one that is not in the catalog, the general one."""
+    known = _BY_NAME.get(name)
+    return known.prompt_template if known else DEFAULT_TEMPLATE
 
 
 def _bare(name: str) -> str:

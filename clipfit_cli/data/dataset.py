@@ -39,6 +39,7 @@ class DataSet:
             damaged file.
         samples_val: False where validation is the whole test list and is never sampled (ImageNet).
         train_is_sampled: False where the train list only carries class names (test-only data sets).
+        notes: How the lists came about where they are not a published split, one sentence each.
     """
 
     name: str
@@ -51,6 +52,7 @@ class DataSet:
     load_image: Callable[[str], Image]
     samples_val: bool = True
     train_is_sampled: bool = True
+    notes: tuple[str, ...] = ()
 
     @property
     def num_classes(self) -> int:

@@ -8,6 +8,7 @@ from pathlib import Path
 import platformdirs
 
 from clipfit_cli.data import catalog
+from clipfit_cli.data.custom import OwnDataSet, read_own
 from clipfit_cli.data.dataset import DataSet
 from clipfit_cli.data.readers import fgvc, imagenet, split_json
 from clipfit_cli.data.splits import check_classes
@@ -31,17 +32,21 @@ def default_data_root() -> Path:
     return platformdirs.user_data_path("clipfit", appauthor=False) / "data"
 
 
-def load_dataset(name: str, data_root: Path) -> DataSet:
-    """Return a whole data set by its lists; images are not touched and need not be there.
+def load_dataset(name: str | OwnDataSet, data_root: Path, *, splits_dir: Path | None = None) -> DataSet:
+    """Return a whole data set by its lists; images are not decoded and need not be there.
 
     Args:
-        name: A name or alias of the catalog.
-        data_root: Folder of all data sets; a leading ``~`` is the home folder.
+        name: A name or alias of the catalog, or a data set of the user's own.
+        data_root: Folder of all data sets of the catalog; a leading ``~`` is the home folder.
+        splits_dir: Where a split that is made here is kept; None = nowhere.
 
     Raises:
         UnknownNameError: There is no such data set.
+        ConfigError: See `read_own`.
         DataError: It is not there, its lists are damaged, or a class has no training image.
     """
+    if isinstance(name, OwnDataSet):
+        return read_own(name, splits_dir)
     row = catalog.row(name)
     if row.reader == "builtin":
         from clipfit_cli.data.textures import textures_dataset

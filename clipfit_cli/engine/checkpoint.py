@@ -24,7 +24,7 @@ class AdapterCard:
         method, settings: The method with its resolved settings.
         backbone, pretrained, weights_sha256, activation, bn: The model.
         dataset, subset, shots, seed: What it was trained on.
-        class_names, prompt_template: What it was trained to tell apart.
+        class_names, prompt_templates: What it was trained to tell apart.
         trainable_parameters: How many numbers it holds.
         run_key: Of the run that made it.
     """
@@ -41,7 +41,7 @@ class AdapterCard:
     shots: int | None
     seed: int
     class_names: tuple[str, ...]
-    prompt_template: str
+    prompt_templates: tuple[str, ...]
     trainable_parameters: int
     run_key: str
 
@@ -59,7 +59,7 @@ def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
 
 def write_card(path: Path, card: AdapterCard) -> None:
     """Write the card as JSON."""
-    values = {"card_version": CARD_VERSION, **vars(card), "class_names": list(card.class_names)}
+    values = {"card_version": CARD_VERSION, **vars(card)}
     path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
@@ -87,7 +87,7 @@ def read_card(folder: Path) -> AdapterCard:
         values = json.loads(path.read_text(encoding="utf-8"))
         if values.pop("card_version") != CARD_VERSION:
             raise CheckpointError(f"{path} was written by another version of clipfit; install that version")
-        return AdapterCard(**{**values, "class_names": tuple(values["class_names"])})
+        return AdapterCard(**{**values, **{name: tuple(values[name]) for name in ("class_names", "prompt_templates")}})
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} is not an adapter card ({error}); train the adapter again") from error
 

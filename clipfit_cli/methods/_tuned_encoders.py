@@ -16,6 +16,7 @@ from clipfit_cli.models.bundle import ClipBundle
 from clipfit_cli.models.text_features import (
     class_prompts,
     classifier_weights,
+    mean_over_templates,
     normalised,
     tokenize_prompts,
 )
@@ -35,7 +36,7 @@ class TunedEncoders:
         self,
         bundle: ClipBundle,
         class_names: Sequence[str],
-        prompt_template: str,
+        prompt_templates: Sequence[str],
         *,
         trained: Sequence[str],
         penalty: Penalty | None = None,
@@ -45,7 +46,7 @@ class TunedEncoders:
         Args:
             bundle: The pristine model; it is not changed.
             class_names: In label order.
-            prompt_template: With one ``{}``.
+            prompt_templates: One or more with one ``{}`` each; a class is the mean of its features under all.
             trained: Names of the parameters that train.
             penalty: Second term of the loss, if any.
         """
@@ -60,15 +61,16 @@ class TunedEncoders:
         drifts = bool(trained) and bundle.bn == "train"
         self._buffers = towers.batch_norm_buffers(self.model) if drifts else []
         self._scale = towers.logit_scale(self.model).detach().float()
-        self.set_classes(class_names, prompt_template)
+        self.set_classes(class_names, prompt_templates)
 
     def parameters(self) -> list[nn.Parameter]:
         """See `Adapted`."""
         return list(self._trained.values())
 
-    def set_classes(self, class_names: Sequence[str], prompt_template: str) -> None:
+    def set_classes(self, class_names: Sequence[str], prompt_templates: Sequence[str]) -> None:
         """See `Adapted`."""
-        self._tokens = tokenize_prompts(self.bundle, class_prompts(class_names, prompt_template))
+        self._tokens = tokenize_prompts(self.bundle, class_prompts(class_names, prompt_templates))
+        self._num_templates = len(prompt_templates)
         self._zero_shot_features: Tensor | None = None
         self._fixed_features: Tensor | None = None
 
@@ -82,17 +84,15 @@ class TunedEncoders:
         """Return the untouched model's class features (num_classes, embed_dim), computed once a class set."""
         if self._zero_shot_features is None:
             with torch.autocast(self._tokens.device.type, enabled=False):
-                self._zero_shot_features = classifier_weights(self.bundle.model, self._tokens)
+                self._zero_shot_features = classifier_weights(
+                    self.bundle.model, self._tokens, num_templates=self._num_templates
+                )
         return self._zero_shot_features
 
     def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """See `Adapted`."""
         image_features = normalised(towers.encode_image(self.model, images))
-        text_features = (
-            self.zero_shot_features()
-            if self._text_is_frozen
-            else normalised(towers.encode_text(self.model, self._tokens))
-        )
+        text_features = self.zero_shot_features() if self._text_is_frozen else self._tuned_features()
         with torch.autocast(images.device.type, enabled=False):
             cross_entropy = F.cross_entropy(self._scale * image_features @ text_features.T, labels)
             if self._penalty is None:
@@ -105,7 +105,7 @@ class TunedEncoders:
         """See `Adapted`."""
         if self._fixed_features is None:
             with torch.autocast(images.device.type, enabled=False):
-                self._fixed_features = classifier_weights(self.model, self._tokens)
+                self._fixed_features = classifier_weights(self.model, self._tokens, num_templates=self._num_templates)
         image_features = normalised(towers.encode_image(self.model, images))
         with torch.autocast(images.device.type, enabled=False):
             return self._scale * image_features @ self._fixed_features.T
@@ -132,6 +132,11 @@ class TunedEncoders:
                 tensor.copy_(tensors[name])
         self._fixed_features = None
 
+    def _tuned_features(self) -> Tensor:
+        """Return the tuned model's class features (num_classes, embed_dim), with gradients, in one pass."""
+        features = normalised(towers.encode_text(self.model, self._tokens))
+        return mean_over_templates(features, self._num_templates)
+
     def _buffer_tensors(self) -> dict[str, Tensor]:
         buffers = dict(self.model.named_buffers())
         return {name: buffers[name] for name in self._buffers}
@@ -140,7 +145,7 @@ class TunedEncoders:
 def tune_towers(
     bundle: ClipBundle,
     class_names: Sequence[str],
-    prompt_template: str,
+    prompt_templates: Sequence[str],
     *,
     method: str,
     settings: TowersSettings,
@@ -149,7 +154,7 @@ def tune_towers(
     """Return a copy of the model of which the given parameters of the chosen towers train, without a penalty.
 
     Args:
-        bundle, class_names, prompt_template: See `TunedEncoders`.
+        bundle, class_names, prompt_templates: See `TunedEncoders`.
         method: Its name, for the error.
         settings: Which towers.
         parameters_of: (model, tower) -> names of the parameters that train.
@@ -159,7 +164,7 @@ def tune_towers(
     """
     chosen: tuple[towers.Tower, ...] = ("image", "text") if settings.towers == "both" else (settings.towers,)
     trained = [name for tower in chosen for name in parameters_of(bundle.model, tower)]
-    return TunedEncoders(bundle, class_names, prompt_template, trained=require_some(trained, method))
+    return TunedEncoders(bundle, class_names, prompt_templates, trained=require_some(trained, method))
 
 
 def require_some(trained: Sequence[str], method: str) -> Sequence[str]:

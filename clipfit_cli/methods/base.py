@@ -36,8 +36,13 @@ class Adapted(Protocol):
     def logits(self, images: Tensor) -> Tensor:
         """Return float32 logits (batch, num_classes) of normalised images (batch, 3, size, size)."""
 
-    def set_classes(self, class_names: Sequence[str], prompt_template: str) -> None:
-        """Classify among other classes from now on; what was learnt stays."""
+    def set_classes(self, class_names: Sequence[str], prompt_templates: Sequence[str]) -> None:
+        """Classify among other classes from now on; what was learnt stays.
+
+        Args:
+            class_names: In label order.
+            prompt_templates: One or more with one ``{}`` each.
+        """
 
     def train_mode(self, training: bool) -> None:
         """Prepare for `loss` (True) or for `logits` (False)."""
@@ -53,8 +58,8 @@ class Adapted(Protocol):
         """
 
 
-Attach = Callable[["ClipBundle", Sequence[str], str, Any], Adapted]
-"""(bundle, class names, prompt template, settings) -> Adapted."""
+Attach = Callable[["ClipBundle", Sequence[str], Sequence[str], Any], Adapted]
+"""(bundle, class names, prompt templates, settings) -> Adapted."""
 
 
 @dataclass(frozen=True)

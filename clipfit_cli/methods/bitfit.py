@@ -11,13 +11,15 @@ if TYPE_CHECKING:
     from clipfit_cli.models.bundle import ClipBundle
 
 
-def attach(bundle: ClipBundle, class_names: Sequence[str], prompt_template: str, settings: TowersSettings) -> Adapted:
+def attach(
+    bundle: ClipBundle, class_names: Sequence[str], prompt_templates: Sequence[str], settings: TowersSettings
+) -> Adapted:
     """Return BitFit on a copy of the model."""
     from clipfit_cli.methods._tuned_encoders import tune_towers
     from clipfit_cli.models.towers import bias_parameters
 
     return tune_towers(
-        bundle, class_names, prompt_template, method="bitfit", settings=settings, parameters_of=bias_parameters
+        bundle, class_names, prompt_templates, method="bitfit", settings=settings, parameters_of=bias_parameters
     )
 
 

@@ -54,7 +54,9 @@ class ClipfitSettings:
             raise ConfigError("clipfit's regulariser=mse acts on the text biases, so text_biases must not be none")
 
 
-def attach(bundle: ClipBundle, class_names: Sequence[str], prompt_template: str, settings: ClipfitSettings) -> Adapted:
+def attach(
+    bundle: ClipBundle, class_names: Sequence[str], prompt_templates: Sequence[str], settings: ClipfitSettings
+) -> Adapted:
     """Return CLIPFit on a copy of the model."""
     from clipfit_cli.methods._tuned_encoders import TunedEncoders, require_some
 
@@ -63,7 +65,7 @@ def attach(bundle: ClipBundle, class_names: Sequence[str], prompt_template: str,
     return TunedEncoders(
         bundle,
         class_names,
-        prompt_template,
+        prompt_templates,
         trained=require_some([*image, *text], "clipfit"),
         penalty=_penalty(bundle, settings, text),
     )

@@ -11,13 +11,15 @@ if TYPE_CHECKING:
     from clipfit_cli.models.bundle import ClipBundle
 
 
-def attach(bundle: ClipBundle, class_names: Sequence[str], prompt_template: str, settings: TowersSettings) -> Adapted:
+def attach(
+    bundle: ClipBundle, class_names: Sequence[str], prompt_templates: Sequence[str], settings: TowersSettings
+) -> Adapted:
     """Return full fine-tuning on a copy of the model; token embedding and temperature stay frozen."""
     from clipfit_cli.methods._tuned_encoders import tune_towers
     from clipfit_cli.models.towers import tunable_parameters
 
     return tune_towers(
-        bundle, class_names, prompt_template, method="full", settings=settings, parameters_of=tunable_parameters
+        bundle, class_names, prompt_templates, method="full", settings=settings, parameters_of=tunable_parameters
     )
 
 

@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     from clipfit_cli.models.bundle import ClipBundle
 
 
-def attach(bundle: ClipBundle, class_names: Sequence[str], prompt_template: str, settings: TowersSettings) -> Adapted:
+def attach(
+    bundle: ClipBundle, class_names: Sequence[str], prompt_templates: Sequence[str], settings: TowersSettings
+) -> Adapted:
     """Return LayerNorm tuning on a copy of the model."""
     from clipfit_cli.methods._tuned_encoders import tune_towers
     from clipfit_cli.models.towers import layer_norm_parameters
@@ -19,7 +21,7 @@ def attach(bundle: ClipBundle, class_names: Sequence[str], prompt_template: str,
     return tune_towers(
         bundle,
         class_names,
-        prompt_template,
+        prompt_templates,
         method="layer-norm",
         settings=settings,
         parameters_of=layer_norm_parameters,

@@ -17,17 +17,19 @@ class ZeroShotSettings:
     """Zero-shot has no settings."""
 
 
-def attach(bundle: ClipBundle, class_names: Sequence[str], prompt_template: str, settings: ZeroShotSettings) -> Adapted:
+def attach(
+    bundle: ClipBundle, class_names: Sequence[str], prompt_templates: Sequence[str], settings: ZeroShotSettings
+) -> Adapted:
     """Return the untouched model as a classifier."""
     from clipfit_cli.methods._tuned_encoders import TunedEncoders
 
     del settings
-    return TunedEncoders(bundle, class_names, prompt_template, trained=())
+    return TunedEncoders(bundle, class_names, prompt_templates, trained=())
 
 
 METHOD = MethodInfo(
     name="zero-shot",
-    summary="CLIP as it is, one prompt a class; nothing is trained",
+    summary="CLIP as it is, its classes told apart by their prompts; nothing is trained",
     source="Radford et al., ICML 2021, arXiv 2103.00020, section 3.1",
     settings=ZeroShotSettings,
     attach=attach,

@@ -1,4 +1,4 @@
-"""Class names and a template -> tokens -> the weights of a classifier."""
+"""Class names and templates -> tokens -> the weights of a classifier."""
 
 from __future__ import annotations
 
@@ -9,32 +9,27 @@ from torch import Tensor
 
 from clipfit_cli.errors import ConfigError
 from clipfit_cli.models.bundle import ClipBundle
+from clipfit_cli.models.templates import check_templates
 from clipfit_cli.models.towers import encode_text, used_context
 
 
-def check_template(prompt_template: str) -> None:
-    """Do nothing for a template with exactly one ``{}``.
+def class_prompts(class_names: Sequence[str], prompt_templates: Sequence[str]) -> list[str]:
+    """Return the prompts class by class, each class in all templates; in a name, underscores become spaces.
+
+    Nothing else of a name changes.
+
+    Args:
+        class_names: In label order.
+        prompt_templates: At least one.
 
     Raises:
-        ConfigError: For any other.
-    """
-    if prompt_template.count("{}") != 1:
-        raise ConfigError(
-            f"a prompt template needs exactly one {{}} for the class name, got {prompt_template!r}; "
-            "for example 'a photo of a {}.'"
-        )
-
-
-def class_prompts(class_names: Sequence[str], prompt_template: str) -> list[str]:
-    """Return one prompt a class, in order; underscores of a name become spaces, nothing else changes.
-
-    Raises:
-        ConfigError: The template has not exactly one ``{}``.
+        ConfigError: There is no template, or one has not exactly one ``{}``.
 
     Source: CLIPFit trainer at 4dde0494, prompt construction.
     """
-    check_template(prompt_template)
-    return [prompt_template.replace("{}", name.replace("_", " ")) for name in class_names]
+    check_templates(prompt_templates)
+    words = [name.replace("_", " ") for name in class_names]
+    return [template.replace("{}", word) for word in words for template in prompt_templates]
 
 
 def tokenize_prompts(bundle: ClipBundle, prompts: Sequence[str]) -> Tensor:
@@ -55,17 +50,32 @@ def tokenize_prompts(bundle: ClipBundle, prompts: Sequence[str]) -> Tensor:
     return tokens[:, : used_context(bundle.model, tokens)].to(bundle.device)
 
 
-def classifier_weights(model: torch.nn.Module, tokens: Tensor, *, chunk: int = 512) -> Tensor:
+def classifier_weights(model: torch.nn.Module, tokens: Tensor, *, num_templates: int = 1, chunk: int = 512) -> Tensor:
     """Return L2-normalised float32 text features (num_classes, embed_dim), computed without gradients.
 
     Args:
         model: The CLIP model.
-        tokens: Token ids (num_classes, used context).
+        tokens: Token ids (num_classes * num_templates, used context), class by class as `class_prompts` gives them.
+        num_templates: Prompts a class.
         chunk: Prompts encoded at a time, to bound memory.
     """
     with torch.no_grad():
         parts = [normalised(encode_text(model, part)) for part in torch.split(tokens, chunk)]
-    return torch.cat(parts)
+        return mean_over_templates(torch.cat(parts), num_templates)
+
+
+def mean_over_templates(text_features: Tensor, num_templates: int) -> Tensor:
+    """Return the normalised means (num_classes, embed_dim) of every class's features; of one prompt, itself.
+
+    Args:
+        text_features: Normalised, float32 (num_classes * num_templates, embed_dim), class by class.
+        num_templates: Prompts a class.
+
+    Source: Radford et al., 2021, section 3.1.4; the rule of ``open_clip.build_zero_shot_classifier``.
+    """
+    if num_templates == 1:
+        return text_features
+    return normalised(text_features.view(-1, num_templates, text_features.shape[-1]).mean(dim=1))
 
 
 def normalised(features_raw: Tensor) -> Tensor:

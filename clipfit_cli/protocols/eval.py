@@ -9,6 +9,7 @@ from clipfit_cli import methods
 from clipfit_cli.config import MethodChoice, Request, RunConfig, TestSet
 from clipfit_cli.methods.base import resolve_settings
 from clipfit_cli.protocols.few_shot import CAPTIONS, COLUMNS, METRICS, entries
+from clipfit_cli.protocols.planning import templates_of
 
 __all__ = ["CAPTIONS", "COLUMNS", "METRICS", "TITLE", "entries", "plan"]
 
@@ -40,6 +41,7 @@ def plan(request: Request, *, adapter: str | None = None, settings: Mapping[str,
             precision=request.precision,
             tests=(TestSet(dataset, request.subset),),
             adapter=adapter,
+            templates=templates_of(request, [dataset]),
         )
         for dataset in request.datasets
     ]

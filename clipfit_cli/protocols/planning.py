@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from clipfit_cli import methods
@@ -15,6 +15,7 @@ from clipfit_cli.config import (
     Subset,
     TestSet,
 )
+from clipfit_cli.data import catalog
 from clipfit_cli.methods.base import resolve_settings
 from clipfit_cli.protocols.presets import preset_of, preset_settings
 
@@ -52,6 +53,7 @@ def runs_of(
             schedule=_schedule(request, dataset) if info.trains else None,
             precision=request.precision,
             tests=tests,
+            templates=templates_of(request, [dataset, *(test.dataset for test in tests)]),
         )
 
 
@@ -64,6 +66,13 @@ def settings_of(choice: MethodChoice, *, protocol: ProtocolName, dataset: str) -
     """
     info = methods.get(choice.name)
     return resolve_settings(info, choice.overrides, preset_settings(info.name, protocol=protocol, dataset=dataset))
+
+
+def templates_of(request: Request, datasets: Iterable[str]) -> tuple[str, ...]:
+    """Return the prompt templates that a run has to name: none where those of the request are the data sets' own."""
+    if all(request.templates == (catalog.prompt_template(name),) for name in datasets):
+        return ()
+    return request.templates
 
 
 def _schedule(request: Request, dataset: str) -> ScheduleConfig:

@@ -32,7 +32,7 @@ from clipfit_cli.engine.train import Training, train
 from clipfit_cli.errors import CheckpointError, OutOfMemoryError
 from clipfit_cli.methods.base import Adapted
 from clipfit_cli.models.bundle import ClipBundle
-from clipfit_cli.protocols.workspace import Workspace, image_spec
+from clipfit_cli.protocols.workspace import Workspace, datasets_of, image_spec
 from clipfit_cli.results.record import RunRecord, TestMetrics
 
 TEST_BATCH_SIZE = 100
@@ -78,7 +78,7 @@ def _run(config: RunConfig, workspace: Workspace, key: str, progress: Progress) 
     training_set = workspace.training_set(config)
     settings = info.settings(**config.settings)
     environment.reset_peak_memory(workspace.device)
-    adapted = info.attach(bundle, training_set.class_names, training_set.prompt_template, settings)
+    adapted = info.attach(bundle, training_set.class_names, _templates(config, training_set), settings)
     training = None
     if config.adapter:
         _load_adapter(adapted, Path(config.adapter), bundle)
@@ -117,6 +117,11 @@ def _run(config: RunConfig, workspace: Workspace, key: str, progress: Progress) 
     return record, files
 
 
+def _templates(config: RunConfig, dataset: DataSet) -> tuple[str, ...]:
+    """Return the prompt templates: those of the run, else the data set's own."""
+    return config.templates or (dataset.prompt_template,)
+
+
 def _train(
     adapted: Adapted,
     config: RunConfig,
@@ -145,7 +150,7 @@ def _test(
 ) -> TestMetrics:
     test = config.tests[index]
     test_set = workspace.test_set(config, test)
-    adapted.set_classes(test_set.class_names, test_set.prompt_template)
+    adapted.set_classes(test_set.class_names, _templates(config, test_set))
     adapted.train_mode(False)
     scores = evaluate(
         adapted,
@@ -191,14 +196,14 @@ def _card(config: RunConfig, bundle: ClipBundle, training_set: DataSet, trainabl
         shots=config.shots,
         seed=config.seed,
         class_names=training_set.class_names,
-        prompt_template=training_set.prompt_template,
+        prompt_templates=_templates(config, training_set),
         trainable_parameters=trainable,
         run_key=key,
     )
 
 
 def _notes(config: RunConfig, workspace: Workspace, bundle: ClipBundle) -> tuple[str, ...]:
-    notes = []
+    notes = [text for name in datasets_of(config) for text in workspace.dataset(name).notes]
     short = short_classes(workspace.dataset(config.dataset), config.shots) if config.schedule else ()
     if short:
         fewest = min(count for _, count in short)

@@ -24,6 +24,7 @@ CONDITION_COLUMNS = (
 RUN_COLUMNS = (
     Column(NUM_SEEDS, "n", "int", terminal=False),
     Column("settings", "settings", terminal=False),
+    Column("templates", "templates", terminal=False),
     Column("epochs", "epochs", "int", terminal=False),
     Column("trainable_parameters", "parameters", "int"),
     Column("train_time_s", "training", "seconds"),
@@ -151,6 +152,7 @@ def run_cells(series: Series) -> Row:
     return {
         NUM_SEEDS: len(series.records),
         "settings": " ".join(f"{name}={value}" for name, value in first.config.settings.items()),
+        "templates": templates_text(first.config.templates),
         "epochs": first.config.schedule.epochs if first.config.schedule else None,
         "trainable_parameters": first.trainable_parameters,
         "train_time_s": mean([record.train_time_s for record in series.records]) if trains else None,
@@ -175,9 +177,11 @@ def table_of(
     That is for people only: CSV and JSON keep all columns.
     """
     shots = {entry.shots for entry in entries} - {0}
+    prompts = {templates_text(record.config.templates) for record in records} - {None}
     parts = [title]
     if models := {f"{record.config.model.backbone} / {record.config.model.pretrained}" for record in records}:
         parts += sorted(models)
+    parts += sorted(text for text in prompts if text)
     if len(shots) == 1:
         only = shots.pop()
         parts.append("all images" if only is None else f"{only} shot{'s' if only > 1 else ''}")
@@ -192,6 +196,16 @@ def table_of(
         rows=tuple(entry.row for entry in entries),
         captions=captions,
     )
+
+
+def templates_text(templates: Sequence[str]) -> str | None:
+    """Return which prompts were used, in short; None where each data set has its own.
+
+    The record of a run has all of them.
+    """
+    if not templates:
+        return None
+    return templates[0] if len(templates) == 1 else f"{len(templates)} templates"
 
 
 def shots_text(shots: int | None) -> str:

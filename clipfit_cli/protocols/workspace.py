@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from clipfit_cli.config import ModelConfig, RunConfig, TestSet
+from clipfit_cli.data.custom import OwnDataSet
 from clipfit_cli.data.dataset import DataSet, Item
 from clipfit_cli.data.images import ImageStore
 from clipfit_cli.data.load import load_dataset
@@ -37,16 +38,22 @@ class Workspace:
         device: torch.device,
         images: ImageStore | None = None,
         say: Callable[[str], None] | None = None,
+        own: Mapping[str, OwnDataSet] | None = None,
+        splits_dir: Path | None = None,
     ) -> None:
         """Load nothing yet.
 
         Args:
-            data_root: Folder of all data sets.
+            data_root: Folder of all data sets of the catalog.
             device: Where models run.
             images: Decodes them; None = one with nothing on disk.
             say: Told what takes long before the first run begins.
+            own: Name -> data set of the user's own.
+            splits_dir: Where splits that are made of such data sets are kept; None = nowhere.
         """
         self.data_root = data_root
+        self._own = dict(own or {})
+        self._splits_dir = splits_dir
         self.device = device
         self.images = images or ImageStore()
         self._say = say
@@ -59,10 +66,12 @@ class Workspace:
 
         Raises:
             UnknownNameError: There is no such data set.
+            ConfigError: The class names of an own data set are not fit for it.
             DataError: It is not there, or damaged.
         """
         if name not in self._datasets:
-            self._datasets[name] = load_dataset(name, self.data_root)
+            where = self._own.get(name, name)
+            self._datasets[name] = load_dataset(where, self.data_root, splits_dir=self._splits_dir)
         return self._datasets[name]
 
     def training_set(self, config: RunConfig) -> DataSet:

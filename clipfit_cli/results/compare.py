@@ -35,7 +35,8 @@ def trains_nothing(record: RunRecord) -> bool:
 def check_alike(records: Sequence[RunRecord]) -> None:
     """Nothing, if the records may stand in one comparison.
 
-    Equal in all of them: protocol, test sets, backbone, activation, weights, splits, version of the numbers.
+    Equal in all of them: protocol, test sets, prompt templates, backbone, activation, weights, splits, version of
+    the numbers.
     Equal in all that train: data set, class group and shots of the training, precision, BatchNorm mode.
     Free: method, settings, seed, schedule (methods have their own presets), device, versions of packages.
 
@@ -84,6 +85,7 @@ def _common_conditions(record: RunRecord) -> dict[str, str]:
     return {
         "protocol": config.protocol,
         "test sets": ", ".join(sorted(f"{test.dataset} ({test.subset})" for test in config.tests)),
+        "prompt templates": " | ".join(config.templates) or "each data set's own",
         "backbone": config.model.backbone,
         "weights": record.weights_sha256,
         "activation": record.activation,

@@ -50,7 +50,7 @@ def bundle(golden: dict[str, Any]) -> ClipBundle:
 
 
 def attached(bundle: ClipBundle, beta: float) -> TunedEncoders:
-    adapted = attach(bundle, [f"class {i}" for i in range(10)], "a {}", ClipfitSettings(beta=beta))
+    adapted = attach(bundle, [f"class {i}" for i in range(10)], ["a {}"], ClipfitSettings(beta=beta))
     assert isinstance(adapted, TunedEncoders)
     return adapted
 

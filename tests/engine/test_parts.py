@@ -36,7 +36,7 @@ LABELS = torch.arange(10) % 3
 
 def attached(bundle: ClipBundle, name: str = "clipfit") -> Adapted:
     info = methods.get(name)
-    return info.attach(bundle, ["cat", "red dog", "sea"], "a {}.", info.settings())
+    return info.attach(bundle, ["cat", "red dog", "sea"], ["a {}."], info.settings())
 
 
 def load(plan: Plan) -> Iterator[tuple[Tensor, Tensor]]:
@@ -181,7 +181,7 @@ def test_evaluation_counts_arg_max(small_clip: ClipBundle) -> None:
 
 def test_ties_go_to_the_first_class(small_clip: ClipBundle) -> None:
     info = methods.get("zero-shot")
-    adapted = info.attach(small_clip, ["same", "same", "same"], "a {}.", info.settings())
+    adapted = info.attach(small_clip, ["same", "same", "same"], ["a {}."], info.settings())
     adapted.train_mode(False)
     scores = evaluate(adapted, [(IMAGES, torch.zeros(10, dtype=torch.int64))], precision="fp32", device=CPU)
     assert scores.accuracy_pct == 100

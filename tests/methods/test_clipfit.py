@@ -22,7 +22,7 @@ TEXT = {f"transformer.resblocks.{i}.mlp.c_proj.bias" for i in (0, 1)}
 
 
 def tuned(bundle: ClipBundle, **settings: Any) -> TunedEncoders:
-    adapted = attach(bundle, NAMES, "a {}.", ClipfitSettings(**settings))
+    adapted = attach(bundle, NAMES, ["a {}."], ClipfitSettings(**settings))
     assert isinstance(adapted, TunedEncoders)
     adapted.train_mode(True)
     return adapted
@@ -138,3 +138,22 @@ def test_a_frozen_text_tower_is_not_run_in_training(small_clip: ClipBundle, monk
     assert len(calls) == 0
     trained.loss(IMAGES, LABELS)
     assert len(calls) == 1, "one text pass serves both losses"
+
+
+def test_distillation_compares_ensembles(small_clip: ClipBundle) -> None:
+    """Student and teacher are both means over the templates, by open_clip's own rule."""
+    from open_clip import build_zero_shot_classifier
+
+    templates = ("a {}.", "the {} on a very long table", "{}")
+    adapted = attach(small_clip, NAMES, templates, ClipfitSettings(beta=2.0))
+    assert isinstance(adapted, TunedEncoders)
+    shift(adapted, 0.5)
+    _, terms = adapted.loss(IMAGES, LABELS)
+    spoken = [name.replace("_", " ") for name in NAMES]
+    student, teacher = (
+        build_zero_shot_classifier(model, small_clip.tokenizer, spoken, templates).T
+        for model in (adapted.model, small_clip.model)
+    )
+    expected = 2.0 * (1 - torch.nn.functional.cosine_similarity(student, teacher).mean())
+    assert float(expected) > 0.01
+    assert float(terms["penalty"]) == pytest.approx(float(expected), rel=1e-4)

@@ -18,7 +18,7 @@ from tests.conftest import build_small_clip, small_bundle
 
 NAMES = ["cat", "polka-dotted thing", "red_tractor"]
 OTHER_NAMES = ["dog", "house", "sea", "mountain top", "x"]
-TEMPLATE = "a photo of a {}."
+TEMPLATES = ("a photo of a {}.",)
 TRAINING = [name for name in methods.available() if methods.get(name).trains]
 IMAGES = torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 LABELS = torch.tensor([0, 1, 2, 0, 1, 2])
@@ -35,7 +35,7 @@ def trained_info(request: pytest.FixtureRequest) -> MethodInfo:
 
 
 def attach(info: MethodInfo, bundle: ClipBundle, names: list[str] = NAMES) -> Adapted:
-    return info.attach(bundle, names, TEMPLATE, info.settings())
+    return info.attach(bundle, names, TEMPLATES, info.settings())
 
 
 def steps(adapted: Adapted, count: int, lr: float = 0.01) -> Iterator[float]:
@@ -52,7 +52,7 @@ def steps(adapted: Adapted, count: int, lr: float = 0.01) -> Iterator[float]:
 
 def zero_shot_logits(bundle: ClipBundle, names: list[str]) -> Tensor:
     with torch.no_grad():
-        weights = classifier_weights(bundle.model, tokenize_prompts(bundle, class_prompts(names, TEMPLATE)))
+        weights = classifier_weights(bundle.model, tokenize_prompts(bundle, class_prompts(names, TEMPLATES)))
         return logit_scale(bundle.model) * normalised(encode_image(bundle.model, IMAGES)) @ weights.T
 
 
@@ -85,10 +85,10 @@ def test_other_classes_after_training(info: MethodInfo, small_clip: ClipBundle) 
     if info.trains:
         list(steps(adapted, 2))
     before = logits_of(adapted)
-    adapted.set_classes(OTHER_NAMES, TEMPLATE)
+    adapted.set_classes(OTHER_NAMES, TEMPLATES)
     adapted.train_mode(False)
     assert logits_of(adapted).shape == (6, 5)
-    adapted.set_classes(NAMES, TEMPLATE)
+    adapted.set_classes(NAMES, TEMPLATES)
     adapted.train_mode(False)
     torch.testing.assert_close(logits_of(adapted), before)
 
@@ -185,3 +185,21 @@ def test_half_precision_towers_keep_float32_losses(trained_info: MethodInfo, sma
     assert loss.dtype == torch.float32 and all(term.dtype == torch.float32 for term in terms.values())
     assert float(loss.detach()) == pytest.approx(float(exact.detach()), rel=0.05)
     assert float(loss.detach()) != float(exact.detach())
+
+
+def test_several_templates(info: MethodInfo, small_clip: ClipBundle) -> None:
+    """Training and testing run on the mean of a class's features, tuned and untouched ones alike."""
+    templates = ("a photo of a {}.", "the {} on a very long table", "{}")
+    adapted = info.attach(small_clip, NAMES, templates, info.settings())
+    adapted.train_mode(False)
+    tokens = tokenize_prompts(small_clip, class_prompts(NAMES, templates))
+    weights = classifier_weights(small_clip.model, tokens, num_templates=3)
+    if info.starts_at_zero_shot:
+        with torch.no_grad():
+            images = normalised(encode_image(small_clip.model, IMAGES))
+            expected = logit_scale(small_clip.model) * images @ weights.T
+        torch.testing.assert_close(logits_of(adapted), expected, atol=1e-5, rtol=0)
+    if info.trains:
+        losses = list(steps(adapted, 5))
+        assert losses[-1] < losses[0]
+        assert logits_of(adapted).shape == (6, 3)

@@ -111,6 +111,21 @@ def test_eval_of_an_adapter_keeps_its_draw() -> None:
     assert {r.tests[0].subset for r in runs} == {"new"}
 
 
+def test_templates_are_named_where_they_are_not_the_data_sets_own() -> None:
+    photo, texture = "a photo of a {}.", "a photo of a {}, a type of texture."
+    for given, expected in {
+        (): [(), ()],
+        (photo,): [(photo,), (photo,)],
+        (texture,): [(), (texture,)],
+        (photo, texture): [(photo, texture)] * 2,
+    }.items():
+        request = replace(REQUEST, methods=(MethodChoice("zero-shot"),), templates=given)
+        assert [run.templates for run in few_shot.plan(request)] == expected
+        assert [run.templates for run in eval_.plan(request)] == expected
+        across = replace(request, datasets=("dtd",), targets=(TestSet("eurosat"),))
+        assert [run.templates for run in xdataset.plan(across)] == [given]
+
+
 def test_eval_without_an_adapter_is_zero_shot() -> None:
     (run,) = eval_.plan(replace(REQUEST, datasets=("dtd",), methods=(MethodChoice("zero-shot"),)))
     assert (run.shots, run.seed, run.settings, run.adapter) == (0, 0, {}, None)

@@ -33,6 +33,7 @@ def test_like_runs_may_stand_together() -> None:
         ({"config": make_config(subset="all")}, "subset", ("base", "all")),
         ({"config": make_config(shots=8)}, "shots", ("16", "8")),
         ({"config": make_config(shots=None)}, "shots", ("16", "all")),
+        ({"config": make_config(templates=("a {}.",))}, "prompt templates", ("each data set's own", "a {}.")),
         ({"config": make_config(model=ModelConfig("ViT-B-32"))}, "backbone", ("ViT-B-16", "ViT-B-32")),
         ({"config": make_config(model=ModelConfig(bn="train"))}, "BatchNorm mode", ("eval", "train")),
         ({"config": make_config(precision="bf16")}, "precision", ("fp32", "bf16")),

@@ -167,6 +167,8 @@ CHANGES: dict[str, dict[str, Any]] = {
     "no schedule": {"schedule": None},
     **{name: {"schedule": schedule} for name, schedule in SCHEDULES.items()},
     "precision": {"precision": "bf16"},
+    "templates": {"templates": ("a {}.",)},
+    "order of templates": {"templates": ("a {}.", "the {}.")},
     "tests": {"tests": (TestSet("dtd", "base"),)},
     "test subset": {"tests": (TestSet("dtd", "base"), TestSet("dtd", "all"))},
     "test data set": {"tests": (TestSet("dtd", "base"), TestSet("ucf101", "new"))},
