@@ -7,6 +7,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from clipfit_cli import methods
@@ -84,12 +85,28 @@ def test_shell_lines_run(line: str, small_world: SmallWorld, tmp_path: Path, mon
     write_small_dataset(small_world.data_root, "caltech101", ["face", "leopard", "ant"], (3, 1, 1))
     command = line.split("|")[0].split(" 2>")[0].replace("$PWD", str(tmp_path))
     arguments = shlex.split(command)[1:]
-    if "*" in command:
-        arguments = [_adapter(small_world) if "*" in argument else argument for argument in arguments]
+    if "--adapter" in arguments:
+        arguments[arguments.index("--adapter") + 1] = _adapter(small_world)
+    _own_images(tmp_path)
     if arguments[0] in DRY and not {"--help", "--dry-run"} & set(arguments):
         arguments.append("--dry-run")
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
+
+
+def _own_images(folder: Path) -> None:
+    """Make what the lines about a user's own images name."""
+    classes = ["cat", "dog", "fox", "owl", "red panda"]
+    rows = ["path,class_name"]
+    for number, name in enumerate(classes):
+        (folder / "my-images" / name).mkdir(parents=True)
+        for index in range(5):
+            path = folder / "my-images" / name / f"{index}.png"
+            Image.new("RGB", (40, 36), (40 * number, 20 * index, 99)).save(path)
+            rows.append(f"{path.relative_to(folder)},{name}")
+    (folder / "labels.csv").write_text("\n".join(rows) + "\n")
+    (folder / "names.txt").write_text("\n".join(f"a {name}" for name in classes) + "\n")
+    (folder / "prompts.txt").write_text("a photo of {}.\na drawing of {}.\n")
 
 
 def _adapter(world: SmallWorld) -> str:

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -58,12 +57,10 @@ def test_a_plan_for_own_images_loads_nothing_heavy(tmp_path: Path) -> None:
 
 
 def test_help_takes_under_half_a_second() -> None:
-    durations = []
-    for _ in range(3):
-        start = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "clipfit_cli", "--help"], capture_output=True, check=True)
-        durations.append(time.perf_counter() - start)
-    assert min(durations) < 0.5 * float(os.environ.get("CLIPFIT_SLOW_MACHINE", "1"))
+    """Of the processor: what a free machine needs, however busy this one is."""
+    code = PROBE.format(arguments=["--help"], heavy=HEAVY) + "import time; print('SECONDS', time.process_time())"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert float(out.split("SECONDS")[1]) < 0.5
 
 
 @pytest.mark.parametrize(
