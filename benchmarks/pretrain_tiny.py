@@ -230,23 +230,6 @@ def report(model: CLIP, tests: dict[str, tuple[Tensor, Tensor]], captions: Capti
     return {key: round(value, 2) for key, value in numbers.items()}
 
 
-@torch.no_grad()
-def shrink_norms(model: CLIP, factor: float) -> None:
-    """Divide the gains and biases of the image tower's norms, multiply the layers after them: an equal model.
-
-    Plain SGD at the papers' learning rate was chosen for towers many times this size. On equal functions the
-    step that it takes through a norm grows with the square of the layer behind it, so this sets how far
-    a few hundred steps carry, for every method that trains norms.
-    """
-    pairs = [(model.visual.ln_post, model.visual.proj)]
-    for block in model.visual.transformer.resblocks:
-        pairs += [(block.ln_1, block.attn.in_proj_weight), (block.ln_2, block.mlp.c_fc.weight)]
-    for norm, following in pairs:
-        norm.weight /= factor
-        norm.bias /= factor
-        following *= factor
-
-
 def learning_rate(step: int, steps: int, peak: float) -> float:
     """Return a linear warm-up over a twentieth of the steps, then a cosine to zero."""
     warm = max(1, steps // 20)
@@ -323,7 +306,6 @@ def main() -> None:
     parser.add_argument("--pool", type=int, default=60, help="drawings of every pattern in every colour")
     parser.add_argument("--scale", type=float, default=0.25, help="least area of a random crop")
     parser.add_argument("--drop", type=float, default=0.5, help="share of patches left out until the last fifth")
-    parser.add_argument("--shrink", type=float, default=4.0, help="factor by which the image norms are shrunk")
     parser.add_argument("--every", type=int, default=200, help="steps between two reports")
     options = parser.parse_args()
 
@@ -336,7 +318,6 @@ def main() -> None:
     print(f"drawn {len(pool.images)} images in {time.perf_counter() - start:.0f} s", flush=True)
     model = CLIP(**TINY_CONFIG)
     train(model, pool, captions, tests, options)
-    shrink_norms(model, options.shrink)
     save_tiny(model, captions.ids(), options.out)
 
     stored = build_tiny(options.out)

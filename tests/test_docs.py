@@ -22,6 +22,9 @@ COMMANDS = [
     *(command.name or command.callback.__name__ for command in app.registered_commands if command.callback),
     "data list",
     "data show",
+    "data get",
+    "data check",
+    "data path",
 ]
 DRY = ("train", "eval", "base2new", "xdataset", "compare")
 LINES = [
@@ -104,11 +107,12 @@ def test_the_changelog_has_this_version() -> None:
     assert "### Added" in changelog and "### Numbers moved" in changelog
 
 
-def test_default_epochs_in_the_readme_are_the_presets() -> None:
-    from clipfit_cli.protocols.presets import preset_epochs
+def test_the_settings_of_textures_in_the_readme_are_the_presets() -> None:
+    from clipfit_cli.protocols.presets import preset_of
 
-    (stated,) = re.findall(r"`textures` trains for (\d+) epochs", README)
-    assert int(stated) == preset_epochs("textures")
+    ((epochs, lr),) = re.findall(r"`textures` trains for (\d+) epochs at ([\d.]+)", README)
+    preset = preset_of("textures")
+    assert (int(epochs), float(lr)) == (preset.epochs, preset.lr)
 
 
 def test_nothing_of_this_machine_is_in_the_package() -> None:

@@ -1,4 +1,4 @@
-"""`clipfit data list` and `clipfit data show`."""
+"""`clipfit data`: its commands list, show and path stand here, get and check in files of their own."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import typer
 
 from clipfit_cli.cli.console import check_output, emit, note
 from clipfit_cli.cli.data_cache import cache
+from clipfit_cli.cli.data_check import check
+from clipfit_cli.cli.data_get import get
 from clipfit_cli.cli.options import OutputOptions, RootOptions, SubsetOptions, command, complete_dataset
 from clipfit_cli.cli.request import data_root_of
 from clipfit_cli.cli.words import parse_shots
@@ -16,7 +18,9 @@ from clipfit_cli.config import Subset
 from clipfit_cli.data import catalog
 from clipfit_cli.errors import ConfigError
 
-app = typer.Typer(no_args_is_help=True, help="Data sets: what is there, and which images a draw takes.")
+app = typer.Typer(no_args_is_help=True, help="Data sets: fetch them, check them, and see which images a draw takes.")
+app.command("get")(get)
+app.command("check")(check)
 
 
 @app.command("list")
@@ -59,7 +63,28 @@ def list_(root: RootOptions, output: OutputOptions) -> None:
     captions = tuple(f"{s.name}: {s.message}" for s in found if s.state == "incomplete")
     emit(Table(f"Data sets under {data_root}", columns, rows, captions), output)
     if all(status.state in ("missing", "built-in") for status in found):
-        note(f"how to lay out a data set: {catalog.GUIDE_URL}", quiet=output.quiet)
+        note(
+            f"`clipfit data get NAME` fetches one; how to lay one out by hand: {catalog.GUIDE_URL}", quiet=output.quiet
+        )
+
+
+@app.command("path")
+@command
+def path(
+    root: RootOptions,
+    dataset: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="Data set.", autocompletion=complete_dataset)
+    ] = None,
+) -> None:
+    """Print the data root, or the folder of a data set, whether or not it is there."""
+    data_root = data_root_of(root.data_root)
+    if dataset is None:
+        typer.echo(data_root)
+        return
+    row = catalog.row(dataset)
+    if not row.folder:
+        raise ConfigError(f"data set {row.name!r} is built in: it has no folder")
+    typer.echo(data_root / row.folder)
 
 
 @app.command("show")

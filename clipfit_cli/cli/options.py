@@ -16,7 +16,7 @@ from clipfit_cli.cli.errors import reported
 from clipfit_cli.config import BN_MODES, PRECISIONS, SUBSETS, TEXTURES, ModelConfig, ScheduleConfig
 from clipfit_cli.data import catalog
 from clipfit_cli.data.disk_cache import DEFAULT_SIZE_GIB
-from clipfit_cli.protocols.presets import preset_epochs
+from clipfit_cli.protocols.presets import preset_of
 
 _DATA, _METHOD, _MODEL, _OUTPUT = "Data", "Method", "Model and machine", "Runs and output"
 _SCHEDULE = ScheduleConfig()
@@ -158,8 +158,8 @@ class MethodOptions:
         typer.Option(
             metavar="N",
             min=1,
-            help=f"Default: the paper's, {preset_epochs('imagenet')} for imagenet and food101, else {_SCHEDULE.epochs} "
-            f"({preset_epochs(TEXTURES)} for textures).",
+            help=f"Default: the paper's, {preset_of('imagenet').epochs} for imagenet and food101, else "
+            f"{_SCHEDULE.epochs} ({preset_of(TEXTURES).epochs} for textures).",
             rich_help_panel=_METHOD,
         ),
     ] = None
@@ -168,7 +168,11 @@ class MethodOptions:
     ] = None
     lr: Annotated[
         float | None,
-        typer.Option(metavar="X", help=f"Peak learning rate. Default: {_SCHEDULE.lr}.", rich_help_panel=_METHOD),
+        typer.Option(
+            metavar="X",
+            help=f"Peak learning rate. Default: {_SCHEDULE.lr} ({preset_of(TEXTURES).lr} for textures).",
+            rich_help_panel=_METHOD,
+        ),
     ] = None
 
 

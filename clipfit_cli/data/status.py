@@ -120,6 +120,6 @@ def check_images(dataset: DataSet, items: Sequence[Item]) -> None:
         first = dataset.load_image.root / missing[0]
         raise DataError(
             f"{len(missing)} of the images that data set {dataset.name!r} lists are missing, the first is {first}. "
-            f"Complete the folder {dataset.load_image.root} (`clipfit data list` shows what is there).",
+            f"Complete the folder {dataset.load_image.root} (`clipfit data check {dataset.name}` names them all).",
             path=first,
         )

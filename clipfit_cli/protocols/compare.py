@@ -83,17 +83,20 @@ def summarise_leads(name: str, records: Sequence[RunRecord], *, method: MethodCh
         column
         for metric in rules.METRICS
         for column in (
-            Column(f"lead_{metric}_pct", _lead_head(metric), "diff", f"lead_{metric}_std_pct", terminal=metric == last),
+            Column(f"lead_{metric}_pct", "lead" if metric == last else "", "diff", terminal=metric == last),
             Column(f"lead_{metric}_std_pct", "", "pct", terminal=False),
         )
     ]
     columns = [replace(c, terminal=False) if c.key in _HIDDEN_BESIDE_LEADS else c for c in _columns(rules, led)]
     position = next(i for i, column in enumerate(columns) if column.key == f"{last}_pct") + 1
-    columns[position:position] = [c for c in lead_columns if c.terminal] + [Column("lead_wins", "wins")]
-    columns += [c for c in lead_columns if not c.terminal]
-    head = _lead_head(last)
+    columns[position:position] = [column for column in lead_columns if column.terminal]
+    columns += [
+        *(column for column in lead_columns if not column.terminal),
+        Column("lead_wins", "wins", terminal=False),
+    ]
     leader = " / ".join(sorted(leaders)) or method.name
-    caption = f"{head} is {leader} minus the row, in points ± spread of the per-seed differences; wins counts seeds."
+    cell = {"harmonic_mean": "H", "accuracy": "accuracy"}[last]
+    caption = f"lead: {cell} of {leader} minus that of the row, in points; --csv and --json have its spread over seeds."
     return table_of(rules.TITLE, columns, led, records, (caption, *_captions(rules, led)))
 
 
@@ -120,10 +123,6 @@ def _number(entry: Entry, metric: str) -> float:
     value = entry.row[f"{metric}_pct"]
     assert isinstance(value, float)
     return value
-
-
-def _lead_head(metric: str) -> str:
-    return {"harmonic_mean": "lead in H", "accuracy": "lead"}.get(metric, "")
 
 
 def _has_averages(entries: Sequence[Entry]) -> bool:

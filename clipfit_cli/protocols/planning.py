@@ -16,7 +16,7 @@ from clipfit_cli.config import (
     TestSet,
 )
 from clipfit_cli.methods.base import resolve_settings
-from clipfit_cli.protocols.presets import preset_epochs, preset_settings
+from clipfit_cli.protocols.presets import preset_of, preset_settings
 
 
 def runs_of(
@@ -67,6 +67,9 @@ def settings_of(choice: MethodChoice, *, protocol: ProtocolName, dataset: str) -
 
 
 def _schedule(request: Request, dataset: str) -> ScheduleConfig:
-    given = {"batch_size": request.batch_size, "lr": request.lr}
-    epochs = preset_epochs(dataset) if request.epochs is None else request.epochs
-    return ScheduleConfig(epochs=epochs, **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+    preset = preset_of(dataset)
+    return ScheduleConfig(
+        epochs=preset.epochs if request.epochs is None else request.epochs,
+        lr=preset.lr if request.lr is None else request.lr,
+        batch_size=ScheduleConfig.batch_size if request.batch_size is None else request.batch_size,
+    )

@@ -109,7 +109,7 @@ def test_compare(protocol: str, small_world: SmallWorld) -> None:
     assert float(rows[1][f"lead_{metric}_pct"]) == pytest.approx(lead)
     assert rows[2]["lead_wins"] == "" and rows[0]["lead_wins"].endswith("/2")
     shown = ok("compare", *options).stdout
-    assert "lead" in shown and "clipfit minus the row" in shown
+    assert "lead" in shown and "of clipfit minus that of the row" in shown
 
 
 def test_compare_across_data_sets(small_world: SmallWorld) -> None:

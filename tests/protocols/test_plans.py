@@ -10,7 +10,7 @@ from clipfit_cli.config import MethodChoice, ModelConfig, Request, TestSet
 from clipfit_cli.errors import ConfigError, UnknownNameError
 from clipfit_cli.protocols import base2new, compare, few_shot, xdataset
 from clipfit_cli.protocols import eval as eval_
-from clipfit_cli.protocols.presets import preset_epochs, preset_settings
+from clipfit_cli.protocols.presets import Preset, preset_of, preset_settings
 
 REQUEST = Request(
     datasets=("dtd", "food101"),
@@ -72,7 +72,7 @@ def test_roles(dataset: str, source: str, role: str) -> None:
 
 
 def test_presets_of_the_paper() -> None:
-    assert {name: preset_epochs(name) for name in ("imagenet", "food101", "dtd", "eurosat")} == {
+    assert {name: preset_of(name).epochs for name in ("imagenet", "food101", "dtd", "eurosat")} == {
         "imagenet": 10,
         "food101": 10,
         "dtd": 100,
@@ -84,6 +84,7 @@ def test_presets_of_the_paper() -> None:
     }
     assert few == {"dtd": 8.0, "sun397": 8.0, "ucf101": 2.0}
     assert preset_settings("clipfit", protocol="base2new", dataset="ucf101") == {"beta": 8.0}
+    assert preset_of("eurosat") == Preset() and preset_of("eurosat").lr == 0.002
     assert preset_settings("bitfit", protocol="few-shot", dataset="dtd") == {}
 
 

@@ -24,7 +24,8 @@ def dataset_folder(row: CatalogRow, data_root: Path) -> Path:
     lists = f"; {what}: {row.split_url}" if row.split_url else ""
     raise DataError(
         f"data set {row.name!r} ({row.title}) is not there: expected the folder {folder} below the data root "
-        f"{data_root}{root}. {DATA_ROOT_HINT} How to get it: {GUIDE_URL}{lists}",
+        f"{data_root}{root}. {DATA_ROOT_HINT} How to get it: "
+        f"`clipfit data get {row.name}`, or by hand {GUIDE_URL}{lists}",
         path=folder,
     )
 

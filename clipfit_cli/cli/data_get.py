@@ -1,0 +1,169 @@
+"""`clipfit data get`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+from urllib.parse import urlsplit
+
+import typer
+
+from clipfit_cli.cli.console import check_output, emit
+from clipfit_cli.cli.data_progress import DataProgress
+from clipfit_cli.cli.options import OutputOptions, RootOptions, command, complete_dataset
+from clipfit_cli.cli.request import data_root_of
+from clipfit_cli.cli.words import split_names
+from clipfit_cli.data import catalog
+from clipfit_cli.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from clipfit_cli.data.fetch import Outcome
+    from clipfit_cli.results.tables import Table
+
+Names = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="NAME",
+        help="Data sets, one or more; 'all' = the eleven of the paper and the four variants of ImageNet.",
+        autocompletion=complete_dataset,
+    ),
+]
+
+
+def names_of(given: Sequence[str]) -> tuple[str, ...]:
+    """Return the data sets that were named.
+
+    Raises:
+        UnknownNameError: A name is not known.
+        ConfigError: There is none.
+    """
+    published = (*catalog.FEW_SHOT_DATASETS, *catalog.IMAGENET_VARIANTS)
+    expanded = [n for name in split_names(given) for n in (published if name == "all" else (name,))]
+    if not expanded:
+        raise ConfigError("no data set was named")
+    return tuple(dict.fromkeys(catalog.row(name).name for name in expanded))
+
+
+@command
+def get(
+    names: Names,
+    root: RootOptions,
+    output: OutputOptions,
+    imagenet_root: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Your own copy of ImageNet (train/ and val/ with a folder per class): it is checked and linked.",
+            rich_help_panel="Data",
+        ),
+    ] = None,
+    offline: Annotated[
+        bool,
+        typer.Option(
+            "--offline",
+            help="Never touch the network; take archives from '.downloads' below the data root. Also with "
+            "CLIPFIT_OFFLINE=1 or HF_HUB_OFFLINE=1.",
+            rich_help_panel="Data",
+        ),
+    ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Print sources, sizes and licences, and stop.", rich_help_panel="Runs and output"
+        ),
+    ] = False,
+) -> None:
+    """Fetch data sets in CoOp's layout, with their published splits.
+
+    What is there already is left alone; a broken download goes on where it stopped. Each set is checked against
+    the published counts before it is moved into place.
+    """
+    check_output(output)
+    chosen = names_of(names)
+    data_root = data_root_of(root.data_root)
+    if imagenet_root is not None and "imagenet" not in chosen:
+        raise ConfigError("--imagenet-root is for imagenet, which is not among the data sets that were named")
+    if dry_run:
+        emit(_plan(chosen, data_root), output)
+        return
+    from clipfit_cli.data.disk import NoSpaceError
+    from clipfit_cli.data.fetch import get_dataset
+
+    outcomes: list[Outcome] = []
+    failures: dict[str, DataError] = {}
+    with DataProgress(quiet=output.quiet) as progress:
+        for name in chosen:
+            try:
+                outcome = get_dataset(name, data_root, offline=offline, imagenet_root=imagenet_root, progress=progress)
+            except DataError as error:
+                failures[name] = error
+                if isinstance(error, NoSpaceError):
+                    break
+                continue
+            progress.say(f"{name}: {'needs no download' if outcome.state == 'built-in' else outcome.state}")
+            outcomes.append(outcome)
+    emit(_done(chosen, data_root, outcomes, failures), output)
+    if failures:
+        raise DataError("\n".join(str(error) for error in failures.values()))
+
+
+def _plan(chosen: Sequence[str], data_root: Path) -> Table:
+    """Return what would be fetched, a row a source."""
+    from clipfit_cli.data.sources import sources
+    from clipfit_cli.results.tables import Column, Table
+
+    columns = (
+        Column("dataset", "data set"),
+        Column("origin", "origin"),
+        Column("size_mb", "MB", "int"),
+        Column("licence", "licence of the images", "prose"),
+        Column("host", "from", csv=False),
+        Column("url", "address", terminal=False),
+        Column("digest", "digest", terminal=False),
+        Column("folder", "folder", terminal=False),
+        Column("homepage", "home", terminal=False),
+    )
+    rows: list[dict[str, object]] = []
+    for row in map(catalog.row, chosen):
+        common = {"dataset": row.name, "licence": row.licence, "homepage": row.homepage}
+        if row.folder:
+            common["folder"] = str(data_root / row.folder)
+        for source in sources(row.name):
+            size = round(source.megabytes) if source.megabytes else None
+            address = {"host": urlsplit(source.url).netloc, "url": source.url, "digest": source.digest}
+            rows.append({**common, "origin": source.origin, "size_mb": size, **address})
+        if not sources(row.name):
+            origin = "built-in" if row.reader == "builtin" else "your own copy"
+            rows.append({**common, "origin": origin, "host": row.homepage, "url": row.homepage})
+    return Table(f"Sources in the order in which they are tried, for {data_root}", columns, tuple(rows))
+
+
+def _done(chosen: Sequence[str], data_root: Path, outcomes: Sequence[Outcome], failures: dict[str, DataError]) -> Table:
+    """Return what became of each data set."""
+    from clipfit_cli.results.tables import Column, Table
+
+    columns = (
+        Column("dataset", "data set"),
+        Column("state", "state"),
+        Column("folder", "folder"),
+        Column("url", "from", terminal=False),
+        Column("size_bytes", "bytes", "int", terminal=False),
+        Column("sha256", "sha256", terminal=False),
+        Column("sha256_state", "sha256 is", terminal=False),
+        Column("licence", "licence of the images", "prose"),
+        Column("message", "message", terminal=False),
+    )
+    by_name = {outcome.name: outcome for outcome in outcomes}
+    rows = []
+    for name in chosen:
+        row, outcome = catalog.row(name), by_name.get(name)
+        shown: dict[str, object] = {"dataset": name, "licence": row.licence, "folder": row.folder or None}
+        if outcome is None:
+            error = failures.get(name)
+            rows.append({**shown, "state": "failed" if error else "not tried", "message": str(error or "")})
+            continue
+        known = {True: "confirmed", False: "unconfirmed", None: None}[outcome.confirmed]
+        shown |= {"state": outcome.state, "url": outcome.url, "size_bytes": outcome.size, "sha256_state": known}
+        rows.append({**shown, "sha256": outcome.sha256, "message": ""})
+    return Table(f"Data sets under {data_root}", columns, tuple(rows))

@@ -1,0 +1,221 @@
+"""`clipfit data get`, `check` and `path` as a user meets them: tables, messages, exit codes."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from clipfit_cli.cli.app import app
+from clipfit_cli.data import catalog, download, sources
+from clipfit_cli.data.sources import Source
+from tests.data.mirror import Mirror, files_below, serving, tar_of, zip_of
+from tests.data.trees import small_lists, write_split
+
+
+def invoke(*arguments: str, **environment: str) -> Result:
+    return CliRunner().invoke(app, ["data", *arguments], env={"COLUMNS": "160", **environment})
+
+
+def rows_of(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+@pytest.fixture
+def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
+    """Path -> content of a small ``dtd`` that counts as the published one."""
+    row = replace(catalog.row("dtd"), num_classes=3, num_train=9, num_val=3, num_test=6)
+    monkeypatch.setitem(catalog._BY_NAME, "dtd", row)
+    write_split(tmp_path / "made", "dtd", small_lists(), images=True)
+    made = files_below(tmp_path / "made")
+    sha256 = hashlib.sha256(made[f"dtd/{row.split_file}"]).hexdigest()
+    monkeypatch.setitem(sources._SPLIT_SHA256, "dtd", sha256)
+    for name in ("CLIPFIT_OFFLINE", "HF_HUB_OFFLINE", "HF_ENDPOINT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(download, "PAUSES_S", (0.0,))
+    return made
+
+
+@pytest.fixture
+def mirror(tree: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> Iterator[Mirror]:
+    with serving() as running:
+        running.files["/dtd.zip"] = zip_of(tree)
+        monkeypatch.setitem(sources._SOURCES, "dtd", (Source(running.url + "/dtd.zip", "mirror", ".zip", 0.1),))
+        yield running
+
+
+@pytest.fixture
+def root(tree: dict[str, bytes], tmp_path: Path) -> Path:
+    """A data root with the small ``dtd`` in it."""
+    for path, content in tree.items():
+        target = tmp_path / "data" / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(content)
+    return tmp_path / "data"
+
+
+def test_get_and_check(mirror: Mirror, tmp_path: Path) -> None:
+    data = ["--data-root", str(tmp_path / "data")]
+    got = invoke("get", "dtd,textures", *data, "--json")
+    assert got.exit_code == 0, got.stderr
+    first, second = json.loads(got.stdout)["rows"]
+    assert (first["dataset"], first["state"], first["sha256_state"]) == ("dtd", "fetched", "unconfirmed")
+    assert first["size_bytes"] == len(mirror.files["/dtd.zip"]) and len(first["sha256"]) == 64
+    assert (second["dataset"], second["state"]) == ("textures", "built-in")
+    for part in ("100 kB from 127.0.0.1", "re-upload by a third party", "licence of the images: research purposes"):
+        assert part in got.stderr
+    assert f"sha256 {first['sha256']} (unconfirmed" in got.stderr and "textures: needs no download" in got.stderr
+    again = invoke("get", "dtd", *data, "--csv", "-")
+    assert [row["state"] for row in rows_of(again.stdout)] == ["already there"] and len(mirror.requests) == 1
+    checked = invoke("check", "dtd", *data, "--decode")
+    assert checked.exit_code == 0 and "present" in checked.stdout and "published" in checked.stdout
+    listed = {row["dataset"]: row["state"] for row in rows_of(invoke("list", *data, "--csv", "-").stdout)}
+    assert listed["dtd"] == "present"
+
+
+def test_get_quietly(mirror: Mirror, tmp_path: Path) -> None:
+    got = invoke("get", "dtd", "--data-root", str(tmp_path / "data"), "--quiet")
+    assert got.exit_code == 0 and got.stderr == "" and "fetched" in got.stdout
+
+
+def hostile(tree: dict[str, bytes], kind: str) -> bytes:
+    import tarfile
+
+    special = tarfile.TarInfo("dtd/images/device")
+    special.type = tarfile.CHRTYPE if kind == "device" else tarfile.SYMTYPE
+    special.linkname = "/etc/passwd"
+    return {
+        "parent": zip_of({**tree, "../x": b"x"}),
+        "absolute": zip_of({**tree, "/x": b"x"}),
+        "bomb": zip_of({**tree, "x": bytes(1 << 26)}),
+        "link": tar_of(tree, special),
+        "device": tar_of(tree, special),
+        "wrong": b"PK no archive",
+    }[kind]
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("parent", "leads out of its folder, '../x'; refused"),
+        ("absolute", "absolute path, '/x'; refused"),
+        ("bomb", "would unpack to more than"),
+        ("link", "a link, 'dtd/images/device'; refused"),
+        ("device", "neither a file nor a folder"),
+        ("wrong", "not a sound zip or tar archive"),
+    ],
+)
+def test_hostile_archives(kind: str, message: str, mirror: Mirror, tree: dict[str, bytes], tmp_path: Path) -> None:
+    mirror.files["/dtd.zip"] = hostile(tree, kind)
+    before = set(tmp_path.rglob("*"))
+    got = invoke("get", "dtd", "--data-root", str(tmp_path / "data"), "--csv", "-")
+    assert got.exit_code == 3 and message in got.stderr and "By hand" in got.stderr
+    assert [row["state"] for row in rows_of(got.stdout)] == ["failed"]
+    left = {path.relative_to(tmp_path).as_posix() for path in set(tmp_path.rglob("*")) - before}
+    assert left <= {"data", "data/.downloads", "data/.downloads/dtd.lock"}
+
+
+def test_one_failure_does_not_stop_the_others(mirror: Mirror, tmp_path: Path) -> None:
+    got = invoke("get", "imagenet", "dtd", "--data-root", str(tmp_path / "data"), "--csv", "-")
+    assert got.exit_code == 3 and "huggingface.co/datasets/ILSVRC/imagenet-1k" in got.stderr
+    assert [(row["dataset"], row["state"]) for row in rows_of(got.stdout)] == [
+        ("imagenet", "failed"),
+        ("dtd", "fetched"),
+    ]
+
+
+def test_a_full_disk_stops_all(mirror: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000})())
+    got = invoke("get", "dtd", "eurosat", "--data-root", str(tmp_path / "data"), "--csv", "-")
+    assert got.exit_code == 3 and "where 1 kB are free" in got.stderr
+    assert [row["state"] for row in rows_of(got.stdout)] == ["failed", "not tried"]
+
+
+@pytest.mark.parametrize("how", ["--offline", "HF_HUB_OFFLINE", "CLIPFIT_OFFLINE"])
+def test_offline(how: str, mirror: Mirror, tmp_path: Path) -> None:
+    data = ["--data-root", str(tmp_path / "data")]
+    got = invoke("get", "dtd", *data, how) if how == "--offline" else invoke("get", "dtd", *data, **{how: "1"})
+    assert got.exit_code == 3 and mirror.requests == []
+    for part in ("the network is not to be touched", "dtd-mirror.zip", str(tmp_path / "data" / ".downloads")):
+        assert part in got.stderr
+
+
+def test_the_plan_needs_no_network(tmp_path: Path) -> None:
+    got = invoke("get", "all", "--dry-run", "--data-root", str(tmp_path / "data"), "--csv", "-")
+    assert got.exit_code == 0 and not (tmp_path / "data").exists()
+    rows = rows_of(got.stdout)
+    assert list(dict.fromkeys(row["dataset"] for row in rows)) == [
+        *catalog.FEW_SHOT_DATASETS,
+        *catalog.IMAGENET_VARIANTS,
+    ]
+    assert {row["origin"] for row in rows} == {"mirror", "authors", "your own copy"}
+    assert all(row["licence"] and row["url"].startswith("https://") for row in rows)
+    shown = invoke("get", "dtd", "textures", "--dry-run", "--data-root", str(tmp_path))
+    assert "626" in shown.stdout and "huggingface.co" in shown.stdout and "built-in" in shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["get", "dtdd"], 2, "unknown data set 'dtdd'. Did you mean 'dtd'?"),
+        (["get", ","], 2, "no data set was named"),
+        (["get", "dtd", "--imagenet-root", "x"], 2, "--imagenet-root is for imagenet"),
+        (["get", "imagenet", "--imagenet-root", "nowhere"], 3, "is not laid out as ImageNet"),
+        (["get", "dtd", "--csv", "-", "--json"], 2, "both want stdout"),
+        (["check", "dtdd"], 2, "unknown data set"),
+        (["check", "dtd"], 3, "1 of 1 data sets are not complete: dtd is missing"),
+        (["path", "dtdd"], 2, "unknown data set"),
+        (["path", "textures"], 2, "is built in: it has no folder"),
+    ],
+)
+def test_errors(arguments: list[str], code: int, message: str, tmp_path: Path) -> None:
+    result = invoke(*arguments, CLIPFIT_DATA=str(tmp_path), CLIPFIT_OFFLINE="1")
+    assert result.exit_code == code and message in result.stderr
+
+
+def test_check_names_what_is_wrong(root: Path) -> None:
+    (root / "dtd/images/ant/train_0.jpg").unlink()
+    broken = root / "dtd/images/cow/test_1.jpg"
+    broken.write_bytes(broken.read_bytes()[:40])
+    arguments = ["check", "dtd", "textures", "--decode", "--data-root", str(root)]
+    shown = invoke(*arguments)
+    assert shown.exit_code == 3 and "1 of 2 data sets are not complete: dtd is damaged" in shown.stderr
+    assert "missing: ant/train_0.jpg" in shown.stdout and f"damaged: image {broken}" in " ".join(shown.stdout.split())
+    rows = rows_of(invoke(*arguments, "--csv", "-").stdout)
+    assert [(row["what"], row["state"], row["path"]) for row in rows] == [
+        ("data set", "damaged", ""),
+        ("missing image", "missing", "ant/train_0.jpg"),
+        ("damaged image", "damaged", "cow/test_1.jpg"),
+        ("data set", "built-in", ""),
+    ]
+    assert (rows[0]["num_listed"], rows[0]["num_missing"], rows[0]["num_damaged"]) == ("18", "1", "1")
+    assert rows[0]["list_state"] == "published" and len(rows[0]["list_sha256"]) == 64
+    assert len(json.loads(invoke(*arguments, "--json").stdout)["rows"]) == 4
+
+
+def test_check_names_twenty_to_people_and_all_to_programs(root: Path) -> None:
+    lists = {split: [(f"{split}{k}.jpg", 0, "ant") for k in range(25)] for split in ("train", "val", "test")}
+    write_split(root, "dtd", {**lists, "val": [], "test": [("test0.jpg", 0, "ant")]})
+    shown = invoke("check", "dtd", "--data-root", str(root))
+    assert shown.exit_code == 3
+    assert shown.stdout.count("missing: ") == 20 and "6 more; --csv FILE or --json names them all" in shown.stdout
+    rows = rows_of(invoke("check", "dtd", "--data-root", str(root), "--csv", "-").stdout)
+    assert sum(row["what"] == "missing image" for row in rows) == 26
+
+
+def test_check_all_are_the_fifteen(tmp_path: Path) -> None:
+    result = invoke("check", "all", "--data-root", str(tmp_path), "--csv", "-")
+    assert result.exit_code == 3 and len(rows_of(result.stdout)) == 15
+
+
+def test_path(tmp_path: Path) -> None:
+    assert invoke("path", "--data-root", str(tmp_path)).stdout == f"{tmp_path}\n"
+    assert invoke("path", "caltech", CLIPFIT_DATA=str(tmp_path)).stdout == f"{tmp_path / 'caltech-101'}\n"
+    assert invoke("path", CLIPFIT_DATA="").stdout.rstrip().endswith("data")
