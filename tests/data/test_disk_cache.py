@@ -99,7 +99,7 @@ def test_what_was_used_least_lately_goes_first(tmp_path: Path) -> None:
 def test_the_limit_holds(limit: int, tmp_path: Path) -> None:
     first, second = open_cache(tmp_path, limit), open_cache(tmp_path, limit)
     sizes = [100, 3, 60, 7, 88]
-    for k in range(300):
+    for k in range(150):
         assert (first, second)[k % 2].put(key_of(k), bytes(sizes[k % len(sizes)] - 3))
         assert cache_usage(tmp_path).num_bytes <= limit
     assert cache_usage(tmp_path).num_bytes > limit / 2
