@@ -133,3 +133,10 @@ def test_spec_is_checked() -> None:
         ImageSpec(interpolation="bicubik")
     with pytest.raises(ConfigError, match="image size must be at least 1, got 0"):
         ImageSpec(size=0)
+
+
+@pytest.mark.parametrize("size", [1, 8])
+def test_crops_own_their_pixels(size: int) -> None:
+    crop = eval_crop(Image.new("RGB", (40, 30), (1, 2, 3)), ImageSpec(size=size))
+    assert crop.is_contiguous() and crop[:, 0, 0].tolist() == [1, 2, 3]
+    assert crop.add_(1)[:, -1, -1].tolist() == [2, 3, 4]
