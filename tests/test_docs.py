@@ -26,6 +26,7 @@ COMMANDS = [
     "data get",
     "data check",
     "data path",
+    "data cache",
 ]
 DRY = ("train", "eval", "base2new", "xdataset", "compare")
 LINES = [

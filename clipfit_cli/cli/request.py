@@ -65,6 +65,9 @@ def choose_datasets(
     texts = split_names(given, is_one_source)
     if texts:
         expanded = [n for text in texts for n in (catalog.FEW_SHOT_DATASETS if text == "all" else (text,))]
+        for text in texts:
+            if text != "all" and find_own(text) is None and Path(text).exists():
+                say(f"'{text}' is the published {catalog.row(text).name}; for the folder here write ./{text}")
         return own_datasets(expanded, class_names)
     own_datasets((), class_names)
     from clipfit_cli.data.status import present_datasets

@@ -237,3 +237,11 @@ def test_files_that_hold_no_words(content: str, tmp_path: Path) -> None:
     (tmp_path / "words").write_text(content)
     with pytest.raises(ConfigError, match="file of class names"):
         read_words(tmp_path / "words", what="class names")
+
+
+def test_a_published_name_is_not_the_folder_of_that_name(
+    small_world: SmallWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(small_world.data_root)
+    result = ok("eval", "--dataset", "dtd", *small_world.options(), "--dry-run")
+    assert "for the folder here write ./dtd" in result.stderr
