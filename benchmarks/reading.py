@@ -129,7 +129,7 @@ def evaluate_twice(data_root: Path, size: int, cache: Path | None) -> JSON:
     """Return decodings and peak memory after a first and a second evaluation in this process."""
     dataset, bundle = listed_images(data_root), small_bundle(size)
     info = methods.get("zero-shot")
-    adapted = info.attach(bundle, dataset.class_names, dataset.prompt_template, info.settings())
+    adapted = info.attach(bundle, dataset.class_names, [dataset.prompt_template], info.settings())
     adapted.train_mode(False)
     spec = ImageSpec(size=size)
     store = ImageStore(crop_cache=open_cache(cache) if cache else None)
