@@ -87,3 +87,9 @@ class SweepError(ClipfitError):
     """Some runs of a sweep failed; the others are finished and stored."""
 
     exit_code = 6
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of a foreign error's message, cut to 200 characters, without its full stop."""
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:200].rstrip(".")

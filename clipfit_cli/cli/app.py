@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from clipfit_cli import __version__
-from clipfit_cli.cli import data
+from clipfit_cli.cli import data, models
 from clipfit_cli.cli.base2new import base2new
 from clipfit_cli.cli.compare import compare
 from clipfit_cli.cli.eval import eval_
@@ -72,4 +72,5 @@ app.command(
     )
 )(compare)
 app.command()(methods)
+app.add_typer(models.app, name="models")
 app.add_typer(data.app, name="data")

@@ -145,8 +145,6 @@ class Reporter:
         )
         more = f" and {len(record.tests) - 4} more" if len(record.tests) > 4 else ""
         self._line(f"{self._prefix}: {scores}{more} % in {time.monotonic() - self._started:.1f} s")
-        for text in record.notes:
-            self._line(f"  {text}")
 
     def failed(self, config: RunConfig, error: ClipfitError) -> None:
         """See `SweepProgress`."""

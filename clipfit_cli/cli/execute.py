@@ -67,7 +67,7 @@ def execute(
                 data_root=data_root,
                 device=machine,
                 images=images,
-                say=say,
+                say=reporter.note,
                 own=own,
                 splits_dir=splits_dir_of(runs_dir),
             ),

@@ -45,7 +45,7 @@ class CropCache:
 
         That is the content of the image file, the size and filter, and the code: Pillow, its codecs, ours.
         """
-        digest = hashlib.sha256(f"{self._code_version} {spec.size} {spec.interpolation} ".encode())
+        digest = hashlib.sha256(f"{self._code_version} {spec.size} {spec.interpolation} {spec.resize_mode} ".encode())
         digest.update(hashlib.sha256(content).digest())
         return digest.hexdigest()
 

@@ -15,6 +15,8 @@ from clipfit_cli.errors import ConfigError, UnknownNameError
 
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
+_RESIZE_MODES = ("shortest", "longest", "squash")
+
 _AREA = (0.08, 1.0)
 _ASPECT = (3 / 4, 4 / 3)
 _TRIES = 10
@@ -29,18 +31,24 @@ class ImageSpec:
         size: Side of the square input, in pixels.
         mean, std: Per channel, of pixels scaled to 0..1.
         interpolation: ``bicubic`` or ``bilinear``.
+        resize_mode: How an image is made square for evaluation: its shorter side is resized and its centre cut out
+            (``shortest``), its longer side is resized and the rest filled with black (``longest``), or both sides
+            are (``squash``).
     """
 
     size: int = 224
     mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
     std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
     interpolation: str = "bicubic"
+    resize_mode: str = "shortest"
 
     def __post_init__(self) -> None:
         if self.size < 1:
             raise ConfigError(f"image size must be at least 1, got {self.size}")
         if self.interpolation not in _FILTERS:
             raise UnknownNameError("interpolation", self.interpolation, _FILTERS)
+        if self.resize_mode not in _RESIZE_MODES:
+            raise UnknownNameError("resize mode", self.resize_mode, _RESIZE_MODES)
 
 
 @dataclass(frozen=True)
@@ -106,11 +114,22 @@ def train_crop(image: Image.Image, spec: ImageSpec, generator: torch.Generator |
 
 
 def eval_crop(image: Image.Image, spec: ImageSpec) -> Tensor:
-    """Return an RGB image with its shorter side resized, its centre cut out, as uint8 (3, size, size)."""
-    size, short = spec.size, min(image.size)
-    width, height = (size if side == short else int(size * side / short) for side in image.size)
+    """Return an RGB image made square as the tower expects it, uint8 (3, size, size).
+
+    Source: open_clip 3.3, ``image_transform`` for evaluation, in all of its three modes.
+    """
+    size = spec.size
+    if spec.resize_mode == "squash":
+        width = height = size
+    elif spec.resize_mode == "longest":
+        ratio = max(image.size) / size
+        width, height = (max(1, round(side / ratio)) for side in image.size)
+    else:
+        short = min(image.size)
+        width, height = (size if side == short else int(size * side / short) for side in image.size)
     resized = image.resize((width, height), _FILTERS[spec.interpolation])
-    left, top = round((width - size) / 2), round((height - size) / 2)
+    # what is outside the picture becomes black; a margin of odd width is wider at the right and at the bottom
+    left, top = (-((size - side) // 2) if side < size else round((side - size) / 2) for side in (width, height))
     return _to_tensor(resized.crop((left, top, left + size, top + size)))
 
 

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clipfit_cli.errors import CheckpointError, ConfigError
-from clipfit_cli.methods.base import TowersSettings
-from clipfit_cli.models import towers
+from clipfit_cli.models import encode, towers
 from clipfit_cli.models.bundle import ClipBundle
 from clipfit_cli.models.text_features import (
     class_prompts,
@@ -28,8 +27,8 @@ Penalty = Callable[["TunedEncoders", Tensor], Tensor]
 class TunedEncoders:
     """A copy of a CLIP of which the named parameters train, classifying by its own text features.
 
-    Logits are temperature x cosine; the temperature is frozen. The text tower runs once a step and serves both
-    cross-entropy and penalty.
+    Logits are temperature x cosine, plus SigLIP's bias; both are frozen. The text tower runs once a step and serves
+    both cross-entropy and penalty.
     """
 
     def __init__(
@@ -61,6 +60,7 @@ class TunedEncoders:
         drifts = bool(trained) and bundle.bn == "train"
         self._buffers = towers.batch_norm_buffers(self.model) if drifts else []
         self._scale = towers.logit_scale(self.model).detach().float()
+        self._bias = towers.logit_bias(self.model).detach().float()
         self.set_classes(class_names, prompt_templates)
 
     def parameters(self) -> list[nn.Parameter]:
@@ -91,10 +91,10 @@ class TunedEncoders:
 
     def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """See `Adapted`."""
-        image_features = normalised(towers.encode_image(self.model, images))
+        image_features = normalised(encode.encode_image(self.model, images))
         text_features = self.zero_shot_features() if self._text_is_frozen else self._tuned_features()
         with torch.autocast(images.device.type, enabled=False):
-            cross_entropy = F.cross_entropy(self._scale * image_features @ text_features.T, labels)
+            cross_entropy = F.cross_entropy(self._compare(image_features, text_features), labels)
             if self._penalty is None:
                 return cross_entropy, {"cross_entropy": cross_entropy.detach()}
             penalty = self._penalty(self, text_features)
@@ -106,9 +106,9 @@ class TunedEncoders:
         if self._fixed_features is None:
             with torch.autocast(images.device.type, enabled=False):
                 self._fixed_features = classifier_weights(self.model, self._tokens, num_templates=self._num_templates)
-        image_features = normalised(towers.encode_image(self.model, images))
+        image_features = normalised(encode.encode_image(self.model, images))
         with torch.autocast(images.device.type, enabled=False):
-            return self._scale * image_features @ self._fixed_features.T
+            return self._compare(image_features, self._fixed_features)
 
     def trained_tensors(self) -> dict[str, Tensor]:
         """See `Adapted`; the statistics of BatchNorm are among them where they drift."""
@@ -132,39 +132,18 @@ class TunedEncoders:
                 tensor.copy_(tensors[name])
         self._fixed_features = None
 
+    def _compare(self, image_features: Tensor, text_features: Tensor) -> Tensor:
+        """Return logits (batch, num_classes) of features (batch, embed_dim) and (num_classes, embed_dim)."""
+        return self._scale * image_features @ text_features.T + self._bias
+
     def _tuned_features(self) -> Tensor:
         """Return the tuned model's class features (num_classes, embed_dim), with gradients, in one pass."""
-        features = normalised(towers.encode_text(self.model, self._tokens))
+        features = normalised(encode.encode_text(self.model, self._tokens))
         return mean_over_templates(features, self._num_templates)
 
     def _buffer_tensors(self) -> dict[str, Tensor]:
         buffers = dict(self.model.named_buffers())
         return {name: buffers[name] for name in self._buffers}
-
-
-def tune_towers(
-    bundle: ClipBundle,
-    class_names: Sequence[str],
-    prompt_templates: Sequence[str],
-    *,
-    method: str,
-    settings: TowersSettings,
-    parameters_of: Callable[[nn.Module, towers.Tower], list[str]],
-) -> TunedEncoders:
-    """Return a copy of the model of which the given parameters of the chosen towers train, without a penalty.
-
-    Args:
-        bundle, class_names, prompt_templates: See `TunedEncoders`.
-        method: Its name, for the error.
-        settings: Which towers.
-        parameters_of: (model, tower) -> names of the parameters that train.
-
-    Raises:
-        ConfigError: Nothing would train.
-    """
-    chosen: tuple[towers.Tower, ...] = ("image", "text") if settings.towers == "both" else (settings.towers,)
-    trained = [name for tower in chosen for name in parameters_of(bundle.model, tower)]
-    return TunedEncoders(bundle, class_names, prompt_templates, trained=require_some(trained, method))
 
 
 def require_some(trained: Sequence[str], method: str) -> Sequence[str]:

@@ -62,6 +62,10 @@ Attach = Callable[["ClipBundle", Sequence[str], Sequence[str], Any], Adapted]
 """(bundle, class names, prompt templates, settings) -> Adapted."""
 
 
+Trained = Callable[["nn.Module", Any], list[str]]
+"""(open_clip model, which may be on the meta device; settings) -> names of its parameters that train."""
+
+
 @dataclass(frozen=True)
 class MethodInfo:
     """What is known of a method before anything is loaded.
@@ -71,6 +75,7 @@ class MethodInfo:
         summary: One line: what trains, with which loss.
         source: Paper, and the reference code at a commit where there is one.
         settings: The dataclass of its settings; every field has a default.
+        trained: Tells which of the model's own parameters train.
         attach: Makes the `Adapted`.
         trains: False where nothing is trained.
         starts_at_zero_shot: True where the logits before the first step are the zero-shot ones.
@@ -80,6 +85,7 @@ class MethodInfo:
     summary: str
     source: str
     settings: type[Any]
+    trained: Trained
     attach: Attach
     trains: bool = True
     starts_at_zero_shot: bool = True
@@ -94,6 +100,11 @@ class TowersSettings:
     """
 
     towers: Literal["both", "text", "image"] = "both"
+
+    @property
+    def chosen(self) -> tuple[Literal["image", "text"], ...]:
+        """The towers one by one."""
+        return ("image", "text") if self.towers == "both" else (self.towers,)
 
 
 def resolve_settings(

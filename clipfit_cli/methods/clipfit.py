@@ -11,7 +11,7 @@ from clipfit_cli.errors import ConfigError
 from clipfit_cli.methods.base import Adapted, MethodInfo
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from clipfit_cli.methods._tuned_encoders import Penalty, TunedEncoders
     from clipfit_cli.models.bundle import ClipBundle
@@ -60,48 +60,53 @@ def attach(
     """Return CLIPFit on a copy of the model."""
     from clipfit_cli.methods._tuned_encoders import TunedEncoders, require_some
 
-    text = _text_names(bundle, settings.text_biases)
-    image = _image_names(bundle, settings.image_layer_norms)
     return TunedEncoders(
         bundle,
         class_names,
         prompt_templates,
-        trained=require_some([*image, *text], "clipfit"),
-        penalty=_penalty(bundle, settings, text),
+        trained=require_some(trained(bundle.model, settings), "clipfit"),
+        penalty=_penalty(bundle, settings),
     )
 
 
-def _text_names(bundle: ClipBundle, which: str) -> list[str]:
+def trained(model: nn.Module, settings: ClipfitSettings) -> list[str]:
+    """Return the names of the parameters that train, the image tower's first.
+
+    Raises:
+        ConfigError: The image tower has no such block.
+        ModelError: It cannot be told with certainty which they are.
+    """
+    return [*_image_names(model, settings.image_layer_norms), *_text_names(model, settings.text_biases)]
+
+
+def _text_names(model: nn.Module, which: str) -> list[str]:
     from clipfit_cli.models import towers
 
     if which == "none":
         return []
     if which == "all":
-        return towers.bias_parameters(bundle.model, "text")
-    return towers.feed_forward_output_biases(bundle.model)
+        return towers.bias_parameters(model, "text")
+    return towers.feed_forward_output_biases(model)
 
 
-def _image_names(bundle: ClipBundle, which: str) -> list[str]:
+def _image_names(model: nn.Module, which: str) -> list[str]:
     from clipfit_cli.models import towers
 
     if which == "none":
         return []
-    names = towers.layer_norm_parameters(bundle.model, "image")
     match = _BLOCKS.fullmatch(which)
     if not match:
-        return names
+        return towers.layer_norm_parameters(model, "image")
     first, last = int(match[1]), int(match[2] or match[1])
-    count = towers.num_image_blocks(bundle.model)
+    count = len(towers.image_blocks(model))
     if last >= count:
         raise ConfigError(
-            f"clipfit's image_layer_norms {which!r} is outside the image tower of {bundle.backbone}, "
-            f"which has {count} blocks"
+            f"clipfit's image_layer_norms {which!r} is outside the image tower, which has {count} transformer blocks"
         )
-    blocks = {name: towers.image_block_of(bundle.model, name) for name in names}
-    return [name for name, block in blocks.items() if block is not None and first <= block <= last]
+    return [name for name, block in towers.block_of_image_norms(model).items() if first <= block <= last]
 
 
-def _penalty(bundle: ClipBundle, settings: ClipfitSettings, text: list[str]) -> Penalty | None:
+def _penalty(bundle: ClipBundle, settings: ClipfitSettings) -> Penalty | None:
     if settings.regulariser == "none" or settings.beta == 0:
         return None
     if settings.regulariser == "kd":
@@ -114,6 +119,7 @@ def _penalty(bundle: ClipBundle, settings: ClipfitSettings, text: list[str]) -> 
 
     import torch
 
+    text = _text_names(bundle.model, settings.text_biases)
     before = {name: bundle.model.get_parameter(name) for name in text}
 
     def bias_change(encoders: TunedEncoders, text_features: Tensor) -> Tensor:
@@ -130,5 +136,6 @@ METHOD = MethodInfo(
     summary="text feed-forward output biases and image LayerNorms, cross-entropy plus distilled class features",
     source="Li et al., EMNLP 2024, arXiv 2409.16718; official code at 4dde0494",
     settings=ClipfitSettings,
+    trained=trained,
     attach=attach,
 )

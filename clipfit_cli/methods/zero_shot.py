@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from clipfit_cli.methods.base import Adapted, MethodInfo
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from clipfit_cli.models.bundle import ClipBundle
 
 
@@ -27,11 +29,18 @@ def attach(
     return TunedEncoders(bundle, class_names, prompt_templates, trained=())
 
 
+def trained(model: nn.Module, settings: ZeroShotSettings) -> list[str]:
+    """Return no name."""
+    del model, settings
+    return []
+
+
 METHOD = MethodInfo(
     name="zero-shot",
     summary="CLIP as it is, its classes told apart by their prompts; nothing is trained",
     source="Radford et al., ICML 2021, arXiv 2103.00020, section 3.1",
     settings=ZeroShotSettings,
+    trained=trained,
     attach=attach,
     trains=False,
 )

@@ -21,18 +21,20 @@ class ClipBundle:
     Attributes:
         model: open_clip's module, float32, in evaluation mode, no parameter requires a gradient.
         tokenizer: Prompts -> int64 tokens (num_prompts, context_length).
-        encode_words: One prompt -> its token ids without start and end token, never truncated.
+        count_tokens: One prompt -> how many tokens it has, those at its start and end among them, never cut.
         backbone, pretrained: The names it was asked for by.
         weights_sha256: Of the weights file.
         activation: Of both towers.
         bn: What a method does with BatchNorm while it trains.
         image_size: Side of the square input in pixels.
         image_mean, image_std: Per channel, for pixels in [0, 1].
+        interpolation: ``bicubic`` or ``bilinear``.
+        resize_mode: How a picture is made square for evaluation: ``shortest``, ``longest`` or ``squash``.
     """
 
     model: torch.nn.Module
     tokenizer: Callable[[list[str]], torch.Tensor]
-    encode_words: Callable[[str], list[int]]
+    count_tokens: Callable[[str], int]
     backbone: str
     pretrained: str
     weights_sha256: str
@@ -41,6 +43,8 @@ class ClipBundle:
     image_size: int
     image_mean: tuple[float, float, float]
     image_std: tuple[float, float, float]
+    interpolation: str
+    resize_mode: str
 
     @property
     def device(self) -> torch.device:

@@ -9,7 +9,8 @@ import torch
 
 from clipfit_cli.config import TINY_BACKBONE, ModelConfig
 from clipfit_cli.errors import CheckpointError, ModelError
-from clipfit_cli.models.bundle import Activation, ClipBundle
+from clipfit_cli.models.bundle import ClipBundle
+from clipfit_cli.models.tokenizers import Tokenizer, simple_tokenizer, tokenizer_of
 from clipfit_cli.models.towers import activation_of, check_supported
 from clipfit_cli.models.weights import Weights, find_weights, read_state_dict
 
@@ -41,29 +42,41 @@ def load_bundle(config: ModelConfig, *, device: torch.device, weights: Weights |
         model = _build(config, weights)
     check_supported(model, config.backbone)
     model.to(device).float().eval().requires_grad_(False)
-    return bundle_of(model, config, weights_sha256=weights.sha256)
+    tokenizer = None if config.backbone == TINY_BACKBONE else tokenizer_of(config.backbone)
+    return bundle_of(model, config, weights_sha256=weights.sha256, tokenizer=tokenizer)
 
 
-def bundle_of(model: torch.nn.Module, config: ModelConfig, *, weights_sha256: str) -> ClipBundle:
-    """Return a bundle around an open_clip model that is loaded already."""
-    from open_clip.tokenizer import SimpleTokenizer
+def bundle_of(
+    model: torch.nn.Module, config: ModelConfig, *, weights_sha256: str, tokenizer: Tokenizer | None = None
+) -> ClipBundle:
+    """Return a bundle around an open_clip model that is loaded already.
 
+    Args:
+        model: The model.
+        config: By which names it was asked for.
+        weights_sha256: Of its weights.
+        tokenizer: None = CLIP's own.
+
+    Raises:
+        ModelError: The image tower takes images that are not square.
+    """
     visual: Any = cast(Any, model).visual
-    tokenizer = SimpleTokenizer(context_length=int(cast(Any, model).context_length))
-    size = visual.image_size
+    tokenizer = tokenizer or simple_tokenizer(int(cast(Any, model).context_length))
     preprocess = getattr(visual, "preprocess_cfg", None) or {}
     return ClipBundle(
         model=model,
-        tokenizer=tokenizer,
-        encode_words=tokenizer.encode,
+        tokenizer=tokenizer.tokenize,
+        count_tokens=tokenizer.count,
         backbone=config.backbone,
         pretrained=config.pretrained,
         weights_sha256=weights_sha256,
-        activation=cast(Activation, activation_of(model)),
+        activation=activation_of(model),
         bn=config.bn,
-        image_size=int(size[0] if isinstance(size, tuple | list) else size),
+        image_size=_side(visual.image_size, config.backbone),
         image_mean=_triple(preprocess.get("mean"), _CLIP_MEAN),
         image_std=_triple(preprocess.get("std"), _CLIP_STD),
+        interpolation="bilinear" if preprocess.get("interpolation") == "bilinear" else "bicubic",
+        resize_mode=preprocess.get("resize_mode") or "shortest",
     )
 
 
@@ -114,6 +127,13 @@ def _load_strictly(model: torch.nn.Module, state: dict[str, Any], config: ModelC
     if problem:
         raise CheckpointError(f"{weights.path} does not fit the backbone {config.backbone}: {problem}")
     model.load_state_dict(state)
+
+
+def _side(size: int | tuple[int, int], backbone: str) -> int:
+    height, width = (size, size) if isinstance(size, int) else size
+    if height != width:
+        raise ModelError(f"the image tower of {backbone} takes images of {width}x{height} pixels, expected square ones")
+    return int(height)
 
 
 def _triple(given: Any, default: tuple[float, float, float]) -> tuple[float, float, float]:

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from clipfit_cli.errors import ConfigError
 from clipfit_cli.models.bundle import ClipBundle
+from clipfit_cli.models.encode import encode_text, used_context
 from clipfit_cli.models.templates import check_templates
-from clipfit_cli.models.towers import encode_text, used_context
 
 
 def class_prompts(class_names: Sequence[str], prompt_templates: Sequence[str]) -> list[str]:
@@ -41,7 +41,7 @@ def tokenize_prompts(bundle: ClipBundle, prompts: Sequence[str]) -> Tensor:
     tokens = bundle.tokenizer(list(prompts))
     context = tokens.shape[1]
     for prompt in prompts:
-        length = len(bundle.encode_words(prompt)) + 2
+        length = bundle.count_tokens(prompt)
         if length > context:
             raise ConfigError(
                 f"the prompt {prompt!r} has {length} tokens, the text tower of {bundle.backbone} reads {context}; "

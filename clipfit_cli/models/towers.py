@@ -1,59 +1,121 @@
-"""The only file that knows open_clip's attribute names: which parameters are what, and how to encode."""
+"""Which parts of an open_clip model are what, told by what a module is; with `encode`, all that knows its names."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
-from open_clip.model import CLIP
+from open_clip.coca_model import CoCa
+from open_clip.hf_model import HFTextEncoder
+from open_clip.model import CLIP, CustomTextCLIP
 from open_clip.modified_resnet import ModifiedResNet
-from open_clip.transformer import VisionTransformer
+from open_clip.timm_model import TimmModel
+from open_clip.transformer import QuickGELU, TextTransformer, VisionTransformer
 from torch import Tensor, nn
 
 from clipfit_cli.errors import ModelError
 
 Tower = Literal["image", "text"]
+TOWERS: tuple[Tower, ...] = ("image", "text")
 
 _IMAGE_PREFIX = "visual."
-_OUTSIDE_TOWERS = ("logit_scale", "logit_bias")
-_IMAGE_BLOCK = re.compile(r"visual\.transformer\.resblocks\.(\d+)\.")
+_TEXT_PREFIX = "text."
+_OUTSIDE_TOWERS = ("logit_scale", "logit_bias", "text_decoder")
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+_OTHER_NORMS = (*_BATCH_NORMS, nn.GroupNorm, nn.RMSNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.LocalResponseNorm)
+
+
+_SHORT = {"VisionTransformer": "ViT", "Eva": "EVA"}
+
+
+class TowerKinds(NamedTuple):
+    """What the two towers of a model are, in words; open_clip's own text towers are ``causal`` or ``not causal``."""
+
+    image: str
+    text: str
 
 
 def check_supported(model: nn.Module, backbone: str) -> None:
-    """Do nothing for a native CLIP (ViT or ResNet image tower, native text tower).
+    """Do nothing for a model of which it is known what its towers are.
 
     Raises:
-        ModelError: For any other kind of tower; the message names it.
+        ModelError: For any other; the message names it.
     """
-    if not isinstance(model, CLIP):
+    if not isinstance(model, CLIP | CustomTextCLIP | CoCa):
         raise ModelError(
-            f"backbone {backbone} is a {type(model).__name__}; native CLIP models with a ViT or ResNet image "
-            "tower are supported, such as ViT-B-16, ViT-L-14 or RN50"
+            f"backbone {backbone} is a {type(model).__name__}; open_clip's CLIP, CustomTextCLIP and CoCa are supported"
         )
-    if not isinstance(model.visual, VisionTransformer | ModifiedResNet):
+    visual = cast(Any, model).visual
+    if not isinstance(visual, VisionTransformer | ModifiedResNet | TimmModel):
         raise ModelError(
-            f"the image tower of {backbone} is a {type(model.visual).__name__}; ViT and ResNet towers are "
-            "supported, such as ViT-B-16, ViT-L-14 or RN50"
+            f"the image tower of {backbone} is a {type(visual).__name__}; open_clip's ViT and ResNet and models of "
+            "timm are supported"
         )
+    text = text_tower(model)
+    if not isinstance(text, CLIP | TextTransformer | HFTextEncoder):
+        raise ModelError(
+            f"the text tower of {backbone} is a {type(text).__name__}; open_clip's own and those of Hugging Face are "
+            "supported"
+        )
+
+
+def kinds_of(model: nn.Module) -> TowerKinds:
+    """Return the kinds of both towers, such as ``timm ConvNeXt`` and ``causal``."""
+    visual, text = cast(Any, model).visual, cast(Any, text_tower(model))
+    if isinstance(visual, TimmModel):
+        image = f"timm {_SHORT.get(type(visual.trunk).__name__, type(visual.trunk).__name__)}"
+    else:
+        image = "ResNet" if isinstance(visual, ModifiedResNet) else "ViT"
+    if isinstance(text, HFTextEncoder):
+        return TowerKinds(image, f"Hugging Face {cast(Any, text).config.model_type}")
+    return TowerKinds(image, "not causal" if text.attn_mask is None else "causal")
+
+
+def text_tower(model: nn.Module) -> nn.Module:
+    """Return the module that encodes text: a module of its own, or the model itself where it has none."""
+    return model if isinstance(model, CLIP) else cast(nn.Module, cast(Any, model).text)
 
 
 def tower_of(name: str) -> Tower | None:
-    """Return the tower that a parameter of this name belongs to; None for temperature and bias of the logits."""
-    if name in _OUTSIDE_TOWERS:
+    """Return the tower that a parameter or module of this name belongs to.
+
+    None for temperature and bias of the logits and for the caption decoder of CoCa.
+    """
+    if name.split(".")[0] in _OUTSIDE_TOWERS:
         return None
     return "image" if name.startswith(_IMAGE_PREFIX) else "text"
 
 
 def layer_norm_parameters(model: nn.Module, tower: Tower) -> list[str]:
-    """Return the names of weight and bias of every LayerNorm (subclasses too) of a tower."""
-    return [
-        f"{module_name}.{name}"
-        for module_name, module in model.named_modules()
-        if isinstance(module, nn.LayerNorm) and tower_of(module_name) == tower
-        for name, _ in module.named_parameters(recurse=False)
-    ]
+    """Return the names of weight and bias of every LayerNorm (subclasses too) of a tower.
+
+    Raises:
+        ModelError: A module with parameters is called a norm, and is none that is known.
+    """
+    names: list[str] = []
+    for module_name, module in model.named_modules():
+        if tower_of(module_name) != tower:
+            continue
+        own = [name for name, _ in module.named_parameters(recurse=False)]
+        if isinstance(module, nn.LayerNorm):
+            names += [f"{module_name}.{name}" for name in own]
+        elif own and _may_be_a_norm(module):
+            raise ModelError(
+                f"{module_name} is a {type(module).__name__}: it is not known whether that is a LayerNorm, so it is "
+                "not known which parameters of this model to train; choose another backbone or method"
+            )
+    return names
+
+
+def has_image_layer_norm(model: nn.Module) -> bool:
+    """Return whether there is a LayerNorm in the image tower; a ResNet has none."""
+    return any(tower_of(name) == "image" and isinstance(module, nn.LayerNorm) for name, module in model.named_modules())
+
+
+def _may_be_a_norm(module: nn.Module) -> bool:
+    kind = type(module).__name__.lower()
+    return "norm" in kind and "rmsnorm" not in kind and not isinstance(module, _OTHER_NORMS)
 
 
 def bias_parameters(model: nn.Module, tower: Tower) -> list[str]:
@@ -62,8 +124,67 @@ def bias_parameters(model: nn.Module, tower: Tower) -> list[str]:
 
 
 def feed_forward_output_biases(model: nn.Module) -> list[str]:
-    """Return the names of the bias of the last linear layer of every feed-forward block of the text tower."""
-    return [f"{name}.c_proj.bias" for name in _text_feed_forward_blocks(model)]
+    """Return the names of the bias of the last linear layer of every feed-forward block of the text tower.
+
+    Raises:
+        ModelError: A block has no feed-forward part that can be told with certainty, or that has no bias.
+    """
+    return [f"{name}.{_feed_forward_output(name, block)}.bias" for name, block in text_blocks(model)]
+
+
+def text_blocks(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield name and module of every transformer block of the text tower, first to last.
+
+    Raises:
+        ModelError: They cannot be told with certainty.
+    """
+    text = text_tower(model)
+    prefix = "" if text is model else _TEXT_PREFIX
+    transformer = cast(nn.Module, cast(Any, text).transformer)
+    if not isinstance(text, HFTextEncoder):
+        place, blocks = "resblocks", cast(Any, transformer).resblocks
+    else:
+        count = cast(Any, text).config.num_hidden_layers
+        stacks = [
+            (name, module)
+            for name, module in transformer.named_modules()
+            if isinstance(module, nn.ModuleList) and len(module) == count
+        ]
+        if len(stacks) != 1:
+            raise ModelError(
+                f"{prefix}transformer is a {type(transformer).__name__} in which {len(stacks)} lists have as many "
+                f"modules as it has blocks ({count}), expected one; choose another backbone"
+            )
+        place, blocks = stacks[0]
+    for index, block in enumerate(blocks):
+        yield f"{prefix}transformer.{place}.{index}", block
+
+
+def _feed_forward_output(block_name: str, block: nn.Module) -> str:
+    """Return the name, within a block, of the last linear layer of its feed-forward part.
+
+    That part is all linear layers outside of attention: the last leads back to the width that the others start
+    from.
+    """
+    attention = [
+        name
+        for name, module in block.named_modules()
+        if name and (isinstance(module, nn.MultiheadAttention) or "Attention" in type(module).__name__)
+    ]
+    linears = [
+        (name, module)
+        for name, module in block.named_modules()
+        if isinstance(module, nn.Linear) and not any(name == a or name.startswith(f"{a}.") for a in attention)
+    ]
+    what = f"the feed-forward part of {block_name} ({type(block).__name__})"
+    if not attention or len(linears) < 2:
+        raise ModelError(f"{what} cannot be told: {len(linears)} linear layers outside of attention, expected 2 or 3")
+    *first, (last_name, last) = linears
+    if any(m.in_features != last.out_features or m.out_features != last.in_features for _, m in first):
+        raise ModelError(f"{what} cannot be told: {last_name} does not lead back from where the layers before it lead")
+    if last.bias is None:
+        raise ModelError(f"{what} has no bias in its last linear layer {last_name}, so CLIPFit cannot train it")
+    return str(last_name)
 
 
 def tower_parameters(model: nn.Module, tower: Tower) -> list[str]:
@@ -73,45 +194,62 @@ def tower_parameters(model: nn.Module, tower: Tower) -> list[str]:
 
 def tunable_parameters(model: nn.Module, tower: Tower) -> list[str]:
     """Return the names of all parameters of a tower but the token embedding, which is only looked up."""
-    return [name for name in tower_parameters(model, tower) if name != "token_embedding.weight"]
+    text: Any = text_tower(model)
+    embedding = text.transformer.get_input_embeddings() if isinstance(text, HFTextEncoder) else text.token_embedding
+    looked_up = {id(parameter) for parameter in embedding.parameters()}
+    return [name for name in tower_parameters(model, tower) if id(model.get_parameter(name)) not in looked_up]
 
 
-def image_block_of(model: nn.Module, name: str) -> int | None:
-    """Return the index of the image block that a parameter belongs to.
+def image_blocks(model: nn.Module) -> list[str]:
+    """Return the names of the transformer blocks of the image tower, first to last; empty where it has none."""
+    visual: Any = cast(Any, model).visual
+    if isinstance(visual, VisionTransformer):
+        place, blocks = "transformer.resblocks", cast(Any, visual).transformer.resblocks
+    else:
+        place, blocks = "trunk.blocks", getattr(getattr(visual, "trunk", None), "blocks", ())
+    return [f"{_IMAGE_PREFIX}{place}.{index}" for index, _ in enumerate(blocks)]
+
+
+def block_of_image_norms(model: nn.Module) -> dict[str, int]:
+    """Return for every LayerNorm parameter of the image tower the index of the block that it belongs to.
 
     What comes before the first block counts as block 0, what comes after the last as the last, so that ranges
-    of blocks divide the tower. None where the tower has no transformer blocks.
+    of blocks divide the tower. Empty where the tower has no transformer blocks.
     """
-    last = num_image_blocks(model) - 1
-    if last < 0:
-        return None
-    match = _IMAGE_BLOCK.match(name)
-    if match:
-        return int(match.group(1))
-    return last if name.startswith(("visual.ln_post", "visual.proj")) else 0
-
-
-def num_image_blocks(model: nn.Module) -> int:
-    """Return the number of transformer blocks of the image tower (0 for a ResNet)."""
-    visual = cast(Any, model).visual
-    return len(visual.transformer.resblocks) if isinstance(visual, VisionTransformer) else 0
+    blocks = image_blocks(model)
+    indices: dict[str, int] = {}
+    current = 0
+    for name in layer_norm_parameters(model, "image") if blocks else ():
+        own = next((index for index, block in enumerate(blocks) if name.startswith(f"{block}.")), None)
+        if own is not None:
+            current = own
+        elif current:
+            current = len(blocks) - 1
+        indices[name] = current
+    return indices
 
 
 def batch_norm_buffers(model: nn.Module) -> list[str]:
     """Return the names of the running statistics of every BatchNorm of the image tower."""
     return [
         f"{module_name}.{name}"
-        for module_name, module in model.named_modules()
-        if isinstance(module, nn.BatchNorm2d)
+        for module_name, module in _batch_norms(model)
         for name, _ in module.named_buffers(recurse=False)
     ]
 
 
 def set_batch_norm_training(model: nn.Module, training: bool) -> None:
     """Let BatchNorm use batch statistics and update its running averages, or neither."""
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.train(training)
+    for _, module in _batch_norms(model):
+        module.train(training)
+
+
+def _batch_norms(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    return [
+        (name, module)
+        for name, module in model.named_modules()
+        if tower_of(name) == "image" and isinstance(module, _BATCH_NORMS)
+    ]
 
 
 def logit_scale(model: nn.Module) -> Tensor:
@@ -119,52 +257,12 @@ def logit_scale(model: nn.Module) -> Tensor:
     return cast(Tensor, cast(Any, model).logit_scale).exp().reshape(())
 
 
-def activation_of(model: nn.Module) -> str:
-    """Return ``quickgelu`` or ``gelu``, whichever the text tower's feed-forward blocks use."""
-    name = type(cast(Any, model).transformer.resblocks[0].mlp.gelu).__name__
-    return "quickgelu" if name == "QuickGELU" else "gelu"
+def logit_bias(model: nn.Module) -> Tensor:
+    """Return what SigLIP adds to every logit, a scalar; 0 for other models."""
+    bias = cast(Tensor | None, cast(Any, model).logit_bias)
+    return torch.zeros((), device=next(model.parameters()).device) if bias is None else bias.reshape(())
 
 
-def encode_image(model: nn.Module, images: Tensor) -> Tensor:
-    """Return raw image features (batch, embed_dim) of normalised images (batch, 3, height, width)."""
-    return cast(Tensor, cast(Any, model).visual(images))
-
-
-def used_context(model: nn.Module, tokens: Tensor) -> int:
-    """Return how many positions of the token axis can reach the features.
-
-    In a causal tower nothing behind the end token does, so the longest prompt decides; elsewhere every position
-    counts.
-
-    Args:
-        model: The CLIP model.
-        tokens: Token ids (num_classes, context_length); the end token has the largest id.
-    """
-    if cast(Any, model).attn_mask is None or cast(Any, model).text_pool_type not in ("argmax", "eos"):
-        return tokens.shape[1]
-    return int(tokens.argmax(dim=-1).max()) + 1
-
-
-def encode_text(model: nn.Module, tokens: Tensor) -> Tensor:
-    """Return raw text features (num_classes, embed_dim) of tokens (num_classes, context_length).
-
-    The token axis may be cut to `used_context`, which changes nothing where the tower is causal. The last norm
-    and the projection run on the end token alone.
-    """
-    clip = cast(Any, model)
-    length = tokens.shape[1]
-    x = clip.token_embedding(tokens) + clip.positional_embedding[:length]
-    mask = None if clip.attn_mask is None else clip.attn_mask[:length, :length]
-    x = clip.transformer(x, attn_mask=mask)
-    x = x[torch.arange(len(tokens), device=tokens.device), tokens.argmax(dim=-1)]
-    x = clip.ln_final(x)
-    projection = clip.text_projection
-    if projection is None:
-        return cast(Tensor, x)
-    return cast(Tensor, projection(x) if isinstance(projection, nn.Linear) else x @ projection)
-
-
-def _text_feed_forward_blocks(model: nn.Module) -> Iterator[str]:
-    """Yield the module names of the text tower's feed-forward blocks, first to last."""
-    for index, _ in enumerate(cast(Any, model).transformer.resblocks):
-        yield f"transformer.resblocks.{index}.mlp"
+def activation_of(model: nn.Module) -> Literal["quickgelu", "gelu"]:
+    """Return ``quickgelu`` where open_clip's own blocks use that, else ``gelu`` (or what timm and others use)."""
+    return "quickgelu" if any(isinstance(module, QuickGELU) for module in model.modules()) else "gelu"

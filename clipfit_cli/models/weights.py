@@ -63,6 +63,15 @@ def find_weights(backbone: str, pretrained: str, *, say: Callable[[str], None] |
     return Weights(path=path, sha256=file_sha256(path), tag=pretrained, quick_gelu=quick_gelu)
 
 
+def is_cached(backbone: str, pretrained: str) -> bool:
+    """Return whether the weights of a tag of open_clip's are on this machine."""
+    import open_clip
+
+    if backbone == TINY_BACKBONE:
+        return True
+    return _cached(open_clip.get_pretrained_cfg(backbone, pretrained)) is not None
+
+
 def file_sha256(path: Path) -> str:
     """Return the sha256 (hex) of a file's bytes."""
     with path.open("rb") as stream:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
@@ -32,6 +32,7 @@ from clipfit_cli.engine.train import Training, train
 from clipfit_cli.errors import CheckpointError, OutOfMemoryError
 from clipfit_cli.methods.base import Adapted
 from clipfit_cli.models.bundle import ClipBundle
+from clipfit_cli.models.towers import has_image_layer_norm, tower_of
 from clipfit_cli.protocols.workspace import Workspace, datasets_of, image_spec
 from clipfit_cli.results.record import RunRecord, TestMetrics
 
@@ -77,6 +78,9 @@ def _run(config: RunConfig, workspace: Workspace, key: str, progress: Progress) 
     bundle = workspace.bundle(config.model)
     training_set = workspace.training_set(config)
     settings = info.settings(**config.settings)
+    notes = _notes(config, workspace, bundle, info.trained(bundle.model, settings))
+    for text in notes:
+        workspace.say_once(text)
     environment.reset_peak_memory(workspace.device)
     adapted = info.attach(bundle, training_set.class_names, _templates(config, training_set), settings)
     training = None
@@ -112,7 +116,7 @@ def _run(config: RunConfig, workspace: Workspace, key: str, progress: Progress) 
         versions=environment.versions(),
         created_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         adapter_file=WEIGHTS_FILE if files else None,
-        notes=_notes(config, workspace, bundle),
+        notes=notes,
     )
     return record, files
 
@@ -202,7 +206,7 @@ def _card(config: RunConfig, bundle: ClipBundle, training_set: DataSet, trainabl
     )
 
 
-def _notes(config: RunConfig, workspace: Workspace, bundle: ClipBundle) -> tuple[str, ...]:
+def _notes(config: RunConfig, workspace: Workspace, bundle: ClipBundle, trained: Sequence[str]) -> tuple[str, ...]:
     notes = [text for name in datasets_of(config) for text in workspace.dataset(name).notes]
     short = short_classes(workspace.dataset(config.dataset), config.shots) if config.schedule else ()
     if short:
@@ -213,4 +217,8 @@ def _notes(config: RunConfig, workspace: Workspace, bundle: ClipBundle) -> tuple
         )
     if bundle.activation == "quickgelu" and "quickgelu" not in bundle.backbone:
         notes.append(f"{bundle.backbone} runs with QuickGELU, as its weights were trained")
+    if trained and not any(tower_of(name) == "image" for name in trained) and not has_image_layer_norm(bundle.model):
+        notes.append(
+            f"the image tower of {bundle.backbone} has no LayerNorm: {config.method} trains its text side only"
+        )
     return tuple(notes)

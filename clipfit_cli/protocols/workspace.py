@@ -47,7 +47,7 @@ class Workspace:
             data_root: Folder of all data sets of the catalog.
             device: Where models run.
             images: Decodes them; None = one with nothing on disk.
-            say: Told what takes long before the first run begins.
+            say: Told what takes long before the first run begins, and what a reader of the numbers should know.
             own: Name -> data set of the user's own.
             splits_dir: Where splits that are made of such data sets are kept; None = nowhere.
         """
@@ -57,9 +57,16 @@ class Workspace:
         self.device = device
         self.images = images or ImageStore()
         self._say = say
+        self._said: set[str] = set()
         self._datasets: dict[str, DataSet] = {}
         self._weights: dict[tuple[str, str], Weights] = {}
         self._bundle: tuple[ModelConfig, ClipBundle] | None = None
+
+    def say_once(self, text: str) -> None:
+        """Tell the user something, unless this command told it already."""
+        if self._say and text not in self._said:
+            self._say(text)
+        self._said.add(text)
 
     def dataset(self, name: str) -> DataSet:
         """Return a whole data set by its lists.
@@ -178,4 +185,10 @@ def datasets_of(config: RunConfig) -> list[str]:
 
 def image_spec(bundle: ClipBundle) -> ImageSpec:
     """Return how images have to be prepared for a model."""
-    return ImageSpec(size=bundle.image_size, mean=bundle.image_mean, std=bundle.image_std)
+    return ImageSpec(
+        size=bundle.image_size,
+        mean=bundle.image_mean,
+        std=bundle.image_std,
+        interpolation=bundle.interpolation,
+        resize_mode=bundle.resize_mode,
+    )

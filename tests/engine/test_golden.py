@@ -17,8 +17,8 @@ from clipfit_cli.engine.train import train
 from clipfit_cli.methods._tuned_encoders import TunedEncoders
 from clipfit_cli.methods.clipfit import ClipfitSettings, attach
 from clipfit_cli.models.bundle import ClipBundle
+from clipfit_cli.models.encode import encode_text
 from clipfit_cli.models.text_features import classifier_weights
-from clipfit_cli.models.towers import encode_text
 from tests.conftest import GOLDEN, golden_json, small_bundle
 
 SCHEDULES = {
@@ -46,7 +46,7 @@ def bundle(golden: dict[str, Any]) -> ClipBundle:
     )
     model.load_state_dict(golden["initial_state_dict"])
     bundle = small_bundle(model)
-    return replace(bundle, tokenizer=lambda _: golden["tokens"].long(), encode_words=lambda _: [1])
+    return replace(bundle, tokenizer=lambda _: golden["tokens"].long(), count_tokens=lambda _: 3)
 
 
 def attached(bundle: ClipBundle, beta: float) -> TunedEncoders:

@@ -10,10 +10,10 @@ import torch
 from clipfit_cli.errors import ConfigError
 from clipfit_cli.methods._tuned_encoders import TunedEncoders
 from clipfit_cli.methods.clipfit import ClipfitSettings, attach
-from clipfit_cli.models import towers
+from clipfit_cli.models import encode
 from clipfit_cli.models.bundle import ClipBundle
+from clipfit_cli.models.encode import encode_text
 from clipfit_cli.models.text_features import normalised
-from clipfit_cli.models.towers import encode_text
 
 NAMES = ["cat", "polka-dotted thing", "red_tractor"]
 IMAGES = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
@@ -58,9 +58,9 @@ def test_blocks_divide_the_image_norms(small_clip: ClipBundle) -> None:
 
 
 def test_blocks_that_are_not_there(small_clip: ClipBundle, small_resnet_clip: ClipBundle) -> None:
-    with pytest.raises(ConfigError, match="which has 2 blocks"):
+    with pytest.raises(ConfigError, match="which has 2 transformer blocks"):
         tuned(small_clip, image_layer_norms="1-2")
-    with pytest.raises(ConfigError, match="which has 0 blocks"):
+    with pytest.raises(ConfigError, match="which has 0 transformer blocks"):
         tuned(small_resnet_clip, image_layer_norms="0")
 
 
@@ -126,13 +126,13 @@ def test_no_regulariser(settings: dict[str, Any], small_clip: ClipBundle) -> Non
 
 def test_a_frozen_text_tower_is_not_run_in_training(small_clip: ClipBundle, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
-    real = towers.encode_text
+    real = encode.encode_text
 
     def counted(model: torch.nn.Module, tokens: torch.Tensor) -> torch.Tensor:
         calls.append(1)
         return real(model, tokens)
 
-    monkeypatch.setattr(towers, "encode_text", counted)
+    monkeypatch.setattr(encode, "encode_text", counted)
     frozen, trained = tuned(small_clip, text_biases="none"), tuned(small_clip)
     frozen.loss(IMAGES, LABELS)
     assert len(calls) == 0

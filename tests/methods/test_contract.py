@@ -12,8 +12,9 @@ from clipfit_cli import methods
 from clipfit_cli.errors import CheckpointError
 from clipfit_cli.methods.base import Adapted, MethodInfo
 from clipfit_cli.models.bundle import ClipBundle
+from clipfit_cli.models.encode import encode_image
 from clipfit_cli.models.text_features import class_prompts, classifier_weights, normalised, tokenize_prompts
-from clipfit_cli.models.towers import encode_image, logit_scale
+from clipfit_cli.models.towers import logit_scale
 from tests.conftest import build_small_clip, small_bundle
 
 NAMES = ["cat", "polka-dotted thing", "red_tractor"]

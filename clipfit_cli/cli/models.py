@@ -1,0 +1,184 @@
+"""`clipfit models`: which backbones and weights there are, and what a method trains in one."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from clipfit_cli.cli.console import check_output, emit, note
+from clipfit_cli.cli.options import OutputOptions, command, complete_method
+from clipfit_cli.cli.words import parse_methods
+
+if TYPE_CHECKING:
+    from clipfit_cli.results.tables import Table
+
+_NUMBERED = re.compile(r".*\.\d+(?=\.)")
+
+
+class _ListUnlessNamed(TyperGroup):
+    """Takes what is no command's name for words to filter the list by."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not args or args[0] not in (*self.commands, "-h", "--help"):
+            args = ["list", *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(cls=_ListUnlessNamed, help="Backbones and weights: which there are, and what a method trains in one.")
+
+
+@app.command("list")
+@command
+def list_(
+    output: OutputOptions,
+    words: Annotated[
+        list[str] | None, typer.Argument(metavar="[WORD]...", help="Show those whose names contain all of the words.")
+    ] = None,
+) -> None:
+    """List backbones with their weights; the word list may be left out: clipfit models vit laion.
+
+    Sizes and towers come from the architecture alone; nothing is downloaded.
+    """
+    check_output(output)
+    from clipfit_cli.errors import ConfigError, ModelError
+    from clipfit_cli.models.architectures import ArchitectureCache, pairs
+    from clipfit_cli.models.weights import is_cached
+    from clipfit_cli.results.tables import Column, Table
+
+    found = pairs(words or ())
+    if not found:
+        raise ConfigError(f"no backbone and no weights contain {' and '.join(words or ())}; see clipfit models")
+
+    def look(count: int) -> None:
+        if count > 20:
+            note(f"looking at {count} architectures, which is done once ...", quiet=output.quiet)
+
+    known = ArchitectureCache().describe_all((pair.backbone for pair in found), on_new=look)
+    columns = (
+        Column("backbone", "backbone"),
+        Column("pretrained", "pretrained", "prose"),
+        Column("num_parameters", "parameters", "int", terminal=False),
+        Column("parameters", "size", csv=False),
+        Column("image_size", "px", "int"),
+        Column("towers", "image + text tower", "prose", csv=False),
+        Column("image_tower", "image tower", terminal=False),
+        Column("text_tower", "text tower", terminal=False),
+        Column("cached", "here"),
+        Column("problem", "problem", terminal=False),
+    )
+    rows: list[dict[str, object]] = []
+    for pair in found:
+        facts = known[pair.backbone]
+        row: dict[str, object] = {"backbone": pair.backbone, "pretrained": pair.pretrained}
+        if isinstance(facts, ModelError):
+            row |= {"towers": "(not to be built)", "problem": str(facts)}
+        else:
+            row |= {
+                "num_parameters": facts.num_parameters,
+                "parameters": f"{facts.num_parameters / 1e6:.1f}M",
+                "image_size": facts.image_size,
+                "towers": f"{facts.image_tower} + {facts.text_tower}",
+                "image_tower": facts.image_tower,
+                "text_tower": facts.text_tower,
+            }
+        if pair.pretrained:
+            row["cached"] = "yes" if is_cached(pair.backbone, pair.pretrained) else "no"
+        rows.append(row)
+    captions = ["here: the weights are in the local cache; size: parameters of the whole model"]
+    if unbuilt := sorted({row["backbone"] for row in rows if "problem" in row}, key=str):
+        captions.append(f"(not to be built): not on this machine as it is; clipfit models show {unbuilt[0]} says why")
+    emit(Table("Backbones with their weights", columns, tuple(rows), tuple(captions)), output)
+
+
+@app.command()
+@command
+def show(
+    output: OutputOptions,
+    backbone: Annotated[str, typer.Argument(metavar="NAME", help="Backbone of clipfit models, or a folder.")],
+    method: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="Method, with settings if any: clipfit:text_biases=all.",
+            rich_help_panel="Method",
+            autocompletion=complete_method,
+        ),
+    ] = "clipfit",
+) -> None:
+    """Show which parameters of a backbone a method trains, by tower and layer.
+
+    They come from the architecture alone; no weights are needed. CSV and JSON have every tensor.
+    """
+    check_output(output)
+    from clipfit_cli import methods
+    from clipfit_cli.errors import ConfigError
+    from clipfit_cli.methods.base import resolve_settings
+    from clipfit_cli.models.architectures import build_on_meta
+    from clipfit_cli.models.towers import kinds_of, tower_of
+    from clipfit_cli.results.tables import Column, Table
+
+    choices = parse_methods([method])
+    if len(choices) != 1:
+        raise ConfigError(f"show takes one method, got {method}")
+    info = methods.get(choices[0].name)
+    settings = info.settings(**resolve_settings(info, choices[0].overrides))
+    model = build_on_meta(backbone)
+    rows = []
+    for name in info.trained(model, settings):
+        parameter = model.get_parameter(name)
+        layer = layer_of(name)
+        shape = "x".join(str(side) for side in parameter.shape) or "1"
+        rows.append(
+            {
+                "tower": tower_of(name),
+                "layer": layer,
+                "tensor": name,
+                "shape": shape,
+                "num_values": parameter.numel(),
+            }
+        )
+    columns = (
+        Column("tower", "tower"),
+        Column("layer", "layer"),
+        Column("tensor", "tensor"),
+        Column("shape", "shape"),
+        Column("num_values", "values", "int"),
+    )
+    total = sum(parameter.numel() for parameter in model.parameters())
+    trained = sum(int(str(row["num_values"])) for row in rows)
+    kinds = kinds_of(model)
+    title = f"{info.name} on {backbone}: {trained:,} of {total:,} values train ({100 * trained / total:.3f} %)"
+    captions = [f"image tower: {kinds.image}; text tower: {kinds.text}"]
+    emit(Table(title, columns, tuple(rows)), output, for_people=_by_layer(title, rows, captions))
+
+
+def layer_of(tensor: str) -> str:
+    """Return the layer that a tensor belongs to: its name up to the last number, else without its last part."""
+    numbered = _NUMBERED.match(tensor)
+    return numbered[0] if numbered else tensor.rpartition(".")[0]
+
+
+def _by_layer(title: str, rows: list[dict[str, Any]], captions: list[str]) -> Table:
+    from clipfit_cli.results.tables import AVERAGE_ROW, Column, Table
+
+    columns = (
+        Column("tower", "tower"),
+        Column("layer", "layer"),
+        Column("num_tensors", "tensors", "int"),
+        Column("num_values", "values", "int"),
+    )
+    layers: dict[tuple[str, str], list[int]] = {}
+    for row in rows:
+        layers.setdefault((row["tower"], row["layer"]), []).append(row["num_values"])
+    shown: list[dict[str, object]] = [
+        {"tower": tower, "layer": layer, "num_tensors": len(values), "num_values": sum(values)}
+        for (tower, layer), values in layers.items()
+    ]
+    for tower in dict.fromkeys(row["tower"] for row in rows):
+        values = [row["num_values"] for row in rows if row["tower"] == tower]
+        summary = {"tower": tower, "layer": "all", "num_tensors": len(values), "num_values": sum(values)}
+        shown.append({**summary, AVERAGE_ROW: True})
+    return Table(title, columns, tuple(shown), tuple(captions))

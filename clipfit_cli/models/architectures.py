@@ -1,0 +1,212 @@
+"""What is known of a model before its weights are: built on the meta device, where tensors have shapes only."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+from torch import nn
+
+from clipfit_cli.config import TINY_BACKBONE, TINY_PRETRAINED
+from clipfit_cli.errors import ModelError, UnknownNameError, first_line
+from clipfit_cli.models.towers import check_supported, kinds_of
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The outside of a backbone.
+
+    Attributes:
+        num_parameters: Of the whole model.
+        image_size: Side of its square input in pixels.
+        image_tower, text_tower: What they are, in words.
+    """
+
+    num_parameters: int
+    image_size: int
+    image_tower: str
+    text_tower: str
+
+
+class Pair(NamedTuple):
+    """A backbone and weights of it that open_clip knows; None where it knows none."""
+
+    backbone: str
+    pretrained: str | None
+
+
+@contextlib.contextmanager
+def quiet_open_clip() -> Iterator[None]:
+    """Keep open_clip from reporting that a model, whose weights are not loaded yet, has random ones."""
+    quiet = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(quiet)
+
+
+def build_on_meta(backbone: str, **options: Any) -> nn.Module:
+    """Return a backbone of which only names and shapes are there; costs no memory and little time.
+
+    Args:
+        backbone: A name of open_clip's, a folder or ``hf-hub:org/name`` with ``open_clip_config.json``, or
+            ``clipfit-tiny``.
+        options: Further ones of ``open_clip.create_model``.
+
+    Raises:
+        UnknownNameError: There is no such backbone.
+        ModelError: It cannot be built here, or the kind of a tower is not supported.
+    """
+    import open_clip
+    import torch
+
+    if backbone == TINY_BACKBONE:
+        from clipfit_cli.models.tiny import TINY_CONFIG
+
+        with torch.device("meta"):
+            return cast(nn.Module, open_clip.CLIP(**TINY_CONFIG))
+    schema = "local-dir:" if Path(backbone).expanduser().is_dir() else ""
+    name = f"{schema}{Path(backbone).expanduser()}" if schema else backbone
+    if not schema and not backbone.startswith("hf-hub:") and open_clip.get_model_config(backbone) is None:
+        raise UnknownNameError("backbone", backbone, [TINY_BACKBONE, *open_clip.list_models()])
+    settings = {"device": "meta", "load_weights": False, "pretrained_text": False, **options}
+    try:
+        with quiet_open_clip(), torch.device("meta"):
+            model = cast(nn.Module, open_clip.create_model(name, **settings))
+    except Exception as error:  # some architectures need packages or files that are not here
+        raise cannot_build(backbone, error) from error
+    check_supported(model, backbone)
+    return model
+
+
+def cannot_build(backbone: str, error: Exception) -> ModelError:
+    """Return the error of a backbone that open_clip fails to build."""
+    import open_clip
+
+    text = (open_clip.get_model_config(backbone) or {}).get("text_cfg", {}).get("hf_model_name")
+    if text and isinstance(error, OSError | RuntimeError):
+        return ModelError(
+            f"the text tower of {backbone} is Hugging Face's {text}, whose configuration cannot be loaded "
+            f'({first_line(error)}). It needs the package transformers (pip install "clipfit-cli[hf]") and its files '
+            "in the local cache: run once with access to huggingface.co, or copy the cache folder "
+            "(~/.cache/huggingface, or HF_HOME) here"
+        )
+    return ModelError(f"open_clip cannot build {backbone} here: {first_line(error)}")
+
+
+def describe(backbone: str) -> Architecture:
+    """Return what a backbone is like, from what is on this machine.
+
+    Raises:
+        UnknownNameError: There is no such backbone.
+        ModelError: It cannot be built from that.
+    """
+    if text := missing_text_tower(backbone):
+        raise cannot_build(backbone, OSError(f"{text} is not in the local cache"))
+    model = build_on_meta(backbone)
+    kinds = kinds_of(model)
+    size = cast(Any, model).visual.image_size
+    return Architecture(
+        num_parameters=sum(parameter.numel() for parameter in model.parameters()),
+        image_size=size if isinstance(size, int) else size[0],
+        image_tower=kinds.image,
+        text_tower=kinds.text,
+    )
+
+
+def missing_text_tower(backbone: str) -> str | None:
+    """Return the Hugging Face name of a backbone's text tower if its configuration is not on this machine."""
+    import open_clip
+    from huggingface_hub import try_to_load_from_cache
+
+    name = (open_clip.get_model_config(backbone) or {}).get("text_cfg", {}).get("hf_model_name")
+    if not name or Path(name).is_dir() or isinstance(try_to_load_from_cache(name, "config.json"), str):
+        return None
+    return str(name)
+
+
+def pairs(words: Sequence[str] = ()) -> list[Pair]:
+    """Return the backbones with weights, the built-in one first, of which each of the words is a part.
+
+    Args:
+        words: Looked for in "backbone pretrained", in small letters.
+    """
+    import open_clip
+
+    tags: dict[str, list[str | None]] = {TINY_BACKBONE: [TINY_PRETRAINED]}
+    for backbone in open_clip.list_models():
+        tags[backbone] = list(open_clip.list_pretrained_tags_by_model(backbone)) or [None]
+    found = (Pair(backbone, tag) for backbone, own in tags.items() for tag in own)
+    wanted = [word.lower() for word in words]
+    return [pair for pair in found if all(word in f"{pair.backbone} {pair.pretrained}".lower() for word in wanted)]
+
+
+class ArchitectureCache:
+    """Remembers what backbones are like, since building all of them takes half a minute.
+
+    One small file in the user's cache folder, which counts as empty once open_clip or timm are of another version.
+    """
+
+    def __init__(self, file: Path | None = None) -> None:
+        """Read the file, if there is one; a damaged one counts as empty.
+
+        Args:
+            file: None = in the user's cache folder.
+        """
+        import platformdirs
+
+        self._file = file or platformdirs.user_cache_path("clipfit", appauthor=False) / "architectures.json"
+        self._made_by = " ".join(f"{name} {_version(name)}" for name in ("open_clip_torch", "timm", "transformers"))
+        self._known: dict[str, Architecture] = {}
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
+            stored = json.loads(self._file.read_text(encoding="utf-8"))
+            if stored["made_by"] == self._made_by:
+                self._known = {name: Architecture(**facts) for name, facts in stored["architectures"].items()}
+
+    def describe_all(
+        self, backbones: Iterable[str], *, on_new: Callable[[int], None] | None = None
+    ) -> dict[str, Architecture | ModelError]:
+        """Return what each backbone is like, or why it cannot be built here.
+
+        Args:
+            backbones: Their names.
+            on_new: Told how many have to be looked at first.
+        """
+        wanted = list(dict.fromkeys(backbones))
+        new = [name for name in wanted if name not in self._known]
+        failed: dict[str, ModelError] = {}
+        if new and on_new:
+            on_new(len(new))
+        for name in new:
+            try:
+                self._known[name] = describe(name)
+            except ModelError as error:  # may have another end tomorrow, so it is not remembered
+                failed[name] = error
+        if len(failed) < len(new):
+            self._save()
+        return {name: failed.get(name) or self._known[name] for name in wanted}
+
+    def _save(self) -> None:
+        content = {"made_by": self._made_by, "architectures": {n: asdict(facts) for n, facts in self._known.items()}}
+        with contextlib.suppress(OSError):  # a cache that cannot be written costs time only
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            descriptor, temporary = tempfile.mkstemp(dir=self._file.parent, prefix=".architectures")
+            with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+                json.dump(content, stream)
+            Path(temporary).replace(self._file)
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "-"

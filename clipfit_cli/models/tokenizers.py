@@ -1,0 +1,62 @@
+"""The tokenizer that belongs to a backbone, and how long a prompt is to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
+from torch import Tensor
+
+from clipfit_cli.errors import ModelError, first_line
+
+
+class Tokenizer(NamedTuple):
+    """Prompts into tokens.
+
+    Attributes:
+        tokenize: Prompts -> int64 tokens (num_prompts, context_length).
+        count: One prompt -> how many tokens it has, those at its start and end among them, never cut.
+    """
+
+    tokenize: Callable[[list[str]], Tensor]
+    count: Callable[[str], int]
+
+
+def simple_tokenizer(context_length: int) -> Tokenizer:
+    """Return CLIP's own tokenizer."""
+    tokenizer = SimpleTokenizer(context_length=context_length)
+    return Tokenizer(tokenizer, lambda prompt: len(tokenizer.encode(prompt)) + 2)
+
+
+def tokenizer_of(backbone: str) -> Tokenizer:
+    """Return the tokenizer that open_clip's configuration of a backbone names.
+
+    Args:
+        backbone: A name of open_clip's, ``hf-hub:org/name``, or a folder with ``open_clip_config.json``.
+
+    Raises:
+        ModelError: It is one of Hugging Face's, and neither on this machine nor to be fetched.
+    """
+    import open_clip
+
+    name = f"local-dir:{Path(backbone).expanduser()}" if Path(backbone).expanduser().is_dir() else backbone
+    try:
+        tokenizer: Any = open_clip.get_tokenizer(name)
+    except Exception as error:  # transformers and the hub raise kinds of their own
+        raise ModelError(
+            f"the tokenizer of {backbone} is one of Hugging Face's and cannot be loaded ({first_line(error)}). It "
+            'needs the package transformers (pip install "clipfit-cli[hf]") and its files in the local cache: run once '
+            "with access to huggingface.co, or copy the cache folder (~/.cache/huggingface, or HF_HOME) here"
+        ) from error
+    if isinstance(tokenizer, SimpleTokenizer):
+        return Tokenizer(tokenizer, lambda prompt: len(tokenizer.encode(prompt)) + 2)
+    return Tokenizer(tokenizer, lambda prompt: _count(tokenizer, prompt))
+
+
+def _count(tokenizer: HFTokenizer, prompt: str) -> int:
+    words = tokenizer.clean_fn(prompt)
+    if tokenizer.tokenizer_mode == "clips":  # start, end, and a class token behind the padding
+        return len(tokenizer.tokenizer(words, add_special_tokens=False).input_ids) + 3
+    return len(tokenizer.tokenizer(words, truncation=False).input_ids)

@@ -1,0 +1,121 @@
+"""`clipfit models` and `clipfit models show`."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from clipfit_cli.cli.app import app
+from clipfit_cli.cli.models import layer_of
+from tests.conftest import golden_json
+from tests.models.test_towers import MEASURED, on_meta
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def invoke(*arguments: str) -> Result:
+    return CliRunner().invoke(app, ["models", *arguments], env={"COLUMNS": "120"})
+
+
+def rows_of(*arguments: str) -> list[dict[str, Any]]:
+    result = invoke(*arguments, "--json")
+    assert result.exit_code == 0, result.stderr
+    rows: list[dict[str, Any]] = json.loads(result.stdout)["rows"]
+    return rows
+
+
+def test_the_list_by_words() -> None:
+    (row,) = rows_of("clipfit-tiny")
+    assert (row["backbone"], row["pretrained"], row["cached"], row["image_size"]) == (
+        "clipfit-tiny",
+        "builtin",
+        "yes",
+        64,
+    )
+    rows = rows_of("vit-b-16", "openai")
+    assert [(row["backbone"], row["num_parameters"]) for row in rows] == [
+        ("ViT-B-16", 149_620_737),
+        ("ViT-B-16-quickgelu", 149_620_737),
+    ]
+    assert {row["image_tower"] for row in rows} == {"ViT"} and {row["text_tower"] for row in rows} == {"causal"}
+    result = invoke("list", "vit-b-16", "openai")
+    assert result.exit_code == 0 and "149.6M" in result.stdout and "ViT + causal" in result.stdout
+
+
+def test_csv_goes_alone_to_stdout() -> None:
+    result = invoke("RN50", "openai", "--csv", "-")
+    (first, *_) = csv.DictReader(io.StringIO(result.stdout))
+    assert first["backbone"] == "RN50" and first["num_parameters"] == "102007137"
+
+
+def test_a_backbone_that_cannot_be_built_is_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_, **__: None)
+    (row,) = rows_of("coca_roberta")
+    assert row["num_parameters"] is None and "Hugging Face's roberta-base" in row["problem"]
+    result = invoke("coca_roberta")
+    assert "models show coca_roberta-ViT-B-32 says why" in result.stdout
+
+
+def test_words_that_nothing_contains() -> None:
+    result = invoke("no-such-model")
+    assert result.exit_code == 2 and "no-such-model" in result.stderr
+
+
+@pytest.mark.parametrize("backbone", MEASURED)
+def test_show_has_the_measured_counts(backbone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    golden = golden_json("param_counts.json")[backbone]
+    on_meta(backbone, tmp_path, monkeypatch)
+    rows = rows_of("show", backbone)
+    text = [row for row in rows if row["tower"] == "text"]
+    image = [row for row in rows if row["tower"] == "image"]
+    assert [len(image), sum(row["num_values"] for row in image)] == golden["vis_module_LN"]
+    if "roberta" in backbone:
+        assert [len(text), sum(row["num_values"] for row in text)] == [12, 9216]
+    else:
+        assert sorted(row["tensor"] for row in rows) == sorted(golden["names_clipfit"])
+        assert sum(row["num_values"] for row in rows) == golden["clipfit_by_module"]
+    bitfit = rows_of("show", backbone, "--method", "bitfit")
+    assert sum(row["num_values"] for row in bitfit) == golden["bitfit_both"]
+
+
+def test_show_for_people() -> None:
+    result = invoke("show", "ViT-B-16", "--method", "clipfit")
+    assert "clipfit on ViT-B-16: 46,080 of 149,620,737 values train (0.031 %)" in result.stdout
+    lines = [line.split() for line in result.stdout.splitlines()]
+    assert ["image", "visual.transformer.resblocks.3", "4", "3,072"] in lines
+    assert ["image", "all", "52", "39,936"] in lines and ["text", "all", "12", "6,144"] in lines
+
+
+def test_show_with_settings_of_the_method() -> None:
+    rows = rows_of("show", "ViT-B-16", "--method", "clipfit:text_biases=none,image_layer_norms=11")
+    assert {row["tower"] for row in rows} == {"image"} and sum(row["num_values"] for row in rows) == 4 * 768 + 2 * 768
+    assert rows_of("show", "RN50", "--method", "zero-shot") == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["show", "ViT-B-61"], 2, "did you mean"),
+        (["show", "RN50", "--method", "clipfat"], 2, "clipfit"),
+        (["show", "RN50", "--method", "clipfit,bitfit"], 2, "one method"),
+        (["show", "RN50", "--method", "clipfit:image_layer_norms=3"], 2, "0 transformer blocks"),
+    ],
+)
+def test_errors(arguments: list[str], code: int, message: str) -> None:
+    result = invoke(*arguments)
+    assert result.exit_code == code and message.lower() in result.stderr.lower()
+
+
+def test_layers() -> None:
+    assert layer_of("visual.trunk.stages.0.blocks.2.norm.weight") == "visual.trunk.stages.0.blocks.2"
+    assert layer_of("visual.ln_pre.bias") == "visual.ln_pre"
+    assert layer_of("positional_embedding") == ""
