@@ -140,3 +140,24 @@ def test_crops_own_their_pixels(size: int) -> None:
     crop = eval_crop(Image.new("RGB", (40, 30), (1, 2, 3)), ImageSpec(size=size))
     assert crop.is_contiguous() and crop[:, 0, 0].tolist() == [1, 2, 3]
     assert crop.add_(1)[:, -1, -1].tolist() == [2, 3, 4]
+
+
+@pytest.mark.parametrize("mode", ["shortest", "longest", "squash"])
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+@pytest.mark.parametrize("sides", [(50, 37), (37, 50), (24, 24), (25, 24), (9, 61), (200, 3)])
+def test_every_resize_mode_is_open_clips(mode: str, interpolation: str, sides: tuple[int, int]) -> None:
+    from open_clip.transform import image_transform
+
+    spec = ImageSpec(size=24, interpolation=interpolation, resize_mode=mode)
+    generator = np.random.default_rng(3)
+    picture = Image.fromarray(generator.integers(0, 256, (sides[1], sides[0], 3), dtype=np.uint8))
+    if mode == "longest" and sides == (200, 3):
+        assert eval_crop(picture, spec).shape == (3, 24, 24)  # open_clip fails: its height is rounded to 0
+        return
+    theirs = image_transform(24, False, resize_mode=mode, interpolation=interpolation)(picture)
+    torch.testing.assert_close(normalise(eval_crop(picture, spec)[None], spec)[0], theirs, atol=1e-6, rtol=0)
+
+
+def test_unknown_resize_mode() -> None:
+    with pytest.raises(UnknownNameError, match="resize mode"):
+        ImageSpec(resize_mode="longer")
