@@ -39,6 +39,7 @@ class TunedEncoders:
         *,
         trained: Sequence[str],
         penalty: Penalty | None = None,
+        shortcuts: encode.Shortcuts | None = None,
     ) -> None:
         """Copy the model and set the classes.
 
@@ -48,8 +49,10 @@ class TunedEncoders:
             prompt_templates: One or more with one ``{}`` each; a class is the mean of its features under all.
             trained: Names of the parameters that train.
             penalty: Second term of the loss, if any.
+            shortcuts: None = all that there are.
         """
         self.bundle = bundle
+        self._shortcuts = shortcuts or encode.Shortcuts()
         self.model = copy.deepcopy(bundle.model) if trained else bundle.model
         own = dict(self.model.named_parameters())
         self._trained: dict[str, nn.Parameter] = {name: own[name] for name in trained}
@@ -69,7 +72,7 @@ class TunedEncoders:
 
     def set_classes(self, class_names: Sequence[str], prompt_templates: Sequence[str]) -> None:
         """See `Adapted`."""
-        self._tokens = tokenize_prompts(self.bundle, class_prompts(class_names, prompt_templates))
+        self._prompts = tokenize_prompts(self.bundle, class_prompts(class_names, prompt_templates), self._shortcuts)
         self._num_templates = len(prompt_templates)
         self._zero_shot_features: Tensor | None = None
         self._fixed_features: Tensor | None = None
@@ -83,15 +86,15 @@ class TunedEncoders:
     def zero_shot_features(self) -> Tensor:
         """Return the untouched model's class features (num_classes, embed_dim), computed once a class set."""
         if self._zero_shot_features is None:
-            with torch.autocast(self._tokens.device.type, enabled=False):
+            with torch.autocast(self.bundle.device.type, enabled=False):
                 self._zero_shot_features = classifier_weights(
-                    self.bundle.model, self._tokens, num_templates=self._num_templates
+                    self.bundle.model, self._prompts, num_templates=self._num_templates
                 )
         return self._zero_shot_features
 
     def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """See `Adapted`."""
-        image_features = normalised(encode.encode_image(self.model, images))
+        image_features = normalised(encode.encode_image(self.model, images, last_block=self._shortcuts.last_block))
         text_features = self.zero_shot_features() if self._text_is_frozen else self._tuned_features()
         with torch.autocast(images.device.type, enabled=False):
             cross_entropy = F.cross_entropy(self._compare(image_features, text_features), labels)
@@ -105,8 +108,8 @@ class TunedEncoders:
         """See `Adapted`."""
         if self._fixed_features is None:
             with torch.autocast(images.device.type, enabled=False):
-                self._fixed_features = classifier_weights(self.model, self._tokens, num_templates=self._num_templates)
-        image_features = normalised(encode.encode_image(self.model, images))
+                self._fixed_features = classifier_weights(self.model, self._prompts, num_templates=self._num_templates)
+        image_features = normalised(encode.encode_image(self.model, images, last_block=self._shortcuts.last_block))
         with torch.autocast(images.device.type, enabled=False):
             return self._compare(image_features, self._fixed_features)
 
@@ -138,7 +141,7 @@ class TunedEncoders:
 
     def _tuned_features(self) -> Tensor:
         """Return the tuned model's class features (num_classes, embed_dim), with gradients, in one pass."""
-        features = normalised(encode.encode_text(self.model, self._tokens))
+        features = normalised(encode.encode_text(self.model, self._prompts))
         return mean_over_templates(features, self._num_templates)
 
     def _buffer_tensors(self) -> dict[str, Tensor]:

@@ -1,19 +1,131 @@
-"""Images and tokens -> raw features, for every kind of tower."""
+"""Images and prompts -> raw features, for every kind of tower, without work that cannot reach the features."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import torch
 from open_clip.hf_model import HFTextEncoder
+from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
+from clipfit_cli.models.blocks import (
+    attend_from,
+    attend_within,
+    first_position,
+    plain_blocks,
+    run_block,
+    run_block_at,
+)
+from clipfit_cli.models.packing import Packing, pack, run_packed, run_packed_at_ends, shared_prefix
 from clipfit_cli.models.towers import text_tower
 
+_TEXT_BYTES = 2 << 30
+_BYTES_PER_VALUE = 40  # of a state's width: what one position of one block keeps for its gradient, in float32
 
-def encode_image(model: nn.Module, images: Tensor) -> Tensor:
-    """Return raw image features (batch, embed_dim) of normalised images (batch, 3, height, width)."""
-    return _features(cast(Any, model).visual(images))
+
+@dataclass(frozen=True)
+class Shortcuts:
+    """What is left out where it cannot reach the features; each of them changes rounding only.
+
+    Attributes:
+        trim: Of causal text towers, the positions behind the longest prompt.
+        pack: Of the same, padding of the shorter prompts; includes `trim`.
+        share_prefix: Of the same, all but one copy of what all prompts begin with; needs `pack`.
+        last_block: Of open_clip's own towers, all of the last block but keys and values, at positions that are not
+            read.
+    """
+
+    trim: bool = True
+    pack: bool = True
+    share_prefix: bool = True
+    last_block: bool = True
+
+
+NO_SHORTCUTS = Shortcuts(trim=False, pack=False, share_prefix=False, last_block=False)
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Tokens made ready for a text tower once, to be encoded many times.
+
+    Attributes:
+        parts: What is encoded at a time, so that memory is bounded; packed, or token ids (num_prompts, length).
+        last_block: See `Shortcuts`.
+    """
+
+    parts: tuple[Packing | Tensor, ...]
+    last_block: bool = True
+
+
+def prepare_prompts(model: nn.Module, tokens: Tensor, shortcuts: Shortcuts | None = None) -> Prompts:
+    """Return prompts ready to be encoded, on the model's device.
+
+    Args:
+        model: The CLIP model.
+        tokens: Token ids (num_prompts, context_length).
+        shortcuts: None = all that there are.
+    """
+    shortcuts = shortcuts or Shortcuts()
+    text: Any = text_tower(model)
+    device = next(text.parameters()).device
+    at_once = max(1, tokens_at_once(model))
+    parts: list[Packing | Tensor] = []
+    if shortcuts.pack and _ends_count(text) and plain_blocks(text.transformer):
+        lengths = _end_positions(text, tokens) + 1
+        own = lengths - (shared_prefix(tokens, lengths) if shortcuts.share_prefix else 0)
+        part_of = torch.div(own.cumsum(0) - own, at_once, rounding_mode="floor")
+        for part in range(int(part_of.max()) + 1):
+            rows = part_of == part
+            parts.append(pack(tokens[rows], lengths[rows], share_prefix=shortcuts.share_prefix).to(device))
+    else:
+        length = used_context(model, tokens) if shortcuts.trim else tokens.shape[1]
+        parts += torch.split(tokens[:, :length].to(device), max(1, at_once // length))
+    return Prompts(tuple(parts), shortcuts.last_block)
+
+
+def tokens_at_once(model: nn.Module) -> int:
+    """Return how many positions the text tower may hold activations of, so that they stay below about 2 GiB."""
+    text: Any = text_tower(model)
+    if isinstance(text, HFTextEncoder):
+        values: int = text.config.hidden_size * text.config.num_hidden_layers
+    else:
+        values = text.token_embedding.weight.shape[1] * len(text.transformer.resblocks)
+    return _TEXT_BYTES // (_BYTES_PER_VALUE * values)
+
+
+def encode_image(model: nn.Module, images: Tensor, *, last_block: bool = True, recompute: bool = False) -> Tensor:
+    """Return raw image features (batch, embed_dim) of normalised images (batch, 3, height, width).
+
+    Args:
+        model: The CLIP model.
+        images: Normalised.
+        last_block: See `Shortcuts`.
+        recompute: Keep no activations within the blocks but compute them again for the gradient; only open_clip's
+            own ViT.
+    """
+    visual: Any = cast(Any, model).visual
+    blocks = _blocks_read_at_the_class_token(visual)
+    if blocks is None or not last_block:
+        return _features(visual(images))
+    x = visual.conv1(images).flatten(2).transpose(1, 2)
+    x = torch.cat([visual.class_embedding.to(x.dtype).expand(len(x), 1, -1), x], dim=1)
+    x = visual.ln_pre(x + visual.positional_embedding.to(x.dtype))
+    for block in blocks[:-1]:
+        step = partial(run_block, block, attend=attend_within)
+        x = checkpoint(step, x, use_reentrant=False) if recompute else step(x)
+    x = visual.ln_post(run_block_at(blocks[-1], x, first_position, attend_from))
+    return cast(Tensor, x if visual.proj is None else x @ visual.proj)
+
+
+def _blocks_read_at_the_class_token(visual: Any) -> list[ResidualAttentionBlock] | None:
+    """Return the blocks of an image tower of which only the class token is read, or None for any other."""
+    if type(visual) is not VisionTransformer or visual.attn_pool is not None or visual.pool_type != "tok":
+        return None
+    return None if visual.output_tokens else plain_blocks(visual.transformer)
 
 
 def used_context(model: nn.Module, tokens: Tensor) -> int:
@@ -27,39 +139,63 @@ def used_context(model: nn.Module, tokens: Tensor) -> int:
         tokens: Token ids (num_prompts, context_length).
     """
     text: Any = text_tower(model)
-    if isinstance(text, HFTextEncoder) or text.attn_mask is None:
+    if _ends_count(text):
+        return int(_end_positions(text, tokens).max()) + 1
+    if getattr(text, "cls_emb", None) is None or text.attn_mask is None:
         return tokens.shape[1]
-    if getattr(text, "cls_emb", None) is not None:
-        # its mask lets the class token see one position behind the prompt
-        lengths = (tokens != text.pad_id).sum(dim=-1)
-        return min(int(lengths.max()) + 1, tokens.shape[1])
-    if _pool_type(text) not in ("argmax", "eos"):
-        return tokens.shape[1]
-    return int(_end_positions(text, tokens).max()) + 1
+    # the mask of a class token behind the prompt lets it see one position more
+    return min(int((tokens != text.pad_id).sum(dim=-1).max()) + 1, tokens.shape[1])
 
 
-def encode_text(model: nn.Module, tokens: Tensor) -> Tensor:
-    """Return raw text features (num_prompts, embed_dim) of tokens (num_prompts, context_length).
+def _ends_count(text: Any) -> bool:
+    """Return whether a text tower is causal and read at the end token, so that nothing behind that matters."""
+    if isinstance(text, HFTextEncoder) or text.attn_mask is None or getattr(text, "cls_emb", None) is not None:
+        return False
+    return _pool_type(text) in ("argmax", "eos")
 
-    The token axis may be cut to `used_context`, which changes nothing where the tower is causal. The last norm
-    and the projection run on the pooled position alone.
+
+def encode_text(model: nn.Module, prompts: Prompts) -> Tensor:
+    """Return raw text features (num_prompts, embed_dim).
+
+    With gradients, each of several parts is computed again for its gradient instead of being kept.
     """
+    run = partial(_encode_part, model, last_block=prompts.last_block)
+    if len(prompts.parts) == 1:
+        return run(prompts.parts[0])
+    if torch.is_grad_enabled():
+        return torch.cat([checkpoint(run, part, use_reentrant=False) for part in prompts.parts])
+    return torch.cat([run(part) for part in prompts.parts])
+
+
+def _encode_part(model: nn.Module, part: Packing | Tensor, *, last_block: bool) -> Tensor:
     text: Any = text_tower(model)
     if isinstance(text, HFTextEncoder):
-        return _features(text(tokens))
-    length = tokens.shape[1]
-    x = text.token_embedding(tokens)
-    if getattr(text, "cls_emb", None) is not None:
-        x = _with_class_token(text, x, tokens)
-    else:
-        mask = None if text.attn_mask is None else text.attn_mask[:length, :length]
-        x = text.transformer(x + text.positional_embedding[:length], attn_mask=mask)
-        x = _pooled(text, x, tokens)
+        return _features(text(part))
+    x = _final_states(text, part, last_block=last_block)
     x = text.ln_final(x)
     projection = text.text_projection
     if projection is None:
         return cast(Tensor, x)
     return cast(Tensor, projection(x) if isinstance(projection, nn.Linear) else x @ projection)
+
+
+def _final_states(text: Any, part: Packing | Tensor, *, last_block: bool) -> Tensor:
+    """Return what the last block of an open_clip text tower says at the position that is read (num_prompts, width)."""
+    if isinstance(part, Packing):
+        x = text.token_embedding(part.tokens) + text.positional_embedding[part.positions]
+        *blocks, last = cast(list[ResidualAttentionBlock], plain_blocks(text.transformer))
+        for block in blocks:
+            x = run_packed(block, x, part)
+        if last_block:
+            return run_packed_at_ends(last, x, part)
+        return run_packed(last, x, part).index_select(0, part.end_rows)
+    tokens, length = part, part.shape[1]
+    x = text.token_embedding(tokens)
+    if getattr(text, "cls_emb", None) is not None:
+        return _with_class_token(text, x, tokens)
+    mask = None if text.attn_mask is None else text.attn_mask[:length, :length]
+    x = text.transformer(x + text.positional_embedding[:length], attn_mask=mask)
+    return _pooled(text, x, tokens)
 
 
 def _pool_type(text: Any) -> str:

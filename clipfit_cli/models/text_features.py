@@ -9,7 +9,7 @@ from torch import Tensor
 
 from clipfit_cli.errors import ConfigError
 from clipfit_cli.models.bundle import ClipBundle
-from clipfit_cli.models.encode import encode_text, used_context
+from clipfit_cli.models.encode import Prompts, Shortcuts, encode_text, prepare_prompts
 from clipfit_cli.models.templates import check_templates
 
 
@@ -32,8 +32,13 @@ def class_prompts(class_names: Sequence[str], prompt_templates: Sequence[str]) -
     return [template.replace("{}", word) for word in words for template in prompt_templates]
 
 
-def tokenize_prompts(bundle: ClipBundle, prompts: Sequence[str]) -> Tensor:
-    """Return token ids (num_prompts, used context) on the model's device, cut behind the longest prompt.
+def tokenize_prompts(bundle: ClipBundle, prompts: Sequence[str], shortcuts: Shortcuts | None = None) -> Prompts:
+    """Return the prompts as tokens, ready to be encoded by the model or a tuned copy of it.
+
+    Args:
+        bundle: Model and tokenizer.
+        prompts: Texts.
+        shortcuts: None = all that there are.
 
     Raises:
         ConfigError: A prompt is longer than the model's context (it would lose its end, class name included).
@@ -47,21 +52,19 @@ def tokenize_prompts(bundle: ClipBundle, prompts: Sequence[str]) -> Tensor:
                 f"the prompt {prompt!r} has {length} tokens, the text tower of {bundle.backbone} reads {context}; "
                 "shorten the class name or the template"
             )
-    return tokens[:, : used_context(bundle.model, tokens)].to(bundle.device)
+    return prepare_prompts(bundle.model, tokens, shortcuts)
 
 
-def classifier_weights(model: torch.nn.Module, tokens: Tensor, *, num_templates: int = 1, chunk: int = 512) -> Tensor:
+def classifier_weights(model: torch.nn.Module, prompts: Prompts, *, num_templates: int = 1) -> Tensor:
     """Return L2-normalised float32 text features (num_classes, embed_dim), computed without gradients.
 
     Args:
         model: The CLIP model.
-        tokens: Token ids (num_classes * num_templates, used context), class by class as `class_prompts` gives them.
+        prompts: Of num_classes * num_templates texts, class by class as `class_prompts` gives them.
         num_templates: Prompts a class.
-        chunk: Prompts encoded at a time, to bound memory.
     """
     with torch.no_grad():
-        parts = [normalised(encode_text(model, part)) for part in torch.split(tokens, chunk)]
-        return mean_over_templates(torch.cat(parts), num_templates)
+        return mean_over_templates(normalised(encode_text(model, prompts)), num_templates)
 
 
 def mean_over_templates(text_features: Tensor, num_templates: int) -> Tensor:

@@ -17,7 +17,7 @@ from clipfit_cli.engine.train import train
 from clipfit_cli.methods._tuned_encoders import TunedEncoders
 from clipfit_cli.methods.clipfit import ClipfitSettings, attach
 from clipfit_cli.models.bundle import ClipBundle
-from clipfit_cli.models.encode import encode_text
+from clipfit_cli.models.encode import encode_text, prepare_prompts
 from clipfit_cli.models.text_features import classifier_weights
 from tests.conftest import GOLDEN, golden_json, small_bundle
 
@@ -133,7 +133,7 @@ def test_gradients_of_the_first_step(golden: dict[str, Any], bundle: ClipBundle)
 
 
 def test_zero_shot_features_are_the_teacher(golden: dict[str, Any], bundle: ClipBundle) -> None:
-    features = classifier_weights(bundle.model, golden["tokens"].long())
+    features = classifier_weights(bundle.model, prepare_prompts(bundle.model, golden["tokens"].long()))
     raw = golden["runs"]["fp32_teacher32_lam8_sched"]["teacher_text_features"].float()
     torch.testing.assert_close(features, raw / raw.norm(dim=-1, keepdim=True), atol=1e-6, rtol=0)
 
@@ -147,7 +147,7 @@ def test_distillation_probe(golden: dict[str, Any], bundle: ClipBundle) -> None:
     with torch.no_grad():
         for name, delta in shifted.items():
             biases[name].add_(delta)
-    raw = encode_text(adapted.model, golden["tokens"].long())
+    raw = encode_text(adapted.model, prepare_prompts(adapted.model, golden["tokens"].long()))
     torch.testing.assert_close(raw, probe["student_raw_text_features"], atol=1e-5, rtol=0)
     penalty = penalty_of(adapted, raw / raw.norm(dim=-1, keepdim=True))
     assert float(penalty.detach()) / 8 == pytest.approx(float(probe["one_minus_cos"]), abs=1e-5)

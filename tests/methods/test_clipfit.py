@@ -100,8 +100,8 @@ def test_distillation_is_one_minus_mean_cosine(small_clip: ClipBundle) -> None:
     shift(adapted, 0.5)
     loss, terms = adapted.loss(IMAGES, LABELS)
     with torch.no_grad():
-        tuned_features = normalised(encode_text(adapted.model, adapted._tokens))
-        plain_features = normalised(encode_text(small_clip.model, adapted._tokens))
+        tuned_features = normalised(encode_text(adapted.model, adapted._prompts))
+        plain_features = normalised(encode_text(small_clip.model, adapted._prompts))
     expected = 3.0 * (1 - torch.nn.functional.cosine_similarity(tuned_features, plain_features).mean())
     assert float(expected) > 0.01
     assert float(terms["penalty"]) == pytest.approx(float(expected), rel=1e-4)
@@ -128,9 +128,9 @@ def test_a_frozen_text_tower_is_not_run_in_training(small_clip: ClipBundle, monk
     calls: list[int] = []
     real = encode.encode_text
 
-    def counted(model: torch.nn.Module, tokens: torch.Tensor) -> torch.Tensor:
+    def counted(model: torch.nn.Module, prompts: encode.Prompts) -> torch.Tensor:
         calls.append(1)
-        return real(model, tokens)
+        return real(model, prompts)
 
     monkeypatch.setattr(encode, "encode_text", counted)
     frozen, trained = tuned(small_clip, text_biases="none"), tuned(small_clip)

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from clipfit_cli.errors import ConfigError, UnknownNameError
+from clipfit_cli.models import encode
 from clipfit_cli.models.bundle import ClipBundle
+from clipfit_cli.models.packing import Packing
 from clipfit_cli.models.templates import check_template, check_templates, template_set
 from clipfit_cli.models.text_features import (
     class_prompts,
@@ -22,8 +24,8 @@ def test_tokens_are_the_reference_ones(small_clip: ClipBundle) -> None:
     golden = golden_json("tokens.json")
     assert len(golden["prompts"]) == 72
     for prompt, expected in zip(golden["prompts"], golden["tokens"], strict=True):
-        tokens = tokenize_prompts(small_clip, [prompt])
-        assert tokens.tolist() == [expected]
+        (part,) = tokenize_prompts(small_clip, [prompt]).parts
+        assert isinstance(part, Packing) and part.tokens.tolist() == expected
 
 
 def test_prompts_keep_case_and_lose_underscores() -> None:
@@ -70,17 +72,23 @@ def test_the_known_set_of_templates() -> None:
 
 def test_long_prompts_are_refused_not_cut(small_clip: ClipBundle) -> None:
     fits = "a " * 30
-    assert tokenize_prompts(small_clip, [fits]).shape == (1, 32)
+    (part,) = tokenize_prompts(small_clip, [fits]).parts
+    assert isinstance(part, Packing) and len(part.tokens) == 32
     with pytest.raises(ConfigError, match="33 tokens"):
         tokenize_prompts(small_clip, ["x", "a " * 31])
 
 
-def test_class_features_are_normalised_and_independent_of_chunks(small_clip: ClipBundle) -> None:
-    tokens = tokenize_prompts(small_clip, [f"a photo of a {word}." for word in ("cat", "dog", "red tractor")])
-    weights = classifier_weights(small_clip.model, tokens)
+def test_class_features_are_normalised_and_independent_of_parts(
+    small_clip: ClipBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = [f"a photo of a {word}." for word in ("cat", "dog", "red tractor")]
+    weights = classifier_weights(small_clip.model, tokenize_prompts(small_clip, texts))
     assert weights.shape == (3, 24) and not weights.requires_grad
     torch.testing.assert_close(weights.norm(dim=-1), torch.ones(3))
-    torch.testing.assert_close(classifier_weights(small_clip.model, tokens, chunk=2), weights, atol=1e-6, rtol=0)
+    monkeypatch.setattr(encode, "tokens_at_once", lambda model: 5)
+    prompts = tokenize_prompts(small_clip, texts)
+    assert len(prompts.parts) == 2
+    torch.testing.assert_close(classifier_weights(small_clip.model, prompts), weights, atol=1e-6, rtol=0)
 
 
 def test_normalised_returns_float32_unit_vectors() -> None:
@@ -96,9 +104,9 @@ def test_an_ensemble_is_what_open_clip_builds(which: str, small_clip: ClipBundle
     templates = template_set("openai") if which == "openai" else ("a {}.", "the red {} on a long table")
     names = ["cat", "polka-dotted thing", "tractor", "x", "sea"]
     expected = build_zero_shot_classifier(small_clip.model, small_clip.tokenizer, names, templates)
-    tokens = tokenize_prompts(small_clip, class_prompts(names, templates))
-    weights = classifier_weights(small_clip.model, tokens, num_templates=len(templates), chunk=7)
-    assert weights.shape == (5, 24) and tokens.shape[1] < 32
+    prompts = tokenize_prompts(small_clip, class_prompts(names, templates))
+    weights = classifier_weights(small_clip.model, prompts, num_templates=len(templates))
+    assert weights.shape == (5, 24)
     torch.testing.assert_close(weights, expected.T, atol=1e-6, rtol=0)
 
 

@@ -1,0 +1,109 @@
+"""open_clip's transformer block, computed where it is needed: on all positions, or on those that are read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+from open_clip.transformer import ResidualAttentionBlock
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Attend = Callable[[Tensor, int], Tensor]
+"""(queries, keys and values side by side (..., 3 * width), number of heads) -> heads joined (..., width)."""
+
+
+def plain_blocks(transformer: nn.Module) -> list[ResidualAttentionBlock] | None:
+    """Return the blocks of an open_clip transformer, or None where one of them is not of the usual kind."""
+    blocks = list(cast(Any, transformer).resblocks)
+    return blocks if blocks and all(_is_plain(block) for block in blocks) else None
+
+
+def _is_plain(block: nn.Module) -> bool:
+    attention = getattr(block, "attn", None)
+    return (
+        type(block) is ResidualAttentionBlock
+        and not hasattr(block, "ln_1_kv")
+        and type(attention) is nn.MultiheadAttention
+        and attention.in_proj_weight is not None
+        and attention.bias_k is None
+        and not attention.add_zero_attn
+        and attention.dropout == 0
+    )
+
+
+def run_block(block: ResidualAttentionBlock, states: Tensor, attend: Attend) -> Tensor:
+    """Return the states (..., width) behind a block.
+
+    Args:
+        block: One of `plain_blocks`.
+        states: (..., width).
+        attend: Lets positions see one another.
+    """
+    attention = block.attn
+    mixed = attend(F.linear(block.ln_1(states), attention.in_proj_weight, attention.in_proj_bias), attention.num_heads)
+    return _feed_forward(block, states + block.ls_1(attention.out_proj(mixed)))
+
+
+def run_block_at(
+    block: ResidualAttentionBlock,
+    states: Tensor,
+    pick: Callable[[Tensor], Tensor],
+    attend: Callable[[Tensor, Tensor, int], Tensor],
+) -> Tensor:
+    """Return the states (batch, width) behind a block at one position a sequence; the others give keys and values only.
+
+    Args:
+        block: One of `plain_blocks`.
+        states: (..., width).
+        pick: Takes the wanted positions out of states: (..., width) -> (batch, width).
+        attend: (queries (batch, width), keys and values side by side (..., 2 * width), number of heads) -> heads
+            joined (batch, width).
+    """
+    attention = block.attn
+    width = states.shape[-1]
+    weight, bias = attention.in_proj_weight, attention.in_proj_bias
+    normed = block.ln_1(states)
+    queries = F.linear(pick(normed), weight[:width], bias[:width])
+    keys_values = F.linear(normed, weight[width:], bias[width:])
+    mixed = attend(queries, keys_values, attention.num_heads)
+    return _feed_forward(block, pick(states) + block.ls_1(attention.out_proj(mixed)))
+
+
+def _feed_forward(block: ResidualAttentionBlock, states: Tensor) -> Tensor:
+    return cast(Tensor, states + block.ls_2(block.mlp(block.ln_2(states))))
+
+
+def attend_within(qkv: Tensor, heads: int, *, mask: Tensor | None = None, causal: bool = False) -> Tensor:
+    """Return attention of every position to those of its own sequence, heads joined (batch, length, width).
+
+    Args:
+        qkv: (batch, length, 3 * width).
+        heads: Their number.
+        mask: Added to the scores, or True where one may look; as ``scaled_dot_product_attention`` takes it.
+        causal: Nothing may look ahead.
+    """
+    batch, length, _ = qkv.shape
+    q, k, v = qkv.view(batch, length, 3, heads, -1).permute(2, 0, 3, 1, 4)
+    mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
+    return mixed.transpose(1, 2).reshape(batch, length, -1)
+
+
+def attend_from(queries: Tensor, keys_values: Tensor, heads: int, *, mask: Tensor | None = None) -> Tensor:
+    """Return attention of one position a sequence to all of it, heads joined (batch, width).
+
+    Args:
+        queries: (batch, width).
+        keys_values: (batch, length, 2 * width).
+        heads: Their number.
+        mask: (batch, 1, 1, length), True where one may look.
+    """
+    batch, length, _ = keys_values.shape
+    q = queries.view(batch, 1, heads, -1).transpose(1, 2)
+    k, v = keys_values.view(batch, length, 2, heads, -1).permute(2, 0, 3, 1, 4)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).reshape(batch, -1)
+
+
+def first_position(states: Tensor) -> Tensor:
+    """Return the states (batch, width) of the first position of (batch, length, width)."""
+    return states[:, 0]
