@@ -10,11 +10,20 @@ import torch
 from clipfit_cli.config import TINY_BACKBONE, ModelConfig
 from clipfit_cli.errors import CheckpointError, ModelError
 from clipfit_cli.models.bundle import Activation, ClipBundle
+from clipfit_cli.models.checkpoints import read_state_dict
 from clipfit_cli.models.towers import activation_of, check_supported
-from clipfit_cli.models.weights import Weights, find_weights, read_state_dict
+from clipfit_cli.models.weights import Weights, find_weights
 
 _CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 _CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+_NO_WEIGHTS = (
+    "input_resolution",
+    "context_length",
+    "vocab_size",
+    "attn_mask",
+    "text.transformer.embeddings.position_ids",
+)
+"""Buffers that older checkpoints carry although the architecture decides them."""
 
 
 def load_bundle(config: ModelConfig, *, device: torch.device, weights: Weights | None = None) -> ClipBundle:
@@ -70,20 +79,28 @@ def bundle_of(model: torch.nn.Module, config: ModelConfig, *, weights_sha256: st
 def _build(config: ModelConfig, weights: Weights) -> torch.nn.Module:
     import open_clip
     from open_clip.convert import convert_state_dict
+    from open_clip.model import convert_to_custom_text_state_dict
+    from open_clip.transform import merge_preprocess_dict
 
-    tag = open_clip.get_pretrained_cfg(config.backbone, weights.tag) if weights.tag else {}
-    options = {
+    # The side of the input stays the architecture's, as in open_clip.
+    preprocess = {key: value for key, value in weights.preprocess.items() if key != "size"}
+    options: dict[str, Any] = {
         "load_weights": False,
         "pretrained_text": False,
-        "force_quick_gelu": bool(weights.quick_gelu),
-        "force_preprocess_cfg": {key: tag[key] for key in ("mean", "std") if tag.get(key)},
+        "force_preprocess_cfg": merge_preprocess_dict({}, preprocess),
     }
+    if weights.quick_gelu is not None:
+        options["quick_gelu"] = weights.quick_gelu
+    if weights.text_cfg is not None:
+        options["text_cfg"] = dict(weights.text_cfg)
+    described = weights.config is not None and config.backbone == config.pretrained
+    name = f"local-dir:{weights.config.parent}" if weights.config and described else config.backbone
     quiet = logging.root.manager.disable
     logging.disable(logging.WARNING)  # open_clip reports weights that are loaded here a moment later as missing
     try:
         with torch.device("meta"):  # costs nothing, so that a tower that is not supported is refused at once
-            check_supported(open_clip.create_model(config.backbone, device="meta", **options), config.backbone)
-        model = open_clip.create_model(config.backbone, **options)
+            check_supported(open_clip.create_model(name, device="meta", **options), config.backbone)
+        model = open_clip.create_model(name, **options)
     except ModelError:
         raise
     except Exception as error:  # some architectures need packages or files that are not here
@@ -91,16 +108,23 @@ def _build(config: ModelConfig, weights: Weights) -> torch.nn.Module:
     finally:
         logging.disable(quiet)
     state = convert_state_dict(model, read_state_dict(weights.path))
+    if "positional_embedding" in state and not hasattr(model, "positional_embedding"):
+        state = convert_to_custom_text_state_dict(state)  # of before text towers became modules of their own
     _load_strictly(model, state, config, weights)
     return cast(torch.nn.Module, model)
 
 
 def _load_strictly(model: torch.nn.Module, state: dict[str, Any], config: ModelConfig, weights: Weights) -> None:
     own = model.state_dict()
-    if "logit_scale" in state:
-        state["logit_scale"] = state["logit_scale"].reshape(own["logit_scale"].shape)
-    for extra in ("input_resolution", "context_length", "vocab_size", "attn_mask"):
-        state.pop(extra, None)
+    if "logit_bias" in own and "logit_scale" in state:
+        state.setdefault("logit_bias", torch.zeros(()))  # as open_clip, for weights that were trained without one
+    for scalar in ("logit_scale", "logit_bias"):
+        if scalar in own and scalar in state and state[scalar].numel() == 1:
+            state[scalar] = state[scalar].reshape(own[scalar].shape)
+    computed = {name for name, _ in model.named_buffers()} - set(own)
+    for extra in (*computed, *_NO_WEIGHTS):
+        if extra not in own:
+            state.pop(extra, None)
     problem = None
     if missing := [name for name in own if name not in state]:
         problem = f"{len(missing)} tensors are missing, the first is {missing[0]}"
@@ -108,8 +132,12 @@ def _load_strictly(model: torch.nn.Module, state: dict[str, Any], config: ModelC
         problem = f"{len(unknown)} tensors are unknown, the first is {unknown[0]}"
     else:
         for name, tensor in own.items():
-            if state[name].shape != tensor.shape:
-                problem = f"{name} is {tuple(state[name].shape)}, expected {tuple(tensor.shape)}"
+            given = state[name]
+            if given.shape != tensor.shape:
+                problem = f"{name} is {tuple(given.shape)}, expected {tuple(tensor.shape)}"
+            elif given.is_floating_point() != tensor.is_floating_point():
+                problem = f"{name} holds {given.dtype}, expected {tensor.dtype}"
+            if problem:
                 break
     if problem:
         raise CheckpointError(f"{weights.path} does not fit the backbone {config.backbone}: {problem}")

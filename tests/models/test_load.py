@@ -16,8 +16,9 @@ from safetensors.torch import save_file
 from clipfit_cli.config import ModelConfig
 from clipfit_cli.errors import CheckpointError, ModelError, UnknownNameError
 from clipfit_cli.models import weights
+from clipfit_cli.models.checkpoints import read_state_dict
 from clipfit_cli.models.load import load_bundle
-from clipfit_cli.models.weights import file_sha256, find_weights, read_state_dict
+from clipfit_cli.models.weights import file_sha256, find_weights
 from tests.conftest import build_small_clip
 
 CPU = torch.device("cpu")
