@@ -17,6 +17,7 @@ HUB_PREFIX = "hf-hub:"
 """Before the name of a repository, as in open_clip."""
 
 _OFFLINE_VARIABLE = "HF_HUB_OFFLINE"
+_PATIENCE_S = 10
 
 
 def fetch(
@@ -59,13 +60,13 @@ def fetch(
     )
     if offline or constants.HF_HUB_OFFLINE:
         raise ModelError(
-            f"{what} is not in the local cache ({constants.HF_HUB_CACHE}), and the network is not to be touched "
+            f"{what}: not in the local cache ({constants.HF_HUB_CACHE}), and the network is not to be touched "
             f"(--offline, or {_OFFLINE_VARIABLE} is set). {copy}"
         )
     if say:
         say(f"fetching {what} from {source} ...")
     try:
-        _look_up_host(source)
+        _reach(source)
         for name in names:
             try:
                 with _without_retry_notes():
@@ -104,7 +105,7 @@ def _refusal(error: BaseException, repository: str, source: str) -> str | None:
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
     status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
-    if isinstance(error, GatedRepoError) or status == 403:
+    if isinstance(error, GatedRepoError):
         return f"access to {repository} is restricted: accept its licence at {source}, then run `hf auth login`"
     if isinstance(error, RepositoryNotFoundError) or status == 401:
         return (
@@ -118,7 +119,7 @@ def _unreachable(error: BaseException, what: str, source: str, copy: str) -> str
     while error.__cause__ is not None:  # the hub's own words hide that of the transport
         error = error.__cause__
     reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200].rstrip(".")
-    return f"{what} is not in the local cache and could not be fetched from {source} ({reason}). {copy}"
+    return f"{what}: not in the local cache, and could not be fetched from {source} ({reason}). {copy}"
 
 
 @contextmanager
@@ -133,12 +134,13 @@ def _without_retry_notes() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _look_up_host(source: str) -> None:
-    """Fail at once where the source's name does not resolve; through a proxy it need not.
+def _reach(source: str) -> None:
+    """Fail at once where the source cannot be reached, which the library would try for 20 s; a proxy may reach it.
 
     Raises:
-        OSError: There is no such host from here.
+        OSError: There is no such host from here, or it does not answer.
     """
-    host = urlsplit(source).hostname
-    if host and not getproxies():
-        socket.getaddrinfo(host, 443)
+    parts = urlsplit(source)
+    if parts.hostname and not {parts.scheme, "all"} & getproxies().keys():
+        port = parts.port or (80 if parts.scheme == "http" else 443)
+        socket.create_connection((parts.hostname, port), timeout=_PATIENCE_S).close()
