@@ -64,7 +64,9 @@ def test_offline_asks_nobody(closed: str, server: Hub, monkeypatch: pytest.Monke
 def test_restricted_access(server: Hub) -> None:
     server.files["org/model"] = {"good.bin": b"good"}
     server.refusals["org/model"] = (403, "GatedRepo")
-    with pytest.raises(ModelError, match=r"access to org/model is restricted: accept its licence at http.*hf auth login"):
+    with pytest.raises(
+        ModelError, match=r"access to org/model is restricted: accept its licence at http.*hf auth login"
+    ):
         fetch("org/model", NAMES, what="the weights")
     server.refusals["org/model"] = (401, "GatedRepo")
     with pytest.raises(ModelError, match="accept its licence"):
