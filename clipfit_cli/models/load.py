@@ -125,23 +125,25 @@ def _load_strictly(model: torch.nn.Module, state: dict[str, Any], config: ModelC
     for extra in (*computed, *_NO_WEIGHTS):
         if extra not in own:
             state.pop(extra, None)
-    problem = None
+    problems = [text for name, tensor in own.items() if name in state and (text := _misfit(name, state[name], tensor))][
+        :1
+    ]
     if missing := [name for name in own if name not in state]:
-        problem = f"{len(missing)} tensors are missing, the first is {missing[0]}"
-    elif unknown := [name for name in state if name not in own]:
-        problem = f"{len(unknown)} tensors are unknown, the first is {unknown[0]}"
-    else:
-        for name, tensor in own.items():
-            given = state[name]
-            if given.shape != tensor.shape:
-                problem = f"{name} is {tuple(given.shape)}, expected {tuple(tensor.shape)}"
-            elif given.is_floating_point() != tensor.is_floating_point():
-                problem = f"{name} holds {given.dtype}, expected {tensor.dtype}"
-            if problem:
-                break
-    if problem:
-        raise CheckpointError(f"{weights.path} does not fit the backbone {config.backbone}: {problem}")
+        problems.append(f"{len(missing)} tensors are missing, the first is {missing[0]}")
+    if unknown := [name for name in state if name not in own]:
+        problems.append(f"{len(unknown)} tensors are unknown, the first is {unknown[0]}")
+    if problems:
+        raise CheckpointError(f"{weights.path} does not fit the backbone {config.backbone}: {'; '.join(problems)}")
     model.load_state_dict(state)
+
+
+def _misfit(name: str, given: torch.Tensor, own: torch.Tensor) -> str | None:
+    """Return in words how a tensor differs from the model's in kind; None where it fits."""
+    if given.shape != own.shape:
+        return f"{name} is {tuple(given.shape)}, expected {tuple(own.shape)}"
+    if given.is_floating_point() != own.is_floating_point():
+        return f"{name} holds {given.dtype}, expected {own.dtype}"
+    return None
 
 
 def _triple(given: Any, default: tuple[float, float, float]) -> tuple[float, float, float]:

@@ -42,10 +42,8 @@ def resolve_text_model(
     if Path(name).is_dir():
         config = Path(name) / "config.json"
     else:
-        config = fetch(
-            name, ["config.json"], what=f"the configuration of {name}, the text model of {backbone},", offline=offline,
-            say=say,
-        )  # fmt: skip
+        asked_for = f"the configuration of {name} (text model of {backbone})"
+        config = fetch(name, ["config.json"], what=asked_for, offline=offline, say=say)
     from open_clip.hf_configs import arch_dict
 
     try:

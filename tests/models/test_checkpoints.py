@@ -130,7 +130,7 @@ def test_a_file_without_tensors_by_name(content: object, tmp_path: Path) -> None
 
 
 def test_only_plain_tensors_count(tmp_path: Path) -> None:
-    content = {**TENSORS, "epoch": 3, 7: torch.zeros(1), "sparse": torch.zeros(2, 2).to_sparse()}
+    content: dict[Any, Any] = {**TENSORS, "epoch": 3, 7: torch.zeros(1), "sparse": torch.zeros(2, 2).to_sparse()}
     content["meta"] = torch.empty(2, device="meta")
     torch.save(content, tmp_path / "mixed.pt")
     assert set(read_state_dict(tmp_path / "mixed.pt")) == set(TENSORS)
