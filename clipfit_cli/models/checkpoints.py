@@ -90,5 +90,6 @@ def _is_plain(name: Any, value: Any) -> bool:
 
 
 def _reason(error: BaseException) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:200].rstrip(".")
+    """Return the sentence that tells; torch puts advice around it, some of it unsafe."""
+    text = str(error).rpartition("WeightsUnpickler error:")[2].strip() or type(error).__name__
+    return text.splitlines()[0].split(". ")[0][:200].rstrip(".")
