@@ -91,5 +91,7 @@ def _is_plain(name: Any, value: Any) -> bool:
 
 def _reason(error: BaseException) -> str:
     """Return the sentence that tells; torch puts advice around it, some of it unsafe."""
-    text = str(error).rpartition("WeightsUnpickler error:")[2].strip() or type(error).__name__
+    while isinstance(error, pickle.UnpicklingError) and error.__context__ is not None:
+        error = error.__context__
+    text = str(error).strip() or type(error).__name__
     return text.splitlines()[0].split(". ")[0][:200].rstrip(".")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import zipfile
 from collections.abc import Callable
@@ -65,6 +66,18 @@ def test_a_pickle_that_would_run_code_is_refused(
     with pytest.raises(CheckpointError, match="is refused|cannot be read") as caught:
         read_state_dict(tmp_path / name)
     assert not trap.exists() and "weights_only" not in str(caught.value)
+
+
+def test_a_refusal_says_what_would_run(tmp_path: Path) -> None:
+    class System:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (os.system, ("exit 1",))
+
+    torch.save({"x": System()}, tmp_path / "evil.pt")
+    with pytest.raises(
+        CheckpointError, match=r"is refused: .*\(.*unsupported GLOBAL (posix|nt)\.system.*\)\. Expected"
+    ):
+        read_state_dict(tmp_path / "evil.pt")
 
 
 @pytest.mark.parametrize("share", [0, 1, 7, 8, 50, 300, 0.5, 0.95, -1])
