@@ -161,5 +161,5 @@ def _no_such_weights(backbone: str, pretrained: str) -> ModelError | UnknownName
 
     path = Path(pretrained).expanduser()
     if path.is_absolute() or len(path.parts) > 1 or path.suffix:
-        return ModelError(f"the weights {path} do not exist; give a file, a folder, hf-hub:ORG/NAME or open_clip's tag")
+        return ModelError(f"{path} does not exist; expected a file, a folder, hf-hub:ORG/NAME or a tag of open_clip's")
     return UnknownNameError(f"weights of {backbone}", pretrained, open_clip.list_pretrained_tags_by_model(backbone))

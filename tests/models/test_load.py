@@ -117,7 +117,7 @@ def test_unknown_tag_names_the_nearest() -> None:
 
 
 def test_missing_file() -> None:
-    with pytest.raises(ModelError, match="do not exist"):
+    with pytest.raises(ModelError, match="does not exist"):
         find_weights("ViT-B-16", "weights/none.safetensors")
 
 
