@@ -136,6 +136,7 @@ def test_tags_come_from_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         assert found.path.read_bytes() == b"weights" and found.sha256 == file_sha256(found.path)
         assert said[0].startswith("fetching the weights ViT-B-16 / openai from http://127.0.0.1")
         assert find_weights("ViT-B-16", "openai", offline=True) == found
+        assert find_weights("ViT-B-16-quickgelu", "openai", offline=True) == found and found.quick_gelu
 
 
 @pytest.mark.parametrize(
