@@ -29,8 +29,9 @@ class ModelConfig:
     """Which CLIP: an architecture and its weights.
 
     Attributes:
-        backbone: open_clip's architecture name, or ``clipfit-tiny``.
-        pretrained: open_clip's weight tag, or the path of a checkpoint file.
+        backbone: open_clip's architecture name, or ``clipfit-tiny``; or the same text as `pretrained`.
+        pretrained: open_clip's weight tag, the path of a checkpoint file, or a model with its architecture: a folder
+            of open_clip's, or ``hf-hub:org/name``.
         bn: BatchNorm of ResNet towers while training: ``eval`` keeps the running statistics, ``train`` uses
             batch statistics and lets them drift, as the official code does.
     """

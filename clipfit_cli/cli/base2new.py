@@ -6,11 +6,11 @@ from functools import partial
 
 from clipfit_cli.cli.console import check_output, note
 from clipfit_cli.cli.execute import execute
+from clipfit_cli.cli.model_options import ModelOptions
 from clipfit_cli.cli.options import (
     DatasetOptions,
     DrawOptions,
     MethodOptions,
-    ModelOptions,
     PromptOptions,
     RootOptions,
     RunOptions,
@@ -57,5 +57,6 @@ def base2new(
         data_root=data_root,
         own=own,
         device=machine.device,
+        offline=machine.offline,
         summarise=partial(compare.summarise, "base2new"),
     )

@@ -9,11 +9,11 @@ import typer
 
 from clipfit_cli.cli.console import check_output, note
 from clipfit_cli.cli.execute import execute
+from clipfit_cli.cli.model_options import ModelOptions
 from clipfit_cli.cli.options import (
     DatasetOptions,
     DrawOptions,
     MethodOptions,
-    ModelOptions,
     PromptOptions,
     RootOptions,
     RunOptions,
@@ -111,5 +111,6 @@ def compare(
         data_root=data_root,
         own=own,
         device=machine.device,
+        offline=machine.offline,
         summarise=partial(rules.summarise_leads, protocol, method=candidates[0]),
     )

@@ -11,10 +11,10 @@ import typer
 
 from clipfit_cli.cli.console import check_output, note
 from clipfit_cli.cli.execute import execute
+from clipfit_cli.cli.model_options import ModelOptions
 from clipfit_cli.cli.options import (
     DatasetOptions,
     DrawOptions,
-    ModelOptions,
     PromptOptions,
     RootOptions,
     RunOptions,
@@ -85,5 +85,6 @@ def eval_(
         data_root=data_root,
         own=own,
         device=machine.device,
+        offline=machine.offline,
         summarise=partial(compare.summarise, "eval"),
     )

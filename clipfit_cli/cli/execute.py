@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ from clipfit_cli.errors import ClipfitError, SweepError
 if TYPE_CHECKING:
     from clipfit_cli.config import RunConfig
     from clipfit_cli.data.custom import OwnDataSet
+    from clipfit_cli.protocols.sweep import SweepResult
     from clipfit_cli.results.record import RunRecord
     from clipfit_cli.results.tables import Table
 
@@ -28,6 +29,7 @@ def execute(
     data_root: Path,
     own: Mapping[str, OwnDataSet],
     device: str,
+    offline: bool,
     summarise: Callable[[list[RunRecord]], Table],
 ) -> list[RunRecord]:
     """Run what is not finished, print the table, and return the records; with ``--dry-run`` print the plan.
@@ -38,6 +40,7 @@ def execute(
         data_root: Folder of the data sets of the catalog.
         own: Name -> data set of the user's own.
         device: As typed.
+        offline: As typed; the environment may say so too.
         summarise: Records -> table.
 
     Raises:
@@ -48,8 +51,30 @@ def execute(
     if output.dry_run:
         emit(plan_table(configs), output)
         return []
-    say = partial(note, quiet=output.quiet)
-    say("loading torch and open_clip ...")
+    note("loading torch and open_clip ...", quiet=output.quiet)
+    from clipfit_cli.data.transfer import is_offline
+    from clipfit_cli.models.hub import network_closed
+
+    offline = offline or is_offline()
+    with network_closed() if offline else nullcontext():
+        result = _sweep(configs, output, data_root=data_root, own=own, device=device, offline=offline)
+    if result.records:
+        emit(summarise(result.records), output)
+    if result.failures:
+        raise _failure(result.failures, finished=len(result.records))
+    return result.records
+
+
+def _sweep(
+    configs: Sequence[RunConfig],
+    output: RunOptions,
+    *,
+    data_root: Path,
+    own: Mapping[str, OwnDataSet],
+    device: str,
+    offline: bool,
+) -> SweepResult:
+    """Run what is not finished; what is imported here may ask once, when it is imported, whether it is offline."""
     from clipfit_cli.data.images import ImageStore
     from clipfit_cli.engine.environment import resolve_device
     from clipfit_cli.engine.precision import resolve_precision
@@ -61,7 +86,7 @@ def execute(
     configs = [replace(config, precision=resolve_precision(config.precision, machine)) for config in configs]
     with Reporter(quiet=output.quiet, runs_dir=output.runs_dir) as reporter:
         images = ImageStore(crop_cache=open_crop_cache(output, reporter.note))
-        result = sweep(
+        return sweep(
             configs,
             workspace=Workspace(
                 data_root=data_root,
@@ -70,16 +95,12 @@ def execute(
                 say=reporter.note,
                 own=own,
                 splits_dir=splits_dir_of(runs_dir),
+                offline=offline,
             ),
             store=RunStore(runs_dir),
             progress=reporter,
             force=output.force,
         )
-    if result.records:
-        emit(summarise(result.records), output)
-    if result.failures:
-        raise _failure(result.failures, finished=len(result.records))
-    return result.records
 
 
 def _failure(failures: Sequence[tuple[RunConfig, ClipfitError]], *, finished: int) -> ClipfitError:

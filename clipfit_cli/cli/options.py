@@ -13,15 +13,14 @@ from typing import Annotated, Any
 import typer
 
 from clipfit_cli.cli.errors import reported
-from clipfit_cli.config import BN_MODES, PRECISIONS, SUBSETS, TEXTURES, ModelConfig, ScheduleConfig
+from clipfit_cli.config import SUBSETS, TEXTURES, ScheduleConfig
 from clipfit_cli.data import catalog
 from clipfit_cli.data.disk_cache import DEFAULT_SIZE_GIB
 from clipfit_cli.models.templates import TEMPLATE_SETS
 from clipfit_cli.protocols.presets import preset_of
 
-_DATA, _METHOD, _MODEL, _OUTPUT = "Data", "Method", "Model and machine", "Runs and output"
+_DATA, _METHOD, _OUTPUT = "Data", "Method", "Runs and output"
 _SCHEDULE = ScheduleConfig()
-_MODEL_DEFAULTS = ModelConfig()
 
 
 def complete_dataset(incomplete: str) -> list[str]:
@@ -41,7 +40,8 @@ def complete_protocol(incomplete: str) -> list[str]:
     return [name for name in ("base2new", "few-shot", "xdataset") if name.startswith(incomplete)]
 
 
-def _complete_from(words: Iterable[str]) -> Callable[[str], list[str]]:
+def complete_from(words: Iterable[str]) -> Callable[[str], list[str]]:
+    """Return a completion that offers the words that begin with what was typed."""
     known = list(words)
     return lambda incomplete: [word for word in known if word.startswith(incomplete)]
 
@@ -139,7 +139,7 @@ class PromptOptions:
             metavar="NAME",
             help="openai: the 80 prompts that CLIP's authors average for ImageNet.",
             rich_help_panel=_DATA,
-            autocompletion=_complete_from(TEMPLATE_SETS),
+            autocompletion=complete_from(TEMPLATE_SETS),
         ),
     ] = None
 
@@ -154,7 +154,7 @@ class SubsetOptions:
             metavar="GROUP",
             help="Class group: all, base (first half of the labels) or new (the rest).",
             rich_help_panel=_DATA,
-            autocompletion=_complete_from(SUBSETS),
+            autocompletion=complete_from(SUBSETS),
         ),
     ] = "all"
 
@@ -216,51 +216,6 @@ class MethodOptions:
             rich_help_panel=_METHOD,
         ),
     ] = None
-
-
-@dataclass(frozen=True)
-class ModelOptions:
-    """Which CLIP, on what, in which arithmetic."""
-
-    backbone: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help=f"open_clip architecture, or clipfit-tiny. Default: {_MODEL_DEFAULTS.backbone}; clipfit-tiny for "
-            "built-in data sets.",
-            rich_help_panel=_MODEL,
-        ),
-    ] = None
-    pretrained: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TAG|FILE",
-            help=f"open_clip weight tag, or a checkpoint file. Default: {_MODEL_DEFAULTS.pretrained}.",
-            rich_help_panel=_MODEL,
-        ),
-    ] = None
-    bn: Annotated[
-        str,
-        typer.Option(
-            metavar="MODE",
-            help="BatchNorm of ResNets while training: eval keeps the statistics, train lets them drift as the "
-            "official code does.",
-            rich_help_panel=_MODEL,
-            autocompletion=_complete_from(BN_MODES),
-        ),
-    ] = _MODEL_DEFAULTS.bn
-    device: Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda or cuda:N.", rich_help_panel=_MODEL)] = (
-        "auto"
-    )
-    precision: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME",
-            help="Of the towers: auto, fp32, bf16 or fp16; trained tensors and losses are float32 in each.",
-            rich_help_panel=_MODEL,
-            autocompletion=_complete_from(PRECISIONS),
-        ),
-    ] = "auto"
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
-from clipfit_cli.cli.options import DrawOptions, MethodOptions, ModelOptions
+from clipfit_cli.cli.model_options import ModelOptions
+from clipfit_cli.cli.options import DrawOptions, MethodOptions
 from clipfit_cli.cli.prompts import read_words
 from clipfit_cli.cli.words import parse_seeds, parse_shots, split_names
 from clipfit_cli.config import (
@@ -25,6 +26,7 @@ from clipfit_cli.config import (
 from clipfit_cli.data import catalog
 from clipfit_cli.data.custom import OwnDataSet, find_own, is_one_source
 from clipfit_cli.errors import ConfigError
+from clipfit_cli.models.model_folder import is_model_folder
 
 Say = Callable[[str], None]
 OwnDataSets = dict[str, OwnDataSet]
@@ -154,7 +156,10 @@ def choose_transfer(
 
 
 def choose_model(options: ModelOptions, datasets: Sequence[str], say: Say) -> ModelConfig:
-    """Return the model that was asked for; for built-in data sets alone, the built-in one by default."""
+    """Return the model that was asked for; for built-in data sets alone, the built-in one by default.
+
+    A folder, or a repository of the hub, that stands for a model with its architecture is both of the two names.
+    """
     bn = cast(BnMode, options.bn)
     builtin = all(name in catalog.BUILTIN_DATASETS for name in datasets)
     backbone = options.backbone
@@ -163,8 +168,13 @@ def choose_model(options: ModelOptions, datasets: Sequence[str], say: Say) -> Mo
         backbone = TINY_BACKBONE
     if backbone == TINY_BACKBONE:
         return ModelConfig(TINY_BACKBONE, options.pretrained or TINY_PRETRAINED, bn)
+    pretrained = options.pretrained
+    if pretrained is None and backbone is not None and is_model_folder(backbone):
+        pretrained = backbone
+    elif backbone is None and pretrained is not None and is_model_folder(pretrained):
+        backbone = pretrained
     defaults = ModelConfig()
-    return ModelConfig(backbone or defaults.backbone, options.pretrained or defaults.pretrained, bn)
+    return ModelConfig(backbone or defaults.backbone, pretrained or defaults.pretrained, bn)
 
 
 def build_request(

@@ -6,11 +6,11 @@ from functools import partial
 
 from clipfit_cli.cli.console import check_output, note
 from clipfit_cli.cli.execute import execute
+from clipfit_cli.cli.model_options import ModelOptions
 from clipfit_cli.cli.options import (
     DatasetOptions,
     DrawOptions,
     MethodOptions,
-    ModelOptions,
     PromptOptions,
     RootOptions,
     RunOptions,
@@ -60,6 +60,7 @@ def train(
         data_root=data_root,
         own=own,
         device=machine.device,
+        offline=machine.offline,
         summarise=partial(compare.summarise, "few-shot"),
     )
     store = RunStore(output.runs_dir)

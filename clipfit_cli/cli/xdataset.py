@@ -6,10 +6,10 @@ from functools import partial
 
 from clipfit_cli.cli.console import check_output, note
 from clipfit_cli.cli.execute import execute
+from clipfit_cli.cli.model_options import ModelOptions
 from clipfit_cli.cli.options import (
     DrawOptions,
     MethodOptions,
-    ModelOptions,
     PromptOptions,
     RootOptions,
     RunOptions,
@@ -55,5 +55,6 @@ def xdataset(
         data_root=data_root,
         own=own,
         device=machine.device,
+        offline=machine.offline,
         summarise=partial(compare.summarise, "xdataset"),
     )

@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,6 +17,8 @@ from torch import nn
 
 from clipfit_cli.config import TINY_BACKBONE, TINY_PRETRAINED
 from clipfit_cli.errors import ModelError, UnknownNameError, first_line
+from clipfit_cli.models.model_folder import config_file, is_model_folder, read_config
+from clipfit_cli.models.text_models import resolve_text_model
 from clipfit_cli.models.towers import check_supported, kinds_of
 
 
@@ -43,24 +45,41 @@ class Pair(NamedTuple):
     pretrained: str | None
 
 
-@contextlib.contextmanager
-def quiet_open_clip() -> Iterator[None]:
-    """Keep open_clip from reporting that a model, whose weights are not loaded yet, has random ones."""
+def create(name: str, backbone: str, *, device: str, **options: Any) -> nn.Module:
+    """Return open_clip's model of random weights, its towers of supported kinds.
+
+    Args:
+        name: As ``open_clip.create_model`` takes it.
+        backbone: As a user knows it.
+        device: ``meta`` for names and shapes alone, which costs no memory and little time; or ``cpu``.
+        options: Further ones of ``open_clip.create_model``.
+
+    Raises:
+        ModelError: It cannot be built here, or the kind of a tower is not supported.
+    """
+    import open_clip
+    import torch
+
     quiet = logging.root.manager.disable
-    logging.disable(logging.WARNING)
+    logging.disable(logging.WARNING)  # open_clip reports missing weights, which are loaded elsewhere or not wanted
     try:
-        yield
+        with torch.device(device):
+            model = open_clip.create_model(name, device=device, load_weights=False, pretrained_text=False, **options)
+    except Exception as error:  # some architectures need packages or files that are not here
+        raise ModelError(f"open_clip cannot build {backbone} here: {first_line(error)}") from error
     finally:
         logging.disable(quiet)
+    check_supported(model, backbone)
+    return cast(nn.Module, model)
 
 
-def build_on_meta(backbone: str, **options: Any) -> nn.Module:
-    """Return a backbone of which only names and shapes are there; costs no memory and little time.
+def build_on_meta(backbone: str, *, offline: bool = False) -> nn.Module:
+    """Return a backbone of which only names and shapes are there.
 
     Args:
         backbone: A name of open_clip's, a folder or ``hf-hub:org/name`` with ``open_clip_config.json``, or
             ``clipfit-tiny``.
-        options: Further ones of ``open_clip.create_model``.
+        offline: Fetch no configuration that is not on this machine.
 
     Raises:
         UnknownNameError: There is no such backbone.
@@ -74,33 +93,15 @@ def build_on_meta(backbone: str, **options: Any) -> nn.Module:
 
         with torch.device("meta"):
             return cast(nn.Module, open_clip.CLIP(**TINY_CONFIG))
-    schema = "local-dir:" if Path(backbone).expanduser().is_dir() else ""
-    name = f"{schema}{Path(backbone).expanduser()}" if schema else backbone
-    if not schema and not backbone.startswith("hf-hub:") and open_clip.get_model_config(backbone) is None:
+    if is_model_folder(backbone):
+        config = config_file(backbone, offline=offline)
+        name, text_cfg = f"local-dir:{config.parent}", read_config(config)[0]["text_cfg"]
+    elif known := open_clip.get_model_config(backbone):
+        name, text_cfg = backbone, known["text_cfg"]
+    else:
         raise UnknownNameError("backbone", backbone, [TINY_BACKBONE, *open_clip.list_models()])
-    settings = {"device": "meta", "load_weights": False, "pretrained_text": False, **options}
-    try:
-        with quiet_open_clip(), torch.device("meta"):
-            model = cast(nn.Module, open_clip.create_model(name, **settings))
-    except Exception as error:  # some architectures need packages or files that are not here
-        raise cannot_build(backbone, error) from error
-    check_supported(model, backbone)
-    return model
-
-
-def cannot_build(backbone: str, error: Exception) -> ModelError:
-    """Return the error of a backbone that open_clip fails to build."""
-    import open_clip
-
-    text = (open_clip.get_model_config(backbone) or {}).get("text_cfg", {}).get("hf_model_name")
-    if text and isinstance(error, OSError | RuntimeError):
-        return ModelError(
-            f"the text tower of {backbone} is Hugging Face's {text}, whose configuration cannot be loaded "
-            f'({first_line(error)}). It needs the package transformers (pip install "clipfit-cli[hf]") and its files '
-            "in the local cache: run once with access to huggingface.co, or copy the cache folder "
-            "(~/.cache/huggingface, or HF_HOME) here"
-        )
-    return ModelError(f"open_clip cannot build {backbone} here: {first_line(error)}")
+    resolved = resolve_text_model(text_cfg, backbone, offline=offline)
+    return create(name, backbone, device="meta", **({"text_cfg": resolved} if resolved else {}))
 
 
 def describe(backbone: str) -> Architecture:
@@ -110,9 +111,7 @@ def describe(backbone: str) -> Architecture:
         UnknownNameError: There is no such backbone.
         ModelError: It cannot be built from that.
     """
-    if text := missing_text_tower(backbone):
-        raise cannot_build(backbone, OSError(f"{text} is not in the local cache"))
-    model = build_on_meta(backbone)
+    model = build_on_meta(backbone, offline=True)
     kinds = kinds_of(model)
     size = cast(Any, model).visual.image_size
     return Architecture(
@@ -121,17 +120,6 @@ def describe(backbone: str) -> Architecture:
         image_tower=kinds.image,
         text_tower=kinds.text,
     )
-
-
-def missing_text_tower(backbone: str) -> str | None:
-    """Return the Hugging Face name of a backbone's text tower if its configuration is not on this machine."""
-    import open_clip
-    from huggingface_hub import try_to_load_from_cache
-
-    name = (open_clip.get_model_config(backbone) or {}).get("text_cfg", {}).get("hf_model_name")
-    if not name or Path(name).is_dir() or isinstance(try_to_load_from_cache(name, "config.json"), str):
-        return None
-    return str(name)
 
 
 def pairs(words: Sequence[str] = ()) -> list[Pair]:

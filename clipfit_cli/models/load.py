@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any, cast
 
 import torch
 
 from clipfit_cli.config import TINY_BACKBONE, ModelConfig
 from clipfit_cli.errors import CheckpointError, ModelError
+from clipfit_cli.models.architectures import create
 from clipfit_cli.models.bundle import ClipBundle
+from clipfit_cli.models.checkpoints import read_state_dict
 from clipfit_cli.models.tokenizers import Tokenizer, simple_tokenizer, tokenizer_of
 from clipfit_cli.models.towers import activation_of, check_supported
-from clipfit_cli.models.weights import Weights, find_weights, read_state_dict
+from clipfit_cli.models.weights import Weights, find_weights
 
 _CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 _CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+_NO_WEIGHTS = (
+    "input_resolution",
+    "context_length",
+    "vocab_size",
+    "attn_mask",
+    "text.transformer.embeddings.position_ids",
+)
+"""Buffers that older checkpoints carry although the architecture decides them."""
 
 
 def load_bundle(config: ModelConfig, *, device: torch.device, weights: Weights | None = None) -> ClipBundle:
@@ -81,51 +90,50 @@ def bundle_of(
 
 
 def _build(config: ModelConfig, weights: Weights) -> torch.nn.Module:
-    import open_clip
     from open_clip.convert import convert_state_dict
+    from open_clip.model import convert_to_custom_text_state_dict
+    from open_clip.transform import merge_preprocess_dict
 
-    tag = open_clip.get_pretrained_cfg(config.backbone, weights.tag) if weights.tag else {}
-    options = {
-        "load_weights": False,
-        "pretrained_text": False,
-        "force_quick_gelu": bool(weights.quick_gelu),
-        "force_preprocess_cfg": {key: tag[key] for key in ("mean", "std") if tag.get(key)},
+    # The side of the input stays the architecture's, as in open_clip.
+    preprocess = {key: value for key, value in weights.preprocess.items() if key != "size"}
+    options: dict[str, Any] = {
+        "force_preprocess_cfg": merge_preprocess_dict({}, preprocess),
     }
-    quiet = logging.root.manager.disable
-    logging.disable(logging.WARNING)  # open_clip reports weights that are loaded here a moment later as missing
-    try:
-        with torch.device("meta"):  # costs nothing, so that a tower that is not supported is refused at once
-            check_supported(open_clip.create_model(config.backbone, device="meta", **options), config.backbone)
-        model = open_clip.create_model(config.backbone, **options)
-    except ModelError:
-        raise
-    except Exception as error:  # some architectures need packages or files that are not here
-        raise ModelError(f"open_clip cannot build {config.backbone} here: {error}") from error
-    finally:
-        logging.disable(quiet)
+    if weights.quick_gelu is not None:
+        options["quick_gelu"] = weights.quick_gelu
+    if weights.text_cfg is not None:
+        options["text_cfg"] = dict(weights.text_cfg)
+    described = weights.config is not None and config.backbone == config.pretrained
+    name = f"local-dir:{weights.config.parent}" if weights.config and described else config.backbone
+    create(name, config.backbone, device="meta", **options)  # costs nothing, so what is not supported ends at once
+    model = create(name, config.backbone, device="cpu", **options)
     state = convert_state_dict(model, read_state_dict(weights.path))
+    if "positional_embedding" in state and not hasattr(model, "positional_embedding"):
+        state = convert_to_custom_text_state_dict(state)  # of before text towers became modules of their own
     _load_strictly(model, state, config, weights)
-    return cast(torch.nn.Module, model)
+    return model
 
 
 def _load_strictly(model: torch.nn.Module, state: dict[str, Any], config: ModelConfig, weights: Weights) -> None:
     own = model.state_dict()
-    if "logit_scale" in state:
-        state["logit_scale"] = state["logit_scale"].reshape(own["logit_scale"].shape)
-    for extra in ("input_resolution", "context_length", "vocab_size", "attn_mask"):
-        state.pop(extra, None)
-    problem = None
+    if "logit_bias" in own and "logit_scale" in state:
+        state.setdefault("logit_bias", torch.zeros(()))  # as open_clip, for weights that were trained without one
+    for scalar in ("logit_scale", "logit_bias"):
+        if scalar in own and scalar in state and state[scalar].numel() == 1:
+            state[scalar] = state[scalar].reshape(own[scalar].shape)
+    computed = {name for name, _ in model.named_buffers()} - set(own)
+    for extra in (*computed, *_NO_WEIGHTS):
+        if extra not in own:
+            state.pop(extra, None)
+    problems = [text for name, tensor in own.items() if name in state and (text := _misfit(name, state[name], tensor))][
+        :1
+    ]
     if missing := [name for name in own if name not in state]:
-        problem = f"{len(missing)} tensors are missing, the first is {missing[0]}"
-    elif unknown := [name for name in state if name not in own]:
-        problem = f"{len(unknown)} tensors are unknown, the first is {unknown[0]}"
-    else:
-        for name, tensor in own.items():
-            if state[name].shape != tensor.shape:
-                problem = f"{name} is {tuple(state[name].shape)}, expected {tuple(tensor.shape)}"
-                break
-    if problem:
-        raise CheckpointError(f"{weights.path} does not fit the backbone {config.backbone}: {problem}")
+        problems.append(f"{len(missing)} tensors are missing, the first is {missing[0]}")
+    if unknown := [name for name in state if name not in own]:
+        problems.append(f"{len(unknown)} tensors are unknown, the first is {unknown[0]}")
+    if problems:
+        raise CheckpointError(f"{weights.path} does not fit the backbone {config.backbone}: {'; '.join(problems)}")
     model.load_state_dict(state)
 
 
@@ -134,6 +142,15 @@ def _side(size: int | tuple[int, int], backbone: str) -> int:
     if height != width:
         raise ModelError(f"the image tower of {backbone} takes images of {width}x{height} pixels, expected square ones")
     return int(height)
+
+
+def _misfit(name: str, given: torch.Tensor, own: torch.Tensor) -> str | None:
+    """Return in words how a tensor differs from the model's in kind; None where it fits."""
+    if given.shape != own.shape:
+        return f"{name} is {tuple(given.shape)}, expected {tuple(own.shape)}"
+    if given.is_floating_point() != own.is_floating_point():
+        return f"{name} holds {given.dtype}, expected {own.dtype}"
+    return None
 
 
 def _triple(given: Any, default: tuple[float, float, float]) -> tuple[float, float, float]:

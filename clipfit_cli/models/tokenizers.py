@@ -10,6 +10,8 @@ from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 from torch import Tensor
 
 from clipfit_cli.errors import ModelError, first_line
+from clipfit_cli.models.hub import HUB_PREFIX, network_closed, reach
+from clipfit_cli.models.model_folder import is_model_folder
 
 
 class Tokenizer(NamedTuple):
@@ -40,10 +42,15 @@ def tokenizer_of(backbone: str) -> Tokenizer:
         ModelError: It is one of Hugging Face's, and neither on this machine nor to be fetched.
     """
     import open_clip
+    from huggingface_hub import constants
 
-    name = f"local-dir:{Path(backbone).expanduser()}" if Path(backbone).expanduser().is_dir() else backbone
+    folder = is_model_folder(backbone) and not backbone.startswith(HUB_PREFIX)
+    name = f"local-dir:{Path(backbone).expanduser()}" if folder else backbone
     try:
-        tokenizer: Any = open_clip.get_tokenizer(name)
+        tokenizer: Any = _local(name)
+        if tokenizer is None:
+            reach(constants.ENDPOINT)
+            tokenizer = open_clip.get_tokenizer(name)
     except Exception as error:  # transformers and the hub raise kinds of their own
         raise ModelError(
             f"the tokenizer of {backbone} is one of Hugging Face's and cannot be loaded ({first_line(error)}). It "
@@ -53,6 +60,21 @@ def tokenizer_of(backbone: str) -> Tokenizer:
     if isinstance(tokenizer, SimpleTokenizer):
         return Tokenizer(tokenizer, lambda prompt: len(tokenizer.encode(prompt)) + 2)
     return Tokenizer(tokenizer, lambda prompt: _count(tokenizer, prompt))
+
+
+def _local(name: str) -> Any:
+    """Return the tokenizer from what is on this machine; None where that is not enough and the network may be used."""
+    import open_clip
+    from huggingface_hub import constants
+
+    may_fetch = not constants.HF_HUB_OFFLINE
+    try:
+        with network_closed():
+            return open_clip.get_tokenizer(name)
+    except Exception:
+        if may_fetch:
+            return None
+        raise
 
 
 def _count(tokenizer: HFTokenizer, prompt: str) -> int:

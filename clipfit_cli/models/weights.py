@@ -3,64 +3,86 @@
 from __future__ import annotations
 
 import hashlib
-import logging
-import os
-import pickle
-import socket
-import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import getproxies
 
 from clipfit_cli.config import TINY_BACKBONE, TINY_PRETRAINED
-from clipfit_cli.errors import CheckpointError, ModelError, UnknownNameError
+from clipfit_cli.errors import ConfigError, ModelError, UnknownNameError
+from clipfit_cli.models.hub import fetch, find_cached
+from clipfit_cli.models.jit_archive import is_jit_archive
+from clipfit_cli.models.model_folder import WEIGHTS_FILES, is_model_folder, open_model_folder
+from clipfit_cli.models.text_models import resolve_text_model
 
 
 @dataclass(frozen=True)
 class Weights:
-    """A weights file on this machine.
+    """A weights file on this machine, and what its source says about the model.
 
     Attributes:
         path: The file.
-        sha256: Of its bytes.
+        sha256: Of its bytes; where a configuration comes with it, of the bytes of both, configuration first.
         tag: open_clip's tag, None for a file of the user's own.
         quick_gelu: Whether these weights were trained with QuickGELU; None where the architecture's own
             setting decides.
+        preprocess: What images these weights were trained on: open_clip's mean, std, interpolation, resize_mode.
+        config: open_clip's configuration file beside the weights; None for a tag or a lone file.
+        text_cfg: open_clip's text configuration with the text model found on this machine; None where the text
+            tower is open_clip's own.
     """
 
     path: Path
     sha256: str
     tag: str | None
     quick_gelu: bool | None
+    preprocess: Mapping[str, Any] = field(default_factory=dict)
+    config: Path | None = None
+    text_cfg: Mapping[str, Any] | None = None
 
 
-def find_weights(backbone: str, pretrained: str, *, say: Callable[[str], None] | None = None) -> Weights:
-    """Return the weights file of a model, downloaded to open_clip's cache if it is not there yet.
+def find_weights(
+    backbone: str, pretrained: str, *, say: Callable[[str], None] | None = None, offline: bool = False
+) -> Weights:
+    """Return the weights of a model, downloaded to the hub's cache if they are not there yet.
 
     Args:
-        backbone: open_clip's name, or ``clipfit-tiny``.
-        pretrained: open_clip's tag, or a file.
-        say: Told where the weights are fetched from, if they have to be.
+        backbone: open_clip's name, or ``clipfit-tiny``; or the same text as `pretrained`, which then brings its
+            architecture.
+        pretrained: open_clip's tag, a file, a folder of open_clip's, or ``hf-hub:org/name``.
+        say: Told what is fetched and where from, if anything has to be.
+        offline: Do not touch the network.
 
     Raises:
         UnknownNameError: open_clip has no such backbone, or no such tag for it and no such file exists.
-        ModelError: The download failed.
+        ConfigError: The backbone is a folder or repository, and the weights are others.
+        ModelError: The weights, or the configuration of a text model, are not here and cannot be fetched, or a
+            folder's configuration is not open_clip's.
     """
     if backbone == TINY_BACKBONE:
         return _builtin_weights(pretrained)
     import open_clip
 
-    if open_clip.get_model_config(backbone) is None:
+    if backbone not in open_clip.list_models():
+        if is_model_folder(backbone):
+            if pretrained != backbone:
+                raise ConfigError(f"{backbone} brings its own weights; leave out --pretrained {pretrained}")
+            return _folder_weights(backbone, pretrained, say=say, offline=offline)
+        if backbone == pretrained:
+            raise ModelError(f"there is no folder {backbone} with a model of open_clip's; it may have been moved")
         raise UnknownNameError("backbone", backbone, [TINY_BACKBONE, *open_clip.list_models()])
     tag_config = open_clip.get_pretrained_cfg(backbone, pretrained)
-    if not tag_config:
-        return _file_weights(backbone, pretrained)
-    path = _cached(tag_config) or _download(backbone, pretrained, tag_config, say)
-    quick_gelu = bool(tag_config.get("quick_gelu")) or pretrained == "openai"
-    return Weights(path=path, sha256=file_sha256(path), tag=pretrained, quick_gelu=quick_gelu)
+    if not tag_config and is_model_folder(pretrained):
+        return _folder_weights(backbone, pretrained, say=say, offline=offline)
+    if not tag_config and not Path(pretrained).expanduser().is_file():
+        raise _no_such_weights(backbone, pretrained)
+    text_cfg = open_clip.get_model_config(backbone)["text_cfg"]
+    text_cfg = resolve_text_model(text_cfg, backbone, offline=offline, say=say)
+    if tag_config:
+        found = _tagged_weights(backbone, pretrained, tag_config, say=say, offline=offline)
+    else:
+        found = _file_weights(pretrained)
+    return replace(found, text_cfg=text_cfg)
 
 
 def is_cached(backbone: str, pretrained: str) -> bool:
@@ -69,49 +91,18 @@ def is_cached(backbone: str, pretrained: str) -> bool:
 
     if backbone == TINY_BACKBONE:
         return True
-    return _cached(open_clip.get_pretrained_cfg(backbone, pretrained)) is not None
+    repository, _, file = str(open_clip.get_pretrained_cfg(backbone, pretrained).get("hf_hub") or "").rpartition("/")
+    return bool(repository) and find_cached(repository, _files_of(file)) is not None
 
 
-def file_sha256(path: Path) -> str:
-    """Return the sha256 (hex) of a file's bytes."""
-    with path.open("rb") as stream:
-        digest = hashlib.sha256()
-        while block := stream.read(1 << 20):
-            digest.update(block)
+def file_sha256(*paths: Path) -> str:
+    """Return the sha256 (hex) of the bytes of files, one after another."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
     return digest.hexdigest()
-
-
-def read_state_dict(path: Path) -> dict[str, Any]:
-    """Return the tensors of a checkpoint file by name, read without running any code of the file's.
-
-    Takes safetensors, and torch files that load with ``weights_only``: a plain state dict or one under
-    ``state_dict``.
-
-    Raises:
-        CheckpointError: The file is damaged, empty, holds no tensors, or would have to run code to load.
-    """
-    import torch
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        if path.suffix == ".safetensors":
-            return dict(load_file(path))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch remarks on the dialect of pickles that it then refuses
-            loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path} is refused: it would have to run code to load, or it is damaged. Expected safetensors or a "
-            "state dict of tensors; save it anew with torch.save(model.state_dict(), FILE)"
-        ) from error
-    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path} cannot be read as a checkpoint ({_first_line(error)})") from error
-    if isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
-        loaded = loaded["state_dict"]
-    if not isinstance(loaded, dict) or not any(isinstance(v, torch.Tensor) for v in loaded.values()):
-        raise CheckpointError(f"{path} holds no state dict; expected tensors by name")
-    return {name.removeprefix("module."): tensor for name, tensor in loaded.items()}
 
 
 def _builtin_weights(pretrained: str) -> Weights:
@@ -123,73 +114,62 @@ def _builtin_weights(pretrained: str) -> Weights:
     return Weights(path=path, sha256=file_sha256(path), tag=TINY_PRETRAINED, quick_gelu=None)
 
 
-def _file_weights(backbone: str, pretrained: str) -> Weights:
+def _tagged_weights(
+    backbone: str, tag: str, tag_config: dict[str, Any], *, say: Callable[[str], None] | None, offline: bool
+) -> Weights:
+    repository, _, file = str(tag_config.get("hf_hub") or "").rpartition("/")
+    if not repository:
+        raise ModelError(
+            f"open_clip has the weights {backbone} / {tag} at {tag_config.get('url')} alone, which is not the hub; "
+            "download them and give the file: --pretrained FILE"
+        )
+    path = fetch(
+        repository,
+        _files_of(file),
+        what=f"the weights {backbone} / {tag}",
+        instead="give a local file: --pretrained FILE",
+        offline=offline,
+        say=say,
+    )
+    quick_gelu = bool(tag_config.get("quick_gelu")) or tag == "openai"
+    return Weights(path, file_sha256(path), tag=tag, quick_gelu=quick_gelu or None, preprocess=tag_config)
+
+
+def _files_of(file: str) -> Sequence[str]:
+    """Return the names to look for, as open_clip does: safetensors where there are some."""
+    if file in ("", WEIGHTS_FILES[-1]):
+        return WEIGHTS_FILES
+    if Path(file).suffix in (".bin", ".pth"):
+        return (str(Path(file).with_suffix(".safetensors")), file)
+    return (file,)
+
+
+def _folder_weights(backbone: str, pretrained: str, *, say: Callable[[str], None] | None, offline: bool) -> Weights:
+    import open_clip
+
+    folder = open_model_folder(pretrained, offline=offline, say=say)
+    architecture = folder.architecture if backbone == pretrained else open_clip.get_model_config(backbone)
+    return Weights(
+        folder.weights,
+        file_sha256(folder.config, folder.weights),
+        tag=None,
+        quick_gelu=bool(folder.architecture.get("quick_gelu")),
+        preprocess=folder.preprocess,
+        config=folder.config,
+        text_cfg=resolve_text_model(architecture["text_cfg"], backbone, offline=offline, say=say),
+    )
+
+
+def _file_weights(pretrained: str) -> Weights:
+    path = Path(pretrained).expanduser()
+    quick_gelu = True if is_jit_archive(path) else None  # the format of OpenAI's own files
+    return Weights(path, file_sha256(path), tag=None, quick_gelu=quick_gelu)
+
+
+def _no_such_weights(backbone: str, pretrained: str) -> ModelError | UnknownNameError:
     import open_clip
 
     path = Path(pretrained).expanduser()
-    if path.is_file():
-        return Weights(path=path, sha256=file_sha256(path), tag=None, quick_gelu=None)
     if path.is_absolute() or len(path.parts) > 1 or path.suffix:
-        raise ModelError(f"the weights file {path} does not exist; give a file, or a tag of open_clip's")
-    raise UnknownNameError(f"weights of {backbone}", pretrained, open_clip.list_pretrained_tags_by_model(backbone))
-
-
-def _cached(tag_config: dict[str, Any]) -> Path | None:
-    """Return the file in the hub's cache, which open_clip would ask the hub about even so."""
-    from huggingface_hub import try_to_load_from_cache
-
-    repository, _, file = str(tag_config.get("hf_hub") or "").rpartition("/")
-    if not repository:
-        return None
-    default = "open_clip_pytorch_model.bin"  # open_clip's own order: safetensors where there are some
-    for name in dict.fromkeys([_as_safetensors(file or default), file or default]):
-        found = try_to_load_from_cache(repository, name)
-        if isinstance(found, str):
-            return Path(found)
-    return None
-
-
-def _as_safetensors(name: str) -> str:
-    if name == "open_clip_pytorch_model.bin":
-        return "open_clip_model.safetensors"
-    return str(Path(name).with_suffix(".safetensors"))
-
-
-def _download(backbone: str, pretrained: str, tag_config: dict[str, Any], say: Callable[[str], None] | None) -> Path:
-    from open_clip import pretrained as hub
-
-    source = str(tag_config.get("hf_hub") or tag_config.get("url") or "its source")
-    source = source if "://" in source else f"https://huggingface.co/{source.rstrip('/')}"
-    if say:
-        say(f"fetching the weights {backbone} / {pretrained} from {source} ...")
-    logger = logging.getLogger("huggingface_hub")
-    level = logger.level
-    logger.setLevel(logging.ERROR)  # every retry would be a line of its own; the reason stands in the error
-    try:
-        _look_up_host(source)
-        return Path(hub.download_pretrained(tag_config))
-    except Exception as error:  # the hub, urllib and ssl each raise their own kinds
-        raise ModelError(
-            f"the weights {backbone} / {pretrained} are not in the local cache and could not be fetched from "
-            f'{source} ({_first_line(error)}). On a machine with access, run: python -c "import open_clip; '
-            f"open_clip.create_model('{backbone}', pretrained='{pretrained}')\" and copy its cache folder "
-            "(~/.cache/huggingface, or HF_HOME) here; or give a local file: --pretrained FILE"
-        ) from error
-    finally:
-        logger.setLevel(level)
-
-
-def _look_up_host(source: str) -> None:
-    """Fail at once where the source's name does not resolve; through a proxy it need not.
-
-    Raises:
-        OSError: There is no such host from here.
-    """
-    host = urlsplit(source).hostname
-    if host and not getproxies() and "HF_ENDPOINT" not in os.environ:
-        socket.getaddrinfo(host, 443)
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:200].rstrip(".")
+        return ModelError(f"{path} does not exist; expected a file, a folder, hf-hub:ORG/NAME or a tag of open_clip's")
+    return UnknownNameError(f"weights of {backbone}", pretrained, open_clip.list_pretrained_tags_by_model(backbone))

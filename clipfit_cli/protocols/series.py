@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from clipfit_cli.config import TestSet
+from clipfit_cli.config import ModelConfig, TestSet
 from clipfit_cli.results.compare import trains_nothing
 from clipfit_cli.results.record import RunRecord, TestMetrics
 from clipfit_cli.results.summary import mean, population_std
@@ -179,8 +179,7 @@ def table_of(
     shots = {entry.shots for entry in entries} - {0}
     prompts = {templates_text(record.config.templates) for record in records} - {None}
     parts = [title]
-    if models := {f"{record.config.model.backbone} / {record.config.model.pretrained}" for record in records}:
-        parts += sorted(models)
+    parts += sorted({_model_text(record.config.model) for record in records})
     parts += sorted(text for text in prompts if text)
     if len(shots) == 1:
         only = shots.pop()
@@ -211,6 +210,10 @@ def templates_text(templates: Sequence[str]) -> str | None:
 def shots_text(shots: int | None) -> str:
     """Return a number of shots as a user types it."""
     return "all" if shots is None else str(shots)
+
+
+def _model_text(model: ModelConfig) -> str:
+    return model.pretrained if model.backbone == model.pretrained else f"{model.backbone} / {model.pretrained}"
 
 
 def _seeds_text(series: Series) -> str:

@@ -151,8 +151,9 @@ def run_key(
     In: every field of `config` with the two exceptions below, `NUMBERS_VERSION`, the split hashes of the
     trained and the tested data sets, the hash of the weights and that of the adapter. `protocol` moves no
     number, but it says which table a record belongs to, so it is in.
-    Not in: where things lie (data root, runs folder, path of the adapter, path of a weights file), the
-    device, the versions of packages, the order of the test sets, split hashes of other data sets.
+    Not in: where things lie (data root, runs folder, path of the adapter, path of a weights file, or of a
+    model's folder, whose architecture the hash covers), the device, the versions of packages, the order of the
+    test sets, split hashes of other data sets.
     The tag of published weights is in beside their hash, because it also decides on activation and
     normalisation.
 
@@ -178,7 +179,9 @@ def run_key(
         raise ResultsError(f"the run cannot be identified: {error}") from error
     del plain["adapter"]
     plain["tests"].sort(key=lambda test: (test["dataset"], test["subset"]))
-    if any(mark in config.model.pretrained for mark in "/\\."):
+    if config.model.backbone == config.model.pretrained:
+        plain["model"]["backbone"] = plain["model"]["pretrained"] = "a folder"
+    elif any(mark in config.model.pretrained for mark in "/\\."):
         plain["model"]["pretrained"] = "a file"
     identity = {
         "numbers_version": NUMBERS_VERSION,

@@ -60,7 +60,7 @@ def test_csv_goes_alone_to_stdout() -> None:
 def test_a_backbone_that_cannot_be_built_is_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_, **__: None)
     (row,) = rows_of("coca_roberta")
-    assert row["num_parameters"] is None and "Hugging Face's roberta-base" in row["problem"]
+    assert row["num_parameters"] is None and "roberta-base (text model of coca_roberta-ViT-B-32)" in row["problem"]
     result = invoke("coca_roberta")
     assert "models show coca_roberta-ViT-B-32 says why" in result.stdout
 

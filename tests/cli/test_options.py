@@ -8,7 +8,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from clipfit_cli.cli import options
+from clipfit_cli.cli import model_options, options
 from clipfit_cli.cli.app import app
 from clipfit_cli.cli.errors import reported
 from clipfit_cli.config import ModelConfig, Request, ScheduleConfig
@@ -24,6 +24,7 @@ EVERYWHERE = {
     "pretrained",
     "device",
     "precision",
+    "offline",
     "data_root",
     "image_cache",
     "image_cache_size",
@@ -68,12 +69,12 @@ def test_options_cover_the_configuration() -> None:
 
 
 def test_defaults_come_from_the_configuration() -> None:
-    assert options.ModelOptions().bn == ModelConfig().bn
+    assert model_options.ModelOptions().bn == ModelConfig().bn
     request = Request(datasets=("x",), methods=())
     assert options.DrawOptions().shots == str(request.shots[0])
     assert options.DrawOptions().seeds == ",".join(map(str, request.seeds))
     assert options.SubsetOptions().subset == request.subset
-    assert options.ModelOptions().precision == request.precision
+    assert model_options.ModelOptions().precision == request.precision
 
 
 @pytest.mark.parametrize("name", [*RUNNING, "eval", "methods"])

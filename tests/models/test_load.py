@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,11 @@ from safetensors.torch import save_file
 
 from clipfit_cli.config import ModelConfig
 from clipfit_cli.errors import CheckpointError, ModelError, UnknownNameError
-from clipfit_cli.models import weights
+from clipfit_cli.models import load
 from clipfit_cli.models.load import load_bundle
-from clipfit_cli.models.weights import file_sha256, find_weights, read_state_dict
-from tests.conftest import build_small_clip
+from clipfit_cli.models.weights import file_sha256, find_weights
+from tests.conftest import SMALL_CONFIG, build_small_clip
+from tests.models.hub_server import Hub, serve
 
 CPU = torch.device("cpu")
 
@@ -74,16 +74,30 @@ def test_openai_weights_run_with_quickgelu_whatever_the_name(
     from open_clip import pretrained
 
     path = as_safetensors(state, tmp_path / "openai")
+    monkeypatch.setattr("clipfit_cli.models.weights.fetch", lambda *_, **__: path)
     for tag, quick in (("openai", None), ("trained_quick", True), ("plain", False)):
         entry: dict[str, Any] = {"hf_hub": "nobody/nothing", "mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}
         if quick is not None:
             entry["quick_gelu"] = quick
         monkeypatch.setitem(pretrained._PRETRAINED, small_architecture, {tag: entry})
-        monkeypatch.setattr(pretrained, "download_pretrained", lambda cfg: str(path))
-        monkeypatch.setattr("socket.getaddrinfo", lambda host, port: [])
         bundle = load_bundle(ModelConfig(small_architecture, tag), device=CPU)
         assert bundle.activation == ("gelu" if tag == "plain" else "quickgelu")
         assert bundle.image_mean == (0.1, 0.2, 0.3) and bundle.image_std == (0.4, 0.5, 0.6)
+
+
+def test_every_preprocessing_of_a_tag_reaches_the_model(
+    small_architecture: str, state: dict[str, torch.Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from open_clip import pretrained
+
+    path = as_safetensors(state, tmp_path / "squashed")
+    monkeypatch.setattr("clipfit_cli.models.weights.fetch", lambda *_, **__: path)
+    entry = {"hf_hub": "nobody/nothing", "interpolation": "bilinear", "resize_mode": "squash", "mean": None, "size": 99}
+    monkeypatch.setitem(pretrained._PRETRAINED, small_architecture, {"tag": entry})
+    model: Any = load_bundle(ModelConfig(small_architecture, "tag"), device=CPU).model
+    preprocess = model.visual.preprocess_cfg
+    assert (preprocess["interpolation"], preprocess["resize_mode"]) == ("bilinear", "squash")
+    assert preprocess["mean"] == open_clip.OPENAI_DATASET_MEAN and preprocess["size"] == (32, 32)
 
 
 def test_every_openai_tag_is_quickgelu() -> None:
@@ -107,47 +121,33 @@ def test_missing_file() -> None:
         find_weights("ViT-B-16", "weights/none.safetensors")
 
 
-def test_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    from open_clip import pretrained
-
-    def fail(cfg: object) -> str:
-        raise OSError("[Errno -2] Name or service not known")
-
-    monkeypatch.setattr(pretrained, "download_pretrained", fail)
-    monkeypatch.setattr("socket.getaddrinfo", lambda host, port: [])
+def test_tags_come_from_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-    with pytest.raises(ModelError) as caught:
-        find_weights("ViT-B-16", "openai", say=said.append)
-    assert "fetching the weights ViT-B-16 / openai from https://huggingface.co" in said[0]
-    message = str(caught.value)
-    assert "Name or service not known" in message and "--pretrained FILE" in message and "huggingface.co" in message
-
-
-def test_an_unknown_host_fails_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    from open_clip import pretrained
-
-    def unknown(host: str, port: int) -> None:
-        raise OSError(f"no such host {host}")
-
-    def never(cfg: object) -> str:
-        raise AssertionError("must not be asked")
-
-    monkeypatch.setattr(weights, "getproxies", dict)
-    monkeypatch.setattr("socket.getaddrinfo", unknown)
-    monkeypatch.setattr(pretrained, "download_pretrained", never)
-    with pytest.raises(ModelError, match=r"no such host huggingface\.co"):
-        find_weights("ViT-B-16", "openai")
-    monkeypatch.setattr(weights, "getproxies", lambda: {"https": "http://proxy"})
-    with pytest.raises(ModelError, match="must not be asked"):
-        find_weights("ViT-B-16", "openai")
+    served = Hub(tmp_path / "cache")
+    with serve(served, monkeypatch):
+        with pytest.raises(ModelError) as caught:
+            find_weights("ViT-B-16", "openai", offline=True)
+        assert served.asked == []
+        message = str(caught.value)
+        assert message.startswith("the weights ViT-B-16 / openai: not in the local cache")
+        assert "--pretrained FILE" in message and "hf download timm/vit_base_patch16_clip_224.openai" in message
+        served.files["timm/vit_base_patch16_clip_224.openai"] = {"open_clip_model.safetensors": b"weights"}
+        found = find_weights("ViT-B-16", "openai", say=said.append)
+        assert found.path.read_bytes() == b"weights" and found.sha256 == file_sha256(found.path)
+        assert said[0].startswith("fetching the weights ViT-B-16 / openai from http://127.0.0.1")
+        assert find_weights("ViT-B-16", "openai", offline=True) == found
+        assert find_weights("ViT-B-16-quickgelu", "openai", offline=True) == found and found.quick_gelu
 
 
 @pytest.mark.parametrize(
     ("entry", "files", "expected"),
     [
         ("org/model/", ["open_clip_pytorch_model.bin", "open_clip_model.safetensors"], "open_clip_model.safetensors"),
+        ("org/model/open_clip_pytorch_model.bin", ["open_clip_model.safetensors"], "open_clip_model.safetensors"),
         ("org/model/", ["open_clip_pytorch_model.bin"], "open_clip_pytorch_model.bin"),
-        ("org/model/special.pt", ["special.pt"], "special.pt"),
+        ("org/model/own.bin", ["own.bin", "own.safetensors"], "own.safetensors"),
+        ("org/model/own.bin", ["own.bin"], "own.bin"),
+        ("org/model/special.pt", ["special.pt", "special.safetensors"], "special.pt"),
     ],
 )
 def test_cached_weights_need_no_network(
@@ -163,13 +163,21 @@ def test_cached_weights_need_no_network(
         assert repository == "org/model"
         return str(tmp_path / name) if (tmp_path / name).exists() else None
 
-    def never(cfg: object) -> str:
-        raise AssertionError("must not be asked")
+    def never(*arguments: object) -> str:
+        raise AssertionError("was asked")
 
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", cached)
-    monkeypatch.setattr(pretrained, "download_pretrained", never)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", never)
     monkeypatch.setitem(pretrained._PRETRAINED, "ViT-B-16", {"tag": {"hf_hub": entry}})
     assert find_weights("ViT-B-16", "tag").path == tmp_path / expected
+
+
+def test_a_tag_that_is_not_on_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    from open_clip import pretrained
+
+    monkeypatch.setitem(pretrained._PRETRAINED, "ViT-B-16", {"tag": {"url": "https://elsewhere/x.pt"}})
+    with pytest.raises(ModelError, match=r"at https://elsewhere/x\.pt alone.*--pretrained FILE"):
+        find_weights("ViT-B-16", "tag")
 
 
 def test_wrong_architecture_names_the_first_mismatch(
@@ -179,6 +187,16 @@ def test_wrong_architecture_names_the_first_mismatch(
         (lambda s: s.pop("visual.ln_pre.weight"), "1 tensors are missing, the first is visual.ln_pre.weight"),
         (lambda s: s.update(extra=torch.zeros(1)), "1 tensors are unknown, the first is extra"),
         (lambda s: s.update({"ln_final.bias": torch.zeros(7)}), r"ln_final.bias is \(7,\), expected \(32,\)"),
+        (lambda s: s.update({"logit_scale": torch.zeros(2)}), r"logit_scale is \(2,\), expected \(\)"),
+        (lambda s: s.update({"logit_bias": torch.zeros(())}), "unknown, the first is logit_bias"),
+        (
+            lambda s: s.update({"positional_embedding": torch.zeros(77, 32)}),
+            r"positional_embedding is \(77, 32\), expected \(32, 32\)",
+        ),
+        (
+            lambda s: s.update({"ln_final.bias": torch.zeros(32, dtype=torch.int8)}),
+            "ln_final.bias holds torch.int8, expected torch.float32",
+        ),
     ]
     for change, message in cases:
         changed = dict(state)
@@ -188,44 +206,43 @@ def test_wrong_architecture_names_the_first_mismatch(
             load_bundle(ModelConfig(small_architecture, str(path)), device=CPU)
 
 
-class Hostile:
-    """Unpickling it would create a file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (Path.touch, (self.path,))
-
-
-def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path) -> None:
-    trap = tmp_path / "executed"
-    for name, write in (("raw", pickle.dump), ("torch", torch.save)):
-        path = tmp_path / f"{name}.pt"
-        with path.open("wb") as stream:
-            write({"state_dict": Hostile(trap)}, stream)
-        with pytest.raises(CheckpointError, match="is refused|cannot be read"):
-            read_state_dict(path)
-        assert not trap.exists()
+def test_what_older_checkpoints_carry_besides_is_dropped(
+    small_architecture: str, state: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    besides = {
+        "logit_scale": torch.full((1,), 3.0),
+        "attn_mask": torch.zeros(77, 77),
+        "context_length": torch.tensor(77),
+        "text.transformer.embeddings.position_ids": torch.zeros(1, 9),
+    }
+    path = as_torch({**state, **besides}, tmp_path / "old")
+    model: Any = load_bundle(ModelConfig(small_architecture, str(path)), device=CPU).model
+    assert model.logit_scale.shape == () and float(model.logit_scale) == 3.0
 
 
-def test_damaged_files(tmp_path: Path, state: dict[str, torch.Tensor]) -> None:
-    good = as_safetensors(state, tmp_path / "good").read_bytes()
-    for name, content in {
-        "truncated.safetensors": good[: len(good) // 2],
-        "empty.safetensors": b"",
-        "empty.pt": b"",
-        "text.pt": b"not a checkpoint",
-    }.items():
-        (tmp_path / name).write_bytes(content)
-        with pytest.raises(CheckpointError):
-            read_state_dict(tmp_path / name)
+def test_a_missing_bias_of_the_logits_is_zero(
+    state: dict[str, torch.Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from open_clip import factory
+
+    monkeypatch.setitem(factory._MODEL_CONFIGS, "with-bias", {**SMALL_CONFIG, "init_logit_bias": -10})
+    for given, expected in (({}, 0.0), ({"logit_bias": torch.full((1,), -2.0)}, -2.0)):
+        path = as_torch({**state, **given}, tmp_path / "any")
+        model: Any = load_bundle(ModelConfig("with-bias", str(path)), device=CPU).model
+        assert float(model.logit_bias) == expected
 
 
-def test_a_file_without_tensors(tmp_path: Path) -> None:
-    torch.save({"epoch": 1}, tmp_path / "no.pt")
-    with pytest.raises(CheckpointError, match="no state dict"):
-        read_state_dict(tmp_path / "no.pt")
+def test_checkpoints_of_before_text_towers_were_modules(
+    state: dict[str, torch.Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from open_clip import factory
+
+    monkeypatch.setitem(factory._MODEL_CONFIGS, "custom-text", {**SMALL_CONFIG, "custom_text": True})
+    monkeypatch.setattr(load, "check_supported", lambda *_: None)
+    path = as_torch(state, tmp_path / "old")
+    model: Any = load._build(ModelConfig("custom-text", str(path)), find_weights("custom-text", str(path)))
+    assert torch.equal(model.text.positional_embedding, state["positional_embedding"])
+    assert torch.equal(model.visual.conv1.weight, state["visual.conv1.weight"])
 
 
 def test_unsupported_towers_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

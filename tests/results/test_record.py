@@ -213,6 +213,9 @@ def test_what_moves_no_number_does_not_change_the_key() -> None:
     files = [make_config(model=ModelConfig("ViT-B-16", path)) for path in paths]
     assert len({key_of(config) for config in files}) == 1
     assert key_of(files[0]) != key
+    folders = [make_config(model=ModelConfig(path, path)) for path in ("export", "./export", "hf-hub:org/export")]
+    assert len({key_of(config) for config in folders}) == 1
+    assert key_of(folders[0]) not in (key, key_of(files[0]))
 
 
 def test_a_key_needs_all_hashes() -> None:

@@ -1,0 +1,69 @@
+"""The options that say which model, on what machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import typer
+
+from clipfit_cli.cli.options import complete_from
+from clipfit_cli.config import BN_MODES, PRECISIONS, ModelConfig
+
+_MODEL = "Model and machine"
+_MODEL_DEFAULTS = ModelConfig()
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Which CLIP, on what, in which arithmetic."""
+
+    backbone: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help=f"open_clip architecture, or clipfit-tiny. Default: that of a --pretrained that brings one, else "
+            f"{_MODEL_DEFAULTS.backbone}; clipfit-tiny for built-in data sets.",
+            rich_help_panel=_MODEL,
+        ),
+    ] = None
+    pretrained: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TAG|PATH",
+            help="open_clip weight tag; a checkpoint file; a folder with open_clip_config.json, or "
+            f"hf-hub:ORG/NAME, which bring their architecture. Default: {_MODEL_DEFAULTS.pretrained}.",
+            rich_help_panel=_MODEL,
+        ),
+    ] = None
+    bn: Annotated[
+        str,
+        typer.Option(
+            metavar="MODE",
+            help="BatchNorm of ResNets while training: eval keeps the statistics, train lets them drift as the "
+            "official code does.",
+            rich_help_panel=_MODEL,
+            autocompletion=complete_from(BN_MODES),
+        ),
+    ] = _MODEL_DEFAULTS.bn
+    device: Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda or cuda:N.", rich_help_panel=_MODEL)] = (
+        "auto"
+    )
+    precision: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="Of the towers: auto, fp32, bf16 or fp16; trained tensors and losses are float32 in each.",
+            rich_help_panel=_MODEL,
+            autocompletion=complete_from(PRECISIONS),
+        ),
+    ] = "auto"
+    offline: Annotated[
+        bool,
+        typer.Option(
+            "--offline",
+            help="Do not touch the network: take models, and data sets of the hub, from the local cache or fail. Also "
+            "CLIPFIT_OFFLINE=1 or HF_HUB_OFFLINE=1.",
+            rich_help_panel=_MODEL,
+        ),
+    ] = False

@@ -1,0 +1,158 @@
+"""Files of the Hugging Face hub: from the local cache, else fetched, with an error for each way that fails."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import getproxies
+
+from clipfit_cli.errors import ModelError, first_line
+
+HUB_PREFIX = "hf-hub:"
+"""Before the name of a repository, as in open_clip."""
+
+_OFFLINE_VARIABLE = "HF_HUB_OFFLINE"
+_PATIENCE_S = 10
+
+
+def fetch(
+    repository: str,
+    names: Sequence[str],
+    *,
+    what: str,
+    instead: str = "",
+    offline: bool = False,
+    say: Callable[[str], None] | None = None,
+) -> Path:
+    """Return the first of these files that a repository has: out of the local cache, else downloaded into it.
+
+    Args:
+        repository: ``org/name``.
+        names: In order of preference; a cached one goes before a better one that is not.
+        what: What the file is, for messages.
+        instead: What else a user can do where it is not to be had.
+        offline: Do not touch the network.
+        say: Told what is fetched, if it has to be.
+
+    Raises:
+        ModelError: It is not in the cache, and: the network is not to be touched or cannot be reached, access to the
+            repository is restricted, or there is no such repository or file.
+    """
+    from huggingface_hub import constants, hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        if cached := find_cached(repository, names):
+            return cached
+    except HFValidationError:
+        raise ModelError(f"{repository!r} is no repository of the hub; expected {HUB_PREFIX}ORG/NAME") from None
+    source = f"{constants.ENDPOINT}/{repository}"
+    copy = (
+        f"On a machine with access run `hf download {repository}` and copy its cache folder "
+        f"(~/.cache/huggingface, or HF_HOME) here{instead and f'; or {instead}'}"
+    )
+    if offline or constants.HF_HUB_OFFLINE:
+        raise ModelError(
+            f"{what}: not in the local cache ({constants.HF_HUB_CACHE}), and the network is not to be touched "
+            f"(--offline, or {_OFFLINE_VARIABLE} is set). {copy}"
+        )
+    if say:
+        say(f"fetching {what} from {source} ...")
+    try:
+        reach(source)
+        for name in names:
+            try:
+                with _without_retry_notes():
+                    return Path(hf_hub_download(repository, name))
+            except LocalEntryNotFoundError:
+                raise
+            except EntryNotFoundError:
+                continue
+    except Exception as error:  # the hub, its transport and ssl each raise their own kinds
+        raise ModelError(_refusal(error, repository, source) or _unreachable(error, what, source, copy)) from error
+    raise ModelError(
+        f"{source} has no {' and no '.join(names)}; expected a repository that open_clip can load"
+        f"{instead and f', or {instead}'}"
+    )
+
+
+def find_cached(repository: str, names: Sequence[str]) -> Path | None:
+    """Return the first of these files of a repository that is in the local cache.
+
+    Raises:
+        huggingface_hub.errors.HFValidationError: That is no name of a repository.
+    """
+    from huggingface_hub import try_to_load_from_cache
+
+    for name in names:
+        found = try_to_load_from_cache(repository, name)
+        if isinstance(found, str):
+            return Path(found)
+    return None
+
+
+@contextmanager
+def network_closed() -> Iterator[None]:
+    """Let nothing that stands on the hub's library reach the network meanwhile: tokenizers, data sets."""
+    from huggingface_hub import constants
+
+    before, variable = constants.HF_HUB_OFFLINE, os.environ.get(_OFFLINE_VARIABLE)
+    constants.HF_HUB_OFFLINE, os.environ[_OFFLINE_VARIABLE] = True, "1"  # libraries that are not imported yet ask it
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+        if variable is None:
+            del os.environ[_OFFLINE_VARIABLE]
+        else:
+            os.environ[_OFFLINE_VARIABLE] = variable
+
+
+def _refusal(error: BaseException, repository: str, source: str) -> str | None:
+    """Return what the hub means by refusing; None where it did not."""
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+
+    status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
+    if isinstance(error, GatedRepoError):
+        return f"access to {repository} is restricted: accept its licence at {source}, then run `hf auth login`"
+    if isinstance(error, RepositoryNotFoundError) or status == 401:
+        return (
+            f"there is no repository {repository} at {source}, or it is private: check its name, or run "
+            "`hf auth login` with an account that may read it"
+        )
+    return None
+
+
+def _unreachable(error: BaseException, what: str, source: str, copy: str) -> str:
+    while error.__cause__ is not None:  # the hub's own words hide that of the transport
+        error = error.__cause__
+    return f"{what}: not in the local cache, and could not be fetched from {source} ({first_line(error)}). {copy}"
+
+
+@contextmanager
+def _without_retry_notes() -> Iterator[None]:
+    """Silence the library: every retry would be a line of its own; the reason stands in the error."""
+    logger = logging.getLogger("huggingface_hub")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def reach(source: str) -> None:
+    """Fail at once where the source cannot be reached, which the library would try for 20 s; a proxy may reach it.
+
+    Raises:
+        OSError: There is no such host from here, or it does not answer.
+    """
+    parts = urlsplit(source)
+    if parts.hostname and not {parts.scheme, "all"} & getproxies().keys():
+        port = parts.port or (80 if parts.scheme == "http" else 443)
+        socket.create_connection((parts.hostname, port), timeout=_PATIENCE_S).close()

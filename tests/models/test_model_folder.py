@@ -1,0 +1,210 @@
+"""Models with their architecture: folders and repositories of the hub."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import pytest
+import torch
+from open_clip.push_to_hf_hub import save_config_for_hf
+from safetensors.torch import save_file
+
+from clipfit_cli.config import ModelConfig
+from clipfit_cli.errors import CheckpointError, ConfigError, ModelError, UnknownNameError
+from clipfit_cli.models.load import load_bundle
+from clipfit_cli.models.model_folder import is_model_folder, open_model_folder
+from clipfit_cli.models.weights import file_sha256, find_weights
+from tests.conftest import SMALL_CONFIG, build_small_clip
+from tests.models.hub_server import Hub, serve
+
+CPU = torch.device("cpu")
+CONFIG, SAFE, TORCH = "open_clip_config.json", "open_clip_model.safetensors", "open_clip_pytorch_model.bin"
+
+
+def write_model(folder: Path, *, weights: str = SAFE, **architecture: Any) -> Path:
+    """Write what open_clip shares of a model: its own configuration writer, the weights beside it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    model: Any = build_small_clip(seed=3)
+    model.visual.image_mean, model.visual.image_std = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
+    model.visual.preprocess_cfg = {"interpolation": "bilinear", "resize_mode": "squash"}
+    save_config_for_hf(model, folder / CONFIG, {**SMALL_CONFIG, **architecture})
+    if weights == SAFE:
+        save_file(model.state_dict(), folder / SAFE)
+    else:
+        torch.save(model.state_dict(), folder / weights)
+    return folder
+
+
+def change_config(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    config = json.loads((folder / CONFIG).read_text())
+    change(config)
+    (folder / CONFIG).write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize("weights", [SAFE, TORCH])
+@pytest.mark.parametrize("quick_gelu", [False, True])
+def test_a_folder_brings_its_architecture(weights: str, quick_gelu: bool, tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "model", weights=weights, quick_gelu=quick_gelu)
+    bundle = load_bundle(ModelConfig(str(folder), str(folder)), device=CPU)
+    model: Any = bundle.model
+    theirs: Any = open_clip.create_model(f"local-dir:{folder}")
+    assert model.visual.preprocess_cfg == theirs.visual.preprocess_cfg
+    assert model.visual.preprocess_cfg == {
+        "size": (32, 32),
+        "mode": "RGB",
+        "mean": [0.1, 0.2, 0.3],
+        "std": [0.4, 0.5, 0.6],
+        "interpolation": "bilinear",
+        "resize_mode": "squash",
+        "fill_color": 0,
+    }
+    assert (bundle.image_mean, bundle.image_std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    assert bundle.activation == ("quickgelu" if quick_gelu else "gelu")
+    assert (bundle.backbone, bundle.pretrained) == (str(folder), str(folder))
+    both = (folder / CONFIG).read_bytes() + (folder / weights).read_bytes()
+    assert bundle.weights_sha256 == hashlib.sha256(both).hexdigest()
+    images = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(model.encode_image(images), theirs.eval().encode_image(images))
+
+
+def test_safetensors_go_before_torch_files(tmp_path: Path) -> None:
+    folder = write_model(write_model(tmp_path / "model"), weights=TORCH)
+    assert open_model_folder(str(folder)).weights == folder / SAFE
+
+
+@pytest.mark.parametrize("quick_gelu", [False, True])
+def test_a_backbone_given_beside_a_folder(quick_gelu: bool, small_architecture: str, tmp_path: Path) -> None:
+    """The weights decide on images and activation as ever, and have to fit."""
+    from open_clip import factory
+
+    folder = write_model(tmp_path / "model", quick_gelu=quick_gelu)
+    factory._MODEL_CONFIGS[small_architecture] = {**SMALL_CONFIG, "quick_gelu": not quick_gelu}
+    bundle = load_bundle(ModelConfig(small_architecture, str(folder)), device=CPU)
+    preprocess = bundle.model.visual.preprocess_cfg  # type: ignore[union-attr]
+    assert bundle.activation == ("quickgelu" if quick_gelu else "gelu")
+    assert (bundle.image_mean, preprocess["resize_mode"]) == ((0.1, 0.2, 0.3), "squash")  # type: ignore[index]
+    assert bundle.weights_sha256 == file_sha256(folder / CONFIG, folder / SAFE)
+    deeper = {**SMALL_CONFIG, "text_cfg": {**SMALL_CONFIG["text_cfg"], "layers": 3, "context_length": 77}}
+    factory._MODEL_CONFIGS[small_architecture] = deeper
+    misfit = r"backbone small-vit: positional_embedding is \(32, 32\), expected \(77, 32\); 12 tensors are missing"
+    with pytest.raises(CheckpointError, match=misfit):
+        load_bundle(ModelConfig(small_architecture, str(folder)), device=CPU)
+
+
+def test_weights_that_do_not_fit_their_own_configuration(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "model")
+    change_config(folder, lambda config: config["model_cfg"].update(embed_dim=23))
+    with pytest.raises(CheckpointError, match=r"text_projection is \(32, 24\), expected \(32, 23\)"):
+        load_bundle(ModelConfig(str(folder), str(folder)), device=CPU)
+
+
+def test_a_folder_and_other_weights(small_architecture: str, tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "model")
+    with pytest.raises(ConfigError, match="brings its own weights; leave out --pretrained openai"):
+        find_weights(str(folder), "openai")
+
+
+def test_a_folder_that_was_moved(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="there is no folder .*/gone"):
+        find_weights(str(tmp_path / "gone"), str(tmp_path / "gone"))
+
+
+def test_open_clips_names_go_before_folders(
+    small_architecture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_model(tmp_path / small_architecture)
+    with pytest.raises(UnknownNameError, match="unknown weights of small-vit"):
+        find_weights(small_architecture, "no-such-tag")
+
+
+def test_what_is_a_model_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_model(tmp_path / "full")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").touch()
+    assert all(map(is_model_folder, ["hf-hub:org/name", "hf-hub:", "full", "./empty", ".", str(tmp_path)]))
+    assert not any(map(is_model_folder, ["empty", "file", "./file", "absent", "./absent", "openai", "ViT-B-16"]))
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (None, "holds no open_clip_config.json; expected what open_clip shares"),
+        ("{", "cannot be read as JSON"),
+        (b"\xff\xfe", "cannot be read as JSON"),
+        ("[" * 100_000, "cannot be read as JSON"),
+        ("[]", "has no model_cfg"),
+        ("{}", "has no model_cfg"),
+        ({"model_cfg": []}, "has no model_cfg"),
+        ({"model_cfg": {"vision_cfg": {}}}, "has no model_cfg.text_cfg"),
+        ({"model_cfg": SMALL_CONFIG, "preprocess_cfg": []}, "holds no weights"),
+        ({"model_cfg": SMALL_CONFIG, "preprocess_cfg": [1]}, "preprocess_cfg of .* is a list"),
+        ({"model_cfg": SMALL_CONFIG, "preprocess_cfg": {"mean": 0.5}}, "preprocess_cfg.mean of .* is 0.5, expected"),
+        ({"model_cfg": SMALL_CONFIG, "preprocess_cfg": {"mean": [1, 2]}}, r"is \[1, 2\], expected three numbers"),
+        ({"model_cfg": SMALL_CONFIG, "preprocess_cfg": {"mean": [0, 0, "0"]}}, "expected three numbers"),
+        ({"model_cfg": SMALL_CONFIG, "preprocess_cfg": {"std": [1, 1, 0]}}, "preprocess_cfg.std of .* expected three"),
+        ({"model_cfg": SMALL_CONFIG, "preprocess_cfg": {"std": [1, 1, float("nan")]}}, "expected three numbers"),
+        ({"model_cfg": SMALL_CONFIG, "preprocess_cfg": {"mean": [0, -1, 2]}}, "holds no weights; expected open_clip_"),
+    ],
+)
+def test_folders_that_are_none_of_open_clips(config: Any, message: str, tmp_path: Path) -> None:
+    if isinstance(config, bytes):
+        (tmp_path / CONFIG).write_bytes(config)
+    elif config is not None:
+        (tmp_path / CONFIG).write_text(config if isinstance(config, str) else json.dumps(config))
+    with pytest.raises(ModelError, match=message):
+        open_model_folder(str(tmp_path))
+    with pytest.raises(ModelError, match=message):
+        find_weights("ViT-B-16", str(tmp_path))
+
+
+def test_a_configuration_that_open_clip_cannot_build(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "model")
+    change_config(folder, lambda config: config["model_cfg"]["vision_cfg"].update(no_such_setting=1))
+    with pytest.raises(ModelError, match="open_clip cannot build .*no_such_setting"):
+        load_bundle(ModelConfig(str(folder), str(folder)), device=CPU)
+
+
+def test_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "hf-hub:org/model"
+    said: list[str] = []
+    folder = write_model(tmp_path / "model", weights=TORCH)
+    hub = Hub(tmp_path / "cache", files={"org/model": {file: (folder / file).read_bytes() for file in (CONFIG, TORCH)}})
+    with serve(hub, monkeypatch):
+        with pytest.raises(ModelError, match="open_clip_config.json of hf-hub:org/model: not in the local cache"):
+            find_weights(name, name, offline=True)
+        weights = find_weights(name, name, say=said.append)
+        assert [text.split(" from ")[0] for text in said] == [
+            "fetching open_clip_config.json of hf-hub:org/model",
+            "fetching the weights of hf-hub:org/model",
+        ]
+        asked = len(hub.asked)
+        assert find_weights(name, name, offline=True) == weights == find_weights(name, name)
+        bundle = load_bundle(ModelConfig(name, name), device=CPU)
+        assert len(hub.asked) == asked
+    assert bundle.weights_sha256 == file_sha256(folder / CONFIG, folder / TORCH)
+    assert (bundle.backbone, bundle.image_mean) == (name, (0.1, 0.2, 0.3))
+    assert torch.equal(bundle.model.ln_final.weight, build_small_clip(seed=3).ln_final.weight)  # type: ignore[union-attr, arg-type]
+
+
+def test_a_repository_of_something_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub = Hub(tmp_path / "cache", files={"org/model": {"config.json": b"{}"}, "org/half": {CONFIG: b"{}"}})
+    with serve(hub, monkeypatch):
+        with pytest.raises(
+            ModelError, match=r"has no open_clip_config\.json; expected a repository that open_clip can"
+        ):
+            find_weights("hf-hub:org/model", "hf-hub:org/model")
+        with pytest.raises(ModelError, match="has no model_cfg"):
+            find_weights("ViT-B-16", "hf-hub:org/half")
+        hub.files["org/bare"] = {CONFIG: json.dumps({"model_cfg": SMALL_CONFIG}).encode()}
+        with pytest.raises(
+            ModelError, match=r"has no open_clip_model\.safetensors and no open_clip_pytorch_model\.bin"
+        ):
+            find_weights("hf-hub:org/bare", "hf-hub:org/bare")
