@@ -132,6 +132,10 @@ class TunedEncoders:
                 tensor.copy_(tensors[name])
         self._fixed_features = None
 
+    def merged_model(self) -> nn.Module:
+        """See `Mergeable`."""
+        return self.model
+
     def _tuned_features(self) -> Tensor:
         """Return the tuned model's class features (num_classes, embed_dim), with gradients, in one pass."""
         features = normalised(towers.encode_text(self.model, self._tokens))
