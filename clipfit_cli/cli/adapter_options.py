@@ -45,6 +45,6 @@ class MachineOptions:
             metavar="NAME",
             help="Of the towers: auto, fp32, bf16 or fp16.",
             rich_help_panel=_MODEL,
-            autocompletion=lambda typed: [word for word in PRECISIONS if word.startswith(typed)],
+            autocompletion=lambda incomplete: [word for word in PRECISIONS if word.startswith(incomplete)],
         ),
     ] = "auto"

@@ -15,15 +15,17 @@ from clipfit_cli.cli.options import command
 
 @command
 def export(
-    base: BaseModelOptions,
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, or its adapter file.")],
     out: Annotated[
-        Path, typer.Option(metavar="DIR", help="Folder to write; it must not exist.", rich_help_panel="Output")
+        Path, typer.Option(metavar="DIR", help="Folder to write; it must not exist.", rich_help_panel="Runs and output")
     ],
+    base: BaseModelOptions,
     force: Annotated[
-        bool, typer.Option("--force", help="Replace an earlier export.", rich_help_panel="Output")
+        bool, typer.Option("--force", help="Replace an earlier export.", rich_help_panel="Runs and output")
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No notes on stderr.", rich_help_panel="Output")] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="No notes on stderr.", rich_help_panel="Runs and output")
+    ] = False,
 ) -> None:
     """Write a tuned model as a complete open_clip checkpoint, which open_clip loads as it is.
 

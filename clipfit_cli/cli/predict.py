@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 
 @command
 def predict(
-    base: BaseModelOptions,
-    machine: MachineOptions,
-    output: OutputOptions,
     image: Annotated[
-        list[Path], typer.Argument(metavar="IMAGE...", help="Pictures; a folder stands for all images in and below it.")
+        list[Path], typer.Argument(metavar="IMAGE", help="Pictures; a folder stands for all images in and below it.")
     ],
     adapter: Annotated[
         Path, typer.Option(metavar="RUN", help="Folder of a run, or its adapter file.", rich_help_panel="Method")
     ],
+    base: BaseModelOptions,
+    machine: MachineOptions,
+    output: OutputOptions,
     classes: Annotated[
         str | None,
         typer.Option(
@@ -40,7 +40,8 @@ def predict(
         ),
     ] = None,
     top: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Classes to show for each picture.", rich_help_panel="Output")
+        int,
+        typer.Option(metavar="N", min=1, help="Classes to show for each picture.", rich_help_panel="Runs and output"),
     ] = 5,
 ) -> None:
     """Classify pictures of your own with a saved adapter: class names and probabilities in percent.
