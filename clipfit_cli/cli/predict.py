@@ -11,6 +11,7 @@ import typer
 
 from clipfit_cli.cli.adapter_options import BaseModelOptions, MachineOptions
 from clipfit_cli.cli.console import check_output, emit, note
+from clipfit_cli.cli.data_progress import DataProgress
 from clipfit_cli.cli.options import OutputOptions, command
 from clipfit_cli.cli.prompts import read_words
 
@@ -68,12 +69,14 @@ def predict(
     if names:
         classifier.set_classes(names)
     say(f"classifying {len(pictures)} pictures among {len(classifier.class_names)} classes ...")
+    with DataProgress(quiet=output.quiet, counts_bytes=False) as progress:
+        found = classifier.classify(pictures, top=top, on_progress=progress.step)
     predictions = [
         {
             "image": str(picture),
             "predictions": [{"class": name, "probability_pct": 100 * probability} for name, probability in best],
         }
-        for picture, best in zip(pictures, classifier.classify(pictures, top=top), strict=True)
+        for picture, best in zip(pictures, found, strict=True)
     ]
     emit(
         _table(predictions, classifier.card, every_row=True),

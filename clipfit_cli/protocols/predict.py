@@ -111,7 +111,7 @@ class Classifier:
         pictures: Sequence[Picture],
         *,
         top: int = DEFAULT_TOP,
-        on_progress: Callable[[int], None] | None = None,
+        on_progress: Callable[[str, int, int], None] | None = None,
     ) -> list[list[tuple[str, float]]]:
         """Return for each picture the most probable classes with their probabilities (0 to 1), the likeliest first.
 
@@ -120,7 +120,7 @@ class Classifier:
         Args:
             pictures: Files, or images that are open.
             top: How many classes; where there are fewer, all of them.
-            on_progress: Told the number of pictures done.
+            on_progress: Told what is done (``decoding``, ``classifying``), to how many files or pictures, of how many.
 
         Raises:
             ConfigError: `top` is below 1, or `pictures` is a single one.
@@ -135,8 +135,11 @@ class Classifier:
         found: list[list[tuple[str, float]]] = []
         with closing(ImageStore()) as store:
             files = unlabelled([path for path in ready if isinstance(path, Path)])
-            for _ in store.test_batches(files, files.test, self._spec, TEST_BATCH_SIZE):
-                pass  # the crops are kept, so that they are not made again as far as memory goes
+            read = 0
+            for _, labels in store.test_batches(files, files.test, self._spec, TEST_BATCH_SIZE):
+                read += len(labels)  # the crops stay in the store: as far as memory goes, none is made twice
+                if on_progress:
+                    on_progress("decoding", read, len(files.test))
             from_files = (
                 crop
                 for batch, _ in store.test_batches(files, files.test, self._spec, TEST_BATCH_SIZE)
@@ -148,7 +151,7 @@ class Classifier:
                 ]
                 found += self._best(normalise(torch.stack(crops).to(self.device), self._spec), top)
                 if on_progress:
-                    on_progress(len(found))
+                    on_progress("classifying", len(found), len(ready))
         return found
 
     def _best(self, images: Tensor, top: int) -> list[list[tuple[str, float]]]:

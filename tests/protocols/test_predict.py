@@ -65,9 +65,9 @@ def test_files_are_prepared_as_in_evaluation(classifier: Classifier, expected: A
 
 def test_files_and_open_pictures_give_the_same(classifier: Classifier, pictures: list[Path]) -> None:
     mixed: list[Picture] = [Image.open(pictures[0]), str(pictures[1]), Image.open(pictures[2])]
-    done: list[int] = []
-    assert classifier.classify(mixed, on_progress=done.append) == classifier.classify(pictures)
-    assert done == [3]
+    done: list[tuple[str, int, int]] = []
+    assert classifier.classify(mixed, on_progress=lambda *step: done.append(step)) == classifier.classify(pictures)
+    assert done == [("decoding", 1, 1), ("classifying", 3, 3)]
     assert classifier.classify([]) == []
     one = classifier.preprocess(Image.open(pictures[0]))
     assert one.shape == (3, 32, 32) and one.dtype == torch.float32
@@ -81,9 +81,9 @@ def test_many_pictures_come_in_batches(
 ) -> None:
     whole = classifier.classify(pictures)
     monkeypatch.setattr("clipfit_cli.protocols.predict.TEST_BATCH_SIZE", 2)
-    done: list[int] = []
-    parts = classifier.classify(pictures, on_progress=done.append)
-    assert done == [2, 3]
+    done: list[tuple[str, int, int]] = []
+    parts = classifier.classify(pictures, on_progress=lambda *step: done.append(step))
+    assert done == [(what, count, 3) for what in ("decoding", "classifying") for count in (2, 3)]
     for part, one in zip(parts, whole, strict=True):
         assert dict(part) == pytest.approx(dict(one), abs=1e-6)
 
