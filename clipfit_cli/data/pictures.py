@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -24,7 +25,7 @@ def find_pictures(paths: Iterable[Path]) -> list[Path]:
         paths: Files and folders; a leading ``~`` is the home folder.
 
     Raises:
-        DataError: A path leads nowhere (the first few are named), or a folder holds no image.
+        DataError: A path leads nowhere (the first few are named), a folder holds no image, or a name is not UTF-8.
     """
     given = [path.expanduser() for path in paths]
     if missing := [str(path) for path in given if not path.exists()]:
@@ -33,7 +34,13 @@ def find_pictures(paths: Iterable[Path]) -> list[Path]:
             f"there is no such image or folder: {', '.join(missing[:_NAMED])}{more}; expected files or folders",
             path=missing[0],
         )
-    return [file for path in given for file in (_images_below(path) if path.is_dir() else [path])]
+    found = [file for path in given for file in (_images_below(path) if path.is_dir() else [path])]
+    for file in found:
+        try:
+            str(file).encode()
+        except UnicodeEncodeError:
+            raise DataError(f"the name {os.fsencode(file)!r} is not UTF-8 text; rename the file", path=file) from None
+    return found
 
 
 def unlabelled(paths: Sequence[Path]) -> DataSet:

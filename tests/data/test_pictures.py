@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -44,6 +46,13 @@ def test_a_folder_without_images(folder: Path) -> None:
     (folder / "empty").mkdir()
     with pytest.raises(DataError, match="no images in .*empty"):
         find_pictures([folder / "b.jpg", folder / "empty"])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_a_name_that_cannot_be_shown(folder: Path) -> None:
+    Path(os.fsdecode(os.fsencode(folder) + b"/caf\xe9.jpg")).touch()
+    with pytest.raises(DataError, match="is not UTF-8 text; rename the file"):
+        find_pictures([folder])
 
 
 def test_pictures_as_a_data_set(folder: Path) -> None:
