@@ -65,7 +65,7 @@ def export(
         ModelError: The model's weights are not to be had.
         ResultsError: The folder cannot be written.
     """
-    out = out.expanduser().absolute()
+    out = out.expanduser().resolve()  # of a link, its target is replaced
     _check_target(out, force=force)
     merged = _merge(run.expanduser(), backbone, pretrained, say)
     config = _config(merged.bundle)
@@ -116,6 +116,11 @@ def _merge(run: Path, backbone: str | None, pretrained: str | None, say: Callabl
             f"{model_config.pretrained} ({weights.sha256[:12]}); leave --backbone and --pretrained out to use its own"
         )
     bundle = load_bundle(model_config, device=cpu, weights=weights)
+    if bundle.activation != record.activation:
+        raise CheckpointError(
+            f"the run in {run} used {record.activation}, but {bundle.backbone} runs with {bundle.activation}; leave "
+            "--backbone out to use its own"
+        )
     return _Merged(bundle.model, bundle, None)
 
 

@@ -228,6 +228,8 @@ def test_records_that_are_not_enough(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="holds no adapter of its own"):
         export(trained, tmp_path / "out")
     zero = write_record(tmp_path / "b", record_of(model))
+    with pytest.raises(CheckpointError, match="used gelu, but small-quickgelu runs with quickgelu"):
+        export(zero, tmp_path / "out", backbone="small-quickgelu")
     state = torch.load(model.pretrained, weights_only=True)
     torch.save({name: tensor + 1 for name, tensor in state.items()}, model.pretrained)
     with pytest.raises(CheckpointError, match="used other weights"):
@@ -279,6 +281,15 @@ def test_what_is_there_is_replaced_only_when_told(run: Path, tmp_path: Path) -> 
     export(run, out, force=True)
     assert (out / MODEL_FILE).is_file()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "run", "small-vit.pt"]
+
+
+def test_behind_a_link_the_target_is_replaced(run: Path, tmp_path: Path) -> None:
+    export(run, tmp_path / "out")
+    (tmp_path / "out" / "old.txt").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "out")
+    assert export(run, tmp_path / "link", force=True) == tmp_path / "out"
+    assert (tmp_path / "link").is_symlink() and not (tmp_path / "out" / "old.txt").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "out", "run", "small-vit.pt"]
 
 
 def test_force_never_removes_what_is_no_export(run: Path, tmp_path: Path) -> None:
