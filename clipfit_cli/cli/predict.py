@@ -14,6 +14,7 @@ from clipfit_cli.cli.console import check_output, emit, note
 from clipfit_cli.cli.data_progress import DataProgress
 from clipfit_cli.cli.options import OutputOptions, command
 from clipfit_cli.cli.prompts import read_words
+from clipfit_cli.config import TOP_CLASSES
 
 if TYPE_CHECKING:
     from clipfit_cli.engine.checkpoint import AdapterCard
@@ -43,7 +44,7 @@ def predict(
     top: Annotated[
         int,
         typer.Option(metavar="N", min=1, help="Classes to show for each picture.", rich_help_panel="Runs and output"),
-    ] = 5,
+    ] = TOP_CLASSES,
 ) -> None:
     """Classify pictures of your own with a saved adapter: class names and probabilities in percent.
 

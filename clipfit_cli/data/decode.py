@@ -136,10 +136,11 @@ def rgb_of(picture: Image.Image) -> Image.Image:
     Raises:
         DataError: It is damaged, too large, or of 32-bit pixels.
     """
+    name = f"image {getattr(picture, 'filename', '') or 'in memory'}"
     try:
         _check_size(picture.size)
         return _to_rgb(picture if picture.mode == "RGB" else picture.copy())
     except DataError as error:
-        raise DataError(f"an image {error}") from None
+        raise DataError(f"{name} {error}") from None
     except Exception as error:  # Pillow reads the pixels only now, and its plugins raise what they like
-        raise DataError(f"an image is damaged: {str(error) or type(error).__name__}") from error
+        raise DataError(f"{name} is damaged: {str(error) or type(error).__name__}") from error

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from clipfit_cli.config import PRECISIONS, Precision
+from clipfit_cli.config import PRECISIONS, TOP_CLASSES, Precision
 from clipfit_cli.data.decode import rgb_of
 from clipfit_cli.data.images import ImageStore
 from clipfit_cli.data.pictures import unlabelled
@@ -23,8 +23,6 @@ from clipfit_cli.errors import ConfigError, OutOfMemoryError, UnknownNameError
 from clipfit_cli.protocols.adapters import AttachedAdapter, attach_adapter, merged_model
 from clipfit_cli.protocols.run import TEST_BATCH_SIZE
 from clipfit_cli.protocols.workspace import image_spec
-
-DEFAULT_TOP = 5
 
 Picture = str | os.PathLike[str] | Image.Image
 """A file, or an image that is open already."""
@@ -110,7 +108,7 @@ class Classifier:
         self,
         pictures: Sequence[Picture],
         *,
-        top: int = DEFAULT_TOP,
+        top: int = TOP_CLASSES,
         on_progress: Callable[[str, int, int], None] | None = None,
     ) -> list[list[tuple[str, float]]]:
         """Return for each picture the most probable classes with their probabilities (0 to 1), the likeliest first.
@@ -131,7 +129,9 @@ class Classifier:
             raise ConfigError("classify takes a list of pictures, got a single one; put it into a list")
         if top < 1:
             raise ConfigError(f"top must be at least 1, got {top}")
-        ready = [eval_crop(rgb_of(p), self._spec) if isinstance(p, Image.Image) else Path(p) for p in pictures]
+        ready = [
+            eval_crop(rgb_of(p), self._spec) if isinstance(p, Image.Image) else Path(p).expanduser() for p in pictures
+        ]
         found: list[list[tuple[str, float]]] = []
         with closing(ImageStore()) as store:
             files = unlabelled([path for path in ready if isinstance(path, Path)])
