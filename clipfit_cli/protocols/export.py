@@ -127,8 +127,9 @@ def _merge(run: Path, backbone: str | None, pretrained: str | None, say: Callabl
 def _config(bundle: ClipBundle) -> dict[str, Any]:
     """Return what open_clip's ``local-dir:`` and its folders on the hub need to know of a model."""
     model = {**_architecture(bundle.backbone), "quick_gelu": bundle.activation == "quickgelu"}
-    preprocess = {"resize_mode": "shortest", **asdict(image_spec(bundle))}
+    preprocess = asdict(image_spec(bundle))
     del preprocess["size"]  # it is the image tower's
+    preprocess.setdefault("resize_mode", "shortest")
     return {"model_cfg": model, "preprocess_cfg": preprocess}
 
 
