@@ -67,6 +67,10 @@ class TunedEncoders:
         """See `Adapted`."""
         return list(self._trained.values())
 
+    def merged_model(self) -> nn.Module:
+        """See `Mergeable`."""
+        return self.model
+
     def set_classes(self, class_names: Sequence[str], prompt_templates: Sequence[str]) -> None:
         """See `Adapted`."""
         self._tokens = tokenize_prompts(self.bundle, class_prompts(class_names, prompt_templates))
@@ -131,10 +135,6 @@ class TunedEncoders:
             for name, tensor in own.items():
                 tensor.copy_(tensors[name])
         self._fixed_features = None
-
-    def merged_model(self) -> nn.Module:
-        """See `Mergeable`."""
-        return self.model
 
     def _tuned_features(self) -> Tensor:
         """Return the tuned model's class features (num_classes, embed_dim), with gradients, in one pass."""
