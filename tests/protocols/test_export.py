@@ -168,8 +168,12 @@ def test_the_tokenizer_of_the_hub_comes_along(run: Path, tmp_path: Path, monkeyp
 
     config = module._architecture("small-vit")
     config["text_cfg"]["hf_tokenizer_name"] = "some/tokenizer"
-    monkeypatch.setattr(module, "_architecture", lambda backbone: config)
-    monkeypatch.setattr(open_clip, "get_tokenizer", get_tokenizer)
+
+    def architecture(backbone: str) -> dict[str, Any]:
+        monkeypatch.setattr(open_clip, "get_tokenizer", get_tokenizer)  # the model is loaded by now
+        return config
+
+    monkeypatch.setattr(module, "_architecture", architecture)
     out = export(run, tmp_path / "out")
     assert (out / "tokenizer.json").is_file() and names == ["small-vit"]
 
