@@ -1,3 +1,22 @@
-"""Few-shot fine-tuning of CLIP models under one protocol."""
+"""Few-shot fine-tuning of CLIP models under one protocol.
+
+From Python, `clipfit_cli.load_adapter(PATH)` gives a saved adapter ready to classify pictures.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from clipfit_cli.protocols.predict import load_adapter as load_adapter
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """Import what needs torch when it is first asked for."""
+    if name == "load_adapter":
+        from clipfit_cli.protocols.predict import load_adapter
+
+        return load_adapter
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -23,6 +23,9 @@ TINY_BACKBONE = "clipfit-tiny"
 TINY_PRETRAINED = "builtin"
 TEXTURES = "textures"
 
+TOP_CLASSES = 5
+"""How many classes a prediction names."""
+
 
 @dataclass(frozen=True)
 class ModelConfig:

@@ -88,6 +88,8 @@ def test_shell_lines_run(line: str, small_world: SmallWorld, tmp_path: Path, mon
     arguments = shlex.split(command)[1:]
     if "--adapter" in arguments:
         arguments[arguments.index("--adapter") + 1] = _adapter(small_world)
+    if arguments[0] == "export":
+        arguments[1] = _adapter(small_world)
     _own_images(tmp_path)
     if arguments[0] in DRY and not {"--help", "--dry-run"} & set(arguments):
         arguments.append("--dry-run")

@@ -35,6 +35,8 @@ def loaded_by(*arguments: str) -> list[str]:
         ["--help"],
         ["train", "--help"],
         ["compare", "--help"],
+        ["predict", "--help"],
+        ["export", "--help"],
         ["data", "show", "--help"],
         ["data", "get", "--help"],
         ["data", "check", "--help"],

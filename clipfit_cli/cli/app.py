@@ -11,7 +11,9 @@ from clipfit_cli.cli import data, models
 from clipfit_cli.cli.base2new import base2new
 from clipfit_cli.cli.compare import compare
 from clipfit_cli.cli.eval import eval_
+from clipfit_cli.cli.export import export
 from clipfit_cli.cli.methods import methods
+from clipfit_cli.cli.predict import predict
 from clipfit_cli.cli.train import train
 from clipfit_cli.cli.xdataset import xdataset
 
@@ -71,6 +73,15 @@ app.command(
         "clipfit compare --baseline clipfit:regulariser=none",
     )
 )(compare)
+app.command(
+    epilog=_examples(
+        "clipfit predict --adapter runs/dtd/clipfit/RUN photo.jpg pictures/",
+        'clipfit predict --adapter runs/dtd/clipfit/RUN photo.jpg --classes "cat,dog,red panda" --top 1 --json',
+    )
+)(predict)
+app.command(
+    epilog=_examples("clipfit export runs/dtd/clipfit/RUN --out my-model"),
+)(export)
 app.command()(methods)
 app.add_typer(models.app, name="models")
 app.add_typer(data.app, name="data")

@@ -40,13 +40,14 @@ def check_output(options: OutputOptions) -> None:
         raise ConfigError(f"the folder of --csv {options.csv} does not exist; make it first")
 
 
-def emit(table: Table, options: OutputOptions, *, for_people: Table | None = None) -> None:
+def emit(table: Table, options: OutputOptions, *, for_people: Table | None = None, as_json: str | None = None) -> None:
     """Print the table as asked: for people, as CSV or as JSON.
 
     Args:
         table: What is printed.
         options: How.
         for_people: Shown instead where neither CSV nor JSON goes to stdout.
+        as_json: The text printed as JSON, where it has a form of its own; ends in a newline.
 
     Raises:
         ResultsError: The CSV file cannot be written.
@@ -62,7 +63,7 @@ def emit(table: Table, options: OutputOptions, *, for_people: Table | None = Non
     if options.csv == "-":
         typer.echo(to_csv(table), nl=False)
     elif options.json:
-        typer.echo(to_json(table), nl=False)
+        typer.echo(as_json or to_json(table), nl=False)
     else:
         from clipfit_cli.results.terminal import to_terminal
 

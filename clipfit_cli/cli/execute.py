@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clipfit_cli.cli.console import Reporter, emit, note, plan_table
 from clipfit_cli.cli.data_cache import open_crop_cache
+from clipfit_cli.cli.network import offline_if
 from clipfit_cli.cli.options import RunOptions
 from clipfit_cli.cli.request import splits_dir_of
 from clipfit_cli.errors import ClipfitError, SweepError
@@ -52,12 +52,8 @@ def execute(
         emit(plan_table(configs), output)
         return []
     note("loading torch and open_clip ...", quiet=output.quiet)
-    from clipfit_cli.data.transfer import is_offline
-    from clipfit_cli.models.hub import network_closed
-
-    offline = offline or is_offline()
-    with network_closed() if offline else nullcontext():
-        result = _sweep(configs, output, data_root=data_root, own=own, device=device, offline=offline)
+    with offline_if(offline):
+        result = _sweep(configs, output, data_root=data_root, own=own, device=device)
     if result.records:
         emit(summarise(result.records), output)
     if result.failures:
@@ -72,7 +68,6 @@ def _sweep(
     data_root: Path,
     own: Mapping[str, OwnDataSet],
     device: str,
-    offline: bool,
 ) -> SweepResult:
     """Run what is not finished; what is imported here may ask once, when it is imported, whether it is offline."""
     from clipfit_cli.data.images import ImageStore
@@ -95,7 +90,6 @@ def _sweep(
                 say=reporter.note,
                 own=own,
                 splits_dir=splits_dir_of(runs_dir),
-                offline=offline,
             ),
             store=RunStore(runs_dir),
             progress=reporter,

@@ -128,3 +128,19 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         return image
     image.info.pop("transparency", None)  # else Pillow warns that it is lost
     return image.convert("RGB")
+
+
+def rgb_of(picture: Image.Image) -> Image.Image:
+    """Return an image that is open already as RGB, as `decode_content` does it; the picture itself is not changed.
+
+    Raises:
+        DataError: It is damaged, too large, or of 32-bit pixels.
+    """
+    name = f"image {getattr(picture, 'filename', '') or 'in memory'}"
+    try:
+        _check_size(picture.size)
+        return _to_rgb(picture if picture.mode == "RGB" else picture.copy())
+    except DataError as error:
+        raise DataError(f"{name} {error}") from None
+    except Exception as error:  # Pillow reads the pixels only now, and its plugins raise what they like
+        raise DataError(f"{name} is damaged: {str(error) or type(error).__name__}") from error

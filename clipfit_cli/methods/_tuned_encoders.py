@@ -70,6 +70,10 @@ class TunedEncoders:
         """See `Adapted`."""
         return list(self._trained.values())
 
+    def merged_model(self) -> nn.Module:
+        """See `Mergeable`."""
+        return self.model
+
     def set_classes(self, class_names: Sequence[str], prompt_templates: Sequence[str]) -> None:
         """See `Adapted`."""
         self._prompts = tokenize_prompts(self.bundle, class_prompts(class_names, prompt_templates), self._shortcuts)

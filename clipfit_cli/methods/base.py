@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, get_origin, get_type_hints, runtime_checkable
 
 from clipfit_cli.errors import ConfigError, UnknownNameError
 
@@ -56,6 +56,14 @@ class Adapted(Protocol):
         Raises:
             CheckpointError: Names or shapes do not fit this method on this model.
         """
+
+
+@runtime_checkable
+class Mergeable(Protocol):
+    """What an `Adapted` is besides, where CLIP's own weights hold all that was learnt."""
+
+    def merged_model(self) -> nn.Module:
+        """Return open_clip's module with what was learnt in its weights; it gives the same logits by itself."""
 
 
 Attach = Callable[["ClipBundle", Sequence[str], Sequence[str], Any], Adapted]

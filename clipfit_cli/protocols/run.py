@@ -21,18 +21,17 @@ from clipfit_cli.engine.checkpoint import (
     WEIGHTS_FILE,
     AdapterCard,
     find_adapter,
-    read_card,
-    read_tensors,
     write_card,
     write_tensors,
 )
 from clipfit_cli.engine.evaluate import evaluate
 from clipfit_cli.engine.seeding import seeded
 from clipfit_cli.engine.train import Training, train
-from clipfit_cli.errors import CheckpointError, OutOfMemoryError
+from clipfit_cli.errors import OutOfMemoryError
 from clipfit_cli.methods.base import Adapted
 from clipfit_cli.models.bundle import ClipBundle
 from clipfit_cli.models.towers import has_image_layer_norm, tower_of
+from clipfit_cli.protocols.adapters import load_tensors
 from clipfit_cli.protocols.workspace import Workspace, datasets_of, image_spec
 from clipfit_cli.results.record import RunRecord, TestMetrics
 
@@ -85,7 +84,7 @@ def _run(config: RunConfig, workspace: Workspace, key: str, progress: Progress) 
     adapted = info.attach(bundle, training_set.class_names, _templates(config, training_set), settings)
     training = None
     if config.adapter:
-        _load_adapter(adapted, Path(config.adapter), bundle)
+        load_tensors(adapted, find_adapter(Path(config.adapter)), bundle)
     elif config.schedule and info.trains:
         training = _train(adapted, config, workspace, training_set, bundle, progress)
     start = time.perf_counter()
@@ -172,18 +171,6 @@ def _test(
         macro_f1_pct=scores.macro_f1_pct,
         mean_per_class_accuracy_pct=scores.mean_per_class_accuracy_pct,
     )
-
-
-def _load_adapter(adapted: Adapted, path: Path, bundle: ClipBundle) -> None:
-    folder = find_adapter(path)
-    card = read_card(folder)
-    if card.weights_sha256 != bundle.weights_sha256:
-        raise CheckpointError(
-            f"the adapter in {folder} was made for {card.backbone} / {card.pretrained} "
-            f"(weights {card.weights_sha256[:12]}), not for {bundle.backbone} / {bundle.pretrained} "
-            f"(weights {bundle.weights_sha256[:12]}); leave --backbone and --pretrained out to use its own"
-        )
-    adapted.load_trained_tensors(read_tensors(folder))
 
 
 def _card(config: RunConfig, bundle: ClipBundle, training_set: DataSet, trainable: int, key: str) -> AdapterCard:

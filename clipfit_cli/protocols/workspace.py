@@ -40,7 +40,6 @@ class Workspace:
         say: Callable[[str], None] | None = None,
         own: Mapping[str, OwnDataSet] | None = None,
         splits_dir: Path | None = None,
-        offline: bool = False,
     ) -> None:
         """Load nothing yet.
 
@@ -51,7 +50,6 @@ class Workspace:
             say: Told what takes long before the first run begins, and what a reader of the numbers should know.
             own: Name -> data set of the user's own.
             splits_dir: Where splits that are made of such data sets are kept; None = nowhere.
-            offline: Take models from the local cache alone.
         """
         self.data_root = data_root
         self._own = dict(own or {})
@@ -60,7 +58,6 @@ class Workspace:
         self.images = images or ImageStore()
         self._say = say
         self._said: set[str] = set()
-        self._offline = offline
         self._datasets: dict[str, DataSet] = {}
         self._weights: dict[tuple[str, str], Weights] = {}
         self._bundle: tuple[ModelConfig, ClipBundle] | None = None
@@ -101,7 +98,7 @@ class Workspace:
         """
         key = (model.backbone, model.pretrained)
         if key not in self._weights:
-            self._weights[key] = find_weights(*key, say=self._say, offline=self._offline)
+            self._weights[key] = find_weights(*key, say=self._say)
         return self._weights[key]
 
     def bundle(self, model: ModelConfig) -> ClipBundle:

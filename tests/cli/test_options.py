@@ -47,7 +47,12 @@ def parameters(name: str) -> set[str]:
 
 
 def test_the_commands() -> None:
-    assert set(COMMANDS) == {"train", "eval", "base2new", "xdataset", "compare", "methods"}
+    assert set(COMMANDS) == {"train", "eval", "base2new", "xdataset", "compare", "predict", "export", "methods"}
+
+
+def test_an_adapter_is_used_with_the_options_of_the_other_commands() -> None:
+    assert parameters("predict") >= {"backbone", "pretrained", "device", "precision", "csv", "json", "quiet"}
+    assert parameters("export") >= {"backbone", "pretrained", "force", "quiet"}
 
 
 @pytest.mark.parametrize("name", [*RUNNING, "eval"])

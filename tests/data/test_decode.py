@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipfit_cli.data.decode import MAX_PIXELS, decode_rgb
+from clipfit_cli.data.decode import MAX_PIXELS, decode_rgb, rgb_of
 from clipfit_cli.data.folder import ImageFolder
 from clipfit_cli.errors import DataError
 
@@ -176,3 +176,25 @@ def test_large_images_pass_without_a_warning(tmp_path: Path, monkeypatch: pytest
 def test_limit_is_pillows_own() -> None:
     assert Image.MAX_IMAGE_PIXELS is not None
     assert 2 * Image.MAX_IMAGE_PIXELS == MAX_PIXELS
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "L", "1", "CMYK", "LA"])
+def test_an_open_picture_gives_the_pixels_of_its_file(mode: str, tmp_path: Path) -> None:
+    file = tmp_path / "image.tif"
+    Image.fromarray(RED_OVER_BLUE).convert(mode).save(file)
+    with Image.open(file) as picture:
+        found = rgb_of(picture)
+        assert found.mode == "RGB" and picture.mode == mode
+    assert (np.asarray(found) == pixels(file)).all()
+
+
+def test_open_pictures_that_cannot_be_used(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="image in memory has 32-bit pixels"):
+        rgb_of(Image.new("F", (3, 2)))
+    with pytest.raises(DataError, match="image in memory is too elongated: 2 x 3000 pixels"):
+        rgb_of(Image.new("RGB", (2, 3000)))
+    file = tmp_path / "cut.png"
+    Image.effect_noise((90, 90), 50).save(file)
+    file.write_bytes(file.read_bytes()[:900])
+    with Image.open(file) as picture, pytest.raises(DataError, match=r"image .*cut\.png is damaged"):
+        rgb_of(picture)

@@ -1,0 +1,116 @@
+"""`clipfit predict`."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from clipfit_cli.cli.adapter_options import BaseModelOptions, MachineOptions
+from clipfit_cli.cli.console import check_output, emit, note
+from clipfit_cli.cli.data_progress import DataProgress
+from clipfit_cli.cli.network import offline_if
+from clipfit_cli.cli.options import OutputOptions, command
+from clipfit_cli.cli.prompts import read_words
+from clipfit_cli.config import TOP_CLASSES
+
+if TYPE_CHECKING:
+    from clipfit_cli.engine.checkpoint import AdapterCard
+    from clipfit_cli.results.tables import Table
+
+
+@command
+def predict(
+    image: Annotated[
+        list[Path], typer.Argument(metavar="IMAGE", help="Pictures; a folder stands for all images in and below it.")
+    ],
+    adapter: Annotated[
+        Path, typer.Option(metavar="RUN", help="Folder of a run, or its adapter file.", rich_help_panel="Method")
+    ],
+    base: BaseModelOptions,
+    machine: MachineOptions,
+    output: OutputOptions,
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B,C|FILE",
+            help="Class names to choose from: a comma list, or a file with one a line or a JSON list. Default: those "
+            "of the training.",
+            rich_help_panel="Data",
+        ),
+    ] = None,
+    top: Annotated[
+        int,
+        typer.Option(metavar="N", min=1, help="Classes to show for each picture.", rich_help_panel="Runs and output"),
+    ] = TOP_CLASSES,
+) -> None:
+    """Classify pictures of your own with a saved adapter: class names and probabilities in percent.
+
+    All pictures are decoded before the first is classified, so a damaged one stops the command at once.
+    """
+    check_output(output)
+    say = partial(note, quiet=output.quiet)
+    names = _class_names(classes) if classes is not None else None
+    from clipfit_cli.data.pictures import find_pictures
+
+    pictures = find_pictures(image)
+    say("loading torch and open_clip ...")
+    from clipfit_cli.protocols.predict import load_adapter
+
+    with offline_if(base.offline):
+        classifier = load_adapter(
+            adapter,
+            device=machine.device,
+            precision=machine.precision,
+            backbone=base.backbone,
+            pretrained=base.pretrained,
+            say=say,
+        )
+    if names:
+        classifier.set_classes(names)
+    say(f"classifying {len(pictures)} pictures among {len(classifier.class_names)} classes ...")
+    with DataProgress(quiet=output.quiet, counts_bytes=False) as progress:
+        found = classifier.classify(pictures, top=top, on_progress=progress.step)
+    predictions = [
+        {
+            "image": str(picture),
+            "predictions": [{"class": name, "probability_pct": 100 * probability} for name, probability in best],
+        }
+        for picture, best in zip(pictures, found, strict=True)
+    ]
+    emit(
+        _table(predictions, classifier.card, every_row=True),
+        output,
+        for_people=_table(predictions, classifier.card, every_row=False),
+        as_json=json.dumps(predictions, indent=2, ensure_ascii=False) + "\n",
+    )
+
+
+def _class_names(text: str) -> tuple[str, ...]:
+    """Return the names of a comma list, or of a file where that is what the text names."""
+    if Path(text).expanduser().is_file():
+        return read_words(Path(text), what="class names")
+    return tuple(name.strip() for name in text.split(","))
+
+
+def _table(predictions: list[dict[str, Any]], card: AdapterCard, *, every_row: bool) -> Table:
+    """Return a row a class; a picture is named in each of its rows, or in the first."""
+    from clipfit_cli.results.tables import Column, Table
+
+    columns = (
+        Column("image", "picture", "prose"),
+        Column("rank", "rank", "int", terminal=False),
+        Column("class", "class", "prose"),
+        Column("probability_pct", "%", "pct"),
+    )
+    rows = tuple(
+        {"image": one["image"] if every_row or rank == 1 else "", "rank": rank, **best}
+        for one in predictions
+        for rank, best in enumerate(one["predictions"], start=1)
+    )
+    shots = "all" if card.shots is None else card.shots
+    title = f"Predictions · {card.backbone} / {card.pretrained} · {card.method} on {card.dataset}, {shots} shots"
+    return Table(title, columns, rows)
