@@ -23,7 +23,8 @@ from clipfit_cli.models.load import bundle_of
 from clipfit_cli.models.weights import find_weights
 from clipfit_cli.protocols import adapters
 from clipfit_cli.protocols import export as module
-from clipfit_cli.protocols.export import CONFIG_FILE, MODEL_FILE, export
+from clipfit_cli.models.model_folder import CONFIG_FILE
+from clipfit_cli.protocols.export import MODEL_FILE, export
 from clipfit_cli.protocols.predict import load_adapter
 from clipfit_cli.results.record import RunRecord, TestMetrics, to_json
 from tests.protocols.saved_adapters import CLASSES, TEMPLATE, logits_of, register, save_adapter, small_model
