@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain, islice
 
@@ -23,10 +24,14 @@ _STEPS_BETWEEN_READS = 10
 Plan = Iterator[tuple[Sequence[int], Sequence[int]]]
 """(image indices, crop seeds) of every batch of a training, in order."""
 
-LoadBatches = Callable[[Plan], Iterator[tuple[Tensor, Tensor]]]
-"""For each batch of the plan: normalised images (batch, 3, size, size), labels (batch,), on the device.
+Batches = Generator[tuple[Tensor, Tensor], None, None]
+"""Normalised images (batch, 3, size, size) and labels (batch,), on the device."""
 
-The plan does not depend on the training, so that a loader may look ahead in it.
+LoadBatches = Callable[[Plan], Batches]
+"""Called with the plan once: one batch for each of its entries, in order.
+
+The plan does not depend on the training, so that a loader may look ahead in it; it is closed in the end, whatever
+that end is.
 """
 
 OnProgress = Callable[[int, int, float], None]
@@ -76,30 +81,30 @@ def train(
         epoch_batches(num_images=num_images, batch_size=schedule.batch_size, generator=generator)
         for _ in range(schedule.epochs)
     )
-    batches = load_batches(chain.from_iterable(epochs))
     done, final_loss = 0, math.nan
     adapted.train_mode(True)
-    for epoch in range(schedule.epochs):
-        lr = lr_at_epoch(epoch, schedule)
-        set_lr(optimiser, lr)
-        epoch_losses: list[float] = []
-        unread: list[Tensor] = []
-        for images, labels in islice(batches, steps):
-            with autocast(precision, device):
-                loss, _ = adapted.loss(images, labels)
-            optimiser.zero_grad(set_to_none=True)
-            torch.autograd.backward(scaler.scale(loss))
-            scaler.step(optimiser)
-            scaler.update()
-            done += 1
-            unread.append(loss.detach())
-            if len(unread) == _STEPS_BETWEEN_READS:
+    with closing(load_batches(chain.from_iterable(epochs))) as batches:
+        for epoch in range(schedule.epochs):
+            lr = lr_at_epoch(epoch, schedule)
+            set_lr(optimiser, lr)
+            epoch_losses: list[float] = []
+            unread: list[Tensor] = []
+            for images, labels in islice(batches, steps):
+                with autocast(precision, device):
+                    loss, _ = adapted.loss(images, labels)
+                optimiser.zero_grad(set_to_none=True)
+                torch.autograd.backward(scaler.scale(loss))
+                scaler.step(optimiser)
+                scaler.update()
+                done += 1
+                unread.append(loss.detach())
+                if len(unread) == _STEPS_BETWEEN_READS:
+                    epoch_losses += _read(unread, epoch=epoch, lr=lr, steps_done=done)
+                    _report(on_progress, done, total, epoch_losses)
+            if unread:
                 epoch_losses += _read(unread, epoch=epoch, lr=lr, steps_done=done)
-                _report(on_progress, done, total, epoch_losses)
-        if unread:
-            epoch_losses += _read(unread, epoch=epoch, lr=lr, steps_done=done)
-        _report(on_progress, done, total, epoch_losses)
-        final_loss = sum(epoch_losses) / len(epoch_losses)
+            _report(on_progress, done, total, epoch_losses)
+            final_loss = sum(epoch_losses) / len(epoch_losses)
     adapted.train_mode(False)
     return Training(steps=done, final_loss=final_loss, time_s=time.perf_counter() - start)
 

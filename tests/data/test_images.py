@@ -12,7 +12,7 @@ from PIL import Image
 
 from clipfit_cli.data.dataset import DataSet, Item
 from clipfit_cli.data.image_cache import ImageCache
-from clipfit_cli.data.images import ImageSpec, ImageStore, eval_crop, train_crop
+from clipfit_cli.data.images import ImageSpec, ImageStore, eval_crop, normalise, train_crop
 from clipfit_cli.data.load import load_dataset
 from clipfit_cli.data.splits import class_subset
 from clipfit_cli.errors import ConfigError, DataError
@@ -37,11 +37,12 @@ def test_train_batch_is_the_seeded_crop_of_each_image(dataset: DataSet) -> None:
     items = dataset.train[:5]
     seeds = [9, 2, 2, 77, 2**40]
     images, labels = ImageStore().train_batch(dataset, items, SPEC, seeds)
-    assert images.dtype == torch.uint8 and images.shape == (5, 3, 16, 16)
+    assert images.dtype == torch.float32 and images.shape == (5, 3, 16, 16) and images.is_contiguous()
     assert labels.dtype == torch.int64 and labels.tolist() == [0, 1, 2, 0, 1]
     for k, (item, seed) in enumerate(zip(items, seeds, strict=True)):
         torch.manual_seed(seed)
-        assert torch.equal(images[k], train_crop(noise(item.path), SPEC))
+        expected = normalise(train_crop(noise(item.path), SPEC)[None], SPEC)[0]
+        torch.testing.assert_close(images[k], expected, atol=1.01 / 255 / min(SPEC.std), rtol=0)
 
 
 def test_train_batches_are_those_of_one_at_a_time(dataset: DataSet) -> None:
@@ -135,7 +136,8 @@ def test_data_sets_of_one_name_but_other_lists_are_kept_apart(dataset: DataSet) 
     store = ImageStore()
     store.train_batch(dataset, dataset.train[:1], SPEC, [0])
     images, _ = store.train_batch(other, other.train, SPEC, [0])
-    assert images[0, :, 3, 3].tolist() == [255, 0, 0]
+    red = normalise(torch.tensor([255, 0, 0], dtype=torch.uint8).view(1, 3, 1, 1), SPEC)
+    torch.testing.assert_close(images[:, :, 3:4, 3:4], red, atol=1e-6, rtol=0)
 
 
 def test_testing_runs_ahead_by_one_batch_at_most() -> None:
@@ -144,7 +146,7 @@ def test_testing_runs_ahead_by_one_batch_at_most() -> None:
     many = toy(rows, (), rows, num_classes=1, load_image=noise)
     batches = store.test_batches(many, many.test, SPEC, 5)
     next(batches)
-    batches.close()  # type: ignore[attr-defined]
+    batches.close()
     store.close()
     assert 5 <= store.decoded_images <= 11
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,7 +23,7 @@ from clipfit_cli.engine.evaluate import evaluate
 from clipfit_cli.engine.optim import lr_at_epoch, sgd
 from clipfit_cli.engine.precision import autocast, resolve_precision
 from clipfit_cli.engine.seeding import epoch_batches, seeded, steps_per_epoch
-from clipfit_cli.engine.train import Plan, train
+from clipfit_cli.engine.train import Batches, Plan, train
 from clipfit_cli.errors import CheckpointError, ConfigError, TrainingError
 from clipfit_cli.methods.base import Adapted
 from clipfit_cli.models.bundle import ClipBundle
@@ -39,7 +38,7 @@ def attached(bundle: ClipBundle, name: str = "clipfit") -> Adapted:
     return info.attach(bundle, ["cat", "red dog", "sea"], ["a {}."], info.settings())
 
 
-def load(plan: Plan) -> Iterator[tuple[Tensor, Tensor]]:
+def load(plan: Plan) -> Batches:
     for indices, _ in plan:
         yield IMAGES[list(indices)], LABELS[list(indices)]
 
@@ -115,12 +114,12 @@ def test_looking_ahead_changes_nothing(small_clip: ClipBundle) -> None:
     plans: list[list[object]] = []
     trained: list[tuple[float, dict[str, Tensor]]] = []
 
-    def all_at_once(plan: Plan) -> Iterator[tuple[Tensor, Tensor]]:
+    def all_at_once(plan: Plan) -> Batches:
         batches = list(plan)
         plans.append([batches])
         return load(iter(batches))
 
-    def one_by_one(plan: Plan) -> Iterator[tuple[Tensor, Tensor]]:
+    def one_by_one(plan: Plan) -> Batches:
         seen: list[object] = []
         plans.append([seen])
         return load((seen.append(batch) or batch) for batch in plan)  # type: ignore[func-returns-value]
@@ -136,7 +135,7 @@ def test_looking_ahead_changes_nothing(small_clip: ClipBundle) -> None:
 
 
 def test_the_step_that_went_wrong_is_named(small_clip: ClipBundle) -> None:
-    def poisoned(plan: Plan) -> Iterator[tuple[Tensor, Tensor]]:
+    def poisoned(plan: Plan) -> Batches:
         for step, (images, labels) in enumerate(load(plan), start=1):
             yield (images * float("nan") if step == 4 else images), labels
 
@@ -150,6 +149,29 @@ def test_the_step_that_went_wrong_is_named(small_clip: ClipBundle) -> None:
             precision="fp32",
             device=CPU,
         )
+
+
+def test_the_loader_is_closed_whatever_happens(small_clip: ClipBundle) -> None:
+    closed: list[str] = []
+
+    def watched(plan: Plan) -> Batches:
+        try:
+            yield from load(plan)
+            yield IMAGES, LABELS
+        finally:
+            closed.append("closed")
+
+    def run(adapted: Adapted) -> None:
+        schedule = ScheduleConfig(epochs=1, batch_size=10)
+        train(adapted, watched, num_images=10, schedule=schedule, seed=1, precision="fp32", device=CPU)
+
+    run(attached(small_clip))
+    assert closed == ["closed"], "though it had one more batch to give"
+    broken = attached(small_clip)
+    broken.loss = lambda images, labels: 1 / 0  # type: ignore[method-assign]
+    with pytest.raises(ZeroDivisionError):
+        run(broken)
+    assert closed == ["closed", "closed"]
 
 
 def test_bf16_trains_float32_masters(small_clip: ClipBundle) -> None:
