@@ -13,8 +13,9 @@ SIZES = [(500, 375), (375, 500), (224, 224), (40, 31), (3, 2), (1, 1), (2, 90), 
 
 def straightforward(width: int, height: int) -> Crop:
     """Return what torchvision draws from torch's global generator."""
-    box = transforms.RandomResizedCrop.get_params(torch.empty(3, height, width), [0.08, 1.0], [3 / 4, 4 / 3])
-    return Crop(*box, flip=bool(torch.rand(1) < 0.5))
+    image = torch.empty(3, height, width)
+    top, left, box_height, box_width = transforms.RandomResizedCrop.get_params(image, [0.08, 1.0], [3 / 4, 4 / 3])
+    return Crop(top, left, box_height, box_width, flip=bool(torch.rand(1) < 0.5))
 
 
 @pytest.mark.parametrize(("width", "height"), SIZES)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+from contextlib import nullcontext
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -151,27 +153,29 @@ def test_the_step_that_went_wrong_is_named(small_clip: ClipBundle) -> None:
         )
 
 
-def test_the_loader_is_closed_whatever_happens(small_clip: ClipBundle) -> None:
-    closed: list[str] = []
+@pytest.mark.parametrize("value", [1.0, float("nan")])
+def test_the_loader_is_closed_whatever_happens(small_clip: ClipBundle, value: float) -> None:
+    closed: list[bool] = []
 
-    def watched(plan: Plan) -> Batches:
+    def one_batch_too_many(plan: Plan) -> Batches:
         try:
-            yield from load(plan)
-            yield IMAGES, LABELS
+            for images, labels in chain(load(plan), [(IMAGES, LABELS)]):
+                yield value * images, labels
         finally:
-            closed.append("closed")
+            closed.append(True)
 
-    def run(adapted: Adapted) -> None:
-        schedule = ScheduleConfig(epochs=1, batch_size=10)
-        train(adapted, watched, num_images=10, schedule=schedule, seed=1, precision="fp32", device=CPU)
-
-    run(attached(small_clip))
-    assert closed == ["closed"], "though it had one more batch to give"
-    broken = attached(small_clip)
-    broken.loss = lambda images, labels: 1 / 0  # type: ignore[method-assign]
-    with pytest.raises(ZeroDivisionError):
-        run(broken)
-    assert closed == ["closed", "closed"]
+    schedule = ScheduleConfig(epochs=1, batch_size=10)
+    with pytest.raises(TrainingError) if value != value else nullcontext():
+        train(
+            attached(small_clip),
+            one_batch_too_many,
+            num_images=10,
+            schedule=schedule,
+            seed=1,
+            precision="fp32",
+            device=CPU,
+        )
+    assert closed == [True]
 
 
 def test_bf16_trains_float32_masters(small_clip: ClipBundle) -> None:
