@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -99,6 +99,7 @@ class ImageStore:
         self._cache = ImageCache(memory_budget_mib * 2**20)
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="clipfit-images")
         self._lock = threading.Lock()
+        self._decoding: dict[Hashable, Future[NDArray[np.uint8]]] = {}
 
     def train_batch(
         self,
@@ -201,12 +202,32 @@ class ImageStore:
             images[place] = self._eval_crop(dataset, items[place], spec)
 
     def _whole(self, dataset: DataSet, item: Item) -> NDArray[np.uint8]:
-        """Return the pixels (height, width, 3) of an image, and keep them."""
+        """Return the pixels (height, width, 3) of an image, and keep them.
+
+        A second thread that wants an image while it is decoded, as the next epoch's first batch may, waits for it.
+        """
         group = _group(dataset)
         pixels = self._cache.get(group, item.path)
-        if pixels is None:
-            pixels = np.asarray(self._decode(dataset, item))
-            self._cache.put(group, item.path, pixels)
+        if pixels is not None:
+            return pixels
+        with self._lock:
+            other = self._decoding.get((group, item.path))
+            if other is None:
+                own = self._decoding[group, item.path] = Future[NDArray[np.uint8]]()
+        if other is not None:
+            return other.result()
+        try:
+            pixels = self._cache.get(group, item.path)  # another thread may just have put it there
+            if pixels is None:
+                pixels = np.asarray(self._decode(dataset, item))
+                self._cache.put(group, item.path, pixels)
+            own.set_result(pixels)
+        except BaseException as error:
+            own.set_exception(error)
+            raise
+        finally:
+            with self._lock:
+                del self._decoding[group, item.path]
         return pixels
 
     def _eval_crop(self, dataset: DataSet, item: Item, spec: ImageSpec) -> NDArray[np.uint8]:

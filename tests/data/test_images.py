@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Hashable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from clipfit_cli.data.dataset import DataSet, Item
@@ -249,6 +251,48 @@ def test_a_long_list_streams_within_the_budget() -> None:
         assert sum(len(labels) for _, labels in store.test_batches(many, many.test, SPEC, 50)) == 2000
         assert store._cache.used_bytes == fits * 3 * 16 * 16 <= 2**20
         assert store.decoded_images == (2000 if turn == 1 else 4000 - fits)
+
+
+def test_two_epochs_at_once_decode_an_image_once() -> None:
+    looked = threading.Semaphore(0)
+    store = ImageStore(threads=2)
+
+    def load(path: str) -> Image.Image:
+        assert looked.acquire(timeout=20), "the other thread asks for the image while this one decodes it"
+        return noise(path)
+
+    known = store._cache.get
+
+    def get(group: Hashable, key: Hashable) -> NDArray[np.uint8] | None:
+        found = known(group, key)
+        looked.release()
+        return found
+
+    store._cache.get = get  # type: ignore[method-assign]
+    rows = [("k0", 0)]
+    dataset = toy(rows, (), rows, num_classes=1, load_image=load)
+    batches = store.train_batches(dataset, [(dataset.train, [seed]) for seed in (1, 1, 2)], SPEC)
+    first, second, third = (images for images, _ in batches)
+    assert torch.equal(first, second) and not torch.equal(first, third)
+    assert store.decoded_images == 1
+
+
+def test_an_error_reaches_everyone_who_waits_for_the_image() -> None:
+    started = threading.Event()
+
+    def load(path: str) -> Image.Image:
+        assert started.wait(timeout=20)
+        raise DataError(f"{path} is broken")
+
+    rows = [("k0", 0)]
+    dataset = toy(rows, (), rows, num_classes=1, load_image=load)
+    store = ImageStore(threads=2)
+    batches = [store.train_batches(dataset, [(dataset.train, [1])] * 2, SPEC) for _ in range(2)]
+    for each in batches:
+        threading.Timer(0.05, started.set).start()
+        with pytest.raises(DataError, match="k0 is broken"):
+            next(each)
+    assert store._decoding == {}
 
 
 def test_items_may_repeat(dataset: DataSet) -> None:
