@@ -66,21 +66,23 @@ def train(
 ) -> Training:
     """Train in place and return what was done; the last epoch's state is kept.
 
-    The loss is read from the device every few steps, so that a GPU does not wait for the host.
+    The loss stays on the device for `steps_between_reads`, and nothing else of a step asks the device for a value, so
+    that a GPU does not wait for the host.
 
     Raises:
         TrainingError: The loss is not a finite number.
     """
     start = time.perf_counter()
     generator = torch.Generator().manual_seed(seed)
-    optimiser = sgd(adapted.parameters(), schedule)
     scaler = grad_scaler(precision, device)
+    optimiser = sgd(adapted.parameters(), schedule, skips_overflow=scaler.is_enabled())
     steps = steps_per_epoch(num_images, schedule.batch_size)
     total = schedule.epochs * steps
     epochs = (
         epoch_batches(num_images=num_images, batch_size=schedule.batch_size, generator=generator)
         for _ in range(schedule.epochs)
     )
+    between_reads = steps_between_reads(device, steps)
     done, final_loss = 0, math.nan
     adapted.train_mode(True)
     with closing(load_batches(chain.from_iterable(epochs))) as batches:
@@ -98,7 +100,7 @@ def train(
                 scaler.update()
                 done += 1
                 unread.append(loss.detach())
-                if len(unread) == _STEPS_BETWEEN_READS:
+                if len(unread) == between_reads:
                     epoch_losses += _read(unread, epoch=epoch, lr=lr, steps_done=done)
                     _report(on_progress, done, total, epoch_losses)
             if unread:
@@ -107,6 +109,14 @@ def train(
             final_loss = sum(epoch_losses) / len(epoch_losses)
     adapted.train_mode(False)
     return Training(steps=done, final_loss=final_loss, time_s=time.perf_counter() - start)
+
+
+def steps_between_reads(device: torch.device, steps_per_epoch: int) -> int:
+    """Return after how many steps losses are read: ten on the CPU, where it is free, an epoch's on other devices.
+
+    To read, the host waits until the device has done all that it was given, and has to refill it afterwards.
+    """
+    return _STEPS_BETWEEN_READS if device.type == "cpu" else steps_per_epoch
 
 
 def _read(unread: list[Tensor], *, epoch: int, lr: float, steps_done: int) -> list[float]:

@@ -25,7 +25,7 @@ from clipfit_cli.engine.evaluate import evaluate
 from clipfit_cli.engine.optim import lr_at_epoch, sgd
 from clipfit_cli.engine.precision import autocast, resolve_precision
 from clipfit_cli.engine.seeding import epoch_batches, seeded, steps_per_epoch
-from clipfit_cli.engine.train import Batches, Plan, train
+from clipfit_cli.engine.train import Batches, Plan, steps_between_reads, train
 from clipfit_cli.errors import CheckpointError, ConfigError, TrainingError
 from clipfit_cli.methods.base import Adapted
 from clipfit_cli.models.bundle import ClipBundle
@@ -72,6 +72,32 @@ def test_optimiser_is_the_official_one(small_clip: ClipBundle) -> None:
     (group,) = optimiser.param_groups
     assert (group["lr"], group["momentum"], group["weight_decay"]) == (0.002, 0.9, 5e-4)
     assert (group["nesterov"], group["dampening"]) == (False, 0)
+
+
+def test_a_step_that_may_be_skipped_is_the_same_step() -> None:
+    schedule = ScheduleConfig()
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    plain, skipping = (torch.nn.Parameter(torch.linspace(-1, 1, 7)) for _ in range(2))
+    optimiser = sgd([plain], schedule)
+    scaled = sgd([skipping], schedule, skips_overflow=True)
+    for step in range(4):
+        for each in (optimiser, scaled):
+            each.zero_grad()
+        if step == 2:
+            skipping.grad = torch.full((7,), float("inf"))
+        else:
+            torch.autograd.backward((plain.sin() ** 2).sum())
+            torch.autograd.backward(scaler.scale((skipping.sin() ** 2).sum()))
+            optimiser.step()
+        scaler.step(scaled)
+        scaler.update()
+        torch.testing.assert_close(plain, skipping, atol=1e-7, rtol=0)
+    assert scaler.get_scale() == 2.0, "the overflow halved it"
+
+
+def test_losses_are_read_when_it_costs_nothing() -> None:
+    assert steps_between_reads(CPU, 500) == 10
+    assert steps_between_reads(torch.device("cuda"), 500) == 500
 
 
 def test_the_last_epoch_is_small_but_not_zero() -> None:
