@@ -223,10 +223,9 @@ def best_seconds(steps: dict[str, Callable[[], object]], turns: int) -> dict[str
 
 def show(title: str, rows: dict[str, float], unit: str, base: dict[str, str]) -> None:
     """Print a table with, for each row that has a base, how many times as fast it is."""
-    table = Table("", unit, "times as fast", title=title, title_justify="left")
+    table = Table("", unit, *(["times as fast"] if base else []), title=title, title_justify="left")
     for name, value in rows.items():
-        ratio = rows[name] / rows[base[name]] if name in base else None
-        table.add_row(name, f"{value:,.4g}", f"{ratio:.2f}" if ratio else "")
+        table.add_row(name, f"{value:,.4g}", *([f"{value / rows[base[name]]:.2f}"] if name in base else []))
     Console().print(table)
 
 

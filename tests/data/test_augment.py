@@ -125,3 +125,10 @@ def test_cuda_makes_the_hosts_crops() -> None:
     found = filled(new_batch(32, ImageSpec(), cuda), images, crops)
     assert found.device.type == "cuda"
     assert torch.equal(found.cpu(), filled(new_batch(32, ImageSpec(), CPU), images, crops))
+
+
+def test_nothing_of_a_device_batch_is_left_on_the_host() -> None:
+    images = [noise(30, 40 + k, k) for k in range(3)]
+    crops = [Crop(2, 3, 20, 30 + k, flip=k == 1) for k in range(3)]
+    found = filled(DeviceBatch(3, PLAIN, torch.device("meta")), images, crops)
+    assert found.device.type == "meta" and found.shape == (3, 3, 24, 24) and found.dtype == torch.float32
