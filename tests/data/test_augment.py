@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -91,7 +92,10 @@ def test_devices_agree_to_the_bit() -> None:
     images = [noise(70 + k, 90 - k, k) for k in range(12)]
     crops = [CropDrawer().seeded(image.shape[1], image.shape[0], k) for k, image in enumerate(images)]
     spec = ImageSpec(size=32)
-    assert torch.equal(*(filled(kind(12, spec, CPU), images, crops) for kind in BATCHES))
+    here, there = (filled(kind(12, spec, CPU), images, crops) for kind in BATCHES)
+    assert torch.equal(here, there)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(filled(DeviceBatch(12, spec, CPU), images, crops), here)
 
 
 def test_a_device_takes_large_images_in_groups(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,7 +131,8 @@ def test_cuda_makes_the_hosts_crops() -> None:
     assert torch.equal(found.cpu(), filled(new_batch(32, ImageSpec(), CPU), images, crops))
 
 
-def test_nothing_of_a_device_batch_is_left_on_the_host() -> None:
+def test_nothing_of_a_device_batch_is_left_on_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # which does not know the device "meta"
     images = [noise(30, 40 + k, k) for k in range(3)]
     crops = [Crop(2, 3, 20, 30 + k, flip=k == 1) for k in range(3)]
     found = filled(DeviceBatch(3, PLAIN, torch.device("meta")), images, crops)
