@@ -10,11 +10,9 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Iterator
 
 import open_clip
 import torch
-from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from clipfit_cli import methods
@@ -22,7 +20,7 @@ from clipfit_cli.config import ModelConfig, ScheduleConfig
 from clipfit_cli.engine import environment
 from clipfit_cli.engine.precision import resolve_precision
 from clipfit_cli.engine.seeding import steps_per_epoch
-from clipfit_cli.engine.train import Plan, train
+from clipfit_cli.engine.train import Batches, Plan, train
 from clipfit_cli.models.bundle import ClipBundle
 from clipfit_cli.models.load import bundle_of
 
@@ -63,7 +61,7 @@ def main() -> None:
         loss, _ = adapted.loss(images, labels)
         torch.autograd.backward(loss)
 
-    def load(plan: Plan) -> Iterator[tuple[Tensor, Tensor]]:
+    def load(plan: Plan) -> Batches:
         for _ in plan:
             yield images, labels
 

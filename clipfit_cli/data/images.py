@@ -5,31 +5,36 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from clipfit_cli.data.augment import CropBatch, new_batch, to_device
 from clipfit_cli.data.crop_cache import CropCache
+from clipfit_cli.data.crops import CropDrawer
 from clipfit_cli.data.dataset import DataSet, Item
 from clipfit_cli.data.decode import decode_rgb
 from clipfit_cli.data.image_cache import ImageCache
 from clipfit_cli.data.memory import default_budget_mib
-from clipfit_cli.data.transforms import ImageSpec, cut, draw_crop, eval_crop, normalise, train_crop
+from clipfit_cli.data.transforms import ImageSpec, eval_crop, normalise, train_crop
 from clipfit_cli.errors import ConfigError
 
 __all__ = ["ImageSpec", "ImageStore", "decode_rgb", "eval_crop", "normalise", "train_crop"]
 
 Batch = tuple[Tensor, Tensor]
-"""Images, uint8 (batch, 3, size, size), and labels, int64 (batch,)."""
+"""Images (batch, 3, size, size) and labels, int64 (batch,)."""
 
 _MOST_THREADS = 8
+_PARTS_PER_THREAD = 2
+_HOST = torch.device("cpu")
 
 
 @runtime_checkable
@@ -41,6 +46,14 @@ class StoredImages(Protocol):
 
     def decode(self, content: bytes, path: str) -> Image.Image:
         """Return the image of a file's content as RGB. Raises `DataError` where it is damaged."""
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """A batch that threads work on: its parts in order, and what to call when all of them are done."""
+
+    parts: list[Future[None]]
+    finish: Callable[[], Batch]
 
 
 class ImageStore:
@@ -86,59 +99,65 @@ class ImageStore:
         self._cache = ImageCache(memory_budget_mib * 2**20)
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="clipfit-images")
         self._lock = threading.Lock()
+        self._decoding: dict[Hashable, Future[NDArray[np.uint8]]] = {}
 
-    def train_batch(self, dataset: DataSet, items: Sequence[Item], spec: ImageSpec, crop_seeds: Sequence[int]) -> Batch:
-        """Return random crops, uint8 (batch, 3, size, size), and labels, int64 (batch,).
+    def train_batch(
+        self,
+        dataset: DataSet,
+        items: Sequence[Item],
+        spec: ImageSpec,
+        crop_seeds: Sequence[int],
+        device: torch.device = _HOST,
+    ) -> Batch:
+        """Return normalised random crops, float32 (batch, 3, size, size), and labels, int64 (batch,), on the device.
 
         Args:
             dataset: Where the items come from.
             items: At least one.
-            spec: Size and filter.
+            spec: Size, filter, mean and standard deviation.
             crop_seeds: One per item; image i is cropped and mirrored as `train_crop` does it after
-                ``torch.manual_seed(crop_seeds[i])``. Torch's global generator is not touched.
+                ``torch.manual_seed(crop_seeds[i])``, up to the rounding of pixels that `CropBatch` tells of. Torch's
+                global generator is not touched.
+            device: Where the batch is wanted.
 
         Raises:
             ValueError: There is not one seed per item, or there is no item.
             DataError: An image is missing or damaged: the first such item's error.
         """
-        return next(self.train_batches(dataset, [(items, crop_seeds)], spec))
+        return next(self.train_batches(dataset, [(items, crop_seeds)], spec, device))
 
     def train_batches(
-        self, dataset: DataSet, batches: Iterable[tuple[Sequence[Item], Sequence[int]]], spec: ImageSpec
+        self,
+        dataset: DataSet,
+        batches: Iterable[tuple[Sequence[Item], Sequence[int]]],
+        spec: ImageSpec,
+        device: torch.device = _HOST,
     ) -> Generator[Batch, None, None]:
         """Yield for each batch of items and crop seeds what `train_batch` returns.
 
-        The next batch is prepared while the caller works on this one.
+        The next batch is prepared by other threads while the caller works on this one; closing the generator drops
+        it.
 
         Raises:
             ValueError: There is not one seed per item, or there is no item.
             DataError: An image is missing or damaged: the first such item's error.
         """
-        waiting: deque[tuple[Sequence[Item], list[Future[Tensor]]]] = deque()
-        try:
-            for items, seeds in batches:
-                if not items or len(items) != len(seeds):
-                    raise ValueError(f"expected one crop seed per item, got {len(seeds)} for {len(items)} items")
-                crops = [
-                    self._pool.submit(self._train_crop, dataset, item, spec, seed)
-                    for item, seed in zip(items, seeds, strict=True)
-                ]
-                waiting.append((items, crops))
-                if len(waiting) > 1:
-                    yield _collect(*waiting.popleft())
-            while waiting:
-                yield _collect(*waiting.popleft())
-        finally:
-            for _, crops in waiting:
-                for future in crops:
-                    future.cancel()
+
+        def begin(items: Sequence[Item], seeds: Sequence[int]) -> _Begun:
+            if not items or len(items) != len(seeds):
+                raise ValueError(f"expected one crop seed per item, got {len(seeds)} for {len(items)} items")
+            crops = new_batch(len(items), spec, device)
+            parts = self._in_parts(len(items), partial(self._put_train_crops, crops, dataset, items, seeds))
+            return _Begun(parts, lambda: (crops.finish(), to_device(_labels(items), device)))
+
+        return _in_order((begin(items, seeds) for items, seeds in batches), ahead=1)
 
     def test_batches(
         self, dataset: DataSet, items: Sequence[Item], spec: ImageSpec, batch_size: int
-    ) -> Iterator[Batch]:
+    ) -> Generator[Batch, None, None]:
         """Yield centre crops, uint8 (batch, 3, size, size), and labels, int64 (batch,), in order.
 
-        The next batch is prepared while the caller works on this one. The last batch may be smaller.
+        The next batch (of small ones, a few) is prepared while the caller works on this one. The last may be smaller.
 
         Raises:
             ValueError: `batch_size` is below 1.
@@ -146,51 +165,78 @@ class ImageStore:
         """
         if batch_size < 1:
             raise ValueError(f"batch size must be at least 1, got {batch_size}")
-        crops = self._in_order(
-            (partial(self._eval_crop, dataset, item, spec) for item in items),
-            ahead=max(batch_size, 2 * self._threads),
-        )
-        with closing(crops):
-            for start in range(0, len(items), batch_size):
-                part = items[start : start + batch_size]
-                yield torch.stack([next(crops) for _ in part]), _labels(part)
+
+        def begin(part: Sequence[Item]) -> _Begun:
+            images = torch.empty(len(part), 3, spec.size, spec.size, dtype=torch.uint8)
+            parts = self._in_parts(len(part), partial(self._put_eval_crops, images.numpy(), dataset, part, spec))
+            return _Begun(parts, lambda: (images, _labels(part)))
+
+        batches = (begin(items[start : start + batch_size]) for start in range(0, len(items), batch_size))
+        return _in_order(batches, ahead=-(-2 * self._threads // batch_size))
 
     def close(self) -> None:
         """Drop what waits to be decoded and end the threads; the store is of no use afterwards."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def _in_order(self, tasks: Iterable[Callable[[], Tensor]], *, ahead: int) -> Generator[Tensor, None, None]:
-        """Yield the tasks' results in order, with at most `ahead` of them finished or waiting."""
-        window: deque[Future[Tensor]] = deque()
-        try:
-            for task in tasks:
-                window.append(self._pool.submit(task))
-                if len(window) > ahead:
-                    yield window.popleft().result()
-            while window:
-                yield window.popleft().result()
-        finally:
-            for future in window:
-                future.cancel()
+    def _in_parts(self, num_images: int, put: Callable[[range], None]) -> list[Future[None]]:
+        """Have the places of a batch filled in parts, enough of them that no thread is left without work for long."""
+        length = -(-num_images // (_PARTS_PER_THREAD * self._threads))
+        starts = range(0, num_images, length)
+        return [self._pool.submit(put, range(start, min(start + length, num_images))) for start in starts]
 
-    def _train_crop(self, dataset: DataSet, item: Item, spec: ImageSpec, seed: int) -> Tensor:
-        """Return one random crop, uint8 (3, size, size); keeps the whole image."""
+    def _put_train_crops(
+        self, crops: CropBatch, dataset: DataSet, items: Sequence[Item], seeds: Sequence[int], places: range
+    ) -> None:
+        """Put the random crops of some places into their batch."""
+        drawer = CropDrawer()
+        for place in places:
+            pixels = self._whole(dataset, items[place])
+            height, width = pixels.shape[:2]
+            crops.put(place, pixels, drawer.seeded(width, height, seeds[place]))
+
+    def _put_eval_crops(
+        self, images: NDArray[np.uint8], dataset: DataSet, items: Sequence[Item], spec: ImageSpec, places: range
+    ) -> None:
+        """Put the centre crops of some places into images (batch, 3, size, size)."""
+        for place in places:
+            images[place] = self._eval_crop(dataset, items[place], spec)
+
+    def _whole(self, dataset: DataSet, item: Item) -> NDArray[np.uint8]:
+        """Return the pixels (height, width, 3) of an image, and keep them.
+
+        A second thread that wants an image while it is decoded, as the next epoch's first batch may, waits for it.
+        """
         group = _group(dataset)
         pixels = self._cache.get(group, item.path)
-        if pixels is None:
-            pixels = np.asarray(self._decode(dataset, item))
-            self._cache.put(group, item.path, pixels)
-        height, width = pixels.shape[:2]
-        return cut(pixels, draw_crop(width, height, torch.Generator().manual_seed(seed)), spec)
+        if pixels is not None:
+            return pixels
+        with self._lock:
+            other = self._decoding.get((group, item.path))
+            if other is None:
+                own = self._decoding[group, item.path] = Future[NDArray[np.uint8]]()
+        if other is not None:
+            return other.result()
+        try:
+            pixels = self._cache.get(group, item.path)  # another thread may just have put it there
+            if pixels is None:
+                pixels = np.asarray(self._decode(dataset, item))
+                self._cache.put(group, item.path, pixels)
+            own.set_result(pixels)
+        except BaseException as error:
+            own.set_exception(error)
+            raise
+        finally:
+            with self._lock:
+                del self._decoding[group, item.path]
+        return pixels
 
-    def _eval_crop(self, dataset: DataSet, item: Item, spec: ImageSpec) -> Tensor:
-        """Return one centre crop, uint8 (3, size, size); keeps the crop."""
+    def _eval_crop(self, dataset: DataSet, item: Item, spec: ImageSpec) -> NDArray[np.uint8]:
+        """Return one centre crop (3, size, size), and keep it."""
         group, key = _group(dataset), (item.path, spec)
-        kept = self._cache.get(group, key)
-        if kept is not None:
-            return torch.from_numpy(kept)
-        crop = self._make_eval_crop(dataset, item, spec)
-        self._cache.put(group, key, crop.numpy())
+        crop = self._cache.get(group, key)
+        if crop is None:
+            crop = self._make_eval_crop(dataset, item, spec).numpy()
+            self._cache.put(group, key, crop)
         return crop
 
     def _make_eval_crop(self, dataset: DataSet, item: Item, spec: ImageSpec) -> Tensor:
@@ -222,9 +268,31 @@ def _group(dataset: DataSet) -> tuple[str, str]:
     return dataset.name, dataset.split_sha256
 
 
-def _collect(items: Sequence[Item], crops: Iterable[Future[Tensor]]) -> Batch:
-    """Return a batch when its crops are finished."""
-    return torch.stack([crop.result() for crop in crops]), _labels(items)
+def _in_order(batches: Iterable[_Begun], *, ahead: int) -> Generator[Batch, None, None]:
+    """Yield the batches in order, `ahead` of them begun before they are asked for; what is left at the end is dropped.
+
+    Of several errors in a batch the first image's is raised: a part stops at its first, and parts are looked at in
+    order.
+    """
+    waiting: deque[_Begun] = deque()
+    try:
+        for batch in batches:
+            waiting.append(batch)
+            if len(waiting) > ahead:
+                yield _finished(waiting)
+        while waiting:
+            yield _finished(waiting)
+    finally:
+        for batch in waiting:
+            for part in batch.parts:
+                part.cancel()
+
+
+def _finished(waiting: deque[_Begun]) -> Batch:
+    """Take the first batch out when it is finished and return it; an unfinished one stays."""
+    for part in waiting[0].parts:
+        part.result()
+    return waiting.popleft().finish()
 
 
 def _labels(items: Sequence[Item]) -> Tensor:

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from clipfit_cli.data.crops import CropDrawer
 from clipfit_cli.errors import ConfigError, UnknownNameError
 
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 _RESIZE_MODES = ("shortest", "longest", "squash")
-
-_AREA = (0.08, 1.0)
-_ASPECT = (3 / 4, 4 / 3)
-_TRIES = 10
-_FLIP_PROBABILITY = 0.5
 
 
 @dataclass(frozen=True)
@@ -51,57 +45,10 @@ class ImageSpec:
             raise UnknownNameError("resize mode", self.resize_mode, _RESIZE_MODES)
 
 
-@dataclass(frozen=True)
-class Crop:
-    """A rectangle of an image, in pixels, and whether it is mirrored."""
-
-    top: int
-    left: int
-    height: int
-    width: int
-    flip: bool
-
-
-def draw_crop(width: int, height: int, generator: torch.Generator | None = None) -> Crop:
-    """Return a random crop of 8 to 100 % of the area and 3:4 to 4:3, mirrored with probability one half.
-
-    The numbers are drawn as torchvision's `RandomResizedCrop` and `RandomHorizontalFlip` draw them, so that one
-    seed gives one crop here and there.
-
-    Args:
-        width, height: Of the image.
-        generator: Source of the numbers; None = torch's global one.
-    """
-    top, left, box_height, box_width = _draw_box(width, height, generator)
-    flip = torch.rand(1, generator=generator).item() < _FLIP_PROBABILITY
-    return Crop(top, left, box_height, box_width, flip)
-
-
-def _draw_box(width: int, height: int, generator: torch.Generator | None) -> tuple[int, int, int, int]:
-    """Return top, left, height, width of a random box; the largest central one if none fits in ten tries."""
-    log_low, log_high = torch.tensor(_ASPECT).log().tolist()
-    for _ in range(_TRIES):
-        area = width * height * torch.empty(1).uniform_(*_AREA, generator=generator).item()
-        aspect = torch.empty(1).uniform_(log_low, log_high, generator=generator).exp().item()
-        box_width, box_height = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
-        if 0 < box_width <= width and 0 < box_height <= height:
-            top = int(torch.randint(height - box_height + 1, (1,), generator=generator).item())
-            left = int(torch.randint(width - box_width + 1, (1,), generator=generator).item())
-            return top, left, box_height, box_width
-    box_width = min(width, max(1, round(height * _ASPECT[1])))
-    box_height = min(height, max(1, round(width / _ASPECT[0])))
-    return (height - box_height) // 2, (width - box_width) // 2, box_height, box_width
-
-
-def cut(pixels: NDArray[np.uint8], crop: Crop, spec: ImageSpec) -> Tensor:
-    """Return the crop at the tower's size, uint8 (3, size, size), from pixels (height, width, 3)."""
-    box = pixels[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
-    image = Image.fromarray(box).resize((spec.size, spec.size), _FILTERS[spec.interpolation])
-    return _to_tensor(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if crop.flip else image)
-
-
 def train_crop(image: Image.Image, spec: ImageSpec, generator: torch.Generator | None = None) -> Tensor:
-    """Return a random crop of an RGB image, uint8 (3, size, size).
+    """Return a random crop of an RGB image, uint8 (3, size, size), with Pillow's resize.
+
+    This is the reference's transform to the bit, and what `augment`, which training uses, is held against.
 
     Args:
         image: RGB.
@@ -110,7 +57,10 @@ def train_crop(image: Image.Image, spec: ImageSpec, generator: torch.Generator |
 
     Source: CLIPFit 4dde0494 with Dassl's `random_resized_crop` and `random_flip`.
     """
-    return cut(np.asarray(image), draw_crop(image.width, image.height, generator), spec)
+    crop = CropDrawer().draw(image.width, image.height, generator)
+    box = image.crop((crop.left, crop.top, crop.left + crop.width, crop.top + crop.height))
+    resized = box.resize((spec.size, spec.size), _FILTERS[spec.interpolation])
+    return _to_tensor(resized.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if crop.flip else resized)
 
 
 def eval_crop(image: Image.Image, spec: ImageSpec) -> Tensor:

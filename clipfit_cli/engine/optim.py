@@ -25,9 +25,24 @@ def lr_at_epoch(epoch: int, schedule: ScheduleConfig) -> float:
     return schedule.lr * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def sgd(parameters: Sequence[nn.Parameter], schedule: ScheduleConfig) -> torch.optim.SGD:
-    """Return SGD with momentum and (coupled) weight decay over the trained parameters, gains and biases included."""
-    return torch.optim.SGD(parameters, lr=schedule.lr, momentum=schedule.momentum, weight_decay=schedule.weight_decay)
+def sgd(
+    parameters: Sequence[nn.Parameter], schedule: ScheduleConfig, *, skips_overflow: bool = False
+) -> torch.optim.SGD:
+    """Return SGD with momentum and (coupled) weight decay over the trained parameters, gains and biases included.
+
+    Args:
+        parameters: Of the method.
+        schedule: Rates and decay.
+        skips_overflow: The gradients come from a loss scaler. The update then runs as one kernel, which itself looks
+            whether they overflowed; the host would have to wait for the device in each step to look.
+    """
+    return torch.optim.SGD(
+        parameters,
+        lr=schedule.lr,
+        momentum=schedule.momentum,
+        weight_decay=schedule.weight_decay,
+        fused=skips_overflow or None,
+    )
 
 
 def set_lr(optimiser: torch.optim.Optimizer, lr: float) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain, islice
 
@@ -23,10 +24,14 @@ _STEPS_BETWEEN_READS = 10
 Plan = Iterator[tuple[Sequence[int], Sequence[int]]]
 """(image indices, crop seeds) of every batch of a training, in order."""
 
-LoadBatches = Callable[[Plan], Iterator[tuple[Tensor, Tensor]]]
-"""For each batch of the plan: normalised images (batch, 3, size, size), labels (batch,), on the device.
+Batches = Generator[tuple[Tensor, Tensor], None, None]
+"""Normalised images (batch, 3, size, size) and labels (batch,), on the device."""
 
-The plan does not depend on the training, so that a loader may look ahead in it.
+LoadBatches = Callable[[Plan], Batches]
+"""Called with the plan once: one batch for each of its entries, in order.
+
+The plan does not depend on the training, so that a loader may look ahead in it; it is closed in the end, whatever
+that end is.
 """
 
 OnProgress = Callable[[int, int, float], None]
@@ -61,47 +66,57 @@ def train(
 ) -> Training:
     """Train in place and return what was done; the last epoch's state is kept.
 
-    The loss is read from the device every few steps, so that a GPU does not wait for the host.
+    The loss stays on the device for `steps_between_reads`, and nothing else of a step asks the device for a value, so
+    that a GPU does not wait for the host.
 
     Raises:
         TrainingError: The loss is not a finite number.
     """
     start = time.perf_counter()
     generator = torch.Generator().manual_seed(seed)
-    optimiser = sgd(adapted.parameters(), schedule)
     scaler = grad_scaler(precision, device)
+    optimiser = sgd(adapted.parameters(), schedule, skips_overflow=scaler.is_enabled())
     steps = steps_per_epoch(num_images, schedule.batch_size)
     total = schedule.epochs * steps
     epochs = (
         epoch_batches(num_images=num_images, batch_size=schedule.batch_size, generator=generator)
         for _ in range(schedule.epochs)
     )
-    batches = load_batches(chain.from_iterable(epochs))
+    between_reads = steps_between_reads(device, steps)
     done, final_loss = 0, math.nan
     adapted.train_mode(True)
-    for epoch in range(schedule.epochs):
-        lr = lr_at_epoch(epoch, schedule)
-        set_lr(optimiser, lr)
-        epoch_losses: list[float] = []
-        unread: list[Tensor] = []
-        for images, labels in islice(batches, steps):
-            with autocast(precision, device):
-                loss, _ = adapted.loss(images, labels)
-            optimiser.zero_grad(set_to_none=True)
-            torch.autograd.backward(scaler.scale(loss))
-            scaler.step(optimiser)
-            scaler.update()
-            done += 1
-            unread.append(loss.detach())
-            if len(unread) == _STEPS_BETWEEN_READS:
+    with closing(load_batches(chain.from_iterable(epochs))) as batches:
+        for epoch in range(schedule.epochs):
+            lr = lr_at_epoch(epoch, schedule)
+            set_lr(optimiser, lr)
+            epoch_losses: list[float] = []
+            unread: list[Tensor] = []
+            for images, labels in islice(batches, steps):
+                with autocast(precision, device):
+                    loss, _ = adapted.loss(images, labels)
+                optimiser.zero_grad(set_to_none=True)
+                torch.autograd.backward(scaler.scale(loss))
+                scaler.step(optimiser)
+                scaler.update()
+                done += 1
+                unread.append(loss.detach())
+                if len(unread) == between_reads:
+                    epoch_losses += _read(unread, epoch=epoch, lr=lr, steps_done=done)
+                    _report(on_progress, done, total, epoch_losses)
+            if unread:
                 epoch_losses += _read(unread, epoch=epoch, lr=lr, steps_done=done)
-                _report(on_progress, done, total, epoch_losses)
-        if unread:
-            epoch_losses += _read(unread, epoch=epoch, lr=lr, steps_done=done)
-        _report(on_progress, done, total, epoch_losses)
-        final_loss = sum(epoch_losses) / len(epoch_losses)
+            _report(on_progress, done, total, epoch_losses)
+            final_loss = sum(epoch_losses) / len(epoch_losses)
     adapted.train_mode(False)
     return Training(steps=done, final_loss=final_loss, time_s=time.perf_counter() - start)
+
+
+def steps_between_reads(device: torch.device, steps_per_epoch: int) -> int:
+    """Return after how many steps losses are read: ten on the CPU, where it is free, an epoch's on other devices.
+
+    To read, the host waits until the device has done all that it was given, and has to refill it afterwards.
+    """
+    return _STEPS_BETWEEN_READS if device.type == "cpu" else steps_per_epoch
 
 
 def _read(unread: list[Tensor], *, epoch: int, lr: float, steps_done: int) -> list[float]:

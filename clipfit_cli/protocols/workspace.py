@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from clipfit_cli.config import ModelConfig, RunConfig, TestSet
+from clipfit_cli.data.augment import to_device
 from clipfit_cli.data.custom import OwnDataSet
 from clipfit_cli.data.dataset import DataSet, Item
 from clipfit_cli.data.images import ImageStore
@@ -17,7 +18,7 @@ from clipfit_cli.data.splits import class_subset, few_shot
 from clipfit_cli.data.status import check_images
 from clipfit_cli.data.transforms import ImageSpec, normalise
 from clipfit_cli.engine.checkpoint import WEIGHTS_FILE, find_adapter
-from clipfit_cli.engine.train import Plan
+from clipfit_cli.engine.train import Batches, Plan
 from clipfit_cli.errors import ClipfitError, ConfigError, DataError
 from clipfit_cli.models.bundle import ClipBundle
 from clipfit_cli.models.load import load_bundle
@@ -160,18 +161,20 @@ class Workspace:
         for adapter in dict.fromkeys(config.adapter for config in configs if config.adapter):
             find_adapter(Path(adapter))
 
-    def train_batches(self, dataset: DataSet, plan: Plan, spec: ImageSpec) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield normalised random crops (batch, 3, size, size) and labels (batch,), on the device."""
+    def train_batches(self, dataset: DataSet, plan: Plan, spec: ImageSpec) -> Batches:
+        """Return an iterator over normalised random crops (batch, 3, size, size) and labels (batch,), on the device.
+
+        Closing it drops what is prepared ahead.
+        """
         batches = (([dataset.train[index] for index in indices], seeds) for indices, seeds in plan)
-        for images, labels in self.images.train_batches(dataset, batches, spec):
-            yield normalise(images.to(self.device), spec), labels.to(self.device)
+        return self.images.train_batches(dataset, batches, spec, self.device)
 
     def test_batches(
         self, dataset: DataSet, items: Sequence[Item], spec: ImageSpec, batch_size: int
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield normalised centre crops (batch, 3, size, size) on the device and labels (batch,) on the CPU."""
         for images, labels in self.images.test_batches(dataset, items, spec, batch_size):
-            yield normalise(images.to(self.device), spec), labels
+            yield normalise(to_device(images, self.device), spec), labels
 
     def _draw(self, config: RunConfig) -> DataSet:
         dataset = self.dataset(config.dataset)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Hashable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from clipfit_cli.data.dataset import DataSet, Item
 from clipfit_cli.data.image_cache import ImageCache
-from clipfit_cli.data.images import ImageSpec, ImageStore, eval_crop, train_crop
+from clipfit_cli.data.images import ImageSpec, ImageStore, eval_crop, normalise, train_crop
 from clipfit_cli.data.load import load_dataset
 from clipfit_cli.data.splits import class_subset
 from clipfit_cli.errors import ConfigError, DataError
@@ -37,11 +39,12 @@ def test_train_batch_is_the_seeded_crop_of_each_image(dataset: DataSet) -> None:
     items = dataset.train[:5]
     seeds = [9, 2, 2, 77, 2**40]
     images, labels = ImageStore().train_batch(dataset, items, SPEC, seeds)
-    assert images.dtype == torch.uint8 and images.shape == (5, 3, 16, 16)
+    assert images.dtype == torch.float32 and images.shape == (5, 3, 16, 16) and images.is_contiguous()
     assert labels.dtype == torch.int64 and labels.tolist() == [0, 1, 2, 0, 1]
     for k, (item, seed) in enumerate(zip(items, seeds, strict=True)):
         torch.manual_seed(seed)
-        assert torch.equal(images[k], train_crop(noise(item.path), SPEC))
+        expected = normalise(train_crop(noise(item.path), SPEC)[None], SPEC)[0]
+        torch.testing.assert_close(images[k], expected, atol=1.01 / 255 / min(SPEC.std), rtol=0)
 
 
 def test_train_batches_are_those_of_one_at_a_time(dataset: DataSet) -> None:
@@ -135,7 +138,8 @@ def test_data_sets_of_one_name_but_other_lists_are_kept_apart(dataset: DataSet) 
     store = ImageStore()
     store.train_batch(dataset, dataset.train[:1], SPEC, [0])
     images, _ = store.train_batch(other, other.train, SPEC, [0])
-    assert images[0, :, 3, 3].tolist() == [255, 0, 0]
+    red = normalise(torch.tensor([255, 0, 0], dtype=torch.uint8).view(1, 3, 1, 1), SPEC)
+    torch.testing.assert_close(images[:, :, 3:4, 3:4], red, atol=1e-6, rtol=0)
 
 
 def test_testing_runs_ahead_by_one_batch_at_most() -> None:
@@ -144,7 +148,7 @@ def test_testing_runs_ahead_by_one_batch_at_most() -> None:
     many = toy(rows, (), rows, num_classes=1, load_image=noise)
     batches = store.test_batches(many, many.test, SPEC, 5)
     next(batches)
-    batches.close()  # type: ignore[attr-defined]
+    batches.close()
     store.close()
     assert 5 <= store.decoded_images <= 11
 
@@ -247,6 +251,48 @@ def test_a_long_list_streams_within_the_budget() -> None:
         assert sum(len(labels) for _, labels in store.test_batches(many, many.test, SPEC, 50)) == 2000
         assert store._cache.used_bytes == fits * 3 * 16 * 16 <= 2**20
         assert store.decoded_images == (2000 if turn == 1 else 4000 - fits)
+
+
+def test_two_epochs_at_once_decode_an_image_once() -> None:
+    looked = threading.Semaphore(0)
+    store = ImageStore(threads=2)
+
+    def load(path: str) -> Image.Image:
+        assert looked.acquire(timeout=20), "the other thread asks for the image while this one decodes it"
+        return noise(path)
+
+    known = store._cache.get
+
+    def get(group: Hashable, key: Hashable) -> NDArray[np.uint8] | None:
+        found = known(group, key)
+        looked.release()
+        return found
+
+    store._cache.get = get  # type: ignore[method-assign]
+    rows = [("k0", 0)]
+    dataset = toy(rows, (), rows, num_classes=1, load_image=load)
+    batches = store.train_batches(dataset, [(dataset.train, [seed]) for seed in (1, 1, 2)], SPEC)
+    first, second, third = (images for images, _ in batches)
+    assert torch.equal(first, second) and not torch.equal(first, third)
+    assert store.decoded_images == 1
+
+
+def test_an_error_reaches_everyone_who_waits_for_the_image() -> None:
+    started = threading.Event()
+
+    def load(path: str) -> Image.Image:
+        assert started.wait(timeout=20)
+        raise DataError(f"{path} is broken")
+
+    rows = [("k0", 0)]
+    dataset = toy(rows, (), rows, num_classes=1, load_image=load)
+    store = ImageStore(threads=2)
+    batches = [store.train_batches(dataset, [(dataset.train, [1])] * 2, SPEC) for _ in range(2)]
+    for each in batches:
+        threading.Timer(0.05, started.set).start()
+        with pytest.raises(DataError, match="k0 is broken"):
+            next(each)
+    assert store._decoding == {}
 
 
 def test_items_may_repeat(dataset: DataSet) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+from contextlib import nullcontext
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ from clipfit_cli.engine.evaluate import evaluate
 from clipfit_cli.engine.optim import lr_at_epoch, sgd
 from clipfit_cli.engine.precision import autocast, resolve_precision
 from clipfit_cli.engine.seeding import epoch_batches, seeded, steps_per_epoch
-from clipfit_cli.engine.train import Plan, train
+from clipfit_cli.engine.train import Batches, Plan, steps_between_reads, train
 from clipfit_cli.errors import CheckpointError, ConfigError, TrainingError
 from clipfit_cli.methods.base import Adapted
 from clipfit_cli.models.bundle import ClipBundle
@@ -39,7 +40,7 @@ def attached(bundle: ClipBundle, name: str = "clipfit") -> Adapted:
     return info.attach(bundle, ["cat", "red dog", "sea"], ["a {}."], info.settings())
 
 
-def load(plan: Plan) -> Iterator[tuple[Tensor, Tensor]]:
+def load(plan: Plan) -> Batches:
     for indices, _ in plan:
         yield IMAGES[list(indices)], LABELS[list(indices)]
 
@@ -71,6 +72,32 @@ def test_optimiser_is_the_official_one(small_clip: ClipBundle) -> None:
     (group,) = optimiser.param_groups
     assert (group["lr"], group["momentum"], group["weight_decay"]) == (0.002, 0.9, 5e-4)
     assert (group["nesterov"], group["dampening"]) == (False, 0)
+
+
+def test_a_step_that_may_be_skipped_is_the_same_step() -> None:
+    schedule = ScheduleConfig()
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    plain, skipping = (torch.nn.Parameter(torch.linspace(-1, 1, 7)) for _ in range(2))
+    optimiser = sgd([plain], schedule)
+    scaled = sgd([skipping], schedule, skips_overflow=True)
+    for step in range(4):
+        for each in (optimiser, scaled):
+            each.zero_grad()
+        if step == 2:
+            skipping.grad = torch.full((7,), float("inf"))
+        else:
+            torch.autograd.backward((plain.sin() ** 2).sum())
+            torch.autograd.backward(scaler.scale((skipping.sin() ** 2).sum()))
+            optimiser.step()
+        scaler.step(scaled)
+        scaler.update()
+        torch.testing.assert_close(plain, skipping, atol=1e-7, rtol=0)
+    assert scaler.get_scale() == 2.0, "the overflow halved it"
+
+
+def test_losses_are_read_when_it_costs_nothing() -> None:
+    assert steps_between_reads(CPU, 500) == 10
+    assert steps_between_reads(torch.device("cuda"), 500) == 500
 
 
 def test_the_last_epoch_is_small_but_not_zero() -> None:
@@ -115,12 +142,12 @@ def test_looking_ahead_changes_nothing(small_clip: ClipBundle) -> None:
     plans: list[list[object]] = []
     trained: list[tuple[float, dict[str, Tensor]]] = []
 
-    def all_at_once(plan: Plan) -> Iterator[tuple[Tensor, Tensor]]:
+    def all_at_once(plan: Plan) -> Batches:
         batches = list(plan)
         plans.append([batches])
         return load(iter(batches))
 
-    def one_by_one(plan: Plan) -> Iterator[tuple[Tensor, Tensor]]:
+    def one_by_one(plan: Plan) -> Batches:
         seen: list[object] = []
         plans.append([seen])
         return load((seen.append(batch) or batch) for batch in plan)  # type: ignore[func-returns-value]
@@ -136,7 +163,7 @@ def test_looking_ahead_changes_nothing(small_clip: ClipBundle) -> None:
 
 
 def test_the_step_that_went_wrong_is_named(small_clip: ClipBundle) -> None:
-    def poisoned(plan: Plan) -> Iterator[tuple[Tensor, Tensor]]:
+    def poisoned(plan: Plan) -> Batches:
         for step, (images, labels) in enumerate(load(plan), start=1):
             yield (images * float("nan") if step == 4 else images), labels
 
@@ -150,6 +177,28 @@ def test_the_step_that_went_wrong_is_named(small_clip: ClipBundle) -> None:
             precision="fp32",
             device=CPU,
         )
+
+
+@pytest.mark.parametrize("value", [1.0, float("nan")])
+def test_the_loader_is_closed_whatever_happens(small_clip: ClipBundle, value: float) -> None:
+    kept: list[Batches] = []
+
+    def one_batch_too_many(plan: Plan) -> Batches:
+        kept.append((value * images, labels) for images, labels in chain(load(plan), [(IMAGES, LABELS)]))
+        return kept[0]
+
+    schedule = ScheduleConfig(epochs=1, batch_size=10)
+    with pytest.raises(TrainingError) if value != value else nullcontext():
+        train(
+            attached(small_clip),
+            one_batch_too_many,
+            num_images=10,
+            schedule=schedule,
+            seed=1,
+            precision="fp32",
+            device=CPU,
+        )
+    assert list(kept[0]) == []
 
 
 def test_bf16_trains_float32_masters(small_clip: ClipBundle) -> None:

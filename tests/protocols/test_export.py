@@ -20,10 +20,10 @@ from clipfit_cli.engine.checkpoint import CARD_FILE, WEIGHTS_FILE
 from clipfit_cli.errors import CheckpointError, ConfigError, ModelError, ResultsError
 from clipfit_cli.methods.base import Adapted
 from clipfit_cli.models.load import bundle_of
+from clipfit_cli.models.model_folder import CONFIG_FILE
 from clipfit_cli.models.weights import find_weights
 from clipfit_cli.protocols import adapters
 from clipfit_cli.protocols import export as module
-from clipfit_cli.models.model_folder import CONFIG_FILE
 from clipfit_cli.protocols.export import MODEL_FILE, export
 from clipfit_cli.protocols.predict import load_adapter
 from clipfit_cli.results.record import RunRecord, TestMetrics, to_json

@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from clipfit_cli.config import MethodChoice, ModelConfig, Request, RunConfig, TestSet
+from clipfit_cli.data.folder import ImageFolder
 from clipfit_cli.engine.checkpoint import CARD_FILE, WEIGHTS_FILE, read_card, read_tensors
 from clipfit_cli.errors import (
     CheckpointError,
@@ -132,9 +134,26 @@ def test_runs_do_not_touch_one_another(small_world: SmallWorld) -> None:
         assert alone.records[0].tests == record.tests
 
 
-def test_images_are_decoded_once_for_all_runs(small_world: SmallWorld) -> None:
-    _, _, workspace = execute(small_world, base2new.plan(request_of(small_world, seeds=(1, 2, 3))))
-    assert workspace.images.decoded_images <= 12 + 12  # training images of the base classes, all test images
+def test_images_are_decoded_once_for_all_runs(small_world: SmallWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[str] = []
+    original = ImageFolder.decode
+
+    def counted(folder: ImageFolder, content: bytes, path: str) -> Image.Image:
+        decoded.append(path)
+        return original(folder, content, path)
+
+    monkeypatch.setattr(ImageFolder, "decode", counted)
+    plan = base2new.plan(request_of(small_world, seeds=(1, 2, 3)))
+    result, _, workspace = execute(small_world, plan)
+    assert len(result.records) == 4, "zero-shot has no seeds"
+    drawn = {item.path for config in plan if config.schedule for item in workspace.training_set(config).train}
+    tested = {item.path for item in workspace.dataset("dtd").test}
+    assert 4 < len(drawn) <= 12 and len(tested) == 12, "seeds share some of the images of the two base classes"
+    assert sorted(decoded) == sorted(drawn | tested), "two halves, two methods and three seeds decode each image once"
+    assert workspace.images.decoded_images == len(decoded)
+    more = [replace(config, seed=4) for config in plan[:1]]
+    sweep(more, workspace=workspace, store=RunStore(small_world.runs_dir), progress=Log(), force=True)
+    assert len(decoded) == workspace.images.decoded_images == len(drawn | tested), "another test decodes nothing"
 
 
 def test_another_condition_is_another_run(small_world: SmallWorld) -> None:

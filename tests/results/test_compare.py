@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from clipfit_cli.config import ModelConfig, ScheduleConfig, TestSet
+from clipfit_cli.config import NUMBERS_VERSION, ModelConfig, ScheduleConfig, TestSet
 from clipfit_cli.errors import ResultsError
 from clipfit_cli.results.compare import PairedDifference, check_alike, paired_difference, trains_nothing
 from tests.results.result_examples import SPLITS, make_config, make_record, zero_shot_config, zero_shot_record
@@ -45,7 +45,7 @@ def test_like_runs_may_stand_together() -> None:
         ({"weights_sha256": "b" * 64}, "weights", ("a" * 64, "b" * 64)),
         ({"activation": "gelu"}, "activation", ("quickgelu", "gelu in the other")),
         ({"split_sha256": {**BOTH, "dtd": "e" * 64}}, "split of dtd", ("d" * 64, "e" * 64)),
-        ({"numbers_version": 99}, "version of the numbers", ("1 in the one", "99")),
+        ({"numbers_version": 99}, "version of the numbers", (f"{NUMBERS_VERSION} in the one", "99")),
     ],
 )
 def test_unlike_runs_are_refused_with_both_values(
