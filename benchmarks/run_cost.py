@@ -47,7 +47,7 @@ def main() -> None:
     options = parser.parse_args()
 
     device = environment.resolve_device(options.device)
-    precision = resolve_precision(options.precision, device)
+    precision = resolve_precision(options.precision, device, options.backbone)
     bundle = random_bundle(options.backbone, device)
     info = methods.get(options.method)
     names = [f"texture number {index}" for index in range(options.classes)]

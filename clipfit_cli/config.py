@@ -49,6 +49,19 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
+class Execution:
+    """How a run is computed: moves speed, memory and rounding, so it does not say which run it is.
+
+    Attributes:
+        compile: Whether torch compiles the towers when they first run.
+        recompute: Whether the image tower's activations are computed again for the gradient instead of being kept.
+    """
+
+    compile: bool = False
+    recompute: bool = False
+
+
+@dataclass(frozen=True)
 class ScheduleConfig:
     """How long and how fast: the official settings (CLIPFit repository at 4dde0494).
 

@@ -51,7 +51,7 @@ class MachineOptions:
         str,
         typer.Option(
             metavar="NAME",
-            help="Of the towers: auto, fp32, bf16 or fp16.",
+            help="Of the towers: fp32, bf16, fp16 or auto, which is bf16 where the device computes in it, else fp32.",
             rich_help_panel=_MODEL,
             autocompletion=lambda incomplete: [word for word in PRECISIONS if word.startswith(incomplete)],
         ),

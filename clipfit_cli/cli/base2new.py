@@ -56,7 +56,6 @@ def base2new(
         output,
         data_root=data_root,
         own=own,
-        device=machine.device,
-        offline=machine.offline,
+        machine=machine,
         summarise=partial(compare.summarise, "base2new"),
     )

@@ -110,7 +110,6 @@ def compare(
         output,
         data_root=data_root,
         own=own,
-        device=machine.device,
-        offline=machine.offline,
+        machine=machine,
         summarise=partial(rules.summarise_leads, protocol, method=candidates[0]),
     )

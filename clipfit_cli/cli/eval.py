@@ -84,7 +84,6 @@ def eval_(
         output,
         data_root=data_root,
         own=own,
-        device=machine.device,
-        offline=machine.offline,
+        machine=machine,
         summarise=partial(compare.summarise, "eval"),
     )

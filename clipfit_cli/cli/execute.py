@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 
 from clipfit_cli.cli.console import Reporter, emit, note, plan_table
 from clipfit_cli.cli.data_cache import open_crop_cache
+from clipfit_cli.cli.model_options import ModelOptions
 from clipfit_cli.cli.network import offline_if
 from clipfit_cli.cli.options import RunOptions
 from clipfit_cli.cli.request import splits_dir_of
+from clipfit_cli.config import Execution
 from clipfit_cli.errors import ClipfitError, SweepError
 
 if TYPE_CHECKING:
@@ -28,8 +30,7 @@ def execute(
     *,
     data_root: Path,
     own: Mapping[str, OwnDataSet],
-    device: str,
-    offline: bool,
+    machine: ModelOptions,
     summarise: Callable[[list[RunRecord]], Table],
 ) -> list[RunRecord]:
     """Run what is not finished, print the table, and return the records; with ``--dry-run`` print the plan.
@@ -39,8 +40,7 @@ def execute(
         output: What is printed, and where runs are kept.
         data_root: Folder of the data sets of the catalog.
         own: Name -> data set of the user's own.
-        device: As typed.
-        offline: As typed; the environment may say so too.
+        machine: As typed: the device, how it computes, whether it is offline; the environment may say so too.
         summarise: Records -> table.
 
     Raises:
@@ -52,8 +52,8 @@ def execute(
         emit(plan_table(configs), output)
         return []
     note("loading torch and open_clip ...", quiet=output.quiet)
-    with offline_if(offline):
-        result = _sweep(configs, output, data_root=data_root, own=own, device=device)
+    with offline_if(machine.offline):
+        result = _sweep(configs, output, data_root=data_root, own=own, machine=machine)
     if result.records:
         emit(summarise(result.records), output)
     if result.failures:
@@ -67,7 +67,7 @@ def _sweep(
     *,
     data_root: Path,
     own: Mapping[str, OwnDataSet],
-    device: str,
+    machine: ModelOptions,
 ) -> SweepResult:
     """Run what is not finished; what is imported here may ask once, when it is imported, whether it is offline."""
     from clipfit_cli.data.images import ImageStore
@@ -77,19 +77,23 @@ def _sweep(
     from clipfit_cli.protocols.workspace import Workspace
     from clipfit_cli.results.store import RunStore
 
-    machine, runs_dir = resolve_device(device), output.runs_dir.expanduser()
-    configs = [replace(config, precision=resolve_precision(config.precision, machine)) for config in configs]
+    device, runs_dir = resolve_device(machine.device), output.runs_dir.expanduser()
+    configs = [
+        replace(config, precision=resolve_precision(config.precision, device, config.model.backbone))
+        for config in configs
+    ]
     with Reporter(quiet=output.quiet, runs_dir=output.runs_dir) as reporter:
         images = ImageStore(crop_cache=open_crop_cache(output, reporter.note))
         return sweep(
             configs,
             workspace=Workspace(
                 data_root=data_root,
-                device=machine,
+                device=device,
                 images=images,
                 say=reporter.note,
                 own=own,
                 splits_dir=splits_dir_of(runs_dir),
+                execution=Execution(compile=machine.compile, recompute=machine.recompute),
             ),
             store=RunStore(runs_dir),
             progress=reporter,

@@ -53,11 +53,31 @@ class ModelOptions:
         str,
         typer.Option(
             metavar="NAME",
-            help="Of the towers: auto, fp32, bf16 or fp16; trained tensors and losses are float32 in each.",
+            help="Of the towers: fp32, bf16, fp16 or auto, which is bf16 where the device computes in it (CUDA; CPUs "
+            "with AVX512-BF16 or AMX), else fp32, and fp32 for clipfit-tiny. Trained tensors and losses are float32 in "
+            "each.",
             rich_help_panel=_MODEL,
             autocompletion=complete_from(PRECISIONS),
         ),
     ] = "auto"
+    compile: Annotated[
+        bool,
+        typer.Option(
+            "--compile",
+            help="Have torch compile the towers: minutes before the first step, less time for each; needs a C++ "
+            "compiler.",
+            rich_help_panel=_MODEL,
+        ),
+    ] = False
+    recompute: Annotated[
+        bool,
+        typer.Option(
+            "--recompute",
+            help="Compute the image tower's activations again for the gradient instead of keeping them: less memory, "
+            "slower steps.",
+            rich_help_panel=_MODEL,
+        ),
+    ] = False
     offline: Annotated[
         bool,
         typer.Option(

@@ -59,8 +59,7 @@ def train(
         output,
         data_root=data_root,
         own=own,
-        device=machine.device,
-        offline=machine.offline,
+        machine=machine,
         summarise=partial(compare.summarise, "few-shot"),
     )
     store = RunStore(output.runs_dir)

@@ -54,7 +54,6 @@ def xdataset(
         output,
         data_root=data_root,
         own=own,
-        device=machine.device,
-        offline=machine.offline,
+        machine=machine,
         summarise=partial(compare.summarise, "xdataset"),
     )

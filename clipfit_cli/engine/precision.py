@@ -6,14 +6,22 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
-from clipfit_cli.config import Precision
+from clipfit_cli.config import TINY_BACKBONE, Precision
 from clipfit_cli.errors import ConfigError
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def resolve_precision(precision: Precision, device: torch.device) -> Precision:
-    """Return fp32, bf16 or fp16: ``auto`` is bf16 on a CUDA device that has it, fp32 elsewhere.
+def resolve_precision(precision: Precision, device: torch.device, backbone: str) -> Precision:
+    """Return fp32, bf16 or fp16: ``auto`` is bf16 where the device computes in it, fp32 elsewhere.
+
+    For the built-in backbone ``auto`` is fp32 on every device: its matrices are too small to gain, and its numbers
+    shall be the same on every machine.
+
+    Args:
+        precision: As asked for.
+        device: Where the model runs.
+        backbone: Its name.
 
     Raises:
         ConfigError: fp16 on a CPU, where it would be slow and unscaled.
@@ -22,7 +30,16 @@ def resolve_precision(precision: Precision, device: torch.device) -> Precision:
         raise ConfigError(f"precision fp16 needs a CUDA device, this run is on {device.type}; use bf16 or fp32")
     if precision != "auto":
         return precision
-    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+    if backbone == TINY_BACKBONE:
+        return "fp32"
+    has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False) if device.type == "cuda" else _cpu_has_bf16()
+    return "bf16" if has_bf16 else "fp32"
+
+
+def _cpu_has_bf16() -> bool:
+    """Return whether the CPU multiplies matrices in bf16 itself (AVX512-BF16, AMX), as far as this torch can tell."""
+    asked = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    return any(ask() for ask in asked if ask is not None)
 
 
 def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[object]:

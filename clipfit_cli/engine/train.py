@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from clipfit_cli.config import Precision, ScheduleConfig
+from clipfit_cli.engine.micro_batches import MicroBatches, OnSmaller
 from clipfit_cli.engine.optim import lr_at_epoch, set_lr, sgd
 from clipfit_cli.engine.precision import autocast, grad_scaler
 from clipfit_cli.engine.seeding import epoch_batches, steps_per_epoch
@@ -46,11 +47,13 @@ class Training:
         steps: Optimiser updates.
         final_loss: Mean loss over the last epoch.
         time_s: Wall-clock seconds.
+        micro_batch_size: Images that went through the model at a time, in the end; a whole batch where all fit.
     """
 
     steps: int
     final_loss: float
     time_s: float
+    micro_batch_size: int
 
 
 def train(
@@ -63,14 +66,19 @@ def train(
     precision: Precision,
     device: torch.device,
     on_progress: OnProgress | None = None,
+    on_smaller: OnSmaller | None = None,
 ) -> Training:
     """Train in place and return what was done; the last epoch's state is kept.
+
+    Where memory runs out within a step, the step begins anew with half as many images at a time, and so do all that
+    follow: the gradients of the parts add up to those of the batch.
 
     The loss stays on the device for `steps_between_reads`, and nothing else of a step asks the device for a value, so
     that a GPU does not wait for the host.
 
     Raises:
         TrainingError: The loss is not a finite number.
+        RuntimeError: Memory ran out with one image at a time; `is_out_of_memory` tells.
     """
     start = time.perf_counter()
     generator = torch.Generator().manual_seed(seed)
@@ -83,6 +91,7 @@ def train(
         for _ in range(schedule.epochs)
     )
     between_reads = steps_between_reads(device, steps)
+    at_a_time = MicroBatches(min(schedule.batch_size, num_images), on_smaller)
     done, final_loss = 0, math.nan
     adapted.train_mode(True)
     with closing(load_batches(chain.from_iterable(epochs))) as batches:
@@ -92,14 +101,15 @@ def train(
             epoch_losses: list[float] = []
             unread: list[Tensor] = []
             for images, labels in islice(batches, steps):
-                with autocast(precision, device):
-                    loss, _ = adapted.loss(images, labels)
-                optimiser.zero_grad(set_to_none=True)
-                torch.autograd.backward(scaler.scale(loss))
+                unread.append(
+                    at_a_time.run(
+                        len(images),
+                        _attempt(adapted, images, labels, precision=precision, device=device, scaler=scaler),
+                    )
+                )
                 scaler.step(optimiser)
                 scaler.update()
                 done += 1
-                unread.append(loss.detach())
                 if len(unread) == between_reads:
                     epoch_losses += _read(unread, epoch=epoch, lr=lr, steps_done=done)
                     _report(on_progress, done, total, epoch_losses)
@@ -108,7 +118,12 @@ def train(
             _report(on_progress, done, total, epoch_losses)
             final_loss = sum(epoch_losses) / len(epoch_losses)
     adapted.train_mode(False)
-    return Training(steps=done, final_loss=final_loss, time_s=time.perf_counter() - start)
+    return Training(
+        steps=done,
+        final_loss=final_loss,
+        time_s=time.perf_counter() - start,
+        micro_batch_size=at_a_time.size,
+    )
 
 
 def steps_between_reads(device: torch.device, steps_per_epoch: int) -> int:
@@ -117,6 +132,41 @@ def steps_between_reads(device: torch.device, steps_per_epoch: int) -> int:
     To read, the host waits until the device has done all that it was given, and has to refill it afterwards.
     """
     return _STEPS_BETWEEN_READS if device.type == "cpu" else steps_per_epoch
+
+
+def _attempt(
+    adapted: Adapted,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    precision: Precision,
+    device: torch.device,
+    scaler: torch.amp.GradScaler,
+) -> Callable[[int], Tensor]:
+    """Return what computes the gradients of a batch, some images at a time, and returns its loss, detached.
+
+    The loss is a mean over images plus what does not depend on them, so it is the sum of the losses of the parts, each
+    times its share of the images. Called again, it begins anew, from the same buffers.
+    """
+    buffers = adapted.drifting_buffers()
+    at_start = [buffer.clone() for buffer in buffers]
+
+    def gradients(size: int) -> Tensor:
+        for parameter in adapted.parameters():
+            parameter.grad = None
+        for buffer, value in zip(buffers, at_start, strict=True):
+            buffer.copy_(value)
+        losses: list[Tensor] = []
+        for part, part_labels in zip(torch.split(images, size), torch.split(labels, size), strict=True):
+            with autocast(precision, device):
+                loss, _ = adapted.loss(part, part_labels)
+            if len(part) < len(images):
+                loss = loss * (len(part) / len(images))
+            torch.autograd.backward(scaler.scale(loss))
+            losses.append(loss.detach())
+        return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+
+    return gradients
 
 
 def _read(unread: list[Tensor], *, epoch: int, lr: float, steps_done: int) -> list[float]:

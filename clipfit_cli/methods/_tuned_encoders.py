@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from clipfit_cli.errors import CheckpointError, ConfigError
 from clipfit_cli.models import encode, towers
 from clipfit_cli.models.bundle import ClipBundle
+from clipfit_cli.models.compiled import compiled
 from clipfit_cli.models.text_features import (
     class_prompts,
     classifier_weights,
@@ -50,6 +51,10 @@ class TunedEncoders:
             trained: Names of the parameters that train.
             penalty: Second term of the loss, if any.
             shortcuts: None = all that there are.
+
+        Raises:
+            ModelError: Activations are to be computed again, which this image tower cannot do.
+            ConfigError: They are, and statistics of BatchNorm drift, which would then take in each batch twice.
         """
         self.bundle = bundle
         self._shortcuts = shortcuts or encode.Shortcuts()
@@ -62,6 +67,15 @@ class TunedEncoders:
         self._text_is_frozen = not any(towers.tower_of(name) == "text" for name in trained)
         drifts = bool(trained) and bundle.bn == "train"
         self._buffers = towers.batch_norm_buffers(self.model) if drifts else []
+        self._recompute = bundle.execution.recompute and any(towers.tower_of(name) == "image" for name in trained)
+        if self._recompute:
+            if self._buffers:
+                raise ConfigError("--recompute does not go with --bn train, whose statistics would drift twice a step")
+            towers.recompute_image_blocks(self.model, bundle.backbone)
+        self._encode_image, self._encode_text = encode.encode_image, encode.encode_text
+        if bundle.execution.compile:
+            self._encode_image = compiled(encode.encode_image)
+            self._encode_text = compiled(encode.encode_text, dynamic=True)
         self._scale = towers.logit_scale(self.model).detach().float()
         self._bias = towers.logit_bias(self.model).detach().float()
         self.set_classes(class_names, prompt_templates)
@@ -98,7 +112,7 @@ class TunedEncoders:
 
     def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """See `Adapted`."""
-        image_features = normalised(encode.encode_image(self.model, images, last_block=self._shortcuts.last_block))
+        image_features = self._image_features(images)
         text_features = self.zero_shot_features() if self._text_is_frozen else self._tuned_features()
         with torch.autocast(images.device.type, enabled=False):
             cross_entropy = F.cross_entropy(self._compare(image_features, text_features), labels)
@@ -113,9 +127,13 @@ class TunedEncoders:
         if self._fixed_features is None:
             with torch.autocast(images.device.type, enabled=False):
                 self._fixed_features = classifier_weights(self.model, self._prompts, num_templates=self._num_templates)
-        image_features = normalised(encode.encode_image(self.model, images, last_block=self._shortcuts.last_block))
+        image_features = self._image_features(images)
         with torch.autocast(images.device.type, enabled=False):
             return self._compare(image_features, self._fixed_features)
+
+    def drifting_buffers(self) -> list[Tensor]:
+        """See `Adapted`."""
+        return list(self._buffer_tensors().values())
 
     def trained_tensors(self) -> dict[str, Tensor]:
         """See `Adapted`; the statistics of BatchNorm are among them where they drift."""
@@ -143,9 +161,17 @@ class TunedEncoders:
         """Return logits (batch, num_classes) of features (batch, embed_dim) and (num_classes, embed_dim)."""
         return self._scale * image_features @ text_features.T + self._bias
 
+    def _image_features(self, images: Tensor) -> Tensor:
+        """Return normalised features (batch, embed_dim) of images (batch, 3, size, size)."""
+        recompute = self._recompute and torch.is_grad_enabled()
+        features_raw = self._encode_image(
+            self.model, images, last_block=self._shortcuts.last_block, recompute=recompute
+        )
+        return normalised(features_raw)
+
     def _tuned_features(self) -> Tensor:
         """Return the tuned model's class features (num_classes, embed_dim), with gradients, in one pass."""
-        features = normalised(encode.encode_text(self.model, self._prompts))
+        features = normalised(self._encode_text(self.model, self._prompts))
         return mean_over_templates(features, self._num_templates)
 
     def _buffer_tensors(self) -> dict[str, Tensor]:

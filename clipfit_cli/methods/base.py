@@ -47,6 +47,9 @@ class Adapted(Protocol):
     def train_mode(self, training: bool) -> None:
         """Prepare for `loss` (True) or for `logits` (False)."""
 
+    def drifting_buffers(self) -> list[Tensor]:
+        """Return what `loss` itself changes in training, such as running statistics; empty for most."""
+
     def trained_tensors(self) -> dict[str, Tensor]:
         """Return copies, on the CPU, of all that training changed, by name."""
 

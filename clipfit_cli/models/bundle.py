@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from clipfit_cli.config import BnMode
+from clipfit_cli.config import BnMode, Execution
 
 if TYPE_CHECKING:
     import torch
@@ -30,6 +30,7 @@ class ClipBundle:
         image_mean, image_std: Per channel, for pixels in [0, 1].
         interpolation: ``bicubic`` or ``bilinear``.
         resize_mode: How a picture is made square for evaluation: ``shortest``, ``longest`` or ``squash``.
+        execution: How a method computes with it.
     """
 
     model: torch.nn.Module
@@ -45,6 +46,7 @@ class ClipBundle:
     image_std: tuple[float, float, float]
     interpolation: str
     resize_mode: str
+    execution: Execution = field(default_factory=Execution)
 
     @property
     def device(self) -> torch.device:

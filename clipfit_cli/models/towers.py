@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any, Literal, NamedTuple, cast
 
 import torch
@@ -227,6 +228,28 @@ def block_of_image_norms(model: nn.Module) -> dict[str, int]:
             current = len(blocks) - 1
         indices[name] = current
     return indices
+
+
+def recompute_image_blocks(model: nn.Module, backbone: str) -> None:
+    """Let the image tower compute what is within its blocks again for the gradient, instead of keeping it.
+
+    Args:
+        model: Changed in place.
+        backbone: Its name, for the error.
+
+    Raises:
+        ModelError: The tower cannot do that.
+    """
+    visual: Any = cast(Any, model).visual
+    tower = getattr(visual, "trunk", visual)  # open_clip hides in its log that a model of timm cannot
+    if not isinstance(visual, ModifiedResNet):  # whose method of that name does nothing
+        with suppress(AttributeError, AssertionError, NotImplementedError):  # how models of timm say no
+            tower.set_grad_checkpointing(True)
+            return
+    raise ModelError(
+        f"the image tower of {backbone} is a {kinds_of(model).image}, which cannot compute its activations again; "
+        "leave out --recompute"
+    )
 
 
 def batch_norm_buffers(model: nn.Module) -> list[str]:

@@ -17,7 +17,9 @@ from clipfit_cli.data.decode import rgb_of
 from clipfit_cli.data.images import ImageStore
 from clipfit_cli.data.pictures import unlabelled
 from clipfit_cli.data.transforms import eval_crop, normalise
+from clipfit_cli.engine.checkpoint import find_adapter, read_card
 from clipfit_cli.engine.environment import resolve_device
+from clipfit_cli.engine.micro_batches import is_out_of_memory
 from clipfit_cli.engine.precision import autocast, resolve_precision
 from clipfit_cli.errors import ConfigError, OutOfMemoryError, UnknownNameError
 from clipfit_cli.protocols.adapters import AttachedAdapter, attach_adapter, merged_model
@@ -101,7 +103,9 @@ class Classifier:
         try:
             with torch.no_grad(), autocast(self._precision, self.device):
                 return self._adapted.logits(images.to(self.device))
-        except torch.OutOfMemoryError as error:
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
             raise OutOfMemoryError(f"{self.device} ran out of memory; try precision bf16 or the device cpu") from error
 
     def classify(
@@ -190,7 +194,8 @@ def load_adapter(
     if precision not in PRECISIONS:
         raise UnknownNameError("precision", precision, PRECISIONS)
     machine = resolve_device(device)
-    resolved = resolve_precision(cast(Precision, precision), machine)
+    trained_on = read_card(find_adapter(Path(path).expanduser())).backbone
+    resolved = resolve_precision(cast(Precision, precision), machine, backbone or trained_on)
     attached = attach_adapter(Path(path), device=machine, backbone=backbone, pretrained=pretrained, say=say)
     return Classifier(attached, precision=resolved)
 

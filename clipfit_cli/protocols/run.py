@@ -9,10 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-import torch
-
 from clipfit_cli import methods
-from clipfit_cli.config import RunConfig
+from clipfit_cli.config import RunConfig, ScheduleConfig
 from clipfit_cli.data.dataset import DataSet
 from clipfit_cli.data.splits import short_classes
 from clipfit_cli.engine import environment
@@ -25,6 +23,7 @@ from clipfit_cli.engine.checkpoint import (
     write_tensors,
 )
 from clipfit_cli.engine.evaluate import evaluate
+from clipfit_cli.engine.micro_batches import is_out_of_memory
 from clipfit_cli.engine.seeding import seeded
 from clipfit_cli.engine.train import Training, train
 from clipfit_cli.errors import OutOfMemoryError
@@ -60,15 +59,18 @@ def run(config: RunConfig, workspace: Workspace, *, key: str, progress: Progress
         progress: Told how it goes.
 
     Raises:
-        OutOfMemoryError: The device ran out of memory.
+        OutOfMemoryError: The device ran out of memory, with one image at a time too.
         ClipfitError: Data, model, adapter or training failed; the message says which.
     """
     try:
         with seeded(config.seed, workspace.device):
             return _run(config, workspace, key, progress)
-    except torch.OutOfMemoryError as error:
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
         raise OutOfMemoryError(
-            f"{workspace.device} ran out of memory; try a smaller --batch-size, --precision bf16 or a smaller backbone"
+            f"{workspace.device} ran out of memory, however few images it was given at a time; try --precision bf16, "
+            "--recompute or a smaller backbone"
         ) from error
 
 
@@ -77,7 +79,8 @@ def _run(config: RunConfig, workspace: Workspace, key: str, progress: Progress) 
     bundle = workspace.bundle(config.model)
     training_set = workspace.training_set(config)
     settings = info.settings(**config.settings)
-    notes = _notes(config, workspace, bundle, info.trained(bundle.model, settings))
+    trained = info.trained(bundle.model, settings)
+    notes = _notes(config, workspace, bundle, trained)
     for text in notes:
         workspace.say_once(text)
     environment.reset_peak_memory(workspace.device)
@@ -87,6 +90,7 @@ def _run(config: RunConfig, workspace: Workspace, key: str, progress: Progress) 
         load_tensors(adapted, find_adapter(Path(config.adapter)), bundle)
     elif config.schedule and info.trains:
         training = _train(adapted, config, workspace, training_set, bundle, progress)
+        notes += _smaller_batches(adapted, training, _batch_size(config.schedule, training_set))
     start = time.perf_counter()
     tests = tuple(_test(adapted, config, workspace, bundle, index, progress) for index in range(len(config.tests)))
     trainable = sum(parameter.numel() for parameter in adapted.parameters())
@@ -102,6 +106,7 @@ def _run(config: RunConfig, workspace: Workspace, key: str, progress: Progress) 
         num_train_images=len(training_set.train) if training else 0,
         num_train_classes=training_set.num_classes if training else 0,
         steps=training.steps if training else 0,
+        micro_batch_size=training.micro_batch_size if training else None,
         final_loss=training.final_loss if training else None,
         trainable_parameters=trainable,
         total_parameters=sum(parameter.numel() for parameter in bundle.model.parameters()),
@@ -116,6 +121,8 @@ def _run(config: RunConfig, workspace: Workspace, key: str, progress: Progress) 
         created_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         adapter_file=WEIGHTS_FILE if files else None,
         notes=notes,
+        compiled=workspace.execution.compile,
+        recomputed=workspace.execution.recompute and training is not None and _any_image(trained),
     )
     return record, files
 
@@ -135,6 +142,12 @@ def _train(
 ) -> Training:
     assert config.schedule is not None
     spec = image_spec(bundle)
+    whole = _batch_size(config.schedule, training_set)
+
+    def on_smaller(before: int, now: int) -> None:
+        workspace.say_once(
+            f"out of memory at {before} images: going on with micro-batches of {now}, the effective batch stays {whole}"
+        )
 
     return train(
         adapted,
@@ -145,6 +158,7 @@ def _train(
         precision=config.precision,
         device=workspace.device,
         on_progress=progress.training,
+        on_smaller=on_smaller,
     )
 
 
@@ -161,6 +175,9 @@ def _test(
         precision=config.precision,
         device=workspace.device,
         on_progress=lambda done: progress.testing(test.dataset, test.subset, done, len(test_set.test)),
+        on_smaller=lambda before, now: workspace.say_once(
+            f"out of memory at {before} test images: going on with {now} at a time"
+        ),
     )
     return TestMetrics(
         dataset=test.dataset,
@@ -171,6 +188,21 @@ def _test(
         macro_f1_pct=scores.macro_f1_pct,
         mean_per_class_accuracy_pct=scores.mean_per_class_accuracy_pct,
     )
+
+
+def _batch_size(schedule: ScheduleConfig, training_set: DataSet) -> int:
+    """Return how many images a step has."""
+    return min(schedule.batch_size, len(training_set.train))
+
+
+def _smaller_batches(adapted: Adapted, training: Training, batch_size: int) -> tuple[str, ...]:
+    """Return a note where memory was too small for whole batches, or nothing."""
+    if training.micro_batch_size == batch_size:
+        return ()
+    what = f"out of memory at {batch_size} images: trained in micro-batches of {training.micro_batch_size}"
+    if not adapted.drifting_buffers():
+        return (what,)
+    return (f"{what}; with --bn train these are also what the statistics of BatchNorm are of",)
 
 
 def _card(config: RunConfig, bundle: ClipBundle, training_set: DataSet, trainable: int, key: str) -> AdapterCard:
@@ -204,8 +236,13 @@ def _notes(config: RunConfig, workspace: Workspace, bundle: ClipBundle, trained:
         )
     if bundle.activation == "quickgelu" and "quickgelu" not in bundle.backbone:
         notes.append(f"{bundle.backbone} runs with QuickGELU, as its weights were trained")
-    if trained and not any(tower_of(name) == "image" for name in trained) and not has_image_layer_norm(bundle.model):
+    if trained and not _any_image(trained) and not has_image_layer_norm(bundle.model):
         notes.append(
             f"the image tower of {bundle.backbone} has no LayerNorm: {config.method} trains its text side only"
         )
     return tuple(notes)
+
+
+def _any_image(trained: Sequence[str]) -> bool:
+    """Return whether a parameter of the image tower is among those that train."""
+    return any(tower_of(name) == "image" for name in trained)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from clipfit_cli.config import ModelConfig, RunConfig, TestSet
+from clipfit_cli.config import Execution, ModelConfig, RunConfig, TestSet
 from clipfit_cli.data.augment import to_device
 from clipfit_cli.data.custom import OwnDataSet
 from clipfit_cli.data.dataset import DataSet, Item
@@ -41,6 +42,7 @@ class Workspace:
         say: Callable[[str], None] | None = None,
         own: Mapping[str, OwnDataSet] | None = None,
         splits_dir: Path | None = None,
+        execution: Execution | None = None,
     ) -> None:
         """Load nothing yet.
 
@@ -51,11 +53,13 @@ class Workspace:
             say: Told what takes long before the first run begins, and what a reader of the numbers should know.
             own: Name -> data set of the user's own.
             splits_dir: Where splits that are made of such data sets are kept; None = nowhere.
+            execution: How models are computed; None = plainly.
         """
         self.data_root = data_root
         self._own = dict(own or {})
         self._splits_dir = splits_dir
         self.device = device
+        self.execution = execution or Execution()
         self.images = images or ImageStore()
         self._say = say
         self._said: set[str] = set()
@@ -110,7 +114,8 @@ class Workspace:
         """
         if self._bundle is None or self._bundle[0] != model:
             self._bundle = None
-            self._bundle = (model, load_bundle(model, device=self.device, weights=self.weights(model)))
+            bundle = load_bundle(model, device=self.device, weights=self.weights(model))
+            self._bundle = (model, replace(bundle, execution=self.execution))
         return self._bundle[1]
 
     def key(self, config: RunConfig) -> str:

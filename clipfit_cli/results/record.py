@@ -13,8 +13,11 @@ from clipfit_cli.config import NUMBERS_VERSION, RunConfig
 from clipfit_cli.errors import ClipfitError, ResultsError
 from clipfit_cli.results.typed_json import decode, encode
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Of the JSON written here; raised when a field is added, removed or changes its meaning."""
+
+_ADDED: dict[int, dict[str, Any]] = {1: {"micro_batch_size": None, "compiled": False, "recomputed": False}}
+"""Older schema that is still read -> what the records of then lack, with the values that say so."""
 
 Activation = Literal["quickgelu", "gelu"]
 
@@ -54,6 +57,8 @@ class RunRecord:
         tests: One entry per test set, in the order of the configuration.
         num_train_images, num_train_classes: Of the draw; 0 where nothing is trained.
         steps: Optimiser updates.
+        micro_batch_size: Images that went through the model at a time while training: a whole batch, or less where
+            memory ran out. None where nothing is trained, and in records of schema 1.
         final_loss: Mean loss over the last epoch; None where nothing is trained.
         trainable_parameters, total_parameters: Elements.
         activation: Of the model as it ran, whatever the backbone's name says.
@@ -66,6 +71,8 @@ class RunRecord:
         created_at: ISO 8601, UTC.
         adapter_file: Name of the trained tensors' file beside the record.
         notes: What a reader of the numbers should know, one sentence each.
+        compiled: Whether torch compiled the towers.
+        recomputed: Whether the image tower's activations were computed again for the gradient.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -76,6 +83,7 @@ class RunRecord:
     num_train_images: int
     num_train_classes: int
     steps: int
+    micro_batch_size: int | None
     final_loss: float | None
     trainable_parameters: int
     total_parameters: int
@@ -90,6 +98,8 @@ class RunRecord:
     created_at: str
     adapter_file: str | None = None
     notes: tuple[str, ...] = ()
+    compiled: bool = False
+    recomputed: bool = False
 
 
 def to_json(record: RunRecord) -> str:
@@ -107,7 +117,7 @@ def to_json(record: RunRecord) -> str:
 
 
 def from_json(text: str, source: Path) -> RunRecord:
-    """The record that `to_json` wrote.
+    """The record that `to_json` wrote, now or in an older schema that is still read.
 
     Args:
         text: The JSON.
@@ -115,7 +125,7 @@ def from_json(text: str, source: Path) -> RunRecord:
 
     Raises:
         ResultsError: The text is no JSON, a field is missing, unknown or of a wrong type, a number is not
-            finite, or the schema version is not this one.
+            finite, or the schema version is not one that is read.
     """
     advice = "Delete the file, or run again with --force"
     try:
@@ -128,7 +138,9 @@ def from_json(text: str, source: Path) -> RunRecord:
             f"{source} was written by a newer clipfit (schema {version}; this one reads {SCHEMA_VERSION}). "
             "Upgrade clipfit, or use another runs folder."
         )
-    if version != SCHEMA_VERSION:
+    if type(version) is int and version in _ADDED:
+        plain = {**_ADDED[version], **plain, "schema_version": SCHEMA_VERSION}
+    elif version != SCHEMA_VERSION:
         raise ResultsError(
             f"{source} is not a run record of schema {SCHEMA_VERSION} (schema_version is {version!r}). {advice}."
         )

@@ -242,9 +242,9 @@ def test_nothing_to_evaluate(small_clip: ClipBundle) -> None:
 
 
 def test_precision_on_a_cpu() -> None:
-    assert resolve_precision("auto", CPU) == "fp32" and resolve_precision("bf16", CPU) == "bf16"
+    assert resolve_precision("fp32", CPU, "ViT-B-16") == "fp32" and resolve_precision("bf16", CPU, "RN50") == "bf16"
     with pytest.raises(ConfigError, match="fp16 needs a CUDA device"):
-        resolve_precision("fp16", CPU)
+        resolve_precision("fp16", CPU, "ViT-B-16")
     with autocast("bf16", CPU):
         assert (torch.ones(2, 3) @ torch.ones(3, 4)).dtype == torch.bfloat16
     with autocast("fp32", CPU):
