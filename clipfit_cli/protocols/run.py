@@ -59,7 +59,7 @@ def run(config: RunConfig, workspace: Workspace, *, key: str, progress: Progress
         progress: Told how it goes.
 
     Raises:
-        OutOfMemoryError: The device ran out of memory, with one image at a time too.
+        OutOfMemoryError: The device ran out of memory, and fewer images at a time did not help.
         ClipfitError: Data, model, adapter or training failed; the message says which.
     """
     try:
@@ -69,8 +69,7 @@ def run(config: RunConfig, workspace: Workspace, *, key: str, progress: Progress
         if not is_out_of_memory(error):
             raise
         raise OutOfMemoryError(
-            f"{workspace.device} ran out of memory, however few images it was given at a time; try --precision bf16, "
-            "--recompute or a smaller backbone"
+            f"{workspace.device} ran out of memory; try --precision bf16, --recompute or a smaller backbone"
         ) from error
 
 

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from clipfit_cli.cli import model_options, options
 from clipfit_cli.cli.app import app
 from clipfit_cli.cli.errors import reported
-from clipfit_cli.config import ModelConfig, Request, ScheduleConfig
+from clipfit_cli.config import Execution, ModelConfig, Request, ScheduleConfig
 from clipfit_cli.errors import ClipfitError, ConfigError
 
 RUNNER = CliRunner()
@@ -24,6 +24,8 @@ EVERYWHERE = {
     "pretrained",
     "device",
     "precision",
+    "compile",
+    "recompute",
     "offline",
     "data_root",
     "image_cache",
@@ -70,7 +72,8 @@ def test_options_cover_the_configuration() -> None:
     model = {field.name for field in dataclasses.fields(ModelConfig)}
     plural = {"datasets": "dataset", "methods": "method", "targets": "target"}
     request = {plural.get(field.name, field.name) for field in dataclasses.fields(Request)} - {"model"}
-    assert schedule | model | request <= offered
+    execution = {field.name for field in dataclasses.fields(Execution)}
+    assert schedule | model | request | execution <= offered
 
 
 def test_defaults_come_from_the_configuration() -> None:
@@ -80,6 +83,8 @@ def test_defaults_come_from_the_configuration() -> None:
     assert options.DrawOptions().seeds == ",".join(map(str, request.seeds))
     assert options.SubsetOptions().subset == request.subset
     assert model_options.ModelOptions().precision == request.precision
+    plain, offered = Execution(), model_options.ModelOptions()
+    assert (offered.compile, offered.recompute) == (plain.compile, plain.recompute)
 
 
 @pytest.mark.parametrize("name", [*RUNNING, "eval", "methods"])

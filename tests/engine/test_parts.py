@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from contextlib import nullcontext
 from itertools import chain
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from clipfit_cli import methods
-from clipfit_cli.config import ScheduleConfig
+from clipfit_cli.config import TINY_BACKBONE, ScheduleConfig
 from clipfit_cli.engine.checkpoint import find_adapter, read_tensors, write_tensors
 from clipfit_cli.engine.environment import (
     device_name,
@@ -251,6 +252,34 @@ def test_precision_on_a_cpu() -> None:
         assert (torch.ones(2, 3) @ torch.ones(3, 4)).dtype == torch.float32
 
 
+@pytest.mark.parametrize(
+    ("avx512", "amx", "expected"), [(True, False, "bf16"), (False, True, "bf16"), (False, False, "fp32")]
+)
+def test_automatic_precision_follows_the_cpu(
+    avx512: bool, amx: bool, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    assert resolve_precision("auto", CPU, "ViT-B-16") == expected
+    assert resolve_precision("auto", CPU, TINY_BACKBONE) == "fp32"
+    assert resolve_precision("bf16", CPU, TINY_BACKBONE) == "bf16"
+
+
+def test_automatic_precision_where_torch_cannot_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(torch.cpu, "_is_avx512_bf16_supported", raising=False)
+    monkeypatch.delattr(torch.cpu, "_is_amx_tile_supported", raising=False)
+    assert resolve_precision("auto", CPU, "ViT-B-16") == "fp32"
+
+
+@pytest.mark.parametrize(("has_bf16", "expected"), [(True, "bf16"), (False, "fp32")])
+def test_automatic_precision_follows_the_gpu(has_bf16: bool, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *, including_emulation: has_bf16)
+    cuda = torch.device("cuda")
+    assert resolve_precision("auto", cuda, "ViT-B-16") == expected
+    assert resolve_precision("auto", cuda, TINY_BACKBONE) == "fp32"
+    assert resolve_precision("fp16", cuda, "ViT-B-16") == "fp16"
+
+
 @pytest.mark.parametrize("name", ["gpu", "mps", "cuda:99", "cpu:x"])
 def test_devices_that_are_not_here(name: str) -> None:
     with pytest.raises(ConfigError, match=r"expected auto, cpu|CUDA devices"):
@@ -264,6 +293,29 @@ def test_the_machine_in_words() -> None:
     peak = peak_memory_mib(device)
     assert peak is not None and 50 < peak < 100_000
     assert {"clipfit", "python", "torch", "open_clip_torch"} <= set(versions())
+
+
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="the peak cannot be reset here")
+def test_the_peak_of_memory_begins_anew() -> None:
+    before = peak_memory_mib(CPU)
+    block = torch.ones(64 << 20)  # 256 MiB
+    with_block = peak_memory_mib(CPU)
+    del block
+    reset_peak_memory(CPU)
+    after = peak_memory_mib(CPU)
+    assert before is not None and with_block is not None and after is not None
+    assert after < with_block - 200
+
+
+def test_the_peak_of_memory_without_a_reset(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(self: Path, *arguments: object, **options: object) -> str:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "write_text", refused)
+    monkeypatch.setattr(Path, "read_text", refused)
+    reset_peak_memory(CPU)
+    peak = peak_memory_mib(CPU)
+    assert peak is not None and 50 < peak < 100_000
 
 
 def test_seeded_restores_the_state() -> None:

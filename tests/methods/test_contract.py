@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from clipfit_cli import methods
 from clipfit_cli.errors import CheckpointError
@@ -186,6 +188,51 @@ def test_half_precision_towers_keep_float32_losses(trained_info: MethodInfo, sma
     assert loss.dtype == torch.float32 and all(term.dtype == torch.float32 for term in terms.values())
     assert float(loss.detach()) == pytest.approx(float(exact.detach()), rel=0.05)
     assert float(loss.detach()) != float(exact.detach())
+
+
+class HostReads(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Collects the operations in which a GPU would make the host wait for a value."""
+
+    WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "equal", "is_nonzero")
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        if any(name.startswith(waiting) for waiting in self.WAITING):
+            self.found.append(name)
+        if name.startswith("index") and any(getattr(i, "dtype", None) == torch.bool for i in args[1] or ()):
+            self.found.append(f"{name} by a mask")
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_step_does_not_wait_for_the_device(trained_info: MethodInfo, small_clip: ClipBundle) -> None:
+    with HostReads() as reads:
+        (torch.arange(3) > 1).nonzero()
+        float(torch.ones(()))
+        torch.arange(3)[torch.arange(3) > 1]
+    assert reads.found == ["nonzero", "_local_scalar_dense", "index by a mask"]
+    adapted = attach(trained_info, small_clip)
+    list(steps(adapted, 1))  # what is computed once is there
+    adapted.train_mode(True)
+    with HostReads() as reads:
+        loss, _ = adapted.loss(IMAGES, LABELS)
+        torch.autograd.backward(loss)
+    assert reads.found == []
+
+
+@pytest.mark.parametrize("bn", ["eval", "train"])
+def test_what_drifts_is_told(bn: str, trained_info: MethodInfo) -> None:
+    bundle = small_bundle(build_small_clip(resnet=True), bn=bn)
+    adapted = attach(trained_info, bundle)
+    adapted.train_mode(True)
+    drifting = adapted.drifting_buffers()
+    assert bool(drifting) == (bn == "train")
+    before = [buffer.clone() for buffer in drifting]
+    adapted.loss(IMAGES, LABELS)
+    assert not any(torch.equal(buffer, old) for buffer, old in zip(adapted.drifting_buffers(), before, strict=True))
 
 
 def test_several_templates(info: MethodInfo, small_clip: ClipBundle) -> None:

@@ -194,6 +194,7 @@ def record_of(model: ModelConfig, *, method: str = "zero-shot", adapter: str | N
         num_train_images=0,
         num_train_classes=0,
         steps=0,
+        micro_batch_size=None,
         final_loss=None,
         trainable_parameters=0,
         total_parameters=1,

@@ -27,7 +27,7 @@ def expected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Adapted:
 
 @pytest.fixture
 def classifier(expected: Adapted, tmp_path: Path) -> Classifier:
-    return load_adapter(tmp_path / "run", device="cpu")
+    return load_adapter(tmp_path / "run", device="cpu", precision="fp32")
 
 
 @pytest.fixture

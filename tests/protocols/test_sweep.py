@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
-from clipfit_cli.config import MethodChoice, ModelConfig, Request, RunConfig, TestSet
+from clipfit_cli.config import Execution, MethodChoice, ModelConfig, Request, RunConfig, TestSet
 from clipfit_cli.data.folder import ImageFolder
 from clipfit_cli.engine.checkpoint import CARD_FILE, WEIGHTS_FILE, read_card, read_tensors
 from clipfit_cli.errors import (
@@ -24,6 +25,7 @@ from clipfit_cli.errors import (
     OutOfMemoryError,
     TrainingError,
 )
+from clipfit_cli.models import encode
 from clipfit_cli.protocols import base2new, few_shot, xdataset
 from clipfit_cli.protocols import eval as eval_
 from clipfit_cli.protocols import run as run_module
@@ -80,10 +82,10 @@ def request_of(world: SmallWorld, **changes: Any) -> Request:
 
 
 def execute(
-    world: SmallWorld, configs: Sequence[RunConfig], *, force: bool = False
+    world: SmallWorld, configs: Sequence[RunConfig], *, force: bool = False, **options: Any
 ) -> tuple[SweepResult, Log, Workspace]:
     log = Log()
-    workspace = Workspace(data_root=world.data_root, device=CPU)
+    workspace = Workspace(data_root=world.data_root, device=CPU, **options)
     result = sweep(configs, workspace=workspace, store=RunStore(world.runs_dir), progress=log, force=force)
     return result, log, workspace
 
@@ -284,7 +286,57 @@ def test_out_of_memory_is_explained(small_world: SmallWorld, monkeypatch: pytest
     monkeypatch.setattr(run_module, "train", exhausted)
     result, _, _ = execute(small_world, few_shot.plan(request_of(small_world)))
     ((_, error),) = result.failures
-    assert isinstance(error, OutOfMemoryError) and "--batch-size" in str(error)
+    assert isinstance(error, OutOfMemoryError) and "--recompute" in str(error)
+
+
+def test_other_errors_are_not_taken_for_it(small_world: SmallWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(*arguments: object, **options: object) -> None:
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr(run_module, "train", wrong)
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        execute(small_world, few_shot.plan(request_of(small_world)))
+
+
+def test_a_device_that_is_too_small_for_whole_batches(small_world: SmallWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = few_shot.plan(request_of(small_world, methods=(MethodChoice("clipfit"),), seeds=(1, 2)))
+    whole = execute(small_world, plan)[0].records
+    original = encode.encode_image
+
+    def limited(model: torch.nn.Module, images: Tensor, **options: Any) -> Tensor:
+        if len(images) > 2:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4294967296 bytes")
+        return original(model, images, **options)
+
+    monkeypatch.setattr(encode, "encode_image", limited)
+    said: list[str] = []
+    records = execute(small_world, plan, force=True, say=said.append)[0].records
+    for record, expected in zip(records, whole, strict=True):
+        assert (expected.micro_batch_size, record.micro_batch_size) == (4, 2)
+        assert record.notes == ("out of memory at 4 images: trained in micro-batches of 2",) and expected.notes == ()
+        assert (record.key, record.steps, record.tests) == (expected.key, expected.steps, expected.tests)
+        assert record.final_loss == pytest.approx(expected.final_loss, abs=1e-5)
+    assert [text for text in said if "memory" in text] == [
+        "out of memory at 4 images: going on with micro-batches of 2, the effective batch stays 4",
+        "out of memory at 12 test images: going on with 1 at a time",
+    ], "each told once, whatever the number of runs"
+
+
+def test_how_it_ran_is_recorded(small_world: SmallWorld) -> None:
+    plan = few_shot.plan(request_of(small_world))
+    plain, _, _ = execute(small_world, plan)
+    other, _, _ = execute(small_world, plan, force=True, execution=Execution(recompute=True))
+    assert [(r.micro_batch_size, r.compiled, r.recomputed) for r in plain.records] == [
+        (None, False, False),
+        (4, False, False),
+    ]
+    assert [(r.micro_batch_size, r.compiled, r.recomputed) for r in other.records] == [
+        (None, False, False),
+        (4, False, True),
+    ]
+    assert [r.key for r in other.records] == [r.key for r in plain.records]
+    again, _, _ = execute(small_world, plan)
+    assert again.num_reused == 2, "a run is the same one however it is computed"
 
 
 def test_xdataset_tests_each_set_among_its_own_classes(small_world: SmallWorld) -> None:

@@ -36,7 +36,7 @@ def test_json_is_stable_indented_and_full_precision() -> None:
     assert list(plain) == [f.name for f in fields(RunRecord)]
     assert list(plain["versions"]) == ["clipfit", "torch"]
     assert plain["tests"][0]["accuracy_pct"] == 100 / 3
-    assert text.startswith('{\n  "schema_version": 1,\n')
+    assert text.startswith('{\n  "schema_version": 2,\n')
     assert text.endswith("}\n")
     assert to_json(make_record(versions={"clipfit": "0.1.0", "torch": "2.9.0"})) == text
 
@@ -131,13 +131,24 @@ def test_numbers_that_are_not_finite_are_not_read(number: str) -> None:
 
 def test_records_of_other_schemas_are_refused() -> None:
     plain = json.loads(to_json(make_record()))
-    with pytest.raises(ResultsError, match=r"newer clipfit \(schema 2; this one reads 1\)"):
-        from_json(json.dumps({**plain, "schema_version": 2, "more": 1}), SOURCE)
-    for other in (0, "1", None):
-        with pytest.raises(ResultsError, match="not a run record of schema 1"):
+    with pytest.raises(ResultsError, match=r"newer clipfit \(schema 3; this one reads 2\)"):
+        from_json(json.dumps({**plain, "schema_version": 3, "more": 1}), SOURCE)
+    for other in (0, "1", None, [1]):
+        with pytest.raises(ResultsError, match="not a run record of schema 2"):
             from_json(json.dumps({**plain, "schema_version": other}), SOURCE)
     with pytest.raises(ResultsError, match="not a run record"):
         from_json("[]", SOURCE)
+
+
+def test_records_of_schema_1_are_read() -> None:
+    plain = json.loads(to_json(make_record(micro_batch_size=None)))
+    for name in ("micro_batch_size", "compiled", "recomputed"):
+        del plain[name]
+    read = from_json(json.dumps({**plain, "schema_version": 1}), SOURCE)
+    assert read == make_record(micro_batch_size=None)
+    assert read.micro_batch_size is None and not read.compiled and not read.recomputed
+    with pytest.raises(ResultsError, match="record lacks micro_batch_size, compiled, recomputed"):
+        from_json(json.dumps(plain), SOURCE)
 
 
 OLD = ScheduleConfig(epochs=7, batch_size=5, lr=0.003)
