@@ -72,10 +72,10 @@ class TunedEncoders:
             if self._buffers:
                 raise ConfigError("--recompute does not go with --bn train, whose statistics would drift twice a step")
             towers.recompute_image_blocks(self.model, bundle.backbone)
-        self._encode_image, self._encode_text = encode.encode_image, encode.encode_text
+        self._encode_image, self._encode_part = encode.encode_image, encode.encode_part
         if bundle.execution.compile:
             self._encode_image = compiled(encode.encode_image)
-            self._encode_text = compiled(encode.encode_text, dynamic=True)
+            self._encode_part = compiled(encode.encode_part, dynamic=True)  # each class set has sizes of its own
         self._scale = towers.logit_scale(self.model).detach().float()
         self._bias = towers.logit_bias(self.model).detach().float()
         self.set_classes(class_names, prompt_templates)
@@ -171,7 +171,7 @@ class TunedEncoders:
 
     def _tuned_features(self) -> Tensor:
         """Return the tuned model's class features (num_classes, embed_dim), with gradients, in one pass."""
-        features = normalised(self._encode_text(self.model, self._prompts))
+        features = normalised(encode.encode_text(self.model, self._prompts, self._encode_part))
         return mean_over_templates(features, self._num_templates)
 
     def _buffer_tensors(self) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
@@ -44,6 +45,9 @@ class Shortcuts:
     share_prefix: bool = True
     last_block: bool = True
 
+
+EncodePart = Callable[..., Tensor]
+"""`encode_part`, as it is or compiled."""
 
 NO_SHORTCUTS = Shortcuts(trim=False, pack=False, share_prefix=False, last_block=False)
 
@@ -154,12 +158,17 @@ def _ends_count(text: Any) -> bool:
     return _pool_type(text) in ("argmax", "eos")
 
 
-def encode_text(model: nn.Module, prompts: Prompts) -> Tensor:
+def encode_text(model: nn.Module, prompts: Prompts, one_part: EncodePart | None = None) -> Tensor:
     """Return raw text features (num_prompts, embed_dim).
 
     With gradients, each of several parts is computed again for its gradient instead of being kept.
+
+    Args:
+        model: The CLIP model.
+        prompts: Made ready for it or a tuned copy of it.
+        one_part: None = `encode_part`; else the same, compiled.
     """
-    run = partial(_encode_part, model, last_block=prompts.last_block)
+    run = partial(one_part or encode_part, model, last_block=prompts.last_block)
     if len(prompts.parts) == 1:
         return run(prompts.parts[0])
     if torch.is_grad_enabled():
@@ -167,7 +176,8 @@ def encode_text(model: nn.Module, prompts: Prompts) -> Tensor:
     return torch.cat([run(part) for part in prompts.parts])
 
 
-def _encode_part(model: nn.Module, part: Packing | Tensor, *, last_block: bool) -> Tensor:
+def encode_part(model: nn.Module, part: Packing | Tensor, *, last_block: bool) -> Tensor:
+    """Return raw text features (num_prompts, embed_dim) of what is encoded at a time; see `Prompts`."""
     text: Any = text_tower(model)
     if isinstance(text, HFTextEncoder):
         return _features(text(part))

@@ -82,6 +82,8 @@ def _run(config: RunConfig, workspace: Workspace, key: str, progress: Progress) 
     notes = _notes(config, workspace, bundle, trained)
     for text in notes:
         workspace.say_once(text)
+    if workspace.execution.compile:
+        workspace.say_once("the first steps and tests take longer: torch compiles the towers ...")
     environment.reset_peak_memory(workspace.device)
     adapted = info.attach(bundle, training_set.class_names, _templates(config, training_set), settings)
     training = None
