@@ -66,7 +66,9 @@ class TunedEncoders:
         self._penalty = penalty
         self._text_is_frozen = not any(towers.tower_of(name) == "text" for name in trained)
         drifts = bool(trained) and bundle.bn == "train"
-        self._buffers = towers.batch_norm_buffers(self.model) if drifts else []
+        buffers = dict(self.model.named_buffers())
+        names = towers.batch_norm_buffers(self.model) if drifts else []
+        self._buffers: dict[str, Tensor] = {name: buffers[name] for name in names}
         self._recompute = bundle.execution.recompute and any(towers.tower_of(name) == "image" for name in trained)
         if self._recompute:
             if self._buffers:
@@ -133,16 +135,16 @@ class TunedEncoders:
 
     def drifting_buffers(self) -> list[Tensor]:
         """See `Adapted`."""
-        return list(self._buffer_tensors().values())
+        return list(self._buffers.values())
 
     def trained_tensors(self) -> dict[str, Tensor]:
         """See `Adapted`; the statistics of BatchNorm are among them where they drift."""
-        tensors: dict[str, Tensor] = {**self._trained, **self._buffer_tensors()}
+        tensors: dict[str, Tensor] = {**self._trained, **self._buffers}
         return {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
 
     def load_trained_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         """See `Adapted`."""
-        own: dict[str, Tensor] = {**self._trained, **self._buffer_tensors()}
+        own: dict[str, Tensor] = {**self._trained, **self._buffers}
         if missing := sorted(own.keys() - tensors.keys()):
             raise CheckpointError(f"the adapter lacks {len(missing)} tensors, the first is {missing[0]}")
         if unknown := sorted(tensors.keys() - own.keys()):
@@ -173,10 +175,6 @@ class TunedEncoders:
         """Return the tuned model's class features (num_classes, embed_dim), with gradients, in one pass."""
         features = normalised(encode.encode_text(self.model, self._prompts, self._encode_part))
         return mean_over_templates(features, self._num_templates)
-
-    def _buffer_tensors(self) -> dict[str, Tensor]:
-        buffers = dict(self.model.named_buffers())
-        return {name: buffers[name] for name in self._buffers}
 
 
 def require_some(trained: Sequence[str], method: str) -> Sequence[str]:
