@@ -128,9 +128,9 @@ def test_a_frozen_text_tower_is_not_run_in_training(small_clip: ClipBundle, monk
     calls: list[int] = []
     real = encode.encode_text
 
-    def counted(model: torch.nn.Module, prompts: encode.Prompts) -> torch.Tensor:
+    def counted(model: torch.nn.Module, prompts: encode.Prompts, one_part: encode.EncodePart) -> torch.Tensor:
         calls.append(1)
-        return real(model, prompts)
+        return real(model, prompts, one_part)
 
     monkeypatch.setattr(encode, "encode_text", counted)
     frozen, trained = tuned(small_clip, text_biases="none"), tuned(small_clip)
