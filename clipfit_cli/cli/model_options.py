@@ -64,8 +64,8 @@ class ModelOptions:
         bool,
         typer.Option(
             "--compile",
-            help="Have torch compile the towers: minutes before the first step, less time for each; needs a C++ "
-            "compiler.",
+            help="Have torch compile the towers, which takes minutes at first: for long runs on a GPU; on a CPU it "
+            "gains nothing. Needs a C++ compiler.",
             rich_help_panel=_MODEL,
         ),
     ] = False
