@@ -106,11 +106,11 @@ def crop_steps(
     """Return what is done to an image for one size of crop; its crops are put into the cache."""
     generator = torch.Generator().manual_seed(1)
     for path, image in images.items():
-        cache.put(folder.content(path), spec, eval_crop(image, spec))
+        cache.put(cache.key(folder.content(path), spec), eval_crop(image, spec))
     return {
         f"train_crop_{spec.size}px_ms": lambda path: train_crop(images[path], spec, generator),
         f"eval_crop_{spec.size}px_ms": lambda path: eval_crop(images[path], spec),
-        f"crop_hit_{spec.size}px_ms": lambda path: cache.get(folder.content(path), spec),
+        f"crop_hit_{spec.size}px_ms": lambda path: cache.get(cache.key(folder.content(path), spec), spec.size),
     }
 
 
@@ -141,7 +141,7 @@ def evaluate_twice(data_root: Path, size: int, cache: Path | None) -> JSON:
     for turn in ("first", "second"):
         before = store.decoded_images
         batches = ((normalise(x, spec), y) for x, y in store.test_batches(dataset, dataset.test, spec, 100))
-        scores = evaluate(adapted, batches, precision="fp32", device=CPU)
+        scores = evaluate(adapted.logits, batches, precision="fp32", device=CPU)
         found[turn] = {
             "decoded": store.decoded_images - before,
             "peak_mb": peak_mb(),

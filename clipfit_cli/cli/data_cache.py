@@ -65,12 +65,19 @@ def cache(
 
     if clear:
         removed = clear_cache(folder)
-        note(f"removed {removed.num_entries} prepared images, {removed.num_bytes / 2**20:.1f} MiB", quiet=output.quiet)
+        what = f"{removed.num_pixels} prepared images and features of {removed.num_features}"
+        note(f"removed {what}, {removed.num_bytes / 2**20:.1f} MiB", quiet=output.quiet)
     held = cache_usage(folder)
     columns = (
         Column("folder", "folder", "prose"),
         Column("num_images", "images", "int"),
+        Column("num_features", "features", "int"),
         Column("size_mib", "size", "mib"),
     )
-    row = {"folder": str(folder), "num_images": held.num_entries, "size_mib": held.num_bytes / 2**20}
+    row = {
+        "folder": str(folder),
+        "num_images": held.num_pixels,
+        "num_features": held.num_features,
+        "size_mib": held.num_bytes / 2**20,
+    }
     emit(Table("Prepared test images", columns, (row,)), output)

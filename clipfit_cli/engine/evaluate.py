@@ -10,11 +10,10 @@ from torch import Tensor
 from clipfit_cli.config import Precision
 from clipfit_cli.engine.metrics import Scores, score
 from clipfit_cli.engine.precision import autocast
-from clipfit_cli.methods.base import Adapted
 
 
 def evaluate(
-    adapted: Adapted,
+    logits: Callable[[Tensor], Tensor],
     batches: Iterable[tuple[Tensor, Tensor]],
     *,
     precision: Precision,
@@ -24,8 +23,8 @@ def evaluate(
     """Return the scores of the arg-max class of every image; of tied classes, the first.
 
     Args:
-        adapted: In evaluation mode.
-        batches: Normalised images (batch, 3, size, size) on the device, labels (batch,) on the CPU.
+        logits: Of a method in evaluation mode: its `logits` or its `logits_of_features`.
+        batches: What `logits` takes (batch, ...), on the device, and labels (batch,) on the CPU.
         precision: Of the towers.
         device: Where the model is.
         on_progress: Told the number of images done.
@@ -37,9 +36,9 @@ def evaluate(
     labels: list[Tensor] = []
     done = 0
     with torch.inference_mode(), autocast(precision, device):
-        for images, batch_labels in batches:
-            predictions.append(adapted.logits(images).argmax(dim=-1))
-            del images  # not two batches at once, while the next one is made
+        for inputs, batch_labels in batches:
+            predictions.append(logits(inputs).argmax(dim=-1))
+            del inputs  # not two batches at once, while the next one is made
             labels.append(batch_labels)
             done += len(batch_labels)
             if on_progress:

@@ -27,6 +27,7 @@ Penalty = Callable[["TunedEncoders", Tensor], Tensor]
 class TunedEncoders:
     """A copy of a CLIP of which the named parameters train, classifying by its own text features.
 
+    It shares with the pristine model every tensor that does not change.
     Logits are temperature x cosine, plus SigLIP's bias; both are frozen. The text tower runs once a step and serves
     both cross-entropy and penalty.
     """
@@ -53,18 +54,24 @@ class TunedEncoders:
         """
         self.bundle = bundle
         self._shortcuts = shortcuts or encode.Shortcuts()
-        self.model = copy.deepcopy(bundle.model) if trained else bundle.model
+        drifting = towers.batch_norm_buffers(bundle.model) if trained and bundle.bn == "train" else []
+        self.model = _copy_of(bundle.model, [*trained, *drifting]) if trained else bundle.model
         own = dict(self.model.named_parameters())
         self._trained: dict[str, nn.Parameter] = {name: own[name] for name in trained}
         for parameter in self._trained.values():
             parameter.requires_grad_(True)
         self._penalty = penalty
         self._text_is_frozen = not any(towers.tower_of(name) == "text" for name in trained)
-        drifts = bool(trained) and bundle.bn == "train"
-        self._buffers = towers.batch_norm_buffers(self.model) if drifts else []
+        self._image_is_frozen = not drifting and not any(towers.tower_of(name) == "image" for name in trained)
+        self._buffers = drifting
         self._scale = towers.logit_scale(self.model).detach().float()
         self._bias = towers.logit_bias(self.model).detach().float()
         self.set_classes(class_names, prompt_templates)
+
+    @property
+    def uses_frozen_image_features(self) -> bool:
+        """See `Adapted`."""
+        return self._image_is_frozen
 
     def parameters(self) -> list[nn.Parameter]:
         """See `Adapted`."""
@@ -76,9 +83,10 @@ class TunedEncoders:
 
     def set_classes(self, class_names: Sequence[str], prompt_templates: Sequence[str]) -> None:
         """See `Adapted`."""
-        self._prompts = tokenize_prompts(self.bundle, class_prompts(class_names, prompt_templates), self._shortcuts)
+        texts = class_prompts(class_names, prompt_templates)
+        self._prompts = tokenize_prompts(self.bundle, texts, self._shortcuts)
         self._num_templates = len(prompt_templates)
-        self._zero_shot_features: Tensor | None = None
+        self._class_set = (tuple(texts), self._num_templates, self._shortcuts)
         self._fixed_features: Tensor | None = None
 
     def train_mode(self, training: bool) -> None:
@@ -88,13 +96,18 @@ class TunedEncoders:
         self._fixed_features = None
 
     def zero_shot_features(self) -> Tensor:
-        """Return the untouched model's class features (num_classes, embed_dim), computed once a class set."""
-        if self._zero_shot_features is None:
-            with torch.autocast(self.bundle.device.type, enabled=False):
-                self._zero_shot_features = classifier_weights(
+        """Return the untouched model's class features (num_classes, embed_dim).
+
+        The bundle keeps them, so that all runs with one class set compute them once.
+        """
+        known = self.bundle.class_features
+        if self._class_set not in known:
+            # made while testing, they may be wanted for a gradient later, which inference mode would forbid
+            with torch.inference_mode(False), torch.autocast(self.bundle.device.type, enabled=False):
+                known[self._class_set] = classifier_weights(
                     self.bundle.model, self._prompts, num_templates=self._num_templates
                 )
-        return self._zero_shot_features
+        return known[self._class_set]
 
     def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """See `Adapted`."""
@@ -110,11 +123,18 @@ class TunedEncoders:
 
     def logits(self, images: Tensor) -> Tensor:
         """See `Adapted`."""
-        if self._fixed_features is None:
-            with torch.autocast(images.device.type, enabled=False):
-                self._fixed_features = classifier_weights(self.model, self._prompts, num_templates=self._num_templates)
-        image_features = normalised(encode.encode_image(self.model, images, last_block=self._shortcuts.last_block))
-        with torch.autocast(images.device.type, enabled=False):
+        image_features = encode.encode_image(self.model, images, last_block=self._shortcuts.last_block)
+        return self.logits_of_features(normalised(image_features))
+
+    def logits_of_features(self, image_features: Tensor) -> Tensor:
+        """See `Adapted`."""
+        with torch.autocast(image_features.device.type, enabled=False):
+            if self._fixed_features is None:
+                self._fixed_features = (
+                    self.zero_shot_features()
+                    if self._text_is_frozen
+                    else classifier_weights(self.model, self._prompts, num_templates=self._num_templates)
+                )
             return self._compare(image_features, self._fixed_features)
 
     def trained_tensors(self) -> dict[str, Tensor]:
@@ -151,6 +171,17 @@ class TunedEncoders:
     def _buffer_tensors(self) -> dict[str, Tensor]:
         buffers = dict(self.model.named_buffers())
         return {name: buffers[name] for name in self._buffers}
+
+
+def _copy_of(model: nn.Module, changing: Sequence[str]) -> nn.Module:
+    """Return a model of its own that shares all tensors with the other one but the named parameters and buffers.
+
+    What is shared takes memory once, however many methods use it; none of them may write to it.
+    """
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    own = {id(tensors[name]) for name in changing}
+    memo: dict[int, object] = {id(tensor): tensor for tensor in tensors.values() if id(tensor) not in own}
+    return copy.deepcopy(model, memo)
 
 
 def require_some(trained: Sequence[str], method: str) -> Sequence[str]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from clipfit_cli.config import BnMode
@@ -30,6 +30,8 @@ class ClipBundle:
         image_mean, image_std: Per channel, for pixels in [0, 1].
         interpolation: ``bicubic`` or ``bilinear``.
         resize_mode: How a picture is made square for evaluation: ``shortest``, ``longest`` or ``squash``.
+        class_features: Class set -> what the model's text tower makes of it (num_classes, embed_dim), kept for
+            whoever asks next.
     """
 
     model: torch.nn.Module
@@ -45,6 +47,7 @@ class ClipBundle:
     image_std: tuple[float, float, float]
     interpolation: str
     resize_mode: str
+    class_features: dict[Hashable, torch.Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def device(self) -> torch.device:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
+from torch import Tensor
 
 from clipfit_cli import methods
 from clipfit_cli.config import RunConfig
@@ -155,9 +156,17 @@ def _test(
     test_set = workspace.test_set(config, test)
     adapted.set_classes(test_set.class_names, _templates(config, test_set))
     adapted.train_mode(False)
+    logits: Callable[[Tensor], Tensor]
+    if adapted.uses_frozen_image_features:
+        logits = adapted.logits_of_features
+        features = workspace.features(config.model, config.precision)
+        batches = features.batches(test_set, test_set.test, TEST_BATCH_SIZE)
+    else:
+        logits = adapted.logits
+        batches = workspace.test_batches(test_set, test_set.test, image_spec(bundle), TEST_BATCH_SIZE)
     scores = evaluate(
-        adapted,
-        workspace.test_batches(test_set, test_set.test, image_spec(bundle), TEST_BATCH_SIZE),
+        logits,
+        batches,
         precision=config.precision,
         device=workspace.device,
         on_progress=lambda done: progress.testing(test.dataset, test.subset, done, len(test_set.test)),
