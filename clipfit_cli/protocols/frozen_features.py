@@ -83,12 +83,11 @@ class FrozenFeatures:
     def _rows_of(self, dataset: DataSet) -> dict[str, Row]:
         """Return what is known of a data set, by path; to make room, the ones that were not used for longest go."""
         group = (dataset.name, dataset.split_sha256)  # of its draws and halves too, and of no other
-        self._kept[group] = rows = self._kept.pop(group, {})
-        held = sum(_num_bytes(other) for other in self._kept.values())
-        for other in [name for name in self._kept if name != group]:
-            if held <= LIMIT_BYTES:
-                break
-            held -= _num_bytes(self._kept.pop(other))
+        rows = self._kept.pop(group, {})
+        held = sum(_num_bytes(others) for others in self._kept.values())
+        while held > LIMIT_BYTES:
+            held -= _num_bytes(self._kept.pop(next(iter(self._kept))))
+        self._kept[group] = rows
         return rows
 
     def _read(self, dataset: DataSet, items: Sequence[Item], rows: dict[str, Row]) -> None:

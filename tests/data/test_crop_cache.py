@@ -77,6 +77,28 @@ def test_without_memory_the_disk_serves_every_time(dataset: DataSet, folder: Pat
     assert torch.equal(crops(store, dataset), first) and store.decoded_images == 6
 
 
+def test_crops_have_the_key_of_what_they_were_made_of(dataset: DataSet, folder: Path, tmp_path: Path) -> None:
+    store = open_store(folder)
+    assert store.crop_cache is not None
+    path = tmp_path / "dtd" / "images" / dataset.test[0].path
+    before = path.read_bytes()
+    keys = store.crop_keys(dataset, dataset.test, SPEC)
+    assert keys[0] == store.crop_cache.key(before, SPEC) and len(set(keys)) == 6
+    crops(store, dataset)
+    save_noise(path, seed=77)
+    assert store.crop_keys(dataset, dataset.test, SPEC) == keys, "the crop in memory is that of the old file"
+    assert open_store(folder).crop_keys(dataset, dataset.test[:1], SPEC) != keys[:1]
+    path.unlink()
+    with pytest.raises(DataError, match="missing"):
+        open_store(folder).crop_keys(dataset, dataset.test, SPEC)
+
+
+def test_without_a_disk_or_files_crops_have_no_key(dataset: DataSet, folder: Path) -> None:
+    textures = textures_dataset("textures")
+    assert open_store(folder).crop_keys(textures, textures.test[:2], SPEC) == [None, None]
+    assert open_store(None).crop_keys(dataset, dataset.test[:2], SPEC) == [None, None]
+
+
 def test_size_and_filter_are_kept_apart_but_not_the_normalisation(dataset: DataSet, folder: Path) -> None:
     store = open_store(folder)
     crops(store, dataset)

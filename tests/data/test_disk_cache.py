@@ -51,6 +51,17 @@ def test_what_is_put_comes_back(tmp_path: Path) -> None:
     assert cache_usage(folder) == disk_cache.CacheUsage(folder, 2, 0, 5 + 2 * HEAD)
 
 
+def test_two_kinds_share_folder_and_limit(tmp_path: Path) -> None:
+    folder = tmp_path / "cache"
+    cache = open_cache(folder)
+    assert cache.put(key_of(1), b"hello") and cache.put(key_of(1), b"abcd", "features")
+    assert read(cache, 1, 5) == b"hello"
+    found = cache.get(key_of(1), 4, "features")
+    assert found is not None and bytes(found) == b"abcd" and cache.get(key_of(2), 4, "features") is None
+    assert cache_usage(folder) == disk_cache.CacheUsage(folder, 1, 1, 9 + 2 * HEAD)
+    assert clear_cache(folder) == disk_cache.CacheUsage(folder, 1, 1, 9 + 2 * HEAD) and not folder.exists()
+
+
 @pytest.mark.parametrize(
     "damage",
     [
