@@ -66,7 +66,9 @@ def test_all_that_does_not_change_is_shared(kind: str, method: str, tmp_path: Pa
     pristine, tuned, changing = tensors_of(bundle.model), tensors_of(adapted.model), adapted.trained_tensors()
     assert pristine.keys() == tuned.keys() and set(changing) <= set(tuned)
     for name, tensor in pristine.items():
-        assert torch.equal(tensor, before[name]), f"{name} of the pristine model changed"
+        # open_clip leaves a projection of CoCa's decoder as it finds the memory, so it may hold what equals nothing
+        same = torch.allclose(tensor, before[name], rtol=0, atol=0, equal_nan=True)
+        assert same, f"{name} of the pristine model changed"
         if name in changing:
             assert tuned[name].data_ptr() != tensor.data_ptr(), f"{name} is not its own"
         else:
