@@ -52,10 +52,10 @@ def cache(
     place: CacheFolderOptions,
     output: OutputOptions,
     clear: Annotated[
-        bool, typer.Option("--clear", help="Remove every prepared image; other files stay.", rich_help_panel="Data")
+        bool, typer.Option("--clear", help="Remove all that it holds; other files stay.", rich_help_panel="Data")
     ] = False,
 ) -> None:
-    """Show the cache of prepared test images, or empty it.
+    """Show the cache of prepared test images and their features, or empty it.
 
     Without --image-cache it is the one in your user cache folder.
     """
