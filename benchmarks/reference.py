@@ -31,6 +31,9 @@ from clipfit_cli.models.text_features import class_prompts
 
 BETA = 8.0
 
+Loader = DataLoader[tuple[Tensor, int]]
+"""Gives batches: images (batch, 3, size, size) and labels (batch,)."""
+
 
 class Reference:
     """A copy of a CLIP with CLIPFit's parameters trainable."""
@@ -128,7 +131,7 @@ class _Images(Dataset[tuple[Tensor, int]]):
 
 def loader(
     dataset: DataSet, items: Sequence[Item], spec: ImageSpec, *, train: bool, batch_size: int, workers: int
-) -> DataLoader[tuple[Tensor, int]]:
+) -> Loader:
     """Return an epoch of training batches, or all test batches, each time it is gone through."""
     folder = dataset.load_image
     assert isinstance(folder, ImageFolder)

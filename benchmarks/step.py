@@ -3,10 +3,10 @@
     python benchmarks/step.py --json benchmarks/step.json
     python benchmarks/step.py --counts-only
 
-First the arithmetic, counted and not timed (what is computed again to save memory counts twice); then seconds, all ways taking turns in one process, the best turn counts;
-then the memory that one step adds, each way in a process of its own; then, with a CUDA device, what `step_on_gpu.py`
-tells. The model has random weights, which cost the same as real ones. A reference step of 500 classes takes about a
-minute and 18 GiB on two cores of a processor.
+First the arithmetic, counted and not timed; what is computed again to save memory counts twice. Then seconds: all ways
+take turns in one process, and the best turn counts. Then the memory that one step adds, each way in a process of its
+own. Then, with a CUDA device, what `step_on_gpu.py` tells. The model has random weights, which cost the same as real
+ones. A reference step of 500 classes takes about a minute and a lot of memory on two cores of a processor.
 """
 
 from __future__ import annotations
@@ -272,7 +272,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     }
     counts = found["tflop"] = count_all(*model, options.classes)
     print_records("TFLOP a step", counts["steps"])
-    print_records("TFLOP of the image tower alone", [{"its gradients included": "", **counts["image_tower"]}])
+    print_table("TFLOP of the image tower alone", ["", "step"], list(counts["image_tower"].items()))
     if not options.counts_only:
         found["seconds"] = time_all(
             *model,
@@ -287,7 +287,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print_memory(found["memory"])
         if device.type == "cuda":
             found["gpu"] = measure_gpu(random_bundle(options.backbone, device), options.batch_size)
-            print_table("On the GPU", ["", "value"], [[name, value] for name, value in found["gpu"].items()])
+            print_table("On the GPU", ["", "value"], list(found["gpu"].items()))
         else:
             Console().print("no CUDA device: its part is left out")
     write_json(options.json, found)
