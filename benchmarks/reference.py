@@ -149,4 +149,5 @@ def loader(
         drop_last=train and len(items) >= batch_size,
         num_workers=workers,
         persistent_workers=workers > 0,
+        pin_memory=torch.cuda.is_available(),
     )

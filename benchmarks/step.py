@@ -6,7 +6,8 @@
 First the arithmetic, counted and not timed; what is computed again to save memory counts twice. Then seconds: all ways
 take turns in one process, and the best turn counts. Then the memory that one step adds, each way in a process of its
 own. Then, with a CUDA device, what `step_on_gpu.py` tells. The model has random weights, which cost the same as real
-ones. A reference step of 500 classes takes about a minute and a lot of memory on two cores of a processor.
+ones. A reference step of 500 classes takes about a minute on two cores of a processor, and 20 GiB of memory or more;
+where it is ended for that, a dash stands for it, or, while it is timed, the file has all that was found before.
 """
 
 from __future__ import annotations
@@ -152,40 +153,38 @@ def _count_all(backbone: str, batch_size: int, classes: Sequence[int]) -> JSON:
     return {"image_tower": towers, "steps": rows}
 
 
-def time_all(
+def time_ways(
     backbone: str,
     batch_size: int,
-    classes: Sequence[int],
+    num_classes: int,
     *,
     precisions: Sequence[Precision],
     turns: int,
     device: torch.device,
 ) -> list[JSON]:
-    """Return seconds a step, gradients and update included, by class count and precision."""
+    """Return seconds a step, gradients and update included, a record a precision."""
     bundle = random_bundle(backbone, device)
-    rows = []
-    for num_classes in classes:
-        batch = batch_of(bundle, batch_size, num_classes)
-        reference = Reference(bundle, names_of(num_classes), TEMPLATE)
-        tower = Reference(bundle, names_of(1), TEMPLATE)
-        adapted = ours(bundle, num_classes)
-        ways: dict[str, tuple[Loss, list[torch.nn.Parameter]]] = {
-            "reference": (reference.loss, reference.parameters()),
-            "ours": (loss_of(adapted), adapted.parameters()),
-            "image tower": (image_tower(tower, pruned=False), tower.parameters()),
-        }
-        steps: dict[str, Callable[[], object]] = {
-            f"{name} {precision}": partial(stepper(*way, precision=precision, device=device), *batch)
-            for name, way in ways.items()
-            for precision in precisions
-        }
-        best = best_seconds(steps, turns, device)
-        rows += [_times(num_classes, precision, best) for precision in precisions]
-        if len(precisions) == 2:
-            first, second = precisions
-            for name in ("reference", "ours"):
-                rows[-1][f"{first} / {second}, {name}"] = best[f"{name} {first}"] / best[f"{name} {second}"]
-    return rows
+    batch = batch_of(bundle, batch_size, num_classes)
+    official = Reference(bundle, names_of(num_classes), TEMPLATE)
+    tower = Reference(bundle, names_of(1), TEMPLATE)
+    adapted = ours(bundle, num_classes)
+    ways: dict[str, tuple[Loss, list[torch.nn.Parameter]]] = {
+        "reference": (official.loss, official.parameters()),
+        "ours": (loss_of(adapted), adapted.parameters()),
+        "image tower": (image_tower(tower, pruned=False), tower.parameters()),
+    }
+    steps: dict[str, Callable[[], object]] = {
+        f"{name} {precision}": partial(stepper(*way, precision=precision, device=device), *batch)
+        for precision in precisions
+        for name, way in ways.items()
+    }
+    best = best_seconds(steps, turns, device)
+    records = [_times(num_classes, precision, best) for precision in precisions]
+    if len(precisions) == 2:
+        first, second = precisions
+        for name in ("reference", "ours"):
+            records[-1][f"{first} / {second}, {name}"] = best[f"{name} {first}"] / best[f"{name} {second}"]
+    return records
 
 
 def _times(num_classes: int, precision: Precision, best: dict[str, float]) -> JSON:
@@ -221,7 +220,7 @@ def compare_memory(backbone: str, batch_size: int, num_classes: int, device: tor
     options = ("--backbone", backbone, "--batch-size", str(batch_size), "--memory-classes", str(num_classes))
     found: JSON = {"classes": num_classes}
     for way in ("reference", "ours"):
-        command = [sys.executable, __file__, *options, "--device", device.type, "--memory-of", way]
+        command = [sys.executable, __file__, *options, "--device", str(device), "--memory-of", way]
         printed = subprocess.run(command, check=False, stdout=subprocess.PIPE, text=True)
         found[way] = json.loads(printed.stdout) if printed.returncode == 0 else None
     if found["reference"] and found["ours"]:
@@ -274,13 +273,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print_records("TFLOP a step", counts["steps"])
     print_table("TFLOP of the image tower alone", ["", "step"], list(counts["image_tower"].items()))
     if not options.counts_only:
-        found["seconds"] = time_all(
-            *model,
-            options.time_classes,
-            precisions=good_precisions(device),
-            turns=options.turns,
-            device=device,
-        )
+        found["seconds"] = []
+        precisions = good_precisions(device)
+        for num_classes in options.time_classes:
+            found["seconds"] += time_ways(
+                *model, num_classes, precisions=precisions, turns=options.turns, device=device
+            )
+            write_json(options.json, found)  # what comes next may need more memory than there is
         print_records(f"Seconds a step on {environment.device_name(device)}", found["seconds"])
         if options.memory_classes:
             found["memory"] = compare_memory(*model, options.memory_classes, device)
