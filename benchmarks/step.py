@@ -49,6 +49,7 @@ from clipfit_cli.methods._tuned_encoders import TunedEncoders
 from clipfit_cli.models import encode
 from clipfit_cli.models.bundle import ClipBundle
 from clipfit_cli.models.encode import NO_SHORTCUTS, Shortcuts
+from clipfit_cli.models.towers import tower_of
 
 TEMPLATE = "a photo of a {}."
 META = torch.device("meta")
@@ -166,12 +167,12 @@ def time_ways(
     bundle = random_bundle(backbone, device)
     batch = batch_of(bundle, batch_size, num_classes)
     official = Reference(bundle, names_of(num_classes), TEMPLATE)
-    tower = Reference(bundle, names_of(1), TEMPLATE)
+    norms = [p for name, p in official.model.named_parameters() if p.requires_grad and tower_of(name) == "image"]
     adapted = ours(bundle, num_classes)
     ways: dict[str, tuple[Loss, list[torch.nn.Parameter]]] = {
         "reference": (official.loss, official.parameters()),
         "ours": (loss_of(adapted), adapted.parameters()),
-        "image tower": (image_tower(tower, pruned=False), tower.parameters()),
+        "image tower": (image_tower(official, pruned=False), norms),
     }
     steps: dict[str, Callable[[], object]] = {
         f"{name} {precision}": partial(stepper(*way, precision=precision, device=device), *batch)
