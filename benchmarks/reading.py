@@ -12,7 +12,6 @@ import argparse
 import hashlib
 import json
 import math
-import os
 import subprocess
 import sys
 import tempfile
@@ -20,9 +19,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
+from measuring import CPU, GIB, JSON, circumstances
 from open_clip.model import CLIP
 from PIL import Image
 
@@ -41,11 +40,8 @@ from clipfit_cli.models.bundle import ClipBundle
 from clipfit_cli.models.load import bundle_of
 from clipfit_cli.models.tiny import TINY_CONFIG, build_tiny, tiny_weights_path
 
-CPU = torch.device("cpu")
 SIZES = (64, 224)
-GIB = 2**30
 NUM_IMAGENET = 50_000
-JSON = dict[str, Any]
 
 
 def listed_images(data_root: Path) -> DataSet:
@@ -179,8 +175,7 @@ def in_a_process(*arguments: object) -> JSON:
 
 def measure_all(data_root: Path, every: int) -> JSON:
     """Return every figure."""
-    found: JSON = {"config": {"data set": "caltech101", "batch_size": 100}, "machine": machine()}
-    found |= {"versions": environment.versions(), "commit": commit()}
+    found: JSON = {"config": {"data set": "caltech101", "batch_size": 100}, **circumstances()}
     found["by_step"] = time_by_step(listed_images(data_root), every)
     root = ("--data-root", data_root)
     for size in SIZES:
@@ -196,18 +191,6 @@ def measure_all(data_root: Path, every: int) -> JSON:
         "budget 256 MiB": in_a_process(*root, "--stream", 224, "--budget", 256),
     }
     return found
-
-
-def machine() -> str:
-    """Return the machine in words."""
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GIB
-    return f"{environment.device_name(CPU)}, {os.cpu_count()} cores, {memory:.0f} GiB memory"
-
-
-def commit() -> str:
-    """Return the commit that is checked out, shortened."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
-    return subprocess.run(command, check=False, stdout=subprocess.PIPE, text=True).stdout.strip()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
