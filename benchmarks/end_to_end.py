@@ -213,7 +213,7 @@ class Loops:
             for images, labels in self._store.test_batches(self._new, self._new.test, self._spec, TEST_BATCH_SIZE):
                 yield normalise(to_device(images, self._device), self._spec), labels
 
-        return evaluate(self._ours, batches(), precision="fp32", device=self._device).accuracy_pct
+        return evaluate(self._ours.logits, batches(), precision="fp32", device=self._device).accuracy_pct
 
     def close(self) -> None:
         """End our threads; the workers of the DataLoaders end with them."""

@@ -153,6 +153,6 @@ def evaluate_all(adapted: Adapted, bundle: ClipBundle, dataset: DataSet, store: 
 
     def run() -> None:
         adapted.train_mode(False)
-        evaluate(adapted, batches(), precision=BF16, device=device)
+        evaluate(adapted.logits, batches(), precision=BF16, device=device)
 
     return len(dataset.test) / best_seconds({"evaluation": run}, turns, device)["evaluation"]
