@@ -2,8 +2,8 @@
 
 Both towers run whole, over the full context. The text tower runs twice a step, with gradients both times: for the
 logits and for the distillation. Evaluation encodes the classes again for every batch. Images are read, decoded,
-cropped and normalised by Pillow and torchvision in the workers of a DataLoader, every epoch anew. The workers stay
-for the next epoch, which the official code does not do: it is in the reference's favour.
+cropped and normalised by Pillow and torchvision in the workers of a DataLoader, every epoch anew. The workers
+end with the epoch, as there and as is PyTorch's default.
 """
 
 from __future__ import annotations
@@ -148,6 +148,5 @@ def loader(
         shuffle=train,
         drop_last=train and len(items) >= batch_size,
         num_workers=workers,
-        persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
     )
