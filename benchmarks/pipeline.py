@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
-import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -19,9 +17,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from measuring import JSON, best_seconds, circumstances, write_json
 from numpy.typing import NDArray
 from PIL import Image
-from reading import commit, machine
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -34,13 +32,11 @@ from clipfit_cli.data.dataset import DataSet, Item
 from clipfit_cli.data.decode import decode_content
 from clipfit_cli.data.images import ImageStore
 from clipfit_cli.data.transforms import ImageSpec, normalise, train_crop
-from clipfit_cli.engine import environment
 
 WIDTH, HEIGHT = 500, 375
 TRAIN_BATCH, TEST_BATCH = 32, 100
 WORKERS = 2
 SPEC = ImageSpec()
-JSON = dict[str, Any]
 Batches = Iterable[tuple[Tensor, Tensor]]
 
 
@@ -210,17 +206,6 @@ def measure_cuda(files: Sequence[bytes], turns: int) -> dict[str, float] | None:
     }
 
 
-def best_seconds(steps: dict[str, Callable[[], object]], turns: int) -> dict[str, float]:
-    """Return the shortest time of each step; they take turns."""
-    best = dict.fromkeys(steps, math.inf)
-    for _ in range(turns + 1):
-        for name, step in steps.items():
-            start = time.perf_counter()
-            step()
-            best[name] = min(best[name], time.perf_counter() - start)
-    return best
-
-
 def show(title: str, rows: dict[str, float], unit: str, base: dict[str, str]) -> None:
     """Print a table with, for each row that has a base, how many times as fast it is."""
     table = Table("", unit, *(["times as fast"] if base else []), title=title, title_justify="left")
@@ -248,7 +233,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         show("To the CUDA device", cuda, "images/s", {})
     else:
         Console().print("no CUDA device: its part is left out")
-    found = {
+    found: JSON = {
         "config": {
             "image": f"{WIDTH} x {HEIGHT} JPEG",
             "file_kib": round(sum(map(len, files)) / len(files) / 1024, 1),
@@ -257,16 +242,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "num_images": len(files),
             "turns": options.turns,
         },
-        "machine": machine(),
-        "versions": environment.versions(),
-        "commit": commit(),
+        **circumstances(),
         "images_per_s": rates,
         "times_as_fast": {name: round(rates[name] / rates[base], 2) for name, base in bases.items()},
         "ms_per_image": steps,
         "cuda_images_per_s": cuda,
     }
-    if options.json:
-        options.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    write_json(options.json, found)
 
 
 if __name__ == "__main__":

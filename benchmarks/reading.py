@@ -12,7 +12,6 @@ import argparse
 import hashlib
 import json
 import math
-import os
 import subprocess
 import sys
 import tempfile
@@ -20,9 +19,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
+from measuring import CPU, GIB, JSON, circumstances
 from open_clip.model import CLIP
 from PIL import Image
 
@@ -41,11 +40,8 @@ from clipfit_cli.models.bundle import ClipBundle
 from clipfit_cli.models.load import bundle_of
 from clipfit_cli.models.tiny import TINY_CONFIG, build_tiny, tiny_weights_path
 
-CPU = torch.device("cpu")
 SIZES = (64, 224)
-GIB = 2**30
 NUM_IMAGENET = 50_000
-JSON = dict[str, Any]
 
 
 def listed_images(data_root: Path) -> DataSet:
@@ -106,11 +102,11 @@ def crop_steps(
     """Return what is done to an image for one size of crop; its crops are put into the cache."""
     generator = torch.Generator().manual_seed(1)
     for path, image in images.items():
-        cache.put(folder.content(path), spec, eval_crop(image, spec))
+        cache.put(cache.key(folder.content(path), spec), eval_crop(image, spec))
     return {
         f"train_crop_{spec.size}px_ms": lambda path: train_crop(images[path], spec, generator),
         f"eval_crop_{spec.size}px_ms": lambda path: eval_crop(images[path], spec),
-        f"crop_hit_{spec.size}px_ms": lambda path: cache.get(folder.content(path), spec),
+        f"crop_hit_{spec.size}px_ms": lambda path: cache.get(cache.key(folder.content(path), spec), spec.size),
     }
 
 
@@ -141,7 +137,7 @@ def evaluate_twice(data_root: Path, size: int, cache: Path | None) -> JSON:
     for turn in ("first", "second"):
         before = store.decoded_images
         batches = ((normalise(x, spec), y) for x, y in store.test_batches(dataset, dataset.test, spec, 100))
-        scores = evaluate(adapted, batches, precision="fp32", device=CPU)
+        scores = evaluate(adapted.logits, batches, precision="fp32", device=CPU)
         found[turn] = {
             "decoded": store.decoded_images - before,
             "peak_mb": peak_mb(),
@@ -179,8 +175,7 @@ def in_a_process(*arguments: object) -> JSON:
 
 def measure_all(data_root: Path, every: int) -> JSON:
     """Return every figure."""
-    found: JSON = {"config": {"data set": "caltech101", "batch_size": 100}, "machine": machine()}
-    found |= {"versions": environment.versions(), "commit": commit()}
+    found: JSON = {"config": {"data set": "caltech101", "batch_size": 100}, **circumstances()}
     found["by_step"] = time_by_step(listed_images(data_root), every)
     root = ("--data-root", data_root)
     for size in SIZES:
@@ -196,18 +191,6 @@ def measure_all(data_root: Path, every: int) -> JSON:
         "budget 256 MiB": in_a_process(*root, "--stream", 224, "--budget", 256),
     }
     return found
-
-
-def machine() -> str:
-    """Return the machine in words."""
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GIB
-    return f"{environment.device_name(CPU)}, {os.cpu_count()} cores, {memory:.0f} GiB memory"
-
-
-def commit() -> str:
-    """Return the commit that is checked out, shortened."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
-    return subprocess.run(command, check=False, stdout=subprocess.PIPE, text=True).stdout.strip()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

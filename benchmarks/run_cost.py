@@ -11,25 +11,16 @@ import argparse
 import json
 import time
 
-import open_clip
 import torch
+from measuring import random_bundle
 from torch.utils.flop_counter import FlopCounterMode
 
 from clipfit_cli import methods
-from clipfit_cli.config import ModelConfig, ScheduleConfig
+from clipfit_cli.config import ScheduleConfig
 from clipfit_cli.engine import environment
 from clipfit_cli.engine.precision import resolve_precision
 from clipfit_cli.engine.seeding import steps_per_epoch
 from clipfit_cli.engine.train import Batches, Plan, train
-from clipfit_cli.models.bundle import ClipBundle
-from clipfit_cli.models.load import bundle_of
-
-
-def random_bundle(backbone: str, device: torch.device) -> ClipBundle:
-    """Return a model with random weights."""
-    torch.manual_seed(0)
-    model = open_clip.create_model(backbone, load_weights=False).to(device).eval().requires_grad_(False)
-    return bundle_of(model, ModelConfig(backbone, "random"), weights_sha256="")
 
 
 def main() -> None:

@@ -21,6 +21,8 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, flags=re.S)
 COMMANDS = [
     *(command.name or command.callback.__name__ for command in app.registered_commands if command.callback),
+    "models",
+    "models show",
     "data list",
     "data show",
     "data get",

@@ -52,10 +52,10 @@ def cache(
     place: CacheFolderOptions,
     output: OutputOptions,
     clear: Annotated[
-        bool, typer.Option("--clear", help="Remove every prepared image; other files stay.", rich_help_panel="Data")
+        bool, typer.Option("--clear", help="Remove all that it holds; other files stay.", rich_help_panel="Data")
     ] = False,
 ) -> None:
-    """Show the cache of prepared test images, or empty it.
+    """Show the cache of prepared test images and their features, or empty it.
 
     Without --image-cache it is the one in your user cache folder.
     """
@@ -65,12 +65,19 @@ def cache(
 
     if clear:
         removed = clear_cache(folder)
-        note(f"removed {removed.num_entries} prepared images, {removed.num_bytes / 2**20:.1f} MiB", quiet=output.quiet)
+        what = f"{removed.num_pixels} prepared images and features of {removed.num_features}"
+        note(f"removed {what}, {removed.num_bytes / 2**20:.1f} MiB", quiet=output.quiet)
     held = cache_usage(folder)
     columns = (
         Column("folder", "folder", "prose"),
         Column("num_images", "images", "int"),
+        Column("num_features", "features", "int"),
         Column("size_mib", "size", "mib"),
     )
-    row = {"folder": str(folder), "num_images": held.num_entries, "size_mib": held.num_bytes / 2**20}
+    row = {
+        "folder": str(folder),
+        "num_images": held.num_pixels,
+        "num_features": held.num_features,
+        "size_mib": held.num_bytes / 2**20,
+    }
     emit(Table("Prepared test images", columns, (row,)), output)

@@ -264,7 +264,8 @@ class CacheFolderOptions:
             metavar="DIR|auto",
             envvar="CLIPFIT_IMAGE_CACHE",
             show_envvar=True,
-            help="Keep prepared test images on disk, for later commands; auto = in your user cache folder. "
+            help="Keep prepared test images, and the features a frozen model gives them, on disk for later commands; "
+            "auto = in your user cache folder. "
             "`clipfit data cache` shows and empties it. Default: none is kept.",
             rich_help_panel=_DATA,
         ),

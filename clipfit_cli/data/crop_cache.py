@@ -23,22 +23,25 @@ class CropCache:
 
     The image file is read and hashed each time; what is saved is decoding and resizing. No path, size or date of
     a file is trusted, so that a changed file cannot be answered with the crop of the old one.
+
+    Attributes:
+        disk: Where the entries are; what is made of the crops may be kept there too.
     """
 
     def __init__(self, disk: DiskCache) -> None:
         """Keep the folder's cache; the code that makes pixels is hashed now."""
-        self._disk = disk
+        self.disk = disk
         self._code_version = code_version()
 
-    def get(self, content: bytes, spec: ImageSpec) -> Tensor | None:
-        """Return the centre crop, uint8 (3, size, size), of an image file's content, or None."""
-        shape = (3, spec.size, spec.size)
-        found = self._disk.get(self.key(content, spec), 3 * spec.size * spec.size)
+    def get(self, key: str, size: int) -> Tensor | None:
+        """Return the centre crop, uint8 (3, size, size), of a key that `key` gave, or None."""
+        shape = (3, size, size)
+        found = self.disk.get(key, 3 * size * size)
         return None if found is None else torch.frombuffer(found, dtype=torch.uint8).view(shape)
 
-    def put(self, content: bytes, spec: ImageSpec, crop: Tensor) -> None:
+    def put(self, key: str, crop: Tensor) -> None:
         """Keep a crop, uint8 (3, size, size), if disk and limit allow."""
-        self._disk.put(self.key(content, spec), crop.numpy().tobytes())
+        self.disk.put(key, crop.numpy().tobytes())
 
     def key(self, content: bytes, spec: ImageSpec) -> str:
         """Return the hash, 64 hexadecimal digits, of all that decides the pixels of a crop.

@@ -1,4 +1,4 @@
-"""A bounded folder of prepared pixels that processes share: an entry is whole, or it is not there."""
+"""A bounded folder of what was made of images, shared by processes: an entry is whole, or it is not there."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import threading
 import time
 import uuid
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, get_args
 
 from clipfit_cli.errors import ConfigError, DataError
 
@@ -20,10 +21,14 @@ DEFAULT_SIZE_GIB = 20.0
 FREE_DISK_BYTES = 2**30
 """So much of the disk is left to others."""
 
-_SUFFIX = ".clipfit-pixels"
+Kind = Literal["pixels", "features"]
+"""What an entry is; the end of its file's name tells."""
+
+_SUFFIX = ".clipfit-"
 _FOLDER = re.compile(r"[0-9a-f]{2}")
-_ENTRY = re.compile(r"[0-9a-f]{62}" + re.escape(_SUFFIX))
-_UNFINISHED = re.compile(r"\.[0-9a-f]{32}" + re.escape(_SUFFIX))
+_KINDS = f"{re.escape(_SUFFIX)}({'|'.join(get_args(Kind))})"
+_ENTRY = re.compile(r"[0-9a-f]{62}" + _KINDS)
+_UNFINISHED = re.compile(r"\.[0-9a-f]{32}" + _KINDS)
 _UNFINISHED_LIFE_S = 3600
 _MAGIC = b"clipfit1"
 _HEAD_BYTES = len(_MAGIC) + 4
@@ -37,12 +42,13 @@ class CacheUsage:
 
     Attributes:
         folder: Where it is.
-        num_entries: Prepared images.
+        num_pixels, num_features: Entries of either kind.
         num_bytes: All its files together.
     """
 
     folder: Path
-    num_entries: int
+    num_pixels: int
+    num_features: int
     num_bytes: int
 
 
@@ -86,14 +92,15 @@ class DiskCache:
         self._room_bytes = 0
         self._lock = threading.Lock()
 
-    def get(self, key: str, num_bytes: int) -> memoryview | None:
+    def get(self, key: str, num_bytes: int, kind: Kind = "pixels") -> memoryview | None:
         """Return the entry, writable, or None; it counts as used.
 
         Args:
             key: 64 hexadecimal digits.
             num_bytes: Its size; an entry of another is damaged.
+            kind: What it is.
         """
-        path = self._path(key)
+        path = self._path(key, kind)
         entry = memoryview(bytearray(_HEAD_BYTES + num_bytes))
         try:
             with path.open("rb") as file:
@@ -109,14 +116,14 @@ class DiskCache:
             os.utime(path)
         return content
 
-    def put(self, key: str, content: bytes | memoryview) -> bool:
+    def put(self, key: str, content: bytes | memoryview, kind: Kind = "pixels") -> bool:
         """Keep an entry, if limit and disk allow; return whether it is kept."""
         size = _HEAD_BYTES + len(content)
         with self._lock:  # one at a time: the limit is exact, and a disk gains nothing from several
             if not self._is_writable or size > self.limit_bytes:
                 return False
-            path = self._path(key)
-            unfinished = path.with_name(f".{uuid.uuid4().hex}{_SUFFIX}")
+            path = self._path(key, kind)
+            unfinished = path.with_name(f".{uuid.uuid4().hex}{_SUFFIX}{kind}")
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 if size > self._room_bytes:
@@ -139,8 +146,8 @@ class DiskCache:
             self._room_bytes -= size
             return True
 
-    def _path(self, key: str) -> Path:
-        return self.folder / key[:2] / f"{key[2:]}{_SUFFIX}"
+    def _path(self, key: str, kind: Kind) -> Path:
+        return self.folder / key[:2] / f"{key[2:]}{_SUFFIX}{kind}"
 
     def _make_room(self, size: int) -> None:
         """Drop the entries used least lately until this process may write for a while."""
@@ -166,9 +173,7 @@ class DiskCache:
 
 def cache_usage(folder: Path) -> CacheUsage:
     """Return what a cache holds; nothing where there is no such folder."""
-    files = list(_own_files(folder))
-    entries = sum(not file.path.name.startswith(".") for file in files)
-    return CacheUsage(folder, entries, sum(file.num_bytes for file in files))
+    return _usage(folder, list(_own_files(folder)))
 
 
 def clear_cache(folder: Path) -> CacheUsage:
@@ -186,8 +191,7 @@ def clear_cache(folder: Path) -> CacheUsage:
     for parent in (*{file.path.parent for file in files}, folder):
         with suppress(OSError):  # not empty, or gone
             parent.rmdir()
-    entries = sum(not file.path.name.startswith(".") for file in files)
-    return CacheUsage(folder, entries, sum(file.num_bytes for file in files))
+    return _usage(folder, files)
 
 
 @dataclass(frozen=True)
@@ -195,6 +199,12 @@ class _File:
     path: Path
     num_bytes: int
     used_at: float
+
+
+def _usage(folder: Path, files: Sequence[_File]) -> CacheUsage:
+    entries = [file.path.suffix for file in files if not file.path.name.startswith(".")]
+    num_pixels, num_features = (entries.count(f"{_SUFFIX}{kind}") for kind in get_args(Kind))
+    return CacheUsage(folder, num_pixels, num_features, sum(file.num_bytes for file in files))
 
 
 def _own_files(folder: Path, *, remove_unfinished: bool = False) -> Iterator[_File]:

@@ -34,6 +34,7 @@ Batch = tuple[Tensor, Tensor]
 
 _MOST_THREADS = 8
 _PARTS_PER_THREAD = 2
+_FILES_AT_ONCE = 50
 _HOST = torch.device("cpu")
 
 
@@ -65,6 +66,7 @@ class ImageStore:
 
     Attributes:
         decoded_images: How often an image was decoded (or drawn) so far.
+        crop_cache: Where test crops are kept on disk; None = nowhere.
         memory_budget_mib: The most that is kept in memory. Beyond it stand only the batch that is asked for and
             the one prepared ahead, however long a list is.
     """
@@ -94,11 +96,12 @@ class ImageStore:
             raise ConfigError(f"memory budget must be 0 or more MiB, got {memory_budget_mib}")
         self.decoded_images = 0
         self.memory_budget_mib = memory_budget_mib
-        self._crop_cache = crop_cache
+        self.crop_cache = crop_cache
         self._threads = threads or min(_MOST_THREADS, _usable_cores())
         self._cache = ImageCache(memory_budget_mib * 2**20)
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="clipfit-images")
         self._lock = threading.Lock()
+        self._crop_keys: dict[Hashable, str] = {}
         self._decoding: dict[Hashable, Future[NDArray[np.uint8]]] = {}
 
     def train_batch(
@@ -174,6 +177,26 @@ class ImageStore:
         batches = (begin(items[start : start + batch_size]) for start in range(0, len(items), batch_size))
         return _in_order(batches, ahead=-(-2 * self._threads // batch_size))
 
+    def crop_keys(self, dataset: DataSet, items: Sequence[Item], spec: ImageSpec) -> list[str | None]:
+        """Return for each item the key that its centre crop has on disk.
+
+        Of a crop that was made already, it is the key of that crop, whatever is in the file by now. None where crops
+        are not kept on disk: without a `crop_cache`, or of images that are no files.
+
+        Raises:
+            DataError: A file is missing or cannot be read: the first such item's error.
+        """
+        cache, load = self.crop_cache, dataset.load_image
+        if cache is None or not isinstance(load, StoredImages):
+            return [None] * len(items)
+
+        def keys(part: Sequence[Item]) -> list[str | None]:
+            made = [self._crop_keys.get((_group(dataset), item.path, spec)) for item in part]
+            return [known or cache.key(load.content(item.path), spec) for item, known in zip(part, made, strict=True)]
+
+        parts = (items[start : start + _FILES_AT_ONCE] for start in range(0, len(items), _FILES_AT_ONCE))
+        return [key for part in self._pool.map(keys, parts) for key in part]
+
     def close(self) -> None:
         """Drop what waits to be decoded and end the threads; the store is of no use afterwards."""
         self._pool.shutdown(wait=True, cancel_futures=True)
@@ -242,14 +265,16 @@ class ImageStore:
     def _make_eval_crop(self, dataset: DataSet, item: Item, spec: ImageSpec) -> Tensor:
         """Return one centre crop, uint8 (3, size, size), from the disk's cache or from the image."""
         load = dataset.load_image
-        if self._crop_cache is None or not isinstance(load, StoredImages):
+        if self.crop_cache is None or not isinstance(load, StoredImages):
             return eval_crop(self._decode(dataset, item), spec)
         content = load.content(item.path)
-        crop = self._crop_cache.get(content, spec)
+        key = self.crop_cache.key(content, spec)
+        crop = self.crop_cache.get(key, spec.size)
         if crop is None:
             crop = eval_crop(load.decode(content, item.path), spec)
             self._count_decoded()
-            self._crop_cache.put(content, spec, crop)
+            self.crop_cache.put(key, crop)
+        self._crop_keys[_group(dataset), item.path, spec] = key
         return crop
 
     def _decode(self, dataset: DataSet, item: Item) -> Image.Image:

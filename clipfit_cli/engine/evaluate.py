@@ -13,11 +13,10 @@ from clipfit_cli.config import Precision
 from clipfit_cli.engine.metrics import Scores, score
 from clipfit_cli.engine.micro_batches import MicroBatches, OnSmaller
 from clipfit_cli.engine.precision import autocast
-from clipfit_cli.methods.base import Adapted
 
 
 def evaluate(
-    adapted: Adapted,
+    logits: Callable[[Tensor], Tensor],
     batches: Iterable[tuple[Tensor, Tensor]],
     *,
     precision: Precision,
@@ -30,8 +29,8 @@ def evaluate(
     A batch that memory runs out on is classified in parts of half its size, and so are those that follow.
 
     Args:
-        adapted: In evaluation mode.
-        batches: Normalised images (batch, 3, size, size) on the device, labels (batch,) on the CPU.
+        logits: Of a method in evaluation mode: its `logits` or its `logits_of_features`.
+        batches: What `logits` takes (batch, ...), on the device, and labels (batch,) on the CPU.
         precision: Of the towers.
         device: Where the model is.
         on_progress: Told the number of images done.
@@ -46,9 +45,9 @@ def evaluate(
     done = 0
     at_a_time = MicroBatches(sys.maxsize, on_smaller)
     with torch.inference_mode(), autocast(precision, device):
-        for images, batch_labels in batches:
-            predictions.append(at_a_time.run(len(images), partial(_classify, adapted, images)))
-            del images  # not two batches at once, while the next one is made
+        for inputs, batch_labels in batches:
+            predictions.append(at_a_time.run(len(inputs), partial(_classify, logits, inputs)))
+            del inputs  # not two batches at once, while the next one is made
             labels.append(batch_labels)
             done += len(batch_labels)
             if on_progress:
@@ -58,6 +57,6 @@ def evaluate(
     return score(torch.cat(predictions).cpu(), torch.cat(labels).cpu())
 
 
-def _classify(adapted: Adapted, images: Tensor, size: int) -> Tensor:
-    """Return the class of every image, int64 (batch,), `size` of them at a time."""
-    return torch.cat([adapted.logits(part).argmax(dim=-1) for part in torch.split(images, size)])
+def _classify(logits: Callable[[Tensor], Tensor], inputs: Tensor, size: int) -> Tensor:
+    """Return the class of every input, int64 (batch,), `size` of them at a time."""
+    return torch.cat([logits(part).argmax(dim=-1) for part in torch.split(inputs, size)])

@@ -28,6 +28,7 @@ Penalty = Callable[["TunedEncoders", Tensor], Tensor]
 class TunedEncoders:
     """A copy of a CLIP of which the named parameters train, classifying by its own text features.
 
+    It shares with the pristine model every tensor that does not change.
     Logits are temperature x cosine, plus SigLIP's bias; both are frozen. The text tower runs once a step and serves
     both cross-entropy and penalty.
     """
@@ -58,18 +59,18 @@ class TunedEncoders:
         """
         self.bundle = bundle
         self._shortcuts = shortcuts or encode.Shortcuts()
-        self.model = copy.deepcopy(bundle.model) if trained else bundle.model
+        drifting = towers.batch_norm_buffers(bundle.model) if trained and bundle.bn == "train" else []
+        self.model = _copy_of(bundle.model, [*trained, *drifting]) if trained else bundle.model
         own = dict(self.model.named_parameters())
         self._trained: dict[str, nn.Parameter] = {name: own[name] for name in trained}
         for parameter in self._trained.values():
             parameter.requires_grad_(True)
         self._penalty = penalty
         self._text_is_frozen = not any(towers.tower_of(name) == "text" for name in trained)
-        drifts = bool(trained) and bundle.bn == "train"
+        self._image_is_frozen = not drifting and not any(towers.tower_of(name) == "image" for name in trained)
         buffers = dict(self.model.named_buffers())
-        names = towers.batch_norm_buffers(self.model) if drifts else []
-        self._buffers: dict[str, Tensor] = {name: buffers[name] for name in names}
-        self._recompute = bundle.execution.recompute and any(towers.tower_of(name) == "image" for name in trained)
+        self._buffers: dict[str, Tensor] = {name: buffers[name] for name in drifting}
+        self._recompute = bundle.execution.recompute and not self._image_is_frozen
         if self._recompute:
             if self._buffers:
                 raise ConfigError("--recompute does not go with --bn train, whose statistics would drift twice a step")
@@ -82,6 +83,11 @@ class TunedEncoders:
         self._bias = towers.logit_bias(self.model).detach().float()
         self.set_classes(class_names, prompt_templates)
 
+    @property
+    def uses_frozen_image_features(self) -> bool:
+        """See `Adapted`."""
+        return self._image_is_frozen
+
     def parameters(self) -> list[nn.Parameter]:
         """See `Adapted`."""
         return list(self._trained.values())
@@ -92,9 +98,10 @@ class TunedEncoders:
 
     def set_classes(self, class_names: Sequence[str], prompt_templates: Sequence[str]) -> None:
         """See `Adapted`."""
-        self._prompts = tokenize_prompts(self.bundle, class_prompts(class_names, prompt_templates), self._shortcuts)
+        texts = class_prompts(class_names, prompt_templates)
+        self._prompts = tokenize_prompts(self.bundle, texts, self._shortcuts)
         self._num_templates = len(prompt_templates)
-        self._zero_shot_features: Tensor | None = None
+        self._class_set = (tuple(texts), self._num_templates, self._shortcuts)
         self._fixed_features: Tensor | None = None
 
     def train_mode(self, training: bool) -> None:
@@ -104,13 +111,18 @@ class TunedEncoders:
         self._fixed_features = None
 
     def zero_shot_features(self) -> Tensor:
-        """Return the untouched model's class features (num_classes, embed_dim), computed once a class set."""
-        if self._zero_shot_features is None:
-            with torch.autocast(self.bundle.device.type, enabled=False):
-                self._zero_shot_features = classifier_weights(
+        """Return the untouched model's class features (num_classes, embed_dim).
+
+        The bundle keeps them, so that all runs with one class set compute them once.
+        """
+        known = self.bundle.class_features
+        if self._class_set not in known:
+            # made while testing, they may be wanted for a gradient later, which inference mode would forbid
+            with torch.inference_mode(False), torch.autocast(self.bundle.device.type, enabled=False):
+                known[self._class_set] = classifier_weights(
                     self.bundle.model, self._prompts, num_templates=self._num_templates
                 )
-        return self._zero_shot_features
+        return known[self._class_set]
 
     def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """See `Adapted`."""
@@ -126,11 +138,17 @@ class TunedEncoders:
 
     def logits(self, images: Tensor) -> Tensor:
         """See `Adapted`."""
-        if self._fixed_features is None:
-            with torch.autocast(images.device.type, enabled=False):
-                self._fixed_features = classifier_weights(self.model, self._prompts, num_templates=self._num_templates)
-        image_features = self._image_features(images)
-        with torch.autocast(images.device.type, enabled=False):
+        return self.logits_of_features(self._image_features(images))
+
+    def logits_of_features(self, image_features: Tensor) -> Tensor:
+        """See `Adapted`."""
+        with torch.autocast(image_features.device.type, enabled=False):
+            if self._fixed_features is None:
+                self._fixed_features = (
+                    self.zero_shot_features()
+                    if self._text_is_frozen
+                    else classifier_weights(self.model, self._prompts, num_templates=self._num_templates)
+                )
             return self._compare(image_features, self._fixed_features)
 
     def drifting_buffers(self) -> list[Tensor]:
@@ -175,6 +193,17 @@ class TunedEncoders:
         """Return the tuned model's class features (num_classes, embed_dim), with gradients, in one pass."""
         features = normalised(encode.encode_text(self.model, self._prompts, self._encode_part))
         return mean_over_templates(features, self._num_templates)
+
+
+def _copy_of(model: nn.Module, changing: Sequence[str]) -> nn.Module:
+    """Return a model of its own that shares all tensors with the other one but the named parameters and buffers.
+
+    What is shared takes memory once, however many methods use it; none of them may write to it.
+    """
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    own = {id(tensors[name]) for name in changing}
+    memo: dict[int, object] = {id(tensor): tensor for tensor in tensors.values() if id(tensor) not in own}
+    return copy.deepcopy(model, memo)
 
 
 def require_some(trained: Sequence[str], method: str) -> Sequence[str]:

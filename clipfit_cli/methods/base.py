@@ -22,6 +22,10 @@ class Adapted(Protocol):
     `logits` comes next, so that what is constant while evaluating (class features) is computed once.
     """
 
+    @property
+    def uses_frozen_image_features(self) -> bool:
+        """Whether all that `logits` needs of an image is what the pristine image tower makes of it."""
+
     def parameters(self) -> list[nn.Parameter]:
         """Return the parameters to optimise, float32; empty for a method that does not train."""
 
@@ -35,6 +39,13 @@ class Adapted(Protocol):
 
     def logits(self, images: Tensor) -> Tensor:
         """Return float32 logits (batch, num_classes) of normalised images (batch, 3, size, size)."""
+
+    def logits_of_features(self, image_features: Tensor) -> Tensor:
+        """Return what `logits` gives from what its image tower has made of the images, float32 (batch, num_classes).
+
+        Args:
+            image_features: float32 (batch, embed_dim), L2-normalised.
+        """
 
     def set_classes(self, class_names: Sequence[str], prompt_templates: Sequence[str]) -> None:
         """Classify among other classes from now on; what was learnt stays.

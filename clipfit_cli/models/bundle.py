@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -31,6 +31,8 @@ class ClipBundle:
         interpolation: ``bicubic`` or ``bilinear``.
         resize_mode: How a picture is made square for evaluation: ``shortest``, ``longest`` or ``squash``.
         execution: How a method computes with it.
+        class_features: Class set -> what the model's text tower makes of it (num_classes, embed_dim), kept for
+            whoever asks next.
     """
 
     model: torch.nn.Module
@@ -47,6 +49,7 @@ class ClipBundle:
     interpolation: str
     resize_mode: str
     execution: Execution = field(default_factory=Execution)
+    class_features: dict[Hashable, torch.Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def device(self) -> torch.device:

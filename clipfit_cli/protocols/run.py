@@ -9,6 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
+from torch import Tensor
+
 from clipfit_cli import methods
 from clipfit_cli.config import RunConfig, ScheduleConfig
 from clipfit_cli.data.dataset import DataSet
@@ -82,7 +84,7 @@ def _run(config: RunConfig, workspace: Workspace, key: str, progress: Progress) 
     notes = _notes(config, workspace, bundle, trained)
     for text in notes:
         workspace.say_once(text)
-    if workspace.execution.compile:
+    if workspace.execution.compile and info.trains:
         workspace.say_once("the first steps and tests take longer: torch compiles the towers ...")
     environment.reset_peak_memory(workspace.device)
     adapted = info.attach(bundle, training_set.class_names, _templates(config, training_set), settings)
@@ -122,7 +124,7 @@ def _run(config: RunConfig, workspace: Workspace, key: str, progress: Progress) 
         created_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         adapter_file=WEIGHTS_FILE if files else None,
         notes=notes,
-        compiled=workspace.execution.compile,
+        compiled=workspace.execution.compile and (training is not None or not adapted.uses_frozen_image_features),
         recomputed=workspace.execution.recompute and training is not None and _any_image(trained),
     )
     return record, files
@@ -170,15 +172,21 @@ def _test(
     test_set = workspace.test_set(config, test)
     adapted.set_classes(test_set.class_names, _templates(config, test_set))
     adapted.train_mode(False)
+    logits: Callable[[Tensor], Tensor]
+    if adapted.uses_frozen_image_features:
+        logits = adapted.logits_of_features
+        features = workspace.features(config.model, config.precision)
+        batches = features.batches(test_set, test_set.test, TEST_BATCH_SIZE)
+    else:
+        logits = adapted.logits
+        batches = workspace.test_batches(test_set, test_set.test, image_spec(bundle), TEST_BATCH_SIZE)
     scores = evaluate(
-        adapted,
-        workspace.test_batches(test_set, test_set.test, image_spec(bundle), TEST_BATCH_SIZE),
+        logits,
+        batches,
         precision=config.precision,
         device=workspace.device,
         on_progress=lambda done: progress.testing(test.dataset, test.subset, done, len(test_set.test)),
-        on_smaller=lambda before, now: workspace.say_once(
-            f"out of memory at {before} test images: going on with {now} at a time"
-        ),
+        on_smaller=workspace.say_smaller_tests,
     )
     return TestMetrics(
         dataset=test.dataset,

@@ -1,4 +1,4 @@
-"""What the runs of one command share: data sets, weights, the loaded model, decoded images."""
+"""What the runs of one command share: data sets, weights, the loaded model, decoded images, frozen features."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from clipfit_cli.config import Execution, ModelConfig, RunConfig, TestSet
+from clipfit_cli.config import Execution, ModelConfig, Precision, RunConfig, TestSet
 from clipfit_cli.data.augment import to_device
 from clipfit_cli.data.custom import OwnDataSet
 from clipfit_cli.data.dataset import DataSet, Item
@@ -24,6 +24,7 @@ from clipfit_cli.errors import ClipfitError, ConfigError, DataError
 from clipfit_cli.models.bundle import ClipBundle
 from clipfit_cli.models.load import load_bundle
 from clipfit_cli.models.weights import Weights, file_sha256, find_weights
+from clipfit_cli.protocols.frozen_features import FrozenFeatures
 from clipfit_cli.results.record import run_key
 
 
@@ -66,12 +67,17 @@ class Workspace:
         self._datasets: dict[str, DataSet] = {}
         self._weights: dict[tuple[str, str], Weights] = {}
         self._bundle: tuple[ModelConfig, ClipBundle] | None = None
+        self._features: dict[Precision, FrozenFeatures] = {}
 
     def say_once(self, text: str) -> None:
         """Tell the user something, unless this command told it already."""
         if self._say and text not in self._said:
             self._say(text)
         self._said.add(text)
+
+    def say_smaller_tests(self, before: int, now: int) -> None:
+        """Tell the user that so many test images at a time were too many for memory, and how many are tried now."""
+        self.say_once(f"out of memory at {before} test images: going on with {now} at a time")
 
     def dataset(self, name: str) -> DataSet:
         """Return a whole data set by its lists.
@@ -114,6 +120,7 @@ class Workspace:
         """
         if self._bundle is None or self._bundle[0] != model:
             self._bundle = None
+            self._features = {}
             bundle = load_bundle(model, device=self.device, weights=self.weights(model))
             self._bundle = (model, replace(bundle, execution=self.execution))
         return self._bundle[1]
@@ -180,6 +187,19 @@ class Workspace:
         """Yield normalised centre crops (batch, 3, size, size) on the device and labels (batch,) on the CPU."""
         for images, labels in self.images.test_batches(dataset, items, spec, batch_size):
             yield normalise(to_device(images, self.device), spec), labels
+
+    def features(self, model: ModelConfig, precision: Precision) -> FrozenFeatures:
+        """Return the image features of a pristine model, in a precision that is resolved.
+
+        Raises:
+            ModelError: It cannot be loaded.
+        """
+        bundle = self.bundle(model)
+        if precision not in self._features:
+            self._features[precision] = FrozenFeatures(
+                bundle, precision, self.images, image_spec(bundle), on_smaller=self.say_smaller_tests
+            )
+        return self._features[precision]
 
     def _draw(self, config: RunConfig) -> DataSet:
         dataset = self.dataset(config.dataset)

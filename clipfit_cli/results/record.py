@@ -64,7 +64,7 @@ class RunRecord:
         activation: Of the model as it ran, whatever the backbone's name says.
         weights_sha256: Of the pre-trained weights.
         split_sha256: Per data set (the trained one and all tested ones), of its split list.
-        train_time_s, eval_time_s: Wall-clock seconds.
+        train_time_s, eval_time_s: Wall-clock seconds; testing is shorter where features are at hand already.
         peak_memory_mib: Of the device, or of the process on a CPU; None where the system does not tell.
         device: As torch names it, and its model where known.
         versions: Per package, as installed.

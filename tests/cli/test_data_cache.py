@@ -35,9 +35,9 @@ def evaluate(world: SmallWorld, *arguments: str, **environment: str) -> None:
 def test_off_by_default_on_by_option_and_variable(small_world: SmallWorld, tmp_path: Path) -> None:
     folder = tmp_path / "cache"
     evaluate(small_world)
-    assert held(folder) == {"folder": str(folder), "num_images": 0, "size_mib": 0.0}
+    assert held(folder) == {"folder": str(folder), "num_images": 0, "num_features": 0, "size_mib": 0.0}
     evaluate(small_world, "--image-cache", str(folder))
-    assert held(folder)["num_images"] == 12 and held(folder)["size_mib"] > 0
+    assert held(folder)["num_images"] == held(folder)["num_features"] == 12 and held(folder)["size_mib"] > 0
     other = tmp_path / "other"
     evaluate(small_world, CLIPFIT_IMAGE_CACHE=str(other))
     assert held(other)["num_images"] == 12
@@ -49,7 +49,7 @@ def test_show_and_clear(small_world: SmallWorld, tmp_path: Path) -> None:
     shown = invoke("data", "cache", "--image-cache", str(tmp_path / "cache"))
     assert "Prepared test images" in shown.stdout and "12" in shown.stdout
     cleared = invoke("data", "cache", "--clear", "--image-cache", str(tmp_path / "cache"))
-    assert cleared.exit_code == 0 and "removed 12 prepared images" in cleared.stderr
+    assert cleared.exit_code == 0 and "removed 12 prepared images and features of 12, 0." in cleared.stderr
     assert [path.name for path in (tmp_path / "cache").iterdir()] == ["mine.txt"]
     assert held(tmp_path / "cache", "--clear", "--quiet")["num_images"] == 0
 
@@ -57,7 +57,7 @@ def test_show_and_clear(small_world: SmallWorld, tmp_path: Path) -> None:
 def test_the_default_is_the_users_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("platformdirs.user_cache_path", lambda *args, **kwargs: tmp_path)
     result = invoke("data", "cache", "--csv", "-")
-    assert result.stdout == f"folder,num_images,size_mib\n{tmp_path / 'images'},0,0.0\n"
+    assert result.stdout == f"folder,num_images,num_features,size_mib\n{tmp_path / 'images'},0,0,0.0\n"
     assert cache_folder("auto") == tmp_path / "images" and cache_folder(None) is None and cache_folder("") is None
 
 

@@ -67,7 +67,7 @@ def test_the_same_pixels_with_and_without(dataset: DataSet, folder: Path) -> Non
     first, second = open_store(folder), open_store(folder)
     assert torch.equal(crops(first, dataset), expected) and first.decoded_images == 6
     assert torch.equal(crops(second, dataset), expected) and second.decoded_images == 0
-    assert cache_usage(folder).num_entries == 6
+    assert cache_usage(folder).num_pixels == 6
     assert torch.equal(crops(second, dataset), expected), "now from memory"
 
 
@@ -77,6 +77,28 @@ def test_without_memory_the_disk_serves_every_time(dataset: DataSet, folder: Pat
     assert torch.equal(crops(store, dataset), first) and store.decoded_images == 6
 
 
+def test_crops_have_the_key_of_what_they_were_made_of(dataset: DataSet, folder: Path, tmp_path: Path) -> None:
+    store = open_store(folder)
+    assert store.crop_cache is not None
+    path = tmp_path / "dtd" / "images" / dataset.test[0].path
+    before = path.read_bytes()
+    keys = store.crop_keys(dataset, dataset.test, SPEC)
+    assert keys[0] == store.crop_cache.key(before, SPEC) and len(set(keys)) == 6
+    crops(store, dataset)
+    save_noise(path, seed=77)
+    assert store.crop_keys(dataset, dataset.test, SPEC) == keys, "the crop in memory is that of the old file"
+    assert open_store(folder).crop_keys(dataset, dataset.test[:1], SPEC) != keys[:1]
+    path.unlink()
+    with pytest.raises(DataError, match="missing"):
+        open_store(folder).crop_keys(dataset, dataset.test, SPEC)
+
+
+def test_without_a_disk_or_files_crops_have_no_key(dataset: DataSet, folder: Path) -> None:
+    textures = textures_dataset("textures")
+    assert open_store(folder).crop_keys(textures, textures.test[:2], SPEC) == [None, None]
+    assert open_store(None).crop_keys(dataset, dataset.test[:2], SPEC) == [None, None]
+
+
 def test_size_and_filter_are_kept_apart_but_not_the_normalisation(dataset: DataSet, folder: Path) -> None:
     store = open_store(folder)
     crops(store, dataset)
@@ -84,7 +106,7 @@ def test_size_and_filter_are_kept_apart_but_not_the_normalisation(dataset: DataS
         assert torch.equal(crops(store, dataset, spec), crops(open_store(None), dataset, spec))
     assert store.decoded_images == 24
     crops(open_store(folder), dataset, replace(SPEC, mean=(0.5, 0.5, 0.5)))
-    assert cache_usage(folder).num_entries == 24
+    assert cache_usage(folder).num_pixels == 24
 
 
 def test_a_changed_file_of_the_same_size_and_date_is_seen(dataset: DataSet, folder: Path, tmp_path: Path) -> None:
@@ -118,7 +140,7 @@ def test_a_damaged_entry_is_made_anew(dataset: DataSet, folder: Path) -> None:
         entry.write_bytes(content[: (len(content), 9, 0)[k]])
     store = open_store(folder)
     assert torch.equal(crops(store, dataset), expected) and store.decoded_images == 3
-    assert cache_usage(folder).num_entries == 6
+    assert cache_usage(folder).num_pixels == 6
 
 
 def test_a_damaged_image_is_the_same_error(dataset: DataSet, folder: Path, tmp_path: Path) -> None:
@@ -194,4 +216,4 @@ def test_two_processes_share_a_cache(dataset: DataSet, folder: Path, tmp_path: P
         assert other.stdout is not None
         assert other.stdout.read().strip() == hashlib.sha256(expected.numpy().tobytes()).hexdigest()
     crops(open_store(folder), dataset)
-    assert other.returncode == 0 and cache_usage(folder).num_entries == 6
+    assert other.returncode == 0 and cache_usage(folder).num_pixels == 6

@@ -48,7 +48,18 @@ def test_what_is_put_comes_back(tmp_path: Path) -> None:
     assert found is not None and bytes(found) == b"hello" and not found.readonly
     assert read(cache, 2, 0) == b""
     assert cache.get(key_of(3), 5) is None
-    assert cache_usage(folder) == disk_cache.CacheUsage(folder, 2, 5 + 2 * HEAD)
+    assert cache_usage(folder) == disk_cache.CacheUsage(folder, 2, 0, 5 + 2 * HEAD)
+
+
+def test_two_kinds_share_folder_and_limit(tmp_path: Path) -> None:
+    folder = tmp_path / "cache"
+    cache = open_cache(folder)
+    assert cache.put(key_of(1), b"hello") and cache.put(key_of(1), b"abcd", "features")
+    assert read(cache, 1, 5) == b"hello"
+    found = cache.get(key_of(1), 4, "features")
+    assert found is not None and bytes(found) == b"abcd" and cache.get(key_of(2), 4, "features") is None
+    assert cache_usage(folder) == disk_cache.CacheUsage(folder, 1, 1, 9 + 2 * HEAD)
+    assert clear_cache(folder) == disk_cache.CacheUsage(folder, 1, 1, 9 + 2 * HEAD) and not folder.exists()
 
 
 @pytest.mark.parametrize(
@@ -77,7 +88,7 @@ def test_an_entry_under_another_name_is_damaged(tmp_path: Path) -> None:
     cache = open_cache(tmp_path)
     cache.put(key_of(1), b"one")
     cache.put(key_of(2), b"two")
-    one, two = cache._path(key_of(1)), cache._path(key_of(2))
+    one, two = cache._path(key_of(1), "pixels"), cache._path(key_of(2), "pixels")
     shutil.copy(one, two)
     assert cache.get(key_of(2), 3) is None and read(cache, 1, 3) == b"one"
 
@@ -87,7 +98,7 @@ def test_what_was_used_least_lately_goes_first(tmp_path: Path) -> None:
     cache = open_cache(tmp_path, limit_bytes=1000)
     for k in range(9):
         cache.put(key_of(k), bytes([k]) * size)
-        os.utime(cache._path(key_of(k)), (k, k))
+        os.utime(cache._path(key_of(k), "pixels"), (k, k))
     assert cache.get(key_of(0), size) is not None, "this one is young again"
     cache.put(key_of(9), bytes(size))
     cache.put(key_of(10), bytes(size))
@@ -109,7 +120,7 @@ def test_an_entry_above_the_limit_is_not_kept(tmp_path: Path) -> None:
     cache = open_cache(tmp_path, limit_bytes=100)
     assert not cache.put(key_of(1), bytes(101 - HEAD))
     assert cache.put(key_of(2), bytes(100 - HEAD)) and cache.put(key_of(3), bytes(100 - HEAD))
-    assert cache_usage(tmp_path).num_entries == 1
+    assert cache_usage(tmp_path).num_pixels == 1
 
 
 def test_a_full_disk_is_noted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,15 +221,15 @@ def test_clear_removes_only_the_caches_own_files(tmp_path: Path) -> None:
     (outside / f"{'0' * 62}.clipfit-pixels").write_bytes(b"x")
     (tmp_path / "cd").symlink_to(outside)
     removed = clear_cache(tmp_path)
-    assert (removed.num_entries, removed.num_bytes) == (3, 3 * (6 + HEAD) + 5)
+    assert (removed.num_pixels, removed.num_bytes) == (3, 3 * (6 + HEAD) + 5)
     assert files_of(tmp_path) == sorted(strangers) and len(files_of(outside)) == 1
-    assert cache_usage(tmp_path).num_entries == 0
+    assert cache_usage(tmp_path).num_pixels == 0
     assert cache.put(key_of(1), b"pixels"), "it goes on"
 
 
 def test_clear_leaves_no_empty_folder(tmp_path: Path) -> None:
     folder = tmp_path / "cache"
-    assert clear_cache(folder).num_entries == 0
+    assert clear_cache(folder).num_pixels == 0
     open_cache(folder).put(key_of(1), b"one")
     clear_cache(folder)
     assert not folder.exists()
@@ -239,14 +250,14 @@ def test_clear_says_what_it_cannot_remove(tmp_path: Path, monkeypatch: pytest.Mo
 def test_what_a_killed_process_left_goes_when_it_is_old(tmp_path: Path) -> None:
     cache = open_cache(tmp_path)
     cache.put(key_of(1), b"one")
-    folder = cache._path(key_of(1)).parent
+    folder = cache._path(key_of(1), "pixels").parent
     old, new = folder / f".{'0' * 32}.clipfit-pixels", folder / f".{'1' * 32}.clipfit-pixels"
     for path, age in ((old, 7200), (new, 60)):
         path.write_bytes(b"half")
         os.utime(path, (time.time() - age,) * 2)
     open_cache(tmp_path).put(key_of(2), b"two")
     assert not old.exists() and new.exists()
-    assert cache_usage(tmp_path).num_entries == 2
+    assert cache_usage(tmp_path).num_pixels == 2
 
 
 def test_wrong_arguments(tmp_path: Path) -> None:

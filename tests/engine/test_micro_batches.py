@@ -181,7 +181,7 @@ def test_a_test_batch_that_does_not_fit(small_clip: ClipBundle) -> None:
     told: list[tuple[int, int]] = []
     memory = Memory(adapted, 3)
     scores = evaluate(
-        adapted,
+        adapted.logits,
         ((IMAGES[start : start + 8], labels[start : start + 8]) for start in range(0, 20, 8)),
         precision="fp32",
         device=CPU,
@@ -197,7 +197,7 @@ def test_a_test_image_that_does_not_fit(small_clip: ClipBundle) -> None:
     adapted = attached(small_clip)
     Memory(adapted, 0)
     with pytest.raises(torch.OutOfMemoryError):
-        evaluate(adapted, [(IMAGES[:4], LABELS[:4])], precision="fp32", device=CPU)
+        evaluate(adapted.logits, [(IMAGES[:4], LABELS[:4])], precision="fp32", device=CPU)
 
 
 def real_error(size: int) -> BaseException:

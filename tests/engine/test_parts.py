@@ -220,7 +220,7 @@ def test_evaluation_counts_arg_max(small_clip: ClipBundle) -> None:
         expected = adapted.logits(IMAGES).argmax(dim=-1)
     seen: list[int] = []
     scores = evaluate(
-        adapted,
+        adapted.logits,
         iter([(IMAGES[:6], expected[:6]), (IMAGES[6:], (expected[6:] + 1) % 3)]),
         precision="fp32",
         device=CPU,
@@ -233,13 +233,13 @@ def test_ties_go_to_the_first_class(small_clip: ClipBundle) -> None:
     info = methods.get("zero-shot")
     adapted = info.attach(small_clip, ["same", "same", "same"], ["a {}."], info.settings())
     adapted.train_mode(False)
-    scores = evaluate(adapted, [(IMAGES, torch.zeros(10, dtype=torch.int64))], precision="fp32", device=CPU)
+    scores = evaluate(adapted.logits, [(IMAGES, torch.zeros(10, dtype=torch.int64))], precision="fp32", device=CPU)
     assert scores.accuracy_pct == 100
 
 
 def test_nothing_to_evaluate(small_clip: ClipBundle) -> None:
     with pytest.raises(ValueError, match="nothing to evaluate"):
-        evaluate(attached(small_clip), [], precision="fp32", device=CPU)
+        evaluate(attached(small_clip).logits, [], precision="fp32", device=CPU)
 
 
 def test_precision_on_a_cpu() -> None:

@@ -96,6 +96,18 @@ def test_other_classes_after_training(info: MethodInfo, small_clip: ClipBundle) 
     torch.testing.assert_close(logits_of(adapted), before)
 
 
+def test_logits_of_frozen_features_where_it_says_so(info: MethodInfo, small_clip: ClipBundle) -> None:
+    adapted = attach(info, small_clip)
+    if info.trains:
+        list(steps(adapted, 2))
+    adapted.train_mode(False)
+    with torch.no_grad():
+        pristine = adapted.logits_of_features(normalised(encode_image(small_clip.model, IMAGES)))
+    assert pristine.shape == (6, 3) and pristine.dtype == torch.float32
+    same = torch.allclose(pristine, logits_of(adapted), atol=1e-6, rtol=0)
+    assert same == adapted.uses_frozen_image_features
+
+
 def test_nothing_trains_in_a_method_that_does_not(small_clip: ClipBundle) -> None:
     untrained = [name for name in methods.available() if not methods.get(name).trains]
     assert untrained == ["zero-shot"]

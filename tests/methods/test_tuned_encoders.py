@@ -1,0 +1,150 @@
+"""A tuned copy of every kind of model: its own where it changes, the pristine model's everywhere else."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from clipfit_cli import methods
+from clipfit_cli.methods._tuned_encoders import TunedEncoders
+from clipfit_cli.models import encode, towers
+from clipfit_cli.models.bundle import ClipBundle
+from clipfit_cli.models.text_features import classifier_weights, normalised
+from clipfit_cli.models.tokenizers import simple_tokenizer
+from tests.conftest import build_small_clip, small_bundle
+from tests.kinds import ALL_KINDS, build, config_of, hugging_face_kind
+
+NAMES = ["polka-dotted", "woven", "sea or lake"]
+TEMPLATES = ("a photo of a {}.",)
+LABELS = torch.tensor([0, 1, 2, 0])
+
+
+def tensors_of(model: nn.Module) -> dict[str, Tensor]:
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+def bundle_of_kind(kind: str, folder: Path) -> ClipBundle:
+    """Return a model that reads CLIP's own tokens, whatever its text tower is."""
+    if kind == "hugging-face":
+        config = hugging_face_kind(folder / "roberta", vocabulary=49408)
+    else:
+        config = config_of(kind, folder)
+    return replace(small_bundle(build(config), bn="train"), tokenizer=simple_tokenizer(32).tokenize)
+
+
+def attach(name: str, bundle: ClipBundle, **settings: Any) -> TunedEncoders:
+    info = methods.get(name)
+    return cast(TunedEncoders, info.attach(bundle, NAMES, TEMPLATES, info.settings(**settings)))
+
+
+def images_for(bundle: ClipBundle) -> Tensor:
+    return torch.randn(4, 3, bundle.image_size, bundle.image_size, generator=torch.Generator().manual_seed(0))
+
+
+def train(adapted: TunedEncoders, images: Tensor, steps: int = 2) -> None:
+    optimiser = torch.optim.SGD(adapted.parameters(), lr=0.01)
+    adapted.train_mode(True)
+    for _ in range(steps):
+        optimiser.zero_grad()
+        torch.autograd.backward(adapted.loss(images, LABELS)[0])
+        optimiser.step()
+    adapted.train_mode(False)
+
+
+@pytest.mark.parametrize("method", ["clipfit", "full"])
+@pytest.mark.parametrize("kind", ALL_KINDS)
+def test_all_that_does_not_change_is_shared(kind: str, method: str, tmp_path: Path) -> None:
+    bundle = bundle_of_kind(kind, tmp_path)
+    before = {name: tensor.clone() for name, tensor in tensors_of(bundle.model).items()}
+    adapted = attach(method, bundle)
+    train(adapted, images_for(bundle))
+    pristine, tuned, changing = tensors_of(bundle.model), tensors_of(adapted.model), adapted.trained_tensors()
+    assert pristine.keys() == tuned.keys() and set(changing) <= set(tuned)
+    for name, tensor in pristine.items():
+        # open_clip leaves a projection of CoCa's decoder as it finds the memory, so it may hold what equals nothing
+        same = torch.allclose(tensor, before[name], rtol=0, atol=0, equal_nan=True)
+        assert same, f"{name} of the pristine model changed"
+        if name in changing:
+            assert tuned[name].data_ptr() != tensor.data_ptr(), f"{name} is not its own"
+        else:
+            assert tuned[name] is tensor, f"{name} is held twice"
+    assert not {id(module) for module in adapted.model.modules()} & {id(module) for module in bundle.model.modules()}
+
+
+def test_drifting_statistics_are_its_own() -> None:
+    bundle = small_bundle(build_small_clip(resnet=True), bn="train")
+    one, other = attach("clipfit", bundle), attach("clipfit", bundle)
+    statistics = towers.batch_norm_buffers(bundle.model)
+    assert statistics and set(statistics) <= set(one.trained_tensors())
+    pointers = {tensors_of(model)[statistics[0]].data_ptr() for model in (bundle.model, one.model, other.model)}
+    assert len(pointers) == 3
+    assert not any(module.training for module in bundle.model.modules())
+
+
+def test_a_copy_costs_what_it_trains(small_clip: ClipBundle) -> None:
+    adapted = attach("clipfit", small_clip)
+    shared = {tensor.data_ptr() for tensor in tensors_of(small_clip.model).values()}
+    own = sum(tensor.numel() for tensor in tensors_of(adapted.model).values() if tensor.data_ptr() not in shared)
+    assert own == sum(parameter.numel() for parameter in adapted.parameters()) == 2 * 32 + 12 * 48
+
+
+TEXT_SIDE = [
+    ("clipfit", {"image_layer_norms": "none"}),
+    ("bitfit", {"towers": "text"}),
+    ("layer-norm", {"towers": "text"}),
+    ("full", {"towers": "text"}),
+]
+IMAGE_SIDE = [("bitfit", {"towers": "image"}), ("full", {"towers": "image"}), ("bitfit", {})]
+CASES = [
+    *((False, "eval", *one, True) for one in [("zero-shot", {}), *TEXT_SIDE]),
+    *((False, "train", *one, True) for one in TEXT_SIDE),  # there is no BatchNorm in a ViT
+    *((False, "eval", *one, False) for one in [*IMAGE_SIDE, ("clipfit", {"text_biases": "none", "beta": 0.0})]),
+    *((True, "eval", *one, True) for one in [("zero-shot", {}), ("clipfit", {}), *TEXT_SIDE]),
+    *((True, "train", *one, False) for one in [("clipfit", {}), *TEXT_SIDE]),  # the statistics drift
+    (True, "train", "zero-shot", {}, True),
+]
+
+
+@pytest.mark.parametrize(("resnet", "bn", "method", "settings", "expected"), CASES)
+def test_which_use_frozen_image_features(
+    resnet: bool, bn: str, method: str, settings: dict[str, Any], expected: bool
+) -> None:
+    bundle = small_bundle(build_small_clip(resnet=resnet), bn=bn)
+    adapted, images = attach(method, bundle, **settings), images_for(bundle)
+    if adapted.parameters():
+        train(adapted, images)
+    assert adapted.uses_frozen_image_features == expected
+    with torch.no_grad():
+        logits = adapted.logits_of_features(normalised(encode.encode_image(bundle.model, images)))
+        same = torch.allclose(logits, adapted.logits(images), atol=1e-6, rtol=0)
+    assert same == expected
+
+
+def test_class_features_are_computed_once_a_class_set(small_clip: ClipBundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[nn.Module] = []
+
+    def counted(model: nn.Module, *arguments: Any, **options: Any) -> Tensor:
+        made.append(model)
+        return classifier_weights(model, *arguments, **options)
+
+    monkeypatch.setattr("clipfit_cli.methods._tuned_encoders.classifier_weights", counted)
+    images = images_for(small_clip)
+    zero_shot = attach("zero-shot", small_clip)
+    with torch.inference_mode():  # as the evaluation loop does; what it leaves behind is part of a loss below
+        zero_shot.logits(images)
+    for _ in range(2):
+        train(attach("clipfit", small_clip), images)
+        train(attach("bitfit", small_clip, towers="image"), images)
+    assert made == [small_clip.model]
+    zero_shot.set_classes(NAMES[:2], TEMPLATES)
+    zero_shot.train_mode(False)
+    assert zero_shot.logits_of_features(torch.ones(1, 24)).shape == (1, 2)
+    zero_shot.set_classes(NAMES, ("{}", "the {}"))
+    zero_shot.train_mode(False)
+    zero_shot.logits(images)
+    assert len(made) == len(small_clip.class_features) == 3

@@ -1,0 +1,151 @@
+"""The scripts that measure: what they compare is the same computation, and they run from end to end."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from clipfit_cli.models.bundle import ClipBundle
+from tests.conftest import write_small_dataset
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+TINY = ["--backbone", "clipfit-tiny"]
+
+
+@pytest.fixture
+def scripts(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return what imports a script by its name, as it is when it runs: its neighbours are modules, too."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    return importlib.import_module
+
+
+def test_no_script_hides_a_module_of_python() -> None:
+
+    assert not {path.stem for path in BENCHMARKS.glob("*.py")} & sys.stdlib_module_names
+
+
+def test_reference_and_ours_have_one_loss_and_one_gradient(scripts: Any, small_clip: ClipBundle) -> None:
+    step, reference = scripts("step"), scripts("reference")
+    ours = step.ours(small_clip, 5)
+    official = reference.Reference(small_clip, step.names_of(5), step.TEMPLATE)
+    with torch.no_grad():  # away from the start, where the distillation is 0 and has no gradient
+        for one, other in zip(ours.parameters(), official.parameters(), strict=True):
+            one.add_(0.1 * torch.randn_like(one))
+            other.copy_(one)
+    images, labels = step.batch_of(small_clip, 3, 5)
+
+    losses = step.loss_of(ours)(images, labels), official.loss(images, labels)
+    for loss in losses:
+        torch.autograd.backward(loss)
+
+    torch.testing.assert_close(*losses)
+    for one, other in zip(ours.parameters(), official.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, atol=1e-5, rtol=1e-3)
+
+
+def test_reference_counts_every_shortcut(scripts: Any) -> None:
+    found = scripts("step").count_all("clipfit-tiny", 8, [4, 10])
+
+    few, many = found["steps"]
+    assert many["reference"] > few["reference"] > few["without any"] > few["without trimming"] > few["ours"]
+    assert few["without trimming"] > few["without packing"] > few["without shared prefix"] > few["ours"]
+    assert few["without last block"] > few["ours"]
+    assert found["image_tower"]["open_clip's"] > found["image_tower"]["ours"]
+    assert few["reference / ours"] == few["reference"] / few["ours"]
+
+
+def test_step_times_and_writes(scripts: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "step.json"
+    scripts("step").main(
+        [
+            *TINY,
+            *("--batch-size", "2", "--classes", "3", "--time-classes", "3", "--turns", "1"),
+            *("--memory-classes", "0", "--device", "cpu", "--json", str(file)),
+        ]
+    )
+
+    found = json.loads(file.read_text())
+    assert {row["classes"] for row in found["seconds"]} == {3}
+    assert found["seconds"][0]["reference / ours"] > 0
+    assert found["commit"] and found["versions"]["torch"] == torch.__version__
+    assert "no CUDA device" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_step_measures_memory_in_processes_of_their_own(scripts: Any) -> None:
+    found = scripts("step").compare_memory("clipfit-tiny", 8, 200, torch.device("cpu"))
+
+    assert found["reference"]["added_mib"] > found["ours"]["added_mib"] > 0
+    assert found["reference / ours"] > 1
+
+
+def test_what_needs_a_gpu_runs_on_a_processor_too(scripts: Any) -> None:
+    bundle = scripts("measuring").random_bundle("clipfit-tiny", torch.device("cpu"))
+
+    found = scripts("step_on_gpu").measure_gpu(
+        bundle, 2, classes=2, shots=2, epochs=2, side=64, turns=1, compiled=False
+    )
+
+    assert list(found)[-2] == "training of 4 images, 2 epochs, s"
+    assert len(found) == 6 and all(value > 0 for value in found.values())
+
+
+def test_end_to_end_runs(scripts: Any, tmp_path: Path) -> None:
+    write_small_dataset(tmp_path, "caltech101", ["face", "leopard", "anchor", "ant"], (6, 2, 3))
+    file = tmp_path / "end_to_end.json"
+    scripts("end_to_end").main(
+        [
+            *("--data-root", str(tmp_path), "--shots", "2", "--epochs", "2", "--batch-size", "2", "--workers", "0"),
+            *("--reference-epochs", "2", "--tests", "1", "--vit-backbone", "clipfit-tiny", "--vit-steps", "1"),
+            *("--vit-test-images", "2", "--device", "cpu", "--json", str(file)),
+        ]
+    )
+
+    found = json.loads(file.read_text())
+    run = found["whole_run"]
+    assert [seed["decoded_testing"] for seed in run["seeds"]] == [12, 0, 0]
+    assert run["seeds"][0]["decoded_training"] == 4
+    inside = run["image_forward_s"] + run["text_forward_s"] + run["backward_s"]
+    assert run["outside_the_towers_s"] == pytest.approx(run["wall_s"] - inside)
+    small, larger = found["loops"]
+    assert small["training_images"] == 4 and small["test_images"] == 6
+    assert larger["training_images"] == 2 and larger["test_images"] == 2
+    assert {"first epoch", "later epoch", "first test"} < set(small) and "later test" not in small
+
+
+def test_towers_are_the_package_s_own_again_afterwards(scripts: Any) -> None:
+    from clipfit_cli.models import encode, text_features
+
+    def functions() -> list[object]:
+        return [
+            encode.encode_image,
+            encode.encode_text,
+            vars(text_features)["encode_text"],
+            torch.autograd.backward,
+        ]
+
+    before, measuring = functions(), scripts("measuring")
+    with measuring.towers_timed(measuring.Stopwatch(torch.device("cpu"))):
+        assert all(now is not then for now, then in zip(functions(), before, strict=True))
+
+    assert functions() == before
+
+
+def test_profile_tells_all_phases(scripts: Any, tmp_path: Path) -> None:
+    file = tmp_path / "profile.json"
+    scripts("profile_step").main(
+        [*TINY, "--classes", "3", "--batch-size", "2", "--steps", "2", "--device", "cpu", "--json", str(file)]
+    )
+
+    found = json.loads(file.read_text())
+    phases = found["ms_per_step"]
+    assert list(phases)[:-1] == list(scripts("profile_step").PHASES)
+    assert sum(phases.values()) - phases["the whole step"] <= phases["the whole step"]
+    assert set(found["ms_of_other_threads_per_step"]) == {"draw the crop", "cut, resize and normalise"}
+    assert found["operators"][0]["ms"] >= found["operators"][1]["ms"]
