@@ -276,6 +276,24 @@ def test_memory_is_bounded(small_clip: ClipBundle, dataset: DataSet, monkeypatch
         assert frozen.encoded_images == count, "of three others the one goes that was not used for longest"
 
 
+def test_a_device_that_is_too_small_for_a_batch(
+    small_clip: ClipBundle, dataset: DataSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = collect(open_features(small_clip), dataset)
+    told: list[tuple[int, int]] = []
+
+    def limited(model: nn.Module, images: Tensor, **options: Any) -> Tensor:
+        if len(images) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return encode_image(model, images, **options)
+
+    monkeypatch.setattr(frozen_features, "encode_image", limited)
+    spec = image_spec(small_clip)
+    frozen = FrozenFeatures(small_clip, "fp32", ImageStore(), spec, on_smaller=lambda *sizes: told.append(sizes))
+    torch.testing.assert_close(collect(frozen, dataset), expected)
+    assert told == [(5, 2)] and frozen.encoded_images == len(dataset.test)
+
+
 def test_half_precision_is_kept_apart(small_clip: ClipBundle, dataset: DataSet) -> None:
     exact, half = (collect(open_features(small_clip, precision=p), dataset) for p in ("fp32", "bf16"))
     assert half.dtype == torch.float32 and not torch.equal(exact, half)
