@@ -148,7 +148,7 @@ def _misfit(name: str, given: torch.Tensor, own: torch.Tensor) -> str | None:
     """Return in words how a tensor differs from the model's in kind; None where it fits."""
     if given.shape != own.shape:
         return f"{name} is {tuple(given.shape)}, expected {tuple(own.shape)}"
-    if given.is_floating_point() != own.is_floating_point():
+    if own.is_floating_point() and not given.is_floating_point():
         return f"{name} holds {given.dtype}, expected {own.dtype}"
     return None
 
