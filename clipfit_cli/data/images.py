@@ -139,7 +139,7 @@ class ImageStore:
         """Yield for each batch of items and crop seeds what `train_batch` returns.
 
         The next batch is prepared by other threads while the caller works on this one; closing the generator drops
-        it. On the CPU that holds for images that are still to be decoded; crops of decoded ones are made by the caller.
+        it.
 
         Raises:
             ValueError: There is not one seed per item, or there is no item.
@@ -150,17 +150,8 @@ class ImageStore:
             if not items or len(items) != len(seeds):
                 raise ValueError(f"expected one crop seed per item, got {len(seeds)} for {len(items)} items")
             crops = new_batch(len(items), spec, device)
-            put = partial(self._put_train_crops, crops, dataset, items, seeds)
-            # beside towers that take every core, other threads cost them several times what they save
-            at_once = device.type == "cpu" and self._are_kept(dataset, items)
-            parts = [] if at_once else self._in_parts(len(items), put)
-
-            def finish() -> Batch:
-                if at_once:
-                    put(range(len(items)))
-                return crops.finish(), to_device(_labels(items), device)
-
-            return _Begun(parts, finish)
+            parts = self._in_parts(len(items), partial(self._put_train_crops, crops, dataset, items, seeds))
+            return _Begun(parts, lambda: (crops.finish(), to_device(_labels(items), device)))
 
         return _in_order((begin(items, seeds) for items, seeds in batches), ahead=1)
 
@@ -232,11 +223,6 @@ class ImageStore:
         """Put the centre crops of some places into images (batch, 3, size, size)."""
         for place in places:
             images[place] = self._eval_crop(dataset, items[place], spec)
-
-    def _are_kept(self, dataset: DataSet, items: Sequence[Item]) -> bool:
-        """Return whether the pixels of all items are in memory."""
-        group = _group(dataset)
-        return all(self._cache.get(group, item.path) is not None for item in items)
 
     def _whole(self, dataset: DataSet, item: Item) -> NDArray[np.uint8]:
         """Return the pixels (height, width, 3) of an image, and keep them.
