@@ -7,9 +7,7 @@ from typing import Annotated
 
 import typer
 
-from clipfit_cli.config import PRECISIONS
-
-_MODEL = "Model and machine"
+from clipfit_cli.cli.model_options import MODEL_PANEL, DeviceName, PrecisionName
 
 
 @dataclass(frozen=True)
@@ -19,7 +17,9 @@ class BaseModelOptions:
     backbone: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME", help="open_clip architecture. Default: the one it was trained on.", rich_help_panel=_MODEL
+            metavar="NAME",
+            help="open_clip architecture. Default: the one it was trained on.",
+            rich_help_panel=MODEL_PANEL,
         ),
     ] = None
     pretrained: Annotated[
@@ -27,7 +27,7 @@ class BaseModelOptions:
         typer.Option(
             metavar="TAG|PATH",
             help="Where its weights lie now; they must be those it was trained on. Default: as in training.",
-            rich_help_panel=_MODEL,
+            rich_help_panel=MODEL_PANEL,
         ),
     ] = None
     offline: Annotated[
@@ -35,7 +35,7 @@ class BaseModelOptions:
         typer.Option(
             "--offline",
             help="Do not touch the network: take the model from this machine or fail.",
-            rich_help_panel=_MODEL,
+            rich_help_panel=MODEL_PANEL,
         ),
     ] = False
 
@@ -44,15 +44,5 @@ class BaseModelOptions:
 class MachineOptions:
     """On what it runs, in which arithmetic."""
 
-    device: Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda or cuda:N.", rich_help_panel=_MODEL)] = (
-        "auto"
-    )
-    precision: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME",
-            help="Of the towers: fp32, bf16, fp16 or auto, which is bf16 where the device computes in it, else fp32.",
-            rich_help_panel=_MODEL,
-            autocompletion=lambda incomplete: [word for word in PRECISIONS if word.startswith(incomplete)],
-        ),
-    ] = "auto"
+    device: DeviceName = "auto"
+    precision: PrecisionName = "auto"

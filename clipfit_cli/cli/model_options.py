@@ -10,8 +10,23 @@ import typer
 from clipfit_cli.cli.options import complete_from
 from clipfit_cli.config import BN_MODES, PRECISIONS, ModelConfig
 
-_MODEL = "Model and machine"
+MODEL_PANEL = "Model and machine"
 _MODEL_DEFAULTS = ModelConfig()
+
+DeviceName = Annotated[
+    str, typer.Option(metavar="NAME", help="auto, cpu, cuda or cuda:N.", rich_help_panel=MODEL_PANEL)
+]
+PrecisionName = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="Of the towers: fp32, bf16, fp16 or auto, which is bf16 where the device computes in it (CUDA; CPUs "
+        "with AVX512-BF16 or AMX), else fp32, and fp32 for clipfit-tiny. Trained tensors and losses are float32 in "
+        "each.",
+        rich_help_panel=MODEL_PANEL,
+        autocompletion=complete_from(PRECISIONS),
+    ),
+]
 
 
 @dataclass(frozen=True)
@@ -24,7 +39,7 @@ class ModelOptions:
             metavar="NAME",
             help=f"open_clip architecture, or clipfit-tiny. Default: that of a --pretrained that brings one, else "
             f"{_MODEL_DEFAULTS.backbone}; clipfit-tiny for built-in data sets.",
-            rich_help_panel=_MODEL,
+            rich_help_panel=MODEL_PANEL,
         ),
     ] = None
     pretrained: Annotated[
@@ -33,7 +48,7 @@ class ModelOptions:
             metavar="TAG|PATH",
             help="open_clip weight tag; a checkpoint file; a folder with open_clip_config.json, or "
             f"hf-hub:ORG/NAME, which bring their architecture. Default: {_MODEL_DEFAULTS.pretrained}.",
-            rich_help_panel=_MODEL,
+            rich_help_panel=MODEL_PANEL,
         ),
     ] = None
     bn: Annotated[
@@ -42,31 +57,19 @@ class ModelOptions:
             metavar="MODE",
             help="BatchNorm of ResNets while training: eval keeps the statistics, train lets them drift as the "
             "official code does.",
-            rich_help_panel=_MODEL,
+            rich_help_panel=MODEL_PANEL,
             autocompletion=complete_from(BN_MODES),
         ),
     ] = _MODEL_DEFAULTS.bn
-    device: Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda or cuda:N.", rich_help_panel=_MODEL)] = (
-        "auto"
-    )
-    precision: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME",
-            help="Of the towers: fp32, bf16, fp16 or auto, which is bf16 where the device computes in it (CUDA; CPUs "
-            "with AVX512-BF16 or AMX), else fp32, and fp32 for clipfit-tiny. Trained tensors and losses are float32 in "
-            "each.",
-            rich_help_panel=_MODEL,
-            autocompletion=complete_from(PRECISIONS),
-        ),
-    ] = "auto"
+    device: DeviceName = "auto"
+    precision: PrecisionName = "auto"
     compile: Annotated[
         bool,
         typer.Option(
             "--compile",
             help="Have torch compile the towers, which takes minutes at first: for long runs on a GPU; on a CPU it "
             "gains nothing. Needs a C++ compiler.",
-            rich_help_panel=_MODEL,
+            rich_help_panel=MODEL_PANEL,
         ),
     ] = False
     recompute: Annotated[
@@ -75,7 +78,7 @@ class ModelOptions:
             "--recompute",
             help="Compute the image tower's activations again for the gradient instead of keeping them: less memory, "
             "slower steps.",
-            rich_help_panel=_MODEL,
+            rich_help_panel=MODEL_PANEL,
         ),
     ] = False
     offline: Annotated[
@@ -84,6 +87,6 @@ class ModelOptions:
             "--offline",
             help="Do not touch the network: take models, and data sets of the hub, from the local cache or fail. Also "
             "CLIPFIT_OFFLINE=1 or HF_HUB_OFFLINE=1.",
-            rich_help_panel=_MODEL,
+            rich_help_panel=MODEL_PANEL,
         ),
     ] = False

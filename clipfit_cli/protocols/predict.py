@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -19,7 +20,7 @@ from clipfit_cli.data.pictures import unlabelled
 from clipfit_cli.data.transforms import eval_crop, normalise
 from clipfit_cli.engine.checkpoint import find_adapter, read_card
 from clipfit_cli.engine.environment import resolve_device
-from clipfit_cli.engine.micro_batches import is_out_of_memory
+from clipfit_cli.engine.micro_batches import MicroBatches, is_out_of_memory
 from clipfit_cli.engine.precision import autocast, resolve_precision
 from clipfit_cli.errors import ConfigError, OutOfMemoryError, UnknownNameError
 from clipfit_cli.protocols.adapters import AttachedAdapter, attach_adapter, merged_model
@@ -39,12 +40,15 @@ class Classifier:
         card: What is known of its training.
     """
 
-    def __init__(self, attached: AttachedAdapter, *, precision: Precision) -> None:
+    def __init__(
+        self, attached: AttachedAdapter, *, precision: Precision, say: Callable[[str], None] | None = None
+    ) -> None:
         """Take over an adapter that classifies among the classes of its card.
 
         Args:
             attached: The adapter.
             precision: Resolved: of the towers.
+            say: Told when memory is too short for all images at a time.
         """
         self.card = attached.card
         self.class_names = attached.card.class_names
@@ -53,6 +57,12 @@ class Classifier:
         self._bundle = attached.bundle
         self._spec = image_spec(attached.bundle)
         self._precision = precision
+
+        def on_smaller(before: int, now: int) -> None:
+            if say:
+                say(f"out of memory at {before} pictures: going on with {now} at a time")
+
+        self._at_a_time = MicroBatches(sys.maxsize, on_smaller)
 
     @property
     def model(self) -> nn.Module:
@@ -90,19 +100,26 @@ class Classifier:
     def logits(self, images: Tensor) -> Tensor:
         """Return float32 logits (batch, num_classes) on the model's device, without gradients.
 
+        Images that memory runs out on go through the model in parts of half their number, as do those that follow.
+
         Args:
             images: Preprocessed, (batch, 3, size, size), on any device.
 
         Raises:
             ConfigError: They have another shape.
-            OutOfMemoryError: The device ran out of memory.
+            OutOfMemoryError: The device ran out of memory with a single image.
         """
         size = self._spec.size
         if images.ndim != 4 or images.shape[1:] != (3, size, size):
             raise ConfigError(f"images must be (batch, 3, {size}, {size}), got {tuple(images.shape)}")
         try:
             with torch.no_grad(), autocast(self._precision, self.device):
-                return self._adapted.logits(images.to(self.device))
+                return self._at_a_time.run(
+                    len(images),
+                    lambda at_a_time: torch.cat(
+                        [self._adapted.logits(part.to(self.device)) for part in torch.split(images, at_a_time)]
+                    ),
+                )
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -127,7 +144,7 @@ class Classifier:
         Raises:
             ConfigError: `top` is below 1, or `pictures` is a single one.
             DataError: A picture is missing or damaged; the message names it.
-            OutOfMemoryError: The device ran out of memory.
+            OutOfMemoryError: The device ran out of memory with a single picture.
         """
         if isinstance(pictures, str | os.PathLike | Image.Image):
             raise ConfigError("classify takes a list of pictures, got a single one; put it into a list")
@@ -184,7 +201,7 @@ def load_adapter(
         device: ``auto`` (a GPU if there is one), ``cpu``, ``cuda`` or ``cuda:N``.
         precision: Of the towers: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
         backbone, pretrained: Where the model's weights are found now; None = as when it was trained.
-        say: Told where weights are fetched from, if they have to be.
+        say: Told where weights are fetched from, if they have to be, and of what memory is too short for.
 
     Raises:
         CheckpointError: There is no adapter, it is damaged, or the weights are not those it was made for.
@@ -197,7 +214,7 @@ def load_adapter(
     trained_on = read_card(find_adapter(Path(path).expanduser())).backbone
     resolved = resolve_precision(cast(Precision, precision), machine, backbone or trained_on)
     attached = attach_adapter(Path(path), device=machine, backbone=backbone, pretrained=pretrained, say=say)
-    return Classifier(attached, precision=resolved)
+    return Classifier(attached, precision=resolved, say=say)
 
 
 def check_classes(class_names: Sequence[str]) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from clipfit_cli.data.pictures import unlabelled
 from clipfit_cli.data.transforms import normalise
 from clipfit_cli.errors import CheckpointError, ConfigError, DataError, OutOfMemoryError, UnknownNameError
 from clipfit_cli.methods.base import Adapted
+from clipfit_cli.models import encode
 from clipfit_cli.protocols.predict import Classifier, Picture, check_classes, load_adapter
 from clipfit_cli.protocols.workspace import image_spec
 from tests.protocols.saved_adapters import CLASSES, IMAGES, logits_of, register, save_adapter, small_model
@@ -167,6 +169,25 @@ def test_out_of_memory(classifier: Classifier, pictures: list[Path], monkeypatch
         classifier.classify(pictures)
     with pytest.raises(OutOfMemoryError, match="cpu ran out of memory"):
         classifier.logits(IMAGES)
+
+
+def test_pictures_that_fit_into_memory_by_twos(
+    expected: Adapted, tmp_path: Path, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    classifier = load_adapter(tmp_path / "run", device="cpu", precision="fp32", say=said.append)
+    whole = classifier.classify(pictures * 3)
+    original = encode.encode_image
+
+    def limited(model: torch.nn.Module, images: torch.Tensor, **options: Any) -> torch.Tensor:
+        if len(images) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return original(model, images, **options)
+
+    monkeypatch.setattr(encode, "encode_image", limited)
+    for found, best in zip(classifier.classify(pictures * 3), whole, strict=True):
+        assert dict(found) == pytest.approx(dict(best))
+    assert said[-1:] == ["out of memory at 9 pictures: going on with 2 at a time"] and len(said) == 1
 
 
 def test_a_method_without_a_merged_model_still_classifies(
