@@ -1,4 +1,5 @@
 PYTHON ?= python
+PYTEST = $(PYTHON) -m pytest --numprocesses auto --maxprocesses 8
 
 .PHONY: check format test
 
@@ -6,11 +7,11 @@ check:
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m mypy
-	$(PYTHON) -m pytest
+	$(PYTEST)
 
 format:
 	$(PYTHON) -m ruff format .
 	$(PYTHON) -m ruff check --fix .
 
 test:
-	$(PYTHON) -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,8 +27,9 @@ class Tokenizer(NamedTuple):
     count: Callable[[str], int]
 
 
+@cache
 def simple_tokenizer(context_length: int) -> Tokenizer:
-    """Return CLIP's own tokenizer."""
+    """Return CLIP's own tokenizer; its vocabulary is read once."""
     tokenizer = SimpleTokenizer(context_length=context_length)
     return Tokenizer(tokenizer, lambda prompt: len(tokenizer.encode(prompt)) + 2)
 
