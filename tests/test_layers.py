@@ -11,6 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "clipfit_cli"
 MAY_IMPORT = {
     "errors": set(),
     "config": {"errors"},
+    "process": set(),
     "data": {"errors", "config"},
     "models": {"errors", "config"},
     "results": {"errors", "config"},

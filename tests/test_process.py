@@ -1,0 +1,57 @@
+"""What the command sets for its own process."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+PROBE = """
+import ctypes, gc, os, resource
+from clipfit_cli import process
+
+process.set_up()
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+libc.free.argtypes = [ctypes.c_void_p]
+
+def use(size):
+    block = libc.malloc(size)
+    ctypes.memset(block, 1, size)
+    libc.free(block)
+
+use(2**27)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(4):
+    use(2**27)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(os.environ["OMP_WAIT_POLICY"], os.environ["GOMP_SPINCOUNT"], gc.get_threshold()[0])
+"""
+
+
+def probe(**environment: str) -> tuple[int, str]:
+    """Return how many pages were asked for again, and what else was set."""
+    command = [sys.executable, "-c", PROBE]
+    own = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_", "OMP_"))}
+    out = subprocess.run(command, env={**own, **environment}, check=True, capture_output=True, text=True).stdout
+    faults, rest = out.splitlines()
+    return int(faults), rest
+
+
+def has_glibc() -> bool:
+    return sys.platform == "linux" and "glibc" in (os.confstr("CS_GNU_LIBC_VERSION") or "")
+
+
+@pytest.mark.skipif(not has_glibc(), reason="only glibc's malloc is set")
+def test_freed_memory_is_kept() -> None:
+    faults, rest = probe()
+    assert faults < 100 and rest == "PASSIVE 6000 100000"
+
+
+@pytest.mark.skipif(not has_glibc(), reason="only glibc's malloc is set")
+def test_the_environment_decides_where_it_says_something() -> None:
+    faults, rest = probe(MALLOC_MMAP_THRESHOLD_="1048576", OMP_WAIT_POLICY="ACTIVE", GOMP_SPINCOUNT="7")
+    assert faults >= 4 * 2**27 // 2**21, "each block is fetched anew, in the largest pages at the least"
+    assert rest == "ACTIVE 7 100000"
