@@ -55,6 +55,7 @@ from clipfit_cli.engine import environment
 from clipfit_cli.engine.evaluate import evaluate
 from clipfit_cli.engine.train import Batches, Plan, train
 from clipfit_cli.models.bundle import ClipBundle
+from clipfit_cli.process import keep_freed_memory
 from clipfit_cli.protocols import base2new
 from clipfit_cli.protocols.run import TEST_BATCH_SIZE
 from clipfit_cli.protocols.sweep import sweep
@@ -293,6 +294,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--json", type=Path, help="write the figures there, too")
     options = parser.parse_args(arguments)
+    keep_freed_memory()  # as the command does
     device = environment.resolve_device(options.device)
 
     config = {name: value for name, value in vars(options).items() if name not in ("data_root", "json")}

@@ -32,6 +32,7 @@ from clipfit_cli.data.dataset import DataSet, Item
 from clipfit_cli.data.decode import decode_content
 from clipfit_cli.data.images import ImageStore
 from clipfit_cli.data.transforms import ImageSpec, normalise, train_crop
+from clipfit_cli.process import keep_freed_memory
 
 WIDTH, HEIGHT = 500, 375
 TRAIN_BATCH, TEST_BATCH = 32, 100
@@ -221,6 +222,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--json", type=Path, help="write the figures there, too")
     options = parser.parse_args(arguments)
+    keep_freed_memory()  # as the command does
 
     files = [draw_jpeg(seed) for seed in range(options.images)]
     rates = {name: round(rate, 1) for name, rate in measure_pipelines(files, options.turns).items()}

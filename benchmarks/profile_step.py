@@ -42,6 +42,7 @@ from clipfit_cli.engine import environment
 from clipfit_cli.engine.optim import sgd
 from clipfit_cli.engine.precision import autocast, resolve_precision
 from clipfit_cli.methods.base import Adapted
+from clipfit_cli.process import keep_freed_memory
 from clipfit_cli.protocols.workspace import image_spec
 
 PHASES = (
@@ -209,6 +210,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--json", type=Path, help="write the figures there, too")
     options = parser.parse_args(arguments)
+    keep_freed_memory()  # as the command does
     device = environment.resolve_device(options.device)
     precision = resolve_precision(options.precision, device, options.backbone)
 

@@ -39,6 +39,7 @@ from clipfit_cli.engine.evaluate import evaluate
 from clipfit_cli.models.bundle import ClipBundle
 from clipfit_cli.models.load import bundle_of
 from clipfit_cli.models.tiny import TINY_CONFIG, build_tiny, tiny_weights_path
+from clipfit_cli.process import keep_freed_memory
 
 SIZES = (64, 224)
 NUM_IMAGENET = 50_000
@@ -204,6 +205,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--cache", type=Path, help="of --evaluate")
     parser.add_argument("--budget", type=int, help="of --stream, in MiB")
     options = parser.parse_args(arguments)
+    keep_freed_memory()  # as the command does
     if options.evaluate:
         found = evaluate_twice(options.data_root, options.evaluate, options.cache)
     elif options.stream:

@@ -21,6 +21,7 @@ from clipfit_cli.engine import environment
 from clipfit_cli.engine.precision import resolve_precision
 from clipfit_cli.engine.seeding import steps_per_epoch
 from clipfit_cli.engine.train import Batches, Plan, train
+from clipfit_cli.process import keep_freed_memory
 
 
 def main() -> None:
@@ -36,6 +37,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="auto")
     options = parser.parse_args()
+    keep_freed_memory()  # as the command does
 
     device = environment.resolve_device(options.device)
     precision = resolve_precision(options.precision, device, options.backbone)

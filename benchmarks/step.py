@@ -50,6 +50,7 @@ from clipfit_cli.models import encode
 from clipfit_cli.models.bundle import ClipBundle
 from clipfit_cli.models.encode import NO_SHORTCUTS, Shortcuts
 from clipfit_cli.models.towers import tower_of
+from clipfit_cli.process import keep_freed_memory
 
 TEMPLATE = "a photo of a {}."
 META = torch.device("meta")
@@ -261,6 +262,7 @@ def parser_of_options() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print."""
     options = parser_of_options().parse_args(arguments)
+    keep_freed_memory()  # as the command does
     device = environment.resolve_device(options.device)
     model = (options.backbone, options.batch_size)
     if options.memory_of:
