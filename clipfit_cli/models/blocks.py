@@ -9,6 +9,8 @@ from open_clip.transformer import QuickGELU, ResidualAttentionBlock
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from clipfit_cli.models.attention import attention
+
 Attend = Callable[[Tensor, int], Tensor]
 """(queries, keys and values side by side (..., 3 * width), number of heads) -> heads joined (..., width)."""
 
@@ -102,7 +104,7 @@ def attend_within(qkv: Tensor, heads: int, *, mask: Tensor | None = None, causal
     """
     batch, length, _ = qkv.shape
     q, k, v = qkv.view(batch, length, 3, heads, -1).permute(2, 0, 3, 1, 4)
-    mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
+    mixed = attention(q, k, v, mask=mask, causal=causal)
     return mixed.transpose(1, 2).reshape(batch, length, -1)
 
 
@@ -118,7 +120,7 @@ def attend_from(queries: Tensor, keys_values: Tensor, heads: int, *, mask: Tenso
     batch, length, _ = keys_values.shape
     q = queries.view(batch, 1, heads, -1).transpose(1, 2)
     k, v = keys_values.view(batch, length, 2, heads, -1).permute(2, 0, 3, 1, 4)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).reshape(batch, -1)
+    return attention(q, k, v, mask=mask).transpose(1, 2).reshape(batch, -1)
 
 
 def first_position(states: Tensor) -> Tensor:

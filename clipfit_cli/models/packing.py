@@ -9,8 +9,8 @@ import torch
 from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor
 from torch.autograd import Function
-from torch.nn import functional as F
 
+from clipfit_cli.models.attention import attention
 from clipfit_cli.models.blocks import attend_from, attend_within, run_block, run_block_at
 
 
@@ -117,7 +117,7 @@ def _attend(qkv: Tensor, heads: int, packing: Packing) -> Tensor:
     queries, keys_values, prefix = cast(Any, _Spread).apply(qkv, packing)
     q = queries.view(num_prompts, -1, heads, width // heads).transpose(1, 2)
     k, v = keys_values.view(num_prompts, -1, 2, heads, width // heads).permute(2, 0, 3, 1, 4)
-    mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=packing.mask).transpose(1, 2).reshape(-1, width)
+    mixed = attention(q, k, v, mask=packing.mask).transpose(1, 2).reshape(-1, width)
     rest: Tensor = cast(Any, _Collect).apply(mixed, packing)
     if not packing.prefix:
         return rest
