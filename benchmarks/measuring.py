@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import math
 import os
@@ -169,12 +168,8 @@ def towers_timed(watch: Stopwatch) -> Iterator[None]:
 
 def reset_memory_peak(device: torch.device) -> float:
     """Return the MiB in use now, and measure the peak from now on; on a CPU of this process's resident memory."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        return torch.cuda.memory_allocated(device) / 2**20
-    ctypes.CDLL(None).malloc_trim(0)  # what is free already would hide a part of what is taken
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # Linux: the peak is set to what is in use
-    return _resident_mib("VmRSS")
+    environment.reset_peak_memory(device)
+    return torch.cuda.memory_allocated(device) / 2**20 if device.type == "cuda" else _resident_mib("VmRSS")
 
 
 def peak_memory_mib(device: torch.device) -> float:

@@ -55,3 +55,23 @@ def test_the_environment_decides_where_it_says_something() -> None:
     faults, rest = probe(MALLOC_MMAP_THRESHOLD_="1048576", OMP_WAIT_POLICY="ACTIVE", GOMP_SPINCOUNT="7")
     assert faults >= 4 * 2**27 // 2**21, "each block is fetched anew, in the largest pages at the least"
     assert rest == "ACTIVE 7 100000"
+
+
+@pytest.mark.skipif(not has_glibc(), reason="only glibc's malloc is set")
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="the peak cannot be reset here")
+def test_what_one_run_freed_does_not_count_as_memory_of_the_next() -> None:
+    code = """
+from clipfit_cli import process
+process.keep_freed_memory()
+import torch
+from clipfit_cli.engine.environment import peak_memory_mib, reset_peak_memory
+cpu = torch.device("cpu")
+blocks = [torch.ones(4 << 20) for _ in range(20)]  # 16 MiB each, the first half of them freed
+kept = torch.ones(1)
+del blocks[:10]
+full = peak_memory_mib(cpu)
+reset_peak_memory(cpu)
+print(full - peak_memory_mib(cpu))
+"""
+    out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert float(out) > 150

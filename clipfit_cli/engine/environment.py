@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import platform
 import sys
 from contextlib import suppress
@@ -52,10 +53,15 @@ def versions() -> dict[str, str]:
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Begin a new measurement; of a process, only Linux can do that, and only where it is permitted."""
+    """Begin a new measurement; of a process, only Linux can do that, and only where it is permitted.
+
+    What glibc keeps for later (see `clipfit_cli.process`) goes back to the system first: it is no part of what follows.
+    """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return
+    if sys.platform == "linux" and (malloc_trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
+        malloc_trim(0)
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text(_RESET_PEAK, encoding="ascii")
 
