@@ -71,7 +71,7 @@ def test_engine_knows_no_named_method(path: Path) -> None:
     assert all(name.startswith("clipfit_cli.methods.base") for name in named)
 
 
-@pytest.mark.parametrize("path", [p for p in FILES if room_of(p) in ("cli", "config", "errors")], ids=str)
+@pytest.mark.parametrize("path", [p for p in FILES if room_of(p) in ("cli", "config", "errors", "process")], ids=str)
 def test_the_command_line_imports_nothing_heavy_at_module_level(path: Path) -> None:
     heavy = {name.split(".")[0] for name in imports(path, top_level_only=True)} & HEAVY
     assert not heavy, f"{path} imports {sorted(heavy)} at module level"

@@ -34,7 +34,8 @@ print(os.environ["OMP_WAIT_POLICY"], os.environ["GOMP_SPINCOUNT"], gc.get_thresh
 def probe(**environment: str) -> tuple[int, str]:
     """Return how many pages were asked for again, and what else was set."""
     command = [sys.executable, "-c", PROBE]
-    own = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_", "OMP_"))}
+    others = ("MALLOC_", "GLIBC_", "OMP_", "GOMP_")
+    own = {name: value for name, value in os.environ.items() if not name.startswith(others)}
     out = subprocess.run(command, env={**own, **environment}, check=True, capture_output=True, text=True).stdout
     faults, rest = out.splitlines()
     return int(faults), rest

@@ -23,9 +23,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None = None, ca
         causal: Nothing may look ahead.
     """
     if q.device.type == "cpu" and q.dtype == torch.bfloat16 and torch.is_grad_enabled():
-        if causal:
-            mask = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool).tril()
-        return cast(Tensor, cast(Any, _GradientByProducts).apply(q, k, v, mask))
+        return cast(Tensor, cast(Any, _GradientByProducts).apply(q, k, v, mask, causal))
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
 
 
@@ -36,19 +34,22 @@ class _GradientByProducts(Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
         ctx.save_for_backward(q, k, v, mask)
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        ctx.causal = causal
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         q, k, v, mask = ctx.saved_tensors
+        if ctx.causal:
+            mask = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool).tril()
         scores = torch.Size((*q.shape[:-1], k.shape[-2]))
         tensors = [q, k, v, gradient] if mask is None else [q, k, v, gradient, mask.broadcast_to(scores)]
         at_once = max(1, _SCORES_AT_ONCE // scores[1:].numel())
         parts = [_gradients(*part) for part in zip(*(tensor.split(at_once) for tensor in tensors), strict=True)]
         dq, dk, dv = (torch.cat(part) for part in zip(*parts, strict=True))
-        return dq, dk, dv, None
+        return dq, dk, dv, None, None
 
 
 def _gradients(

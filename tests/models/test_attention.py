@@ -65,6 +65,7 @@ def test_it_is_as_exact_as_the_fused_kernel(mask: Tensor | None) -> None:
 
 
 def test_nothing_looks_ahead() -> None:
+    assert torch.equal(run(None, causal=True)[0], run(None, causal=True, fused=True)[0])
     assert max(errors(run(None, causal=True), exact(None, causal=True))) < 0.01
     assert max(errors(run(None), exact(None, causal=True))) > 0.1, "this would be seen"
 
