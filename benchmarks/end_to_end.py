@@ -45,23 +45,23 @@ from clipfit_cli.config import (
     RunConfig,
     ScheduleConfig,
 )
-from clipfit_cli.data.augment import to_device
 from clipfit_cli.data.dataset import DataSet
-from clipfit_cli.data.images import ImageStore
 from clipfit_cli.data.load import load_dataset
+from clipfit_cli.data.pixels.augment import to_device
+from clipfit_cli.data.pixels.images import ImageStore
+from clipfit_cli.data.pixels.transforms import normalise
 from clipfit_cli.data.splits import class_subset, few_shot
-from clipfit_cli.data.transforms import normalise
 from clipfit_cli.engine import environment
 from clipfit_cli.engine.evaluate import evaluate
 from clipfit_cli.engine.train import Batches, Plan, train
 from clipfit_cli.models.bundle import ClipBundle
 from clipfit_cli.process import keep_freed_memory
 from clipfit_cli.protocols import base2new
-from clipfit_cli.protocols.run import TEST_BATCH_SIZE
-from clipfit_cli.protocols.sweep import sweep
-from clipfit_cli.protocols.workspace import Workspace, image_spec
 from clipfit_cli.results.record import RunRecord
 from clipfit_cli.results.store import RunStore
+from clipfit_cli.runs.run import TEST_BATCH_SIZE
+from clipfit_cli.runs.sweep import sweep
+from clipfit_cli.runs.workspace import Workspace, image_spec
 
 DATASET = "caltech101"
 

@@ -26,12 +26,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from clipfit_cli.data.augment import DeviceBatch, HostBatch
-from clipfit_cli.data.crops import CropDrawer
 from clipfit_cli.data.dataset import DataSet, Item
-from clipfit_cli.data.decode import decode_content
-from clipfit_cli.data.images import ImageStore
-from clipfit_cli.data.transforms import ImageSpec, normalise, train_crop
+from clipfit_cli.data.files.decode import decode_content
+from clipfit_cli.data.pixels.augment import DeviceBatch, HostBatch
+from clipfit_cli.data.pixels.crops import CropDrawer
+from clipfit_cli.data.pixels.images import ImageStore
+from clipfit_cli.data.pixels.transforms import ImageSpec, normalise, train_crop
 from clipfit_cli.process import keep_freed_memory
 
 WIDTH, HEIGHT = 500, 375

@@ -23,7 +23,7 @@ from open_clip.model import CLIP
 from open_clip.transformer import PatchDropout
 from torch import Tensor
 
-from clipfit_cli.data.textures import CLASS_NAMES, COLOURS, SIZE, TEXTURE_SETS, VERSION, draw, textures_dataset
+from clipfit_cli.data.builtin.textures import CLASS_NAMES, COLOURS, SIZE, TEXTURE_SETS, VERSION, draw, textures_dataset
 from clipfit_cli.models.tiny import TINY_CONFIG, build_tiny, save_tiny, tiny_weights_path
 
 COLOUR_NAMES = tuple(COLOURS)

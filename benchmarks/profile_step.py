@@ -37,13 +37,13 @@ from torch.profiler import ProfilerActivity, profile
 
 from clipfit_cli import methods
 from clipfit_cli.config import Precision, ScheduleConfig
-from clipfit_cli.data import augment, crops, images
+from clipfit_cli.data.pixels import augment, crops, images
 from clipfit_cli.engine import environment
 from clipfit_cli.engine.optim import sgd
 from clipfit_cli.engine.precision import autocast, resolve_precision
 from clipfit_cli.methods.base import Adapted
 from clipfit_cli.process import keep_freed_memory
-from clipfit_cli.protocols.workspace import image_spec
+from clipfit_cli.runs.workspace import image_spec
 
 PHASES = (
     "waiting for data",

@@ -27,13 +27,13 @@ from PIL import Image
 
 from clipfit_cli import methods
 from clipfit_cli.config import ModelConfig
-from clipfit_cli.data.crop_cache import CropCache
 from clipfit_cli.data.dataset import DataSet, Item
-from clipfit_cli.data.disk_cache import DiskCache, cache_usage
-from clipfit_cli.data.folder import ImageFolder
-from clipfit_cli.data.images import ImageStore
+from clipfit_cli.data.files.folder import ImageFolder
 from clipfit_cli.data.load import load_dataset
-from clipfit_cli.data.transforms import ImageSpec, eval_crop, normalise, train_crop
+from clipfit_cli.data.pixels.crop_cache import CropCache
+from clipfit_cli.data.pixels.disk_cache import DiskCache, cache_usage
+from clipfit_cli.data.pixels.images import ImageStore
+from clipfit_cli.data.pixels.transforms import ImageSpec, eval_crop, normalise, train_crop
 from clipfit_cli.engine import environment
 from clipfit_cli.engine.evaluate import evaluate
 from clipfit_cli.models.bundle import ClipBundle

@@ -22,8 +22,8 @@ from torchvision import transforms
 from clipfit_cli import methods
 from clipfit_cli.config import Precision, ScheduleConfig
 from clipfit_cli.data.dataset import DataSet, Item
-from clipfit_cli.data.folder import ImageFolder
-from clipfit_cli.data.transforms import ImageSpec
+from clipfit_cli.data.files.folder import ImageFolder
+from clipfit_cli.data.pixels.transforms import ImageSpec
 from clipfit_cli.engine.optim import sgd
 from clipfit_cli.engine.precision import autocast
 from clipfit_cli.models.bundle import ClipBundle

@@ -14,15 +14,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from clipfit_cli import methods
 from clipfit_cli.config import Precision, ScheduleConfig
-from clipfit_cli.data.augment import to_device
 from clipfit_cli.data.dataset import DataSet, Item
-from clipfit_cli.data.images import ImageStore
-from clipfit_cli.data.transforms import normalise
+from clipfit_cli.data.pixels.augment import to_device
+from clipfit_cli.data.pixels.images import ImageStore
+from clipfit_cli.data.pixels.transforms import normalise
 from clipfit_cli.engine.evaluate import evaluate
 from clipfit_cli.engine.train import Batches, Plan, train
 from clipfit_cli.methods.base import Adapted
 from clipfit_cli.models.bundle import ClipBundle
-from clipfit_cli.protocols.workspace import image_spec
+from clipfit_cli.runs.workspace import image_spec
 
 CLASSES, SHOTS, EPOCHS = 47, 16, 100
 """DTD's, in a run of 16 shots: 752 images."""

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from clipfit_cli.protocols.predict import load_adapter as load_adapter
+from clipfit_cli._version import __version__ as __version__
 
-__version__ = "0.1.0"
+if TYPE_CHECKING:
+    from clipfit_cli.adapters.predict import load_adapter as load_adapter
 
 
 def __getattr__(name: str) -> Any:
     """Import what needs torch when it is first asked for."""
     if name == "load_adapter":
-        from clipfit_cli.protocols.predict import load_adapter
+        from clipfit_cli.adapters.predict import load_adapter
 
         return load_adapter
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

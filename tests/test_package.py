@@ -12,7 +12,7 @@ import clipfit_cli
 
 
 def test_load_adapter_is_the_one_of_predict() -> None:
-    from clipfit_cli.protocols.predict import load_adapter
+    from clipfit_cli.adapters.predict import load_adapter
 
     assert clipfit_cli.load_adapter is load_adapter
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from clipfit_cli import __version__
+from clipfit_cli._version import __version__
 from clipfit_cli.cli import data, models
 from clipfit_cli.cli.base2new import base2new
 from clipfit_cli.cli.compare import compare

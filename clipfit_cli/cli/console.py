@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
     from clipfit_cli.config import RunConfig
+    from clipfit_cli.reports.tables import Table
     from clipfit_cli.results.record import RunRecord
-    from clipfit_cli.results.tables import Table
 
 
 def note(text: str, *, quiet: bool) -> None:
@@ -52,7 +52,7 @@ def emit(table: Table, options: OutputOptions, *, for_people: Table | None = Non
     Raises:
         ResultsError: The CSV file cannot be written.
     """
-    from clipfit_cli.results.tables import to_csv, to_json
+    from clipfit_cli.reports.tables import to_csv, to_json
 
     if options.csv and options.csv != "-":
         path = Path(options.csv).expanduser()
@@ -65,7 +65,7 @@ def emit(table: Table, options: OutputOptions, *, for_people: Table | None = Non
     elif options.json:
         typer.echo(as_json or to_json(table), nl=False)
     else:
-        from clipfit_cli.results.terminal import to_terminal
+        from clipfit_cli.reports.terminal import to_terminal
 
         Console().print(to_terminal(for_people or table))
     if options.csv and options.csv != "-":
@@ -184,7 +184,7 @@ def _name(config: RunConfig) -> str:
 
 def plan_table(configs: Sequence[RunConfig]) -> Table:
     """Return what ``--dry-run`` prints: a row a run."""
-    from clipfit_cli.results.tables import Column, Table
+    from clipfit_cli.reports.tables import Column, Table
 
     columns = (
         Column("protocol", "protocol", terminal=False),

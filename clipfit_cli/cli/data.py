@@ -39,8 +39,8 @@ def list_(root: RootOptions, output: OutputOptions) -> None:
     """List every known data set: whether it is present and complete, and what is listed."""
     check_output(output)
     data_root = data_root_of(root.data_root)
-    from clipfit_cli.data.status import dataset_status
-    from clipfit_cli.results.tables import Column, Table
+    from clipfit_cli.data.check.status import dataset_status
+    from clipfit_cli.reports.tables import Column, Table
 
     found = [dataset_status(name, data_root) for name in catalog.ALL]
     columns = (
@@ -121,10 +121,10 @@ def show(
     counts = parse_shots(shots)
     if len(counts) != 1:
         raise ConfigError(f"data show takes one number of shots, got {shots}")
+    from clipfit_cli.data.check.status import missing_images
     from clipfit_cli.data.load import load_dataset
     from clipfit_cli.data.splits import class_subset, few_shot, short_classes
-    from clipfit_cli.data.status import missing_images
-    from clipfit_cli.results.tables import Column, Table
+    from clipfit_cli.reports.tables import Column, Table
 
     (name,), own = own_datasets((dataset,), prompts.class_names)
     templates = choose_templates(prompts)

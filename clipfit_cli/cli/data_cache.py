@@ -11,11 +11,11 @@ import typer
 
 from clipfit_cli.cli.console import check_output, emit, note
 from clipfit_cli.cli.options import CacheFolderOptions, CacheOptions, OutputOptions, command
-from clipfit_cli.data.disk_cache import DiskCache, cache_usage, clear_cache, default_cache_folder
+from clipfit_cli.data.pixels.disk_cache import DiskCache, cache_usage, clear_cache, default_cache_folder
 from clipfit_cli.errors import ConfigError
 
 if TYPE_CHECKING:
-    from clipfit_cli.data.crop_cache import CropCache
+    from clipfit_cli.data.pixels.crop_cache import CropCache
 
 AUTO = "auto"
 
@@ -42,7 +42,7 @@ def open_crop_cache(options: CacheOptions, say: Callable[[str], None]) -> CropCa
         return None
     if not math.isfinite(options.image_cache_size):
         raise ConfigError(f"--image-cache-size must be a number of GiB, got {options.image_cache_size}")
-    from clipfit_cli.data.crop_cache import CropCache
+    from clipfit_cli.data.pixels.crop_cache import CropCache
 
     return CropCache(DiskCache(folder, limit_bytes=int(options.image_cache_size * 2**30), on_note=say))
 
@@ -61,7 +61,7 @@ def cache(
     """
     check_output(output)
     folder = cache_folder(place.image_cache) or default_cache_folder()
-    from clipfit_cli.results.tables import Column, Table
+    from clipfit_cli.reports.tables import Column, Table
 
     if clear:
         removed = clear_cache(folder)

@@ -16,8 +16,8 @@ from clipfit_cli.cli.request import data_root_of
 from clipfit_cli.errors import DataError
 
 if TYPE_CHECKING:
-    from clipfit_cli.data.check import Check
-    from clipfit_cli.results.tables import Row, Table
+    from clipfit_cli.data.check.check import Check
+    from clipfit_cli.reports.tables import Row, Table
 
 _SHOWN = 20
 
@@ -38,7 +38,7 @@ def check(
     check_output(output)
     chosen = names_of(names)
     data_root = data_root_of(root.data_root)
-    from clipfit_cli.data.check import check_dataset
+    from clipfit_cli.data.check.check import check_dataset
 
     checks: list[Check] = []
     with DataProgress(quiet=output.quiet, counts_bytes=False) as progress:
@@ -72,7 +72,7 @@ def _summary(found: Check) -> Row:
 
 def _overview(title: str, checks: Sequence[Check]) -> Table:
     """Return a row a data set; the first missing and damaged images stand below."""
-    from clipfit_cli.results.tables import Column, Table
+    from clipfit_cli.reports.tables import Column, Table
 
     columns = (
         Column("dataset", "data set"),
@@ -107,7 +107,7 @@ def _findings(found: Check) -> list[str]:
 
 def _every_finding(title: str, checks: Sequence[Check]) -> Table:
     """Return a row a data set, followed by a row for each of its missing and damaged images."""
-    from clipfit_cli.results.tables import Column, Table
+    from clipfit_cli.reports.tables import Column, Table
 
     columns = (
         Column("dataset", "data set"),

@@ -18,8 +18,8 @@ from clipfit_cli.data import catalog
 from clipfit_cli.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from clipfit_cli.data.fetch import Outcome
-    from clipfit_cli.results.tables import Table
+    from clipfit_cli.data.fetch.transfer import Outcome
+    from clipfit_cli.reports.tables import Table
 
 Names = Annotated[
     list[str],
@@ -88,7 +88,7 @@ def get(
         emit(_plan(chosen, data_root), output)
         return
     from clipfit_cli.data.disk import NoSpaceError
-    from clipfit_cli.data.fetch import get_dataset
+    from clipfit_cli.data.fetch.fetch import get_dataset
 
     outcomes: list[Outcome] = []
     failures: dict[str, DataError] = {}
@@ -111,7 +111,7 @@ def get(
 def _plan(chosen: Sequence[str], data_root: Path) -> Table:
     """Return what would be fetched, a row a source."""
     from clipfit_cli.data.sources import sources
-    from clipfit_cli.results.tables import Column, Table
+    from clipfit_cli.reports.tables import Column, Table
 
     columns = (
         Column("dataset", "data set"),
@@ -141,7 +141,7 @@ def _plan(chosen: Sequence[str], data_root: Path) -> Table:
 
 def _done(chosen: Sequence[str], data_root: Path, outcomes: Sequence[Outcome], failures: dict[str, DataError]) -> Table:
     """Return what became of each data set."""
-    from clipfit_cli.results.tables import Column, Table
+    from clipfit_cli.reports.tables import Column, Table
 
     columns = (
         Column("dataset", "data set"),

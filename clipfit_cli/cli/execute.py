@@ -18,10 +18,10 @@ from clipfit_cli.errors import ClipfitError, SweepError
 
 if TYPE_CHECKING:
     from clipfit_cli.config import RunConfig
-    from clipfit_cli.data.custom import OwnDataSet
-    from clipfit_cli.protocols.sweep import SweepResult
+    from clipfit_cli.data.lists.own.custom import OwnDataSet
+    from clipfit_cli.reports.tables import Table
     from clipfit_cli.results.record import RunRecord
-    from clipfit_cli.results.tables import Table
+    from clipfit_cli.runs.sweep import SweepResult
 
 
 def execute(
@@ -70,12 +70,12 @@ def _sweep(
     machine: ModelOptions,
 ) -> SweepResult:
     """Run what is not finished; what is imported here may ask once, when it is imported, whether it is offline."""
-    from clipfit_cli.data.images import ImageStore
+    from clipfit_cli.data.pixels.images import ImageStore
     from clipfit_cli.engine.environment import resolve_device
     from clipfit_cli.engine.precision import resolve_precision
-    from clipfit_cli.protocols.sweep import sweep
-    from clipfit_cli.protocols.workspace import Workspace
     from clipfit_cli.results.store import RunStore
+    from clipfit_cli.runs.sweep import sweep
+    from clipfit_cli.runs.workspace import Workspace
 
     device, runs_dir = resolve_device(machine.device), output.runs_dir.expanduser()
     configs = [

@@ -34,7 +34,7 @@ def export(
     """
     say = partial(note, quiet=quiet)
     say("loading torch and open_clip ...")
-    from clipfit_cli.protocols.export import export as write
+    from clipfit_cli.adapters.export import export as write
 
     with offline_if(base.offline):
         folder = write(run, out, force=force, backbone=base.backbone, pretrained=base.pretrained, say=say)

@@ -13,7 +13,7 @@ def methods(output: OutputOptions) -> None:
     """List the methods: what trains, with which settings, and where each comes from."""
     check_output(output)
     from clipfit_cli import methods as room
-    from clipfit_cli.results.tables import Column, Table
+    from clipfit_cli.reports.tables import Column, Table
 
     columns = (
         Column("method", "method"),

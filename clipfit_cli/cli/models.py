@@ -13,7 +13,7 @@ from clipfit_cli.cli.options import OutputOptions, command, complete_method
 from clipfit_cli.cli.words import parse_methods
 
 if TYPE_CHECKING:
-    from clipfit_cli.results.tables import Table
+    from clipfit_cli.reports.tables import Table
 
 _NUMBERED = re.compile(r".*\.\d+(?=\.)")
 
@@ -46,7 +46,7 @@ def list_(
     from clipfit_cli.errors import ConfigError, ModelError
     from clipfit_cli.models.architectures import ArchitectureCache, pairs
     from clipfit_cli.models.weights import is_cached
-    from clipfit_cli.results.tables import Column, Table
+    from clipfit_cli.reports.tables import Column, Table
 
     found = pairs(words or ())
     if not found:
@@ -118,7 +118,7 @@ def show(
     from clipfit_cli.methods.base import resolve_settings
     from clipfit_cli.models.architectures import build_on_meta
     from clipfit_cli.models.towers import kinds_of, tower_of
-    from clipfit_cli.results.tables import Column, Table
+    from clipfit_cli.reports.tables import Column, Table
 
     choices = parse_methods([method])
     if len(choices) != 1:
@@ -162,7 +162,7 @@ def layer_of(tensor: str) -> str:
 
 
 def _by_layer(title: str, rows: list[dict[str, Any]], captions: list[str]) -> Table:
-    from clipfit_cli.results.tables import AVERAGE_ROW, Column, Table
+    from clipfit_cli.reports.tables import AVERAGE_ROW, Column, Table
 
     columns = (
         Column("tower", "tower"),

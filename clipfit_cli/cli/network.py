@@ -11,7 +11,7 @@ def offline_if(asked: bool) -> AbstractContextManager[None]:
     Args:
         asked: ``--offline`` was given.
     """
-    from clipfit_cli.data.transfer import is_offline
+    from clipfit_cli.data.fetch.transfer import is_offline
     from clipfit_cli.models.hub import network_closed
 
     return network_closed() if asked or is_offline() else nullcontext()

@@ -15,7 +15,7 @@ import typer
 from clipfit_cli.cli.errors import reported
 from clipfit_cli.config import SUBSETS, TEXTURES, ScheduleConfig
 from clipfit_cli.data import catalog
-from clipfit_cli.data.disk_cache import DEFAULT_SIZE_GIB
+from clipfit_cli.data.pixels.disk_cache import DEFAULT_SIZE_GIB
 from clipfit_cli.models.templates import TEMPLATE_SETS
 from clipfit_cli.protocols.presets import preset_of
 

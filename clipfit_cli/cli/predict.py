@@ -19,7 +19,7 @@ from clipfit_cli.config import TOP_CLASSES
 
 if TYPE_CHECKING:
     from clipfit_cli.engine.checkpoint import AdapterCard
-    from clipfit_cli.results.tables import Table
+    from clipfit_cli.reports.tables import Table
 
 
 @command
@@ -54,11 +54,11 @@ def predict(
     check_output(output)
     say = partial(note, quiet=output.quiet)
     names = _class_names(classes) if classes is not None else None
-    from clipfit_cli.data.pictures import find_pictures
+    from clipfit_cli.data.files.pictures import find_pictures
 
     pictures = find_pictures(image)
     say("loading torch and open_clip ...")
-    from clipfit_cli.protocols.predict import load_adapter
+    from clipfit_cli.adapters.predict import load_adapter
 
     with offline_if(base.offline):
         classifier = load_adapter(
@@ -98,7 +98,7 @@ def _class_names(text: str) -> tuple[str, ...]:
 
 def _table(predictions: list[dict[str, Any]], card: AdapterCard, *, every_row: bool) -> Table:
     """Return a row a class; a picture is named in each of its rows, or in the first."""
-    from clipfit_cli.results.tables import Column, Table
+    from clipfit_cli.reports.tables import Column, Table
 
     columns = (
         Column("image", "picture", "prose"),

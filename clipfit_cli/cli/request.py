@@ -24,7 +24,7 @@ from clipfit_cli.config import (
     TestSet,
 )
 from clipfit_cli.data import catalog
-from clipfit_cli.data.custom import OwnDataSet, find_own, is_one_source
+from clipfit_cli.data.lists.own.custom import OwnDataSet, find_own, is_one_source
 from clipfit_cli.errors import ConfigError
 from clipfit_cli.models.model_folder import is_model_folder
 
@@ -72,7 +72,7 @@ def choose_datasets(
                 say(f"'{text}' is the published {catalog.row(text).name}; for the folder here write ./{text}")
         return own_datasets(expanded, class_names)
     own_datasets((), class_names)
-    from clipfit_cli.data.status import present_datasets
+    from clipfit_cli.data.check.status import present_datasets
 
     found = tuple(name for name in present_datasets(data_root) if name in catalog.FEW_SHOT_DATASETS)
     if found:
@@ -127,7 +127,7 @@ def choose_transfer(
         ConfigError: There is nothing to test on; or see `own_datasets`.
         DataError: A path leads nowhere.
     """
-    from clipfit_cli.data.status import dataset_status
+    from clipfit_cli.data.check.status import dataset_status
 
     def is_there(name: str) -> bool:
         return dataset_status(name, data_root).state in ("present", "built-in")

@@ -8,9 +8,9 @@ from pathlib import Path
 import platformdirs
 
 from clipfit_cli.data import catalog
-from clipfit_cli.data.custom import OwnDataSet, read_own
 from clipfit_cli.data.dataset import DataSet
-from clipfit_cli.data.readers import fgvc, imagenet, split_json
+from clipfit_cli.data.lists.own.custom import OwnDataSet, read_own
+from clipfit_cli.data.lists.published import fgvc, imagenet, split_json
 from clipfit_cli.data.splits import check_classes
 
 DATA_ROOT_VARIABLE = "CLIPFIT_DATA"
@@ -49,7 +49,7 @@ def load_dataset(name: str | OwnDataSet, data_root: Path, *, splits_dir: Path | 
         return read_own(name, splits_dir)
     row = catalog.row(name)
     if row.reader == "builtin":
-        from clipfit_cli.data.textures import textures_dataset
+        from clipfit_cli.data.builtin.textures import textures_dataset
 
         return textures_dataset(row.name)
     dataset = _READERS[row.reader](row, data_root.expanduser().absolute())

@@ -9,7 +9,10 @@ from typing import Any
 
 from torch import Tensor
 
+from clipfit_cli.config import ModelConfig
 from clipfit_cli.errors import CheckpointError
+from clipfit_cli.methods.base import Adapted
+from clipfit_cli.models.bundle import ClipBundle
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 CARD_FILE = "adapter_config.json"
@@ -106,3 +109,38 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
         return dict(load_file(path))
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{path} is damaged ({error}); train the adapter again") from error
+
+
+def load_tensors(adapted: Adapted, folder: Path, bundle: ClipBundle) -> None:
+    """Give an attached method what an adapter holds.
+
+    Args:
+        adapted: The adapter's method on the model.
+        folder: Of the adapter.
+        bundle: The model.
+
+    Raises:
+        CheckpointError: The adapter is damaged, or was made for other weights or another activation.
+    """
+    card = read_card(folder)
+    check_weights(card, folder, ModelConfig(bundle.backbone, bundle.pretrained), bundle.weights_sha256)
+    if card.activation != bundle.activation:
+        raise CheckpointError(
+            f"the adapter in {folder} was trained with {card.activation}, but {bundle.backbone} / {bundle.pretrained} "
+            f"runs with {bundle.activation}; its own backbone is {card.backbone}"
+        )
+    adapted.load_trained_tensors(read_tensors(folder))
+
+
+def check_weights(card: AdapterCard, folder: Path, model: ModelConfig, weights_sha256: str) -> None:
+    """Do nothing if an adapter was made for these weights.
+
+    Raises:
+        CheckpointError: It was made for others.
+    """
+    if card.weights_sha256 != weights_sha256:
+        raise CheckpointError(
+            f"the adapter in {folder} was made for {card.backbone} / {card.pretrained} "
+            f"(weights {card.weights_sha256[:12]}), not for {model.backbone} / {model.pretrained} "
+            f"(weights {weights_sha256[:12]}); leave --backbone and --pretrained out to use its own"
+        )

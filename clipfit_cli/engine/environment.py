@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from clipfit_cli import __version__
+from clipfit_cli._version import __version__
 from clipfit_cli.errors import ConfigError
 
 _RESET_PEAK = "5"

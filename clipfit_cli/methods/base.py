@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, get_origin, get_type_hints, runtime_checkable
 
+from clipfit_cli.config import ProtocolName
 from clipfit_cli.errors import ConfigError, UnknownNameError
 
 if TYPE_CHECKING:
@@ -100,6 +101,7 @@ class MethodInfo:
         trained: Tells which of the model's own parameters train.
         attach: Makes the `Adapted`.
         trains: False where nothing is trained.
+        presets: (protocol, data set) -> settings that the paper fixes there.
         starts_at_zero_shot: True where the logits before the first step are the zero-shot ones.
     """
 
@@ -110,6 +112,7 @@ class MethodInfo:
     trained: Trained
     attach: Attach
     trains: bool = True
+    presets: Callable[[ProtocolName, str], dict[str, Any]] = lambda *_: {}
     starts_at_zero_shot: bool = True
 
 

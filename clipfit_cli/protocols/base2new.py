@@ -17,6 +17,7 @@ from clipfit_cli.protocols.series import (
     series_of,
     spread_cells,
 )
+from clipfit_cli.reports.tables import AVERAGE_ROW, Column
 from clipfit_cli.results.record import RunRecord
 from clipfit_cli.results.summary import (
     harmonic_mean,
@@ -25,7 +26,6 @@ from clipfit_cli.results.summary import (
     mean_of_harmonics,
     population_std,
 )
-from clipfit_cli.results.tables import AVERAGE_ROW, Column
 
 TITLE = "Base-to-new accuracy (%)"
 CAPTIONS = (

@@ -12,9 +12,9 @@ from clipfit_cli.protocols import base2new, few_shot, xdataset
 from clipfit_cli.protocols import eval as eval_
 from clipfit_cli.protocols.planning import settings_of
 from clipfit_cli.protocols.series import Entry, series_of, table_of
+from clipfit_cli.reports.tables import Column, Table
 from clipfit_cli.results.compare import check_alike, paired_difference
 from clipfit_cli.results.record import RunRecord
-from clipfit_cli.results.tables import Column, Table
 
 PROTOCOLS: dict[str, ModuleType] = {
     "base2new": base2new,

@@ -17,7 +17,7 @@ from clipfit_cli.config import (
 )
 from clipfit_cli.data import catalog
 from clipfit_cli.methods.base import resolve_settings
-from clipfit_cli.protocols.presets import preset_of, preset_settings
+from clipfit_cli.protocols.presets import preset_of
 
 
 def runs_of(
@@ -65,7 +65,7 @@ def settings_of(choice: MethodChoice, *, protocol: ProtocolName, dataset: str) -
         ConfigError: A setting's value is not possible.
     """
     info = methods.get(choice.name)
-    return resolve_settings(info, choice.overrides, preset_settings(info.name, protocol=protocol, dataset=dataset))
+    return resolve_settings(info, choice.overrides, info.presets(protocol, dataset))
 
 
 def templates_of(request: Request, datasets: Iterable[str]) -> tuple[str, ...]:

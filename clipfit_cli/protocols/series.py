@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from clipfit_cli.config import ModelConfig, TestSet
+from clipfit_cli.reports.tables import NUM_SEEDS, Column, Row, Table
 from clipfit_cli.results.compare import trains_nothing
 from clipfit_cli.results.record import RunRecord, TestMetrics
 from clipfit_cli.results.summary import mean, population_std
-from clipfit_cli.results.tables import NUM_SEEDS, Column, Row, Table
 
 CONDITION_COLUMNS = (
     Column("protocol", "protocol", terminal=False),

@@ -17,9 +17,9 @@ from clipfit_cli.protocols.series import (
     series_of,
     spread_cells,
 )
+from clipfit_cli.reports.tables import AVERAGE_ROW, Column
 from clipfit_cli.results.record import RunRecord
 from clipfit_cli.results.summary import mean
-from clipfit_cli.results.tables import AVERAGE_ROW, Column
 
 TITLE = "Cross-data-set accuracy (%)"
 CAPTIONS: tuple[str, ...] = ()

@@ -11,7 +11,7 @@ from typer.testing import CliRunner, Result
 
 from clipfit_cli.cli.app import app
 from clipfit_cli.cli.data_cache import cache_folder
-from clipfit_cli.data import disk_cache
+from clipfit_cli.data.pixels import disk_cache
 from tests.conftest import SmallWorld
 
 

@@ -14,7 +14,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from clipfit_cli.cli.app import app
-from clipfit_cli.data import catalog, download, sources
+from clipfit_cli.data import catalog, sources
+from clipfit_cli.data.fetch import download
 from clipfit_cli.data.sources import Source
 from tests.data.mirror import Mirror, files_below, serving, tar_of, zip_of
 from tests.data.trees import small_lists, write_split

@@ -13,8 +13,8 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from clipfit_cli.cli.app import app
+from tests.adapters.saved_adapters import CLASSES, register, save_adapter, small_model
 from tests.conftest import SmallWorld
-from tests.protocols.saved_adapters import CLASSES, register, save_adapter, small_model
 
 
 def invoke(*arguments: str | Path) -> Result:

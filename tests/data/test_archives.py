@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from clipfit_cli.data import archives
-from clipfit_cli.data.archives import Bounds, unpack
 from clipfit_cli.data.disk import NoSpaceError
+from clipfit_cli.data.fetch import archives
+from clipfit_cli.data.fetch.archives import Bounds, unpack
 from clipfit_cli.errors import DataError
 from tests.data.mirror import files_below, tar_of, zip_of
 

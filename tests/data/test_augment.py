@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from clipfit_cli.data import augment
-from clipfit_cli.data.augment import CropBatch, DeviceBatch, HostBatch, new_batch
-from clipfit_cli.data.crops import Crop, CropDrawer
-from clipfit_cli.data.resize import resize_batch
-from clipfit_cli.data.transforms import ImageSpec, normalise
+from clipfit_cli.data.pixels import augment
+from clipfit_cli.data.pixels.augment import CropBatch, DeviceBatch, HostBatch, new_batch
+from clipfit_cli.data.pixels.crops import Crop, CropDrawer
+from clipfit_cli.data.pixels.resize import resize_batch
+from clipfit_cli.data.pixels.transforms import ImageSpec, normalise
 from tests.data.trees import GOLDEN
 
 CPU = torch.device("cpu")
@@ -110,7 +110,7 @@ def test_a_device_takes_large_images_in_groups(monkeypatch: pytest.MonkeyPatch) 
         return resize_batch(pixels, *measures, size=size, interpolation=interpolation)
 
     monkeypatch.setattr(augment, "_MOST_PIXELS", 3000)
-    monkeypatch.setattr("clipfit_cli.data.augment.resize_batch", watched)
+    monkeypatch.setattr("clipfit_cli.data.pixels.augment.resize_batch", watched)
     assert torch.equal(filled(DeviceBatch(6, PLAIN, CPU), images, crops), whole)
     assert groups == [(2, 30, 50, 3), (1, 90, 80, 3), (2, 10, 20, 3), (1, 60, 60, 3)]
 

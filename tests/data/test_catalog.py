@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from clipfit_cli.data import catalog
-from clipfit_cli.data.textures import TEXTURE_SETS, textures_dataset
+from clipfit_cli.data.builtin.textures import TEXTURE_SETS, textures_dataset
 from clipfit_cli.errors import UnknownNameError
 
 

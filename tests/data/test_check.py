@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from clipfit_cli.data import catalog, sources
-from clipfit_cli.data.check import check_dataset
+from clipfit_cli.data.check.check import check_dataset
 from clipfit_cli.errors import UnknownNameError
 from tests.data.trees import small_lists, write_imagenet, write_split
 

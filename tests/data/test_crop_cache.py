@@ -16,13 +16,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from clipfit_cli.data import crop_cache
-from clipfit_cli.data.crop_cache import CropCache
+from clipfit_cli.data.builtin.textures import textures_dataset
 from clipfit_cli.data.dataset import DataSet
-from clipfit_cli.data.disk_cache import DiskCache, cache_usage
-from clipfit_cli.data.images import ImageSpec, ImageStore, StoredImages
 from clipfit_cli.data.load import load_dataset
-from clipfit_cli.data.textures import textures_dataset
+from clipfit_cli.data.pixels import crop_cache
+from clipfit_cli.data.pixels.crop_cache import CropCache
+from clipfit_cli.data.pixels.disk_cache import DiskCache, cache_usage
+from clipfit_cli.data.pixels.images import ImageSpec, ImageStore, StoredImages
 from clipfit_cli.errors import DataError
 from tests.data.trees import small_lists, write_split
 
@@ -191,9 +191,9 @@ PROCESS = """
 import hashlib, sys
 from pathlib import Path
 import torch
-from clipfit_cli.data.crop_cache import CropCache
-from clipfit_cli.data.disk_cache import DiskCache
-from clipfit_cli.data.images import ImageSpec, ImageStore
+from clipfit_cli.data.pixels.crop_cache import CropCache
+from clipfit_cli.data.pixels.disk_cache import DiskCache
+from clipfit_cli.data.pixels.images import ImageSpec, ImageStore
 from clipfit_cli.data.load import load_dataset
 root, folder = Path(sys.argv[1]), Path(sys.argv[2])
 dataset = load_dataset("dtd", root)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torchvision import transforms
 
-from clipfit_cli.data.crops import Crop, CropDrawer
+from clipfit_cli.data.pixels.crops import Crop, CropDrawer
 
 SIZES = [(500, 375), (375, 500), (224, 224), (40, 31), (3, 2), (1, 1), (2, 90), (1000, 1), (17, 300)]
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from clipfit_cli.data import disk_cache
-from clipfit_cli.data.disk_cache import DiskCache, cache_usage, clear_cache, default_cache_folder
+from clipfit_cli.data.pixels import disk_cache
+from clipfit_cli.data.pixels.disk_cache import DiskCache, cache_usage, clear_cache, default_cache_folder
 from clipfit_cli.errors import ConfigError, DataError
 
 HEAD = 12
@@ -275,7 +275,7 @@ def test_default_folder_is_the_users() -> None:
 FILL = """
 import hashlib, sys
 from pathlib import Path
-from clipfit_cli.data.disk_cache import DiskCache
+from clipfit_cli.data.pixels.disk_cache import DiskCache
 cache = DiskCache(Path(sys.argv[1]), limit_bytes=int(sys.argv[2]), on_note=lambda text: sys.exit(text))
 found = 0
 for turn in range(3):

@@ -14,8 +14,8 @@ from urllib.request import Request
 
 import pytest
 
-from clipfit_cli.data import download
 from clipfit_cli.data.disk import NoSpaceError, check_room, file_digest, readable_size
+from clipfit_cli.data.fetch import download
 from clipfit_cli.errors import DataError
 from tests.data.mirror import Mirror, serving
 

@@ -12,13 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from clipfit_cli.data import catalog, download, sources
-from clipfit_cli.data.arrange import RECEIPT
+from clipfit_cli.data import catalog, sources
+from clipfit_cli.data.check.status import dataset_status
 from clipfit_cli.data.disk import NoSpaceError
-from clipfit_cli.data.fetch import get_dataset
+from clipfit_cli.data.fetch import download
+from clipfit_cli.data.fetch.arrange import RECEIPT
+from clipfit_cli.data.fetch.fetch import get_dataset
+from clipfit_cli.data.fetch.transfer import DOWNLOADS, OFFLINE_VARIABLES
 from clipfit_cli.data.sources import Source, list_file, real_url
-from clipfit_cli.data.status import dataset_status
-from clipfit_cli.data.transfer import DOWNLOADS, OFFLINE_VARIABLES
 from clipfit_cli.errors import DataError, UnknownNameError
 from tests.data.mirror import Mirror, files_below, serving, tar_of, zip_of
 from tests.data.trees import small_lists, write_imagenet, write_split
@@ -313,7 +314,7 @@ def test_full_while_unpacking(world: World, monkeypatch: pytest.MonkeyPatch) -> 
         raise NoSpaceError("the disk is full")
 
     with monkeypatch.context() as patched:
-        patched.setattr("clipfit_cli.data.archives._write", full)
+        patched.setattr("clipfit_cli.data.fetch.archives._write", full)
         with pytest.raises(NoSpaceError):
             get_dataset("dtd", world.root)
     assert world.is_clean()
@@ -327,7 +328,7 @@ def test_an_interrupt_while_unpacking(world: World, monkeypatch: pytest.MonkeyPa
     def interrupt(*arguments: object) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("clipfit_cli.data.archives._write", interrupt)
+    monkeypatch.setattr("clipfit_cli.data.fetch.archives._write", interrupt)
     with pytest.raises(KeyboardInterrupt):
         get_dataset("dtd", world.root)
     assert world.is_clean()

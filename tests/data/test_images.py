@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from clipfit_cli.data.dataset import DataSet, Item
-from clipfit_cli.data.image_cache import ImageCache
-from clipfit_cli.data.images import ImageSpec, ImageStore, eval_crop, normalise, train_crop
 from clipfit_cli.data.load import load_dataset
+from clipfit_cli.data.pixels.image_cache import ImageCache
+from clipfit_cli.data.pixels.images import ImageSpec, ImageStore, eval_crop, normalise, train_crop
 from clipfit_cli.data.splits import class_subset
 from clipfit_cli.errors import ConfigError, DataError
 from tests.data.trees import plain_image, small_lists, toy, write_split

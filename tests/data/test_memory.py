@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from clipfit_cli.data import memory
-from clipfit_cli.data.images import ImageStore
+from clipfit_cli.data.pixels import memory
+from clipfit_cli.data.pixels.images import ImageStore
 
 GIB = 2**30
 

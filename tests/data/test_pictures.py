@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from clipfit_cli.data.pictures import find_pictures, unlabelled
+from clipfit_cli.data.files.pictures import find_pictures, unlabelled
 from clipfit_cli.errors import DataError
 
 

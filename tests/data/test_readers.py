@@ -9,7 +9,7 @@ import pytest
 
 from clipfit_cli.data import catalog
 from clipfit_cli.data.dataset import DataSet
-from clipfit_cli.data.folder import ImageFolder
+from clipfit_cli.data.files.folder import ImageFolder
 from clipfit_cli.data.load import default_data_root, load_dataset
 from clipfit_cli.errors import DataError, UnknownNameError
 from tests.data.trees import WNIDS, Row, golden, small_lists, write_fgvc, write_imagenet, write_split

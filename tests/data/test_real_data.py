@@ -15,13 +15,13 @@ import torch
 from PIL import Image
 
 from clipfit_cli.data.catalog import row
-from clipfit_cli.data.crop_cache import CropCache
+from clipfit_cli.data.check.status import check_images, dataset_status, missing_images, present_datasets
 from clipfit_cli.data.dataset import Item
-from clipfit_cli.data.disk_cache import DiskCache
-from clipfit_cli.data.images import ImageSpec, ImageStore
 from clipfit_cli.data.load import load_dataset
+from clipfit_cli.data.pixels.crop_cache import CropCache
+from clipfit_cli.data.pixels.disk_cache import DiskCache
+from clipfit_cli.data.pixels.images import ImageSpec, ImageStore
 from clipfit_cli.data.splits import class_subset, few_shot, short_classes
-from clipfit_cli.data.status import check_images, dataset_status, missing_images, present_datasets
 
 REAL = Path(os.environ.get("CLIPFIT_REAL_DATA") or Path(__file__).parents[2].parent / "shared")
 

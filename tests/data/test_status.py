@@ -11,9 +11,9 @@ import pytest
 
 from clipfit_cli.data import catalog
 from clipfit_cli.data.catalog import ALL, BUILTIN_DATASETS
-from clipfit_cli.data.folder import ImageFolder
+from clipfit_cli.data.check.status import check_images, dataset_status, missing_images, present_datasets
+from clipfit_cli.data.files.folder import ImageFolder
 from clipfit_cli.data.load import load_dataset
-from clipfit_cli.data.status import check_images, dataset_status, missing_images, present_datasets
 from clipfit_cli.errors import DataError, UnknownNameError
 from tests.data.trees import small_lists, toy, write_fgvc, write_imagenet, write_images, write_split
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from clipfit_cli.data.texture_patterns import PATTERNS
-from clipfit_cli.data.textures import CLASS_NAMES, SIZE, STYLES, TEXTURE_SETS, draw, textures_dataset
+from clipfit_cli.data.builtin.texture_patterns import PATTERNS
+from clipfit_cli.data.builtin.textures import CLASS_NAMES, SIZE, STYLES, TEXTURE_SETS, draw, textures_dataset
 from clipfit_cli.errors import DataError, UnknownNameError
 
 VARIANTS = [name for name in TEXTURE_SETS if name != "textures"]

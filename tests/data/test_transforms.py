@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
-from clipfit_cli.data.images import ImageSpec, eval_crop, normalise, train_crop
+from clipfit_cli.data.pixels.images import ImageSpec, eval_crop, normalise, train_crop
 from clipfit_cli.errors import ConfigError, UnknownNameError
 from tests.data.trees import GOLDEN
 

@@ -13,7 +13,7 @@ from open_clip.model import CLIP
 from safetensors import safe_open
 from torch import Tensor
 
-from clipfit_cli.data.textures import CLASS_NAMES, draw, textures_dataset
+from clipfit_cli.data.builtin.textures import CLASS_NAMES, draw, textures_dataset
 from clipfit_cli.errors import ModelError
 from clipfit_cli.models.tiny import TINY_CONFIG, build_tiny, save_tiny, tiny_weights_path
 

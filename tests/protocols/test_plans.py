@@ -8,9 +8,10 @@ import pytest
 
 from clipfit_cli.config import MethodChoice, ModelConfig, Request, TestSet
 from clipfit_cli.errors import ConfigError, UnknownNameError
+from clipfit_cli.methods import get
 from clipfit_cli.protocols import base2new, compare, few_shot, xdataset
 from clipfit_cli.protocols import eval as eval_
-from clipfit_cli.protocols.presets import Preset, preset_of, preset_settings
+from clipfit_cli.protocols.presets import Preset, preset_of
 
 REQUEST = Request(
     datasets=("dtd", "food101"),
@@ -78,14 +79,11 @@ def test_presets_of_the_paper() -> None:
         "dtd": 100,
         "eurosat": 100,
     }
-    few = {
-        name: preset_settings("clipfit", protocol="few-shot", dataset=name)["beta"]
-        for name in ("dtd", "sun397", "ucf101")
-    }
+    few = {name: get("clipfit").presets("few-shot", name)["beta"] for name in ("dtd", "sun397", "ucf101")}
     assert few == {"dtd": 8.0, "sun397": 8.0, "ucf101": 2.0}
-    assert preset_settings("clipfit", protocol="base2new", dataset="ucf101") == {"beta": 8.0}
+    assert get("clipfit").presets("base2new", "ucf101") == {"beta": 8.0}
     assert preset_of("eurosat") == Preset() and preset_of("eurosat").lr == 0.002
-    assert preset_settings("bitfit", protocol="few-shot", dataset="dtd") == {}
+    assert get("bitfit").presets("few-shot", "dtd") == {}
 
 
 def test_presets_are_defaults() -> None:

@@ -10,9 +10,9 @@ import pytest
 from clipfit_cli.config import MethodChoice, RunConfig, ScheduleConfig, TestSet
 from clipfit_cli.errors import ResultsError
 from clipfit_cli.protocols import compare
+from clipfit_cli.reports.tables import Table, to_csv
 from clipfit_cli.results.record import RunRecord, TestMetrics
 from clipfit_cli.results.summary import harmonic_mean
-from clipfit_cli.results.tables import Table, to_csv
 from tests.results.result_examples import make_record
 
 REQUIRED = (

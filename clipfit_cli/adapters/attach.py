@@ -1,0 +1,96 @@
+"""A saved adapter on the very model that it was made for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import nn
+
+from clipfit_cli import methods
+from clipfit_cli.config import BnMode, ModelConfig
+from clipfit_cli.engine.checkpoint import AdapterCard, check_weights, find_adapter, load_tensors, read_card
+from clipfit_cli.errors import CheckpointError, ConfigError
+from clipfit_cli.methods.base import Adapted, Mergeable
+from clipfit_cli.models.bundle import ClipBundle
+from clipfit_cli.models.load import load_bundle
+from clipfit_cli.models.weights import find_weights
+
+
+@dataclass(frozen=True)
+class AttachedAdapter:
+    """An adapter in place.
+
+    Attributes:
+        adapted: In evaluation mode.
+        bundle: The model beneath, unchanged.
+        card: What the adapter says of itself.
+        folder: Where it was found.
+    """
+
+    adapted: Adapted
+    bundle: ClipBundle
+    card: AdapterCard
+    folder: Path
+
+
+def attach_adapter(
+    path: Path,
+    *,
+    device: torch.device,
+    backbone: str | None = None,
+    pretrained: str | None = None,
+    class_names: Sequence[str] | None = None,
+    say: Callable[[str], None] | None = None,
+) -> AttachedAdapter:
+    """Return the adapter on its model.
+
+    Args:
+        path: Folder of a run, or one of the adapter's two files.
+        device: Where the model goes.
+        backbone, pretrained: Where its weights are found now; None = as the card has it.
+        class_names: To classify among; None = those it was trained on.
+        say: Told where weights are fetched from, if they have to be.
+
+    Raises:
+        CheckpointError: There is no adapter, it is damaged, or the model is not the one it was made for.
+        ModelError: The model's weights are not to be had.
+        UnknownNameError: Backbone, weights or method are not known.
+        ConfigError: A prompt is too long for the text tower.
+    """
+    folder = find_adapter(path.expanduser())
+    card = read_card(folder)
+    info = methods.get(card.method)
+    config = ModelConfig(backbone or card.backbone, pretrained or card.pretrained, cast(BnMode, card.bn))
+    weights = find_weights(config.backbone, config.pretrained, say=say)
+    check_weights(card, folder, config, weights.sha256)
+    bundle = load_bundle(config, device=device, weights=weights)
+    try:
+        settings = info.settings(**card.settings)
+    except TypeError as error:
+        raise CheckpointError(f"the adapter in {folder} has settings that {card.method} lacks ({error})") from error
+    adapted = info.attach(bundle, class_names or card.class_names, card.prompt_templates, settings)
+    load_tensors(adapted, folder, bundle)
+    adapted.train_mode(False)
+    return AttachedAdapter(adapted, bundle, card, folder)
+
+
+def merged_model(adapted: Adapted, method: str) -> nn.Module:
+    """Return open_clip's module with what a method learnt in its weights.
+
+    Args:
+        adapted: The method on the model.
+        method: Its name, for the error.
+
+    Raises:
+        ConfigError: CLIP's own weights cannot hold it.
+    """
+    if not isinstance(adapted, Mergeable):
+        raise ConfigError(
+            f"{method} learns something outside CLIP's own weights, which no plain open_clip model can hold; "
+            "use its adapter with `clipfit predict` or `clipfit eval`"
+        )
+    return adapted.merged_model()

@@ -1,0 +1,125 @@
+"""Which data sets are there, and whether they are whole."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from clipfit_cli.data import catalog
+from clipfit_cli.data.dataset import DataSet, Item
+from clipfit_cli.data.files.folder import ImageFolder
+from clipfit_cli.data.load import load_dataset
+from clipfit_cli.errors import DataError
+
+State = Literal["present", "incomplete", "missing", "built-in"]
+
+_FIRST = 5
+
+
+@dataclass(frozen=True)
+class DatasetStatus:
+    """What was found of one data set.
+
+    Attributes:
+        name, title: As in the catalog.
+        state: ``present`` = it can be trained and tested; ``incomplete`` = a list or images are missing;
+            ``missing`` = its folder is; ``built-in`` = it needs no files.
+        num_classes, num_train, num_val, num_test: As listed; None where the lists cannot be read.
+        num_missing: Listed images that are not there.
+        first_missing: The first few of them, relative to the image folder.
+        mismatches: Where the lists differ from the published split, one short text each.
+        message: What is wrong and what to do; empty where nothing is.
+    """
+
+    name: str
+    title: str
+    state: State
+    num_classes: int | None = None
+    num_train: int | None = None
+    num_val: int | None = None
+    num_test: int | None = None
+    num_missing: int = 0
+    first_missing: tuple[str, ...] = ()
+    mismatches: tuple[str, ...] = ()
+    message: str = ""
+
+
+def dataset_status(name: str, data_root: Path) -> DatasetStatus:
+    """Return what is there of a data set: lists are read, images are looked for but not opened.
+
+    Raises:
+        UnknownNameError: There is no such data set.
+    """
+    row = catalog.row(name)
+    try:
+        dataset = load_dataset(row.name, data_root)
+    except DataError as error:
+        there = (data_root.expanduser() / row.folder).is_dir()
+        state: State = "incomplete" if there else "missing"
+        return DatasetStatus(row.name, row.title, state, message=str(error))
+    val = () if not dataset.samples_val else dataset.val
+    missing = missing_images(dataset, (*dataset.train, *val, *dataset.test))
+    mismatches = _mismatches(row, dataset)
+    notes = []
+    if missing:
+        notes.append(f"{len(missing)} listed images are missing, the first is {missing[0]}")
+    if mismatches:
+        notes.append(f"not the published split: {'; '.join(mismatches)}")
+    # Folders that list themselves have no other witness of a lost image than the published counts.
+    lists_itself = row.reader.startswith("imagenet")
+    whole: State = "built-in" if row.reader == "builtin" else "present"
+    return DatasetStatus(
+        name=row.name,
+        title=row.title,
+        state="incomplete" if missing or (mismatches and lists_itself) else whole,
+        num_classes=dataset.num_classes,
+        num_train=len(dataset.train),
+        num_val=len(dataset.val),
+        num_test=len(dataset.test),
+        num_missing=len(missing),
+        first_missing=missing[:_FIRST],
+        mismatches=mismatches,
+        message=". ".join(notes),
+    )
+
+
+def _mismatches(row: catalog.CatalogRow, dataset: DataSet) -> tuple[str, ...]:
+    """Return the counts that differ from the published ones, as texts."""
+    counts = (
+        ("classes", dataset.num_classes, row.num_classes),
+        ("training images", len(dataset.train), row.num_train),
+        ("validation images", len(dataset.val), row.num_val),
+        ("test images", len(dataset.test), row.num_test),
+    )
+    return tuple(f"{n} {what} instead of {known}" for what, n, known in counts if known not in (None, n))
+
+
+def present_datasets(data_root: Path) -> tuple[str, ...]:
+    """Return the names of the data sets that are whole below the data root, in the catalog's order."""
+    names = (name for name in catalog.ALL if name not in catalog.BUILTIN_DATASETS)
+    return tuple(name for name in names if dataset_status(name, data_root).state == "present")
+
+
+def missing_images(dataset: DataSet, items: Sequence[Item]) -> tuple[str, ...]:
+    """Return the listed paths without a file, each once; none for a data set that is drawn by code."""
+    if not isinstance(dataset.load_image, ImageFolder):
+        return ()
+    return dataset.load_image.missing(item.path for item in items)
+
+
+def check_images(dataset: DataSet, items: Sequence[Item]) -> None:
+    """Check that every listed image is there, so that a run does not stop half way.
+
+    Raises:
+        DataError: An image is missing; names the first and counts all.
+    """
+    missing = missing_images(dataset, items)
+    if missing and isinstance(dataset.load_image, ImageFolder):
+        first = dataset.load_image.root / missing[0]
+        raise DataError(
+            f"{len(missing)} of the images that data set {dataset.name!r} lists are missing, the first is {first}. "
+            f"Complete the folder {dataset.load_image.root} (`clipfit data check {dataset.name}` names them all).",
+            path=first,
+        )

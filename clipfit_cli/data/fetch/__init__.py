@@ -1,0 +1,1 @@
+"""How a data set gets below the data root."""

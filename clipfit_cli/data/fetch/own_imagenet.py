@@ -1,0 +1,94 @@
+"""ImageNet is nobody's to pass on: the user's own copy is checked and linked into the data root."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+from clipfit_cli.data.catalog import CatalogRow
+from clipfit_cli.data.check.status import dataset_status
+from clipfit_cli.data.disk import write_error
+from clipfit_cli.data.fetch.arrange import place
+from clipfit_cli.data.fetch.transfer import Outcome, Way, fetch_list, locked
+from clipfit_cli.data.sources import CLASS_NAMES_FILE, list_file
+from clipfit_cli.errors import DataError
+
+TERMS_URL = "https://huggingface.co/datasets/ILSVRC/imagenet-1k"
+
+_LAYOUT = (
+    "DIR/train/<WordNet id>/*.JPEG and DIR/val/<WordNet id>/*.JPEG with 1,000 folders each (or both below DIR/images "
+    "or DIR/ILSVRC/Data/CLS-LOC)"
+)
+_PLACES = ("images", "", "ILSVRC/Data/CLS-LOC")
+_WNID = re.compile(r"n\d{8}")
+
+
+def link_imagenet(row: CatalogRow, way: Way, own: Path | None) -> Outcome:
+    """Link a copy of ImageNet into the data root, with the list of class names beside the link.
+
+    Args:
+        row: Of ImageNet.
+        way: Where to, and how the class names may be had.
+        own: The copy.
+
+    Raises:
+        DataError: There is none, it is laid out otherwise, or it is not whole.
+    """
+    if own is None:
+        raise DataError(
+            f"ImageNet may not be passed on, so it cannot be fetched. Accept its terms and download it at {TERMS_URL} "
+            f"or https://www.image-net.org, then run `clipfit data get imagenet --imagenet-root DIR`; expected is "
+            f"{_LAYOUT}",
+            path=way.root / row.folder,
+        )
+    own = own.expanduser().absolute()
+    images = _images(own)
+    staging = way.downloads / f"{row.name}.unpacked"
+    folder = staging / "root" / row.folder
+    with locked(way, row.name):
+        try:
+            shutil.rmtree(staging, ignore_errors=True)
+            folder.mkdir(parents=True)
+            (folder / row.image_folder).symlink_to(images, target_is_directory=True)
+            _put_class_names(row, own, way, folder / CLASS_NAMES_FILE)
+            way.progress.say(f"{row.name}: counting the images below {images}")
+            status = dataset_status(row.name, folder.parent)
+            if status.state != "present":
+                raise DataError(f"the ImageNet in {own} is not whole: {status.message}", path=own)
+            place(folder, way.root / row.folder)
+        except OSError as error:
+            raise write_error(error, folder) from error
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)  # removes links, never what they point to
+    return Outcome(row.name, "linked", way.root / row.folder, url=str(images))
+
+
+def _images(own: Path) -> Path:
+    """Return the folder that holds ``train`` and ``val``."""
+    for place_ in _PLACES:
+        images = own / place_
+        if all(_has_classes(images / split) for split in ("train", "val")):
+            return images
+    flat = next((own / p / "val" for p in _PLACES if (own / p / "val").is_dir()), None)
+    hint = f"; {flat} has no folder per class (sort its images into them first)" if flat else ""
+    raise DataError(f"{own} is not laid out as ImageNet: expected {_LAYOUT}{hint}", path=own)
+
+
+def _has_classes(folder: Path) -> bool:
+    try:
+        with os.scandir(folder) as entries:
+            return any(_WNID.fullmatch(entry.name) and entry.is_dir() for entry in entries)
+    except OSError:
+        return False
+
+
+def _put_class_names(row: CatalogRow, own: Path, way: Way, target: Path) -> None:
+    """Put the list of class names in its place: the one beside the copy, else as for other data sets."""
+    if (own / CLASS_NAMES_FILE).is_file():
+        shutil.copyfile(own / CLASS_NAMES_FILE, target)
+        return
+    wanted = list_file(row)
+    assert wanted is not None
+    fetch_list(row, wanted, way, target)

@@ -1,0 +1,1 @@
+"""One image file, and a look into a folder."""

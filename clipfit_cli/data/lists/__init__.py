@@ -1,0 +1,1 @@
+"""Lists of images: published ones and a user's own."""

@@ -1,0 +1,167 @@
+"""Data sets of the Hugging Face hub, or of its library's formats on disk; needs the extra ``hf``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clipfit_cli.data.lists.own.listing import Entry, Labelled, Listing, Split, number_classes, split_of
+from clipfit_cli.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_LABEL_NAMES = ("label", "labels", "class", "class_name", "fine_label")
+_SAVED = ("dataset_dict.json", "state.json")
+"""Files that tell a folder of `save_to_disk` from other folders."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Loads images out of the tables of a data set.
+
+    Attributes:
+        tables: Split, as the data set calls it -> its image column, not decoded.
+        column: Its name.
+        source: What messages call the data set.
+    """
+
+    tables: Mapping[str, Any]
+    column: str
+    source: str
+
+    def __call__(self, path: str) -> Image:
+        """Return the image of ``split/row`` as RGB at its stored size.
+
+        Raises:
+            DataError: It is missing or damaged.
+        """
+        return self.decode(self.content(path), path)
+
+    def content(self, path: str) -> bytes:
+        """Return the image file of ``split/row``.
+
+        Raises:
+            DataError: The row has no image, or names a file that cannot be read.
+        """
+        from clipfit_cli.data.files.decode import read_file
+
+        split, _, row = path.rpartition("/")
+        image = self.tables[split][int(row)][self.column] or {}
+        if image.get("bytes") is not None:
+            return bytes(image["bytes"])
+        if not image.get("path"):
+            raise DataError(f"{self.source}: row {int(row)} of {split} has no image")
+        return read_file(Path(image["path"]))
+
+    def decode(self, content: bytes, path: str) -> Image:
+        """Return the image of a file's content as RGB at its stored size.
+
+        Raises:
+            DataError: The content is damaged.
+        """
+        from clipfit_cli.data.files.decode import decode_content
+
+        return decode_content(content, f"{self.source}/{path}")
+
+
+def read(location: str) -> Listing:
+    """Return what a data set holds; the columns with images and classes are found by their types.
+
+    Splits that are called neither train, nor validation, nor test count only where there is none that is; splits
+    whose labels are withheld (all are -1) do not count.
+
+    Args:
+        location: ``org/name`` or ``org/name:config`` of the hub, or a folder, perhaps with ``:config``.
+
+    Raises:
+        ConfigError: The library is not installed.
+        DataError: The data set cannot be loaded, has no images, or its columns are not clear.
+    """
+    source = f"hf:{location}"
+    tables = _load(location, source)
+    known = {name: split_of(name) for name in tables}
+    chosen = [name for name in tables if known[name] or not any(known.values())]
+    image, label = _columns(tables[chosen[0]].features, source)
+    found: list[tuple[str, Labelled, Split | None]] = []
+    for name in chosen:
+        found += [(path, one, known[name]) for path, one in _labelled(tables[name], name, label, source)]
+    if not found:
+        raise DataError(f"{source} holds no image with a label")
+    class_names, labels = _classes(tables[chosen[0]].features[label], [one for _, one, _ in found])
+    entries = tuple(Entry(path, number, split) for (path, _, split), number in zip(found, labels, strict=True))
+    return Listing(class_names, entries, Rows({name: _images(tables[name], image) for name in chosen}, image, source))
+
+
+def _load(location: str, source: str) -> dict[str, Any]:
+    """Return split name -> table."""
+    try:
+        import datasets
+    except ImportError as error:
+        raise ConfigError(f"{source} needs the package datasets: pip install 'clipfit-cli[hf]'") from error
+    folder = Path(location).expanduser()
+    name, _, config = (location, "", "") if folder.exists() else location.rpartition(":")
+    name, config = (name, config) if name else (config, "")
+    folder = Path(name).expanduser()
+    try:
+        if any((folder / file).is_file() for file in _SAVED):
+            loaded = datasets.load_from_disk(str(folder))
+        else:
+            loaded = datasets.load_dataset(str(folder) if folder.is_dir() else name, config or None)
+    except Exception as error:  # the library raises errors of many packages
+        reason = str(error) or type(error).__name__
+        raise DataError(f"{source} cannot be loaded: {reason}") from error
+    return dict(loaded) if isinstance(loaded, dict) else {"all": loaded}
+
+
+def _columns(features: Mapping[str, Any], source: str) -> tuple[str, str]:
+    """Return the names of the image column and of the label column."""
+    import datasets
+
+    images = [name for name, kind in features.items() if isinstance(kind, datasets.Image)]
+    labels = [name for name, kind in features.items() if isinstance(kind, datasets.ClassLabel)]
+    labels = labels or [name for name in _LABEL_NAMES if name in features]
+    for what, names, usual in (("image", images, ("image", "img")), ("label", labels, _LABEL_NAMES)):
+        if len(names) > 1:
+            names[:] = [name for name in usual if name in names][:1] or names
+        if len(names) != 1:
+            raise DataError(
+                f"{source} must have one {what} column, it has {', '.join(names) or 'none'}; its columns: "
+                f"{', '.join(features)}"
+            )
+    return images[0], labels[0]
+
+
+def _labelled(table: Any, split: str, column: str, source: str) -> list[tuple[str, Labelled]]:
+    """Return path and class of every row of a split; nothing where the labels are withheld."""
+    values: Sequence[Any] = list(table[column])
+    if values and all(value == -1 for value in values):
+        return []
+    found = []
+    for row, value in enumerate(values):
+        where = f"{source}, row {row} of {split}"
+        if isinstance(value, str) and value:
+            one = Labelled(None, value, where)
+        elif isinstance(value, int) and value >= 0:
+            one = Labelled(value, None, where)
+        else:
+            raise DataError(f"{where} has the label {value!r}; expected a class name or a whole number from 0")
+        found.append((f"{split}/{row:08d}", one))
+    return found
+
+
+def _classes(kind: Any, given: Sequence[Labelled]) -> tuple[tuple[str, ...], list[int]]:
+    """Return the class names in label order, and the labels; names that the data set declares come first."""
+    names = getattr(kind, "names", None)
+    if names:
+        return tuple(names), [one.label or 0 for one in given]
+    return number_classes(given)
+
+
+def _images(table: Any, column: str) -> Any:
+    """Return the image column of a table as files, not as pictures."""
+    import datasets
+
+    return table.select_columns([column]).cast_column(column, datasets.Image(decode=False))

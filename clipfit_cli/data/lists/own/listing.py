@@ -1,0 +1,112 @@
+"""What the readers of a user's own images find: entries with classes and, perhaps, a split."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from clipfit_cli.errors import DataError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Split = Literal["train", "val", "test"]
+
+SPLIT_WORDS: dict[str, Split] = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+    "test": "test",
+    "testing": "test",
+}
+"""What a split may be called, in any case."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One image that was found.
+
+    Attributes:
+        path: What `load_image` takes, with forward slashes; the same wherever the data set lies, if it can be.
+        label: 0-based class index.
+        split: None = the data set does not say.
+    """
+
+    path: str
+    label: int
+    split: Split | None
+
+
+@dataclass(frozen=True)
+class Listing:
+    """All that a reader found, in no particular order.
+
+    Attributes:
+        class_names: In label order.
+        entries: At least one.
+        load_image: Path of an entry -> RGB image.
+    """
+
+    class_names: tuple[str, ...]
+    entries: tuple[Entry, ...]
+    load_image: Callable[[str], Image]
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """The class of one image as it was given.
+
+    Attributes:
+        label: None = only the name was given.
+        class_name: None = only the label was given.
+        where: What messages call the place.
+    """
+
+    label: int | None
+    class_name: str | None
+    where: str
+
+
+def split_of(word: str) -> Split | None:
+    """Return the split that a word stands for, or None."""
+    return SPLIT_WORDS.get(word.strip().lower())
+
+
+def number_classes(given: Sequence[Labelled]) -> tuple[tuple[str, ...], list[int]]:
+    """Return the class names in label order, and the label of every image.
+
+    Labels that are given decide on the order; where there are none, the sorted names do. A class with a label
+    but no name is called by its number.
+
+    Raises:
+        DataError: Only some images have a label, a label has two names or a name two labels, or a number between
+            0 and the largest label does not occur.
+    """
+    if all(one.label is None for one in given):
+        names = sorted({one.class_name or "" for one in given})
+        numbers = {name: number for number, name in enumerate(names)}
+        return tuple(names), [numbers[one.class_name or ""] for one in given]
+    name_of: dict[int, str] = {}
+    label_of: dict[str, int] = {}
+    labels: list[int] = []
+    for one in given:
+        if one.label is None:
+            raise DataError(f"{one.where} has no label, others have one; give every image a label, or none")
+        name = str(one.label) if one.class_name is None else one.class_name
+        known = name_of.setdefault(one.label, name)
+        if known != name:
+            raise DataError(f"{one.where}: label {one.label} is called {name!r} here and {known!r} before")
+        other = label_of.setdefault(name, one.label)
+        if other != one.label:
+            raise DataError(f"{one.where}: the class {name!r} has label {one.label} here and {other} before")
+        labels.append(one.label)
+    for label in range(max(name_of)):
+        if label not in name_of:
+            raise DataError(
+                f"no image has label {label}, though there is a label {max(name_of)}; labels count from 0 without gaps"
+            )
+    return tuple(name_of[label] for label in sorted(name_of)), labels

@@ -1,0 +1,164 @@
+"""Train, val and test of images that come without: 50/20/30 per class, drawn once and kept beside the runs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from clipfit_cli.data.dataset import Item
+from clipfit_cli.data.lists.own.listing import Listing
+from clipfit_cli.errors import DataError
+
+SPLIT_SEED = 1
+"""Of the draw; one for all data sets, so that a data set has one split."""
+
+TRAIN_SHARE, VAL_SHARE = 0.5, 0.2
+
+_SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Arranged:
+    """The lists of a data set.
+
+    Attributes:
+        train, val, test: By label, then path.
+        test_only: Whether the training list is the test list, there for its classes alone.
+        note: How the lists came about where they were not given; empty where they were.
+    """
+
+    train: tuple[Item, ...]
+    val: tuple[Item, ...]
+    test: tuple[Item, ...]
+    test_only: bool = False
+    note: str = ""
+
+
+Lists = tuple[tuple[Item, ...], tuple[Item, ...], tuple[Item, ...]]
+"""The items of train, val and test, by label, then path."""
+
+
+def arrange(listing: Listing, splits_dir: Path | None) -> Arranged:
+    """Return the lists of a data set.
+
+    Splits that are given stay as they are; validation may be missing. Without test images, everything is split
+    anew. Test images alone are test and training list at once: they can be tested, not trained on.
+
+    Args:
+        listing: As a reader found it.
+        splits_dir: Where a split that is made here is kept; None = nowhere.
+
+    Raises:
+        DataError: See `own_split`.
+    """
+    items: dict[str | None, list[Item]] = {}
+    for entry in sorted(listing.entries, key=lambda entry: (entry.label, entry.path)):
+        items.setdefault(entry.split, []).append(Item(entry.path, entry.label))
+    train, val, test = (tuple(items.get(split, ())) for split in _SPLITS)
+    if test and not (train or val):
+        return Arranged(test, (), test, test_only=True, note="all images are test images, so nothing can train on them")
+    if test:
+        return Arranged(train, val, test)
+    everything = sorted((item for part in items.values() for item in part), key=lambda item: (item.label, item.path))
+    given = " and ".join(split for split in items if split)
+    what = f"no test images were given, so {given}" if given else "the images of each class"
+    note = f"{what} were split 50/20/30 into train, val and test (seed {SPLIT_SEED})"
+    return Arranged(*own_split(everything, listing.class_names, splits_dir), note=note)
+
+
+def own_split(items: Sequence[Item], class_names: Sequence[str], splits_dir: Path | None) -> Lists:
+    """Return train, val and test of the items: the split that is kept for them, else one that is made and kept now.
+
+    The file is called by a hash of paths and labels, so that it is found again wherever the images lie, and
+    other images get another. It has the form of CoOp's split files.
+
+    Args:
+        items: Each path once, by label, then path.
+        class_names: In label order.
+        splits_dir: Where the file is; None = nothing is kept.
+
+    Raises:
+        DataError: The file that is kept cannot be read, does not fit the items, or cannot be written.
+    """
+    if splits_dir is None:
+        return draw_split(items, class_names)
+    listing = json.dumps([[item.path, item.label] for item in items], separators=(",", ":"))
+    path = splits_dir / f"{hashlib.sha256(listing.encode()).hexdigest()[:16]}.json"
+    try:
+        kept = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        lists = draw_split(items, class_names)
+        _write(path, _to_json(lists, class_names))
+        return lists
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"the split {path} cannot be read ({error}); delete it to have it made anew") from error
+    try:
+        train, val, test = (tuple(Item(str(p), int(label)) for p, label, _ in json.loads(kept)[s]) for s in _SPLITS)
+    except (ValueError, TypeError, KeyError) as error:
+        raise DataError(f"{path} is not a split file ({error}); delete it to have it made anew", path=path) from error
+    if sorted((*train, *val, *test), key=lambda item: (item.label, item.path)) != list(items):
+        raise DataError(
+            f"the split {path} does not list the images that are there; delete it to have it made anew", path=path
+        )
+    return train, val, test
+
+
+def draw_split(items: Iterable[Item], class_names: Sequence[str]) -> Lists:
+    """Return train, val and test of the items, by a draw of 50/20/30 per class.
+
+    Each class has a random stream of its own, seeded with `SPLIT_SEED` and the class name, so that images of one
+    class move no image of another. Shares are rounded as Python's ``round`` does; a class of two or more images
+    has at least one to train and one to test, and a class of one image one to train.
+
+    Args:
+        items: By label, then path.
+        class_names: In label order.
+
+    Source: the 50/20/30 rule of CoOp ff61507c, `DescribableTextures.read_and_split_data`; the seeding is ours.
+    """
+    groups: dict[int, list[Item]] = {}
+    for item in items:
+        groups.setdefault(item.label, []).append(item)
+    lists: tuple[list[Item], list[Item], list[Item]] = ([], [], [])
+    for label, group in groups.items():
+        counts = share_out(len(group))
+        places = [split for split, count in enumerate(counts) for _ in range(count)]
+        random.Random(f"{SPLIT_SEED} {class_names[label]}").shuffle(places)
+        for item, place in zip(group, places, strict=True):
+            lists[place].append(item)
+    train, val, test = lists
+    return tuple(train), tuple(val), tuple(test)
+
+
+def share_out(count: int) -> tuple[int, int, int]:
+    """Return how many of a class's images go to train, val and test; see `draw_split`."""
+    train = max(1, round(count * TRAIN_SHARE))
+    val = min(round(count * VAL_SHARE), max(0, count - train - 1))
+    return train, val, count - train - val
+
+
+def _to_json(lists: Lists, class_names: Sequence[str]) -> str:
+    rows = {
+        split: [[item.path, item.label, class_names[item.label]] for item in items]
+        for split, items in zip(_SPLITS, lists, strict=True)
+    }
+    return json.dumps(rows, ensure_ascii=False, indent=1) + "\n"
+
+
+def _write(path: Path, text: str) -> None:
+    """Write the file whole or not at all; of two processes the last wins, with the same content."""
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.write_text(text, encoding="utf-8", newline="\n")
+        unfinished.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            unfinished.unlink(missing_ok=True)
+        raise DataError(f"the split {path} cannot be written: {error.strerror or error}", path=path) from error

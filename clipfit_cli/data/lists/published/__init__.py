@@ -1,0 +1,1 @@
+"""The published lists, one file a layout."""

@@ -1,0 +1,101 @@
+"""From RGB pixels to what the image tower takes: crop, resize, flip, normalise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from clipfit_cli.data.pixels.crops import CropDrawer
+from clipfit_cli.errors import ConfigError, UnknownNameError
+
+_FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+
+_RESIZE_MODES = ("shortest", "longest", "squash")
+
+
+@dataclass(frozen=True)
+class ImageSpec:
+    """What an image tower expects; the defaults are OpenAI's.
+
+    Attributes:
+        size: Side of the square input, in pixels.
+        mean, std: Per channel, of pixels scaled to 0..1.
+        interpolation: ``bicubic`` or ``bilinear``.
+        resize_mode: How an image is made square for evaluation: its shorter side is resized and its centre cut out
+            (``shortest``), its longer side is resized and the rest filled with black (``longest``), or both sides
+            are (``squash``).
+    """
+
+    size: int = 224
+    mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
+    std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
+    interpolation: str = "bicubic"
+    resize_mode: str = "shortest"
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ConfigError(f"image size must be at least 1, got {self.size}")
+        if self.interpolation not in _FILTERS:
+            raise UnknownNameError("interpolation", self.interpolation, _FILTERS)
+        if self.resize_mode not in _RESIZE_MODES:
+            raise UnknownNameError("resize mode", self.resize_mode, _RESIZE_MODES)
+
+
+def train_crop(image: Image.Image, spec: ImageSpec, generator: torch.Generator | None = None) -> Tensor:
+    """Return a random crop of an RGB image, uint8 (3, size, size), with Pillow's resize.
+
+    This is the reference's transform to the bit, and what `augment`, which training uses, is held against.
+
+    Args:
+        image: RGB.
+        spec: Size and filter.
+        generator: Source of the numbers; None = torch's global one.
+
+    Source: CLIPFit 4dde0494 with Dassl's `random_resized_crop` and `random_flip`.
+    """
+    crop = CropDrawer().draw(image.width, image.height, generator)
+    box = image.crop((crop.left, crop.top, crop.left + crop.width, crop.top + crop.height))
+    resized = box.resize((spec.size, spec.size), _FILTERS[spec.interpolation])
+    return _to_tensor(resized.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if crop.flip else resized)
+
+
+def eval_crop(image: Image.Image, spec: ImageSpec) -> Tensor:
+    """Return an RGB image made square as the tower expects it, uint8 (3, size, size).
+
+    Source: open_clip 3.3, ``image_transform`` for evaluation, in all of its three modes.
+    """
+    size = spec.size
+    if spec.resize_mode == "squash":
+        width = height = size
+    elif spec.resize_mode == "longest":
+        ratio = max(image.size) / size
+        width, height = (max(1, round(side / ratio)) for side in image.size)
+    else:
+        short = min(image.size)
+        width, height = (size if side == short else int(size * side / short) for side in image.size)
+    resized = image.resize((width, height), _FILTERS[spec.interpolation])
+    # what is outside the picture becomes black; a margin of odd width is wider at the right and at the bottom
+    left, top = (-((size - side) // 2) if side < size else round((side - size) / 2) for side in (width, height))
+    return _to_tensor(resized.crop((left, top, left + size, top + size)))
+
+
+def _to_tensor(image: Image.Image) -> Tensor:
+    """Return an RGB image as uint8 (3, height, width)."""
+    # numpy's copy: torch would wake its own threads for each image, which costs milliseconds on a busy machine
+    return torch.from_numpy(np.array(np.asarray(image).transpose(2, 0, 1), order="C"))
+
+
+def normalise(images: Tensor, spec: ImageSpec) -> Tensor:
+    """Return float32 images (batch, 3, height, width) as the tower takes them, on the device they are on.
+
+    Args:
+        images: uint8, (batch, 3, height, width).
+        spec: Mean and standard deviation.
+    """
+    mean = torch.tensor(spec.mean, device=images.device).view(3, 1, 1)
+    std = torch.tensor(spec.std, device=images.device).view(3, 1, 1)
+    return images.to(torch.float32).div_(255).sub_(mean).div_(std)

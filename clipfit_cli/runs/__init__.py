@@ -1,0 +1,1 @@
+"""Runs are done here: training, tests, sweeps."""

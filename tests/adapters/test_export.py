@@ -1,0 +1,341 @@
+"""An export is a complete open_clip model: open_clip loads it as it is and gives the adapter's logits."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from clipfit_cli import methods
+from clipfit_cli.adapters import attach as adapters
+from clipfit_cli.adapters import export as module
+from clipfit_cli.adapters.export import MODEL_FILE, export
+from clipfit_cli.adapters.predict import load_adapter
+from clipfit_cli.config import ModelConfig, RunConfig, TestSet
+from clipfit_cli.engine.checkpoint import CARD_FILE, WEIGHTS_FILE
+from clipfit_cli.errors import CheckpointError, ConfigError, ModelError, ResultsError
+from clipfit_cli.methods.base import Adapted
+from clipfit_cli.models.load import bundle_of
+from clipfit_cli.models.model_folder import CONFIG_FILE
+from clipfit_cli.models.weights import find_weights
+from clipfit_cli.results.record import RunRecord, TestMetrics, to_json
+from tests.adapters.saved_adapters import CLASSES, TEMPLATE, logits_of, register, save_adapter, small_model
+
+TINY = ModelConfig("clipfit-tiny", "builtin")
+METRICS = TestMetrics(
+    dataset="dtd",
+    subset="all",
+    num_classes=4,
+    num_images=12,
+    accuracy_pct=50.0,
+    macro_f1_pct=50.0,
+    mean_per_class_accuracy_pct=50.0,
+)
+WORDS = [TEMPLATE.replace("{}", name.replace("_", " ")) for name in CLASSES]
+
+
+@pytest.fixture(autouse=True)
+def architectures(monkeypatch: pytest.MonkeyPatch) -> None:
+    register(monkeypatch)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    save_adapter(tmp_path / "run", small_model(tmp_path, "small-vit"))
+    return tmp_path / "run"
+
+
+def by_open_clip(model: Any, tokenizer: Any, images: torch.Tensor) -> torch.Tensor:
+    """Return the logits of open_clip alone, as its users compute them."""
+    with torch.no_grad():
+        image_features = model.encode_image(images, normalize=True)
+        text_features = model.encode_text(tokenizer(WORDS), normalize=True)
+        logits: torch.Tensor = model.logit_scale.exp() * image_features @ text_features.T
+    return logits
+
+
+def as_zero_shot(model: torch.nn.Module) -> Adapted:
+    """Return a model that open_clip loaded as clipfit classifies with it."""
+    bundle = bundle_of(model.eval().requires_grad_(False), ModelConfig("exported", "exported"), weights_sha256="0" * 64)
+    info = methods.get("zero-shot")
+    return info.attach(bundle, CLASSES, (TEMPLATE,), info.settings())
+
+
+def assert_same(logits: torch.Tensor, expected: torch.Tensor) -> None:
+    """Logits agree to 1e-6 of the largest: torch's attention adds up otherwise where weights have gradients."""
+    assert (logits - expected).abs().max() <= 1e-6 * max(1.0, float(expected.abs().max()))
+
+
+@pytest.mark.parametrize(
+    ("backbone", "bn", "method"),
+    [
+        ("small-vit", "eval", "clipfit"),
+        ("small-quickgelu", "eval", "bitfit"),
+        ("small-resnet", "train", "clipfit"),
+        ("small-resnet", "eval", "full"),
+        ("clipfit-tiny", "eval", "clipfit"),
+    ],
+)
+def test_open_clip_loads_it_and_says_the_same(backbone: str, bn: Any, method: str, tmp_path: Path) -> None:
+    tiny = backbone == TINY.backbone
+    config = TINY if tiny else small_model(tmp_path, backbone, bn=bn)
+    adapted = save_adapter(tmp_path / "run", config, method=method)
+    size = 64 if tiny else 32
+    images = torch.randn(6, 3, size, size, generator=torch.Generator().manual_seed(2))
+    expected = logits_of(adapted, images)
+    out = export(tmp_path / "run", tmp_path / "out")
+
+    model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{out}")
+    tokenizer = open_clip.get_tokenizer(f"local-dir:{out}")
+    assert tokenizer(WORDS).shape == (3, 32)
+    assert_same(logits_of(as_zero_shot(model), images), expected)
+    assert torch.allclose(by_open_clip(model, tokenizer, images), expected, rtol=1e-5, atol=1e-5)
+
+    picture = Image.radial_gradient("L").resize((90, 70)).convert("RGB")
+    ours = load_adapter(tmp_path / "run", device="cpu").preprocess(picture)
+    assert torch.allclose(preprocess(picture), ours, atol=1e-6)
+
+    if not tiny:  # open_clip does not know its name
+        model, _, _ = open_clip.create_model_and_transforms(backbone, pretrained=str(out / MODEL_FILE))
+        assert_same(logits_of(as_zero_shot(model), images), expected)
+
+
+def test_what_is_in_the_folder(run: Path, tmp_path: Path) -> None:
+    out = export(run / WEIGHTS_FILE, tmp_path / "new" / "out")
+    assert out == tmp_path / "new" / "out"
+    assert sorted(path.name for path in out.iterdir()) == sorted([CARD_FILE, CONFIG_FILE, MODEL_FILE])
+    assert list((tmp_path / "new").iterdir()) == [out]
+    assert (out / CARD_FILE).read_bytes() == (run / CARD_FILE).read_bytes()
+    config = json.loads((out / CONFIG_FILE).read_text())
+    assert list(config) == ["model_cfg", "preprocess_cfg"]
+    assert config["model_cfg"]["quick_gelu"] is False and config["model_cfg"]["text_cfg"]["context_length"] == 32
+    assert set(config["preprocess_cfg"]) == {"mean", "std", "interpolation", "resize_mode"}
+    tensors = load_file(out / MODEL_FILE)
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
+
+
+def test_batch_norm_is_part_of_it(tmp_path: Path) -> None:
+    config = small_model(tmp_path, "small-resnet", bn="train")
+    adapted = save_adapter(tmp_path / "run", config)
+    out = export(tmp_path / "run", tmp_path / "out")
+    tensors, trained = load_file(out / MODEL_FILE), adapted.trained_tensors()
+    buffers = [name for name in trained if "running" in name or "num_batches" in name]
+    assert buffers and all(torch.equal(tensors[name], trained[name]) for name in buffers)
+    assert not torch.equal(tensors["visual.bn1.running_mean"], torch.zeros(8))
+
+
+def test_weights_that_ran_with_another_activation_than_their_backbone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As OpenAI's do under the plain name: the configuration says what really ran."""
+    config = small_model(tmp_path, "small-vit")
+
+    def quick(backbone: str, pretrained: str, **options: Any) -> Any:
+        return replace(find_weights(backbone, pretrained, **options), quick_gelu=True)
+
+    monkeypatch.setattr(adapters, "find_weights", quick)
+    weights = quick(config.backbone, config.pretrained)
+    expected = logits_of(save_adapter(tmp_path / "run", config, weights=weights))
+    out = export(tmp_path / "run", tmp_path / "out")
+    assert json.loads((out / CONFIG_FILE).read_text())["model_cfg"]["quick_gelu"] is True
+    model, _, _ = open_clip.create_model_and_transforms(f"local-dir:{out}")
+    assert_same(logits_of(as_zero_shot(model)), expected)
+    plain, _, _ = open_clip.create_model_and_transforms("small-vit", pretrained=str(out / MODEL_FILE))
+    assert not torch.allclose(logits_of(as_zero_shot(plain)), expected, atol=1e-3)
+    forced, _, _ = open_clip.create_model_and_transforms(
+        "small-vit", pretrained=str(out / MODEL_FILE), force_quick_gelu=True
+    )
+    assert_same(logits_of(as_zero_shot(forced)), expected)
+
+
+def test_the_tokenizer_of_the_hub_comes_along(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class HubTokenizer:
+        def save_pretrained(self, folder: str) -> None:
+            Path(folder, "tokenizer.json").write_text("{}")
+
+    names: list[str] = []
+
+    def get_tokenizer(name: str) -> HubTokenizer:
+        names.append(name)
+        return HubTokenizer()
+
+    config = module._architecture("small-vit")
+    config["text_cfg"]["hf_tokenizer_name"] = "some/tokenizer"
+
+    def architecture(backbone: str) -> dict[str, Any]:
+        monkeypatch.setattr(open_clip, "get_tokenizer", get_tokenizer)  # the model is loaded by now
+        return config
+
+    monkeypatch.setattr(module, "_architecture", architecture)
+    out = export(run, tmp_path / "out")
+    assert (out / "tokenizer.json").is_file() and names == ["small-vit"]
+
+
+def test_the_architecture_of_a_folder_is_its_own(run: Path, tmp_path: Path) -> None:
+    out = export(run, tmp_path / "out")
+    assert module._architecture(str(out)) == json.loads((out / CONFIG_FILE).read_text())["model_cfg"]
+
+
+def record_of(model: ModelConfig, *, method: str = "zero-shot", adapter: str | None = None) -> RunRecord:
+    test = TestSet("dtd")
+    config = RunConfig("eval", "dtd", "all", 0, 0, method, {}, model, None, "fp32", (test,), adapter=adapter)
+    return RunRecord(
+        key="0" * 64,
+        config=config,
+        tests=(METRICS,),
+        num_train_images=0,
+        num_train_classes=0,
+        steps=0,
+        micro_batch_size=None,
+        final_loss=None,
+        trainable_parameters=0,
+        total_parameters=1,
+        activation="gelu",
+        weights_sha256=find_weights(model.backbone, model.pretrained).sha256,
+        split_sha256={"dtd": "0" * 64},
+        train_time_s=0.0,
+        eval_time_s=1.0,
+        peak_memory_mib=None,
+        device="cpu",
+        versions={},
+        created_at="2026-01-01T00:00:00+00:00",
+        adapter_file=None,
+        notes=(),
+    )
+
+
+def write_record(folder: Path, record: RunRecord) -> Path:
+    folder.mkdir()
+    (folder / "record.json").write_text(to_json(record))
+    return folder
+
+
+def test_a_run_that_trained_nothing_gives_the_plain_model(tmp_path: Path) -> None:
+    model = small_model(tmp_path, "small-vit")
+    out = export(write_record(tmp_path / "zero", record_of(model)), tmp_path / "out")
+    assert sorted(path.name for path in out.iterdir()) == sorted([CONFIG_FILE, MODEL_FILE])
+    plain = torch.load(model.pretrained, weights_only=True)
+    exported = load_file(out / MODEL_FILE)
+    assert plain.keys() == exported.keys()
+    assert all(torch.equal(exported[name], plain[name]) for name in plain)
+
+
+def test_records_that_are_not_enough(tmp_path: Path) -> None:
+    model = small_model(tmp_path, "small-vit")
+    trained = write_record(tmp_path / "a", record_of(model, method="clipfit", adapter="elsewhere"))
+    with pytest.raises(CheckpointError, match="holds no adapter of its own"):
+        export(trained, tmp_path / "out")
+    zero = write_record(tmp_path / "b", record_of(model))
+    with pytest.raises(CheckpointError, match="used gelu, but small-quickgelu runs with quickgelu"):
+        export(zero, tmp_path / "out", backbone="small-quickgelu")
+    state = torch.load(model.pretrained, weights_only=True)
+    torch.save({name: tensor + 1 for name, tensor in state.items()}, model.pretrained)
+    with pytest.raises(CheckpointError, match="used other weights"):
+        export(zero, tmp_path / "out")
+    (zero / "record.json").write_text("{}")
+    with pytest.raises(ResultsError, match="schema"):
+        export(zero, tmp_path / "out")
+    with pytest.raises(CheckpointError, match="no adapter at"):
+        export(tmp_path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_missing_weights(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "small-vit.pt").unlink()
+    with pytest.raises(ModelError, match="does not exist"):
+        export(run, tmp_path / "out")
+
+
+def test_a_method_that_cannot_be_merged(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Outside:
+        """A method on the model, but for its merged form."""
+
+        def __init__(self, adapted: Any) -> None:
+            self._adapted = adapted
+
+        def __getattr__(self, name: str) -> Any:
+            if name == "merged_model":
+                raise AttributeError(name)
+            return getattr(self._adapted, name)
+
+    info = methods.get("clipfit")
+    outside = replace(info, attach=lambda *arguments: Outside(info.attach(*arguments)))
+    monkeypatch.setattr(methods, "get", lambda name: outside)
+    with pytest.raises(ConfigError, match="clipfit learns something outside CLIP's own weights"):
+        export(run, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_there_is_replaced_only_when_told(run: Path, tmp_path: Path) -> None:
+    out = export(run, tmp_path / "out")
+    (out / "old.txt").touch()
+    with pytest.raises(ConfigError, match="exists already; .*--force"):
+        export(run, out)
+    assert (out / "old.txt").exists()
+    export(run, out, force=True)
+    assert not (out / "old.txt").exists() and (out / MODEL_FILE).is_file()
+    shutil.rmtree(out)
+    out.mkdir()
+    export(run, out, force=True)
+    assert (out / MODEL_FILE).is_file()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "run", "small-vit.pt"]
+
+
+def test_behind_a_link_the_target_is_replaced(run: Path, tmp_path: Path) -> None:
+    export(run, tmp_path / "out")
+    (tmp_path / "out" / "old.txt").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "out")
+    assert export(run, tmp_path / "link", force=True) == tmp_path / "out"
+    assert (tmp_path / "link").is_symlink() and not (tmp_path / "out" / "old.txt").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "out", "run", "small-vit.pt"]
+
+
+def test_force_never_removes_what_is_no_export(run: Path, tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "thesis.tex").touch()
+    for target in (precious, precious / "thesis.tex"):
+        with pytest.raises(ConfigError, match="is no exported model"):
+            export(run, target, force=True)
+    assert (precious / "thesis.tex").exists()
+
+
+@pytest.mark.parametrize("where", ["write_tensors", "_put_in_place"])
+def test_a_failure_leaves_the_earlier_export(
+    where: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = export(run, tmp_path / "out")
+    before = (out / MODEL_FILE).read_bytes()
+
+    def full(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module, where, full)
+    with pytest.raises(ResultsError, match="cannot write .*No space left on device; an earlier export is untouched"):
+        export(run, out, force=True)
+    assert (out / MODEL_FILE).read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "run", "small-vit.pt"]
+
+
+def test_a_rename_that_fails_half_way_is_taken_back(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = export(run, tmp_path / "out")
+    real = Path.rename
+
+    def rename(self: Path, target: Path) -> Path:
+        if self.name.startswith(".out.unfinished") and not self.name.endswith("-old"):
+            raise OSError(13, "Permission denied")
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    with pytest.raises(ResultsError, match="Permission denied"):
+        export(run, out, force=True)
+    assert (out / MODEL_FILE).is_file()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "run", "small-vit.pt"]

@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from clipfit_cli.errors import ResultsError
+from clipfit_cli.reports.tables import Column, Table
+from clipfit_cli.reports.terminal import to_terminal
+
+COLUMNS = (
+    Column("dataset", "data set"),
+    Column("method", "method"),
+    Column("base_accuracy_pct", "base", "pct", spread="base_std_pct"),
+    Column("base_std_pct", "base std", "pct", terminal=False),
+    Column("new_accuracy_pct", "new", "pct", spread="new_std_pct"),
+    Column("new_std_pct", "new std", "pct", terminal=False),
+    Column("harmonic_mean_pct", "H", "pct", spread="harmonic_std_pct"),
+    Column("harmonic_std_pct", "H std", "pct", terminal=False),
+    Column("difference_pct", "vs zero-shot", "diff"),
+)
+
+
+def row(i: int, dataset: str, method: str) -> dict[str, object]:
+    return {
+        "dataset": dataset,
+        "method": method,
+        "num_seeds": 1 if method == "zero-shot" else 3,
+        "base_accuracy_pct": 100.0 if i == 3 else 61.17 + i,
+        "base_std_pct": 0.31 + i,
+        "new_accuracy_pct": 45.5 + i,
+        "new_std_pct": 0.52 + i,
+        "harmonic_mean_pct": 52.25 + i,
+        "harmonic_std_pct": 0.73 + i,
+        "difference_pct": None if method == "zero-shot" else i - 4.5,
+    }
+
+
+NAMES = ("imagenet", "caltech101", "stanford_cars", "oxford_flowers", "fgvc_aircraft")
+ROWS = tuple(row(i, NAMES[i // 2], ("zero-shot", "clipfit")[i % 2]) for i in range(10))
+AVERAGES = tuple({**row(10 + i, "average", m), "_average": True} for i, m in enumerate(("zero-shot", "clipfit")))
+TABLE = Table("Base to new", COLUMNS, ROWS + AVERAGES, ("H of the averages [published]",))
+
+
+def printed(table: Table, width: int, *, color: bool = False) -> list[str]:
+    out = io.StringIO()
+    console = Console(file=out, width=width, force_terminal=color, color_system="standard" if color else None)
+    console.print(to_terminal(table))
+    return out.getvalue().splitlines()
+
+
+@pytest.mark.parametrize("width", [200, 100, 80, 70, 60, 40, 30])
+def test_no_line_is_too_long_and_no_cell_is_cut(width: int) -> None:
+    lines = printed(TABLE, width)
+    assert max(map(len, lines)) <= width
+    text = "\n".join(lines)
+    assert "…" not in text
+    for column in COLUMNS:
+        if column.terminal and (width >= 60 or column.kind != "text"):
+            assert all(word in text for word in column.head.split())
+    for i, cells in enumerate(TABLE.rows):
+        for key in ("base", "new"):
+            assert f"{cells[f'{key}_accuracy_pct']:.2f}" in text
+        assert str(cells["dataset"]) in text
+        assert (f"± {0.31 + i:.2f}" in text) == (cells["method"] == "clipfit")
+
+
+def test_at_80_columns_a_row_is_a_line() -> None:
+    lines = printed(TABLE, 80)
+    first = next(i for i, line in enumerate(lines) if line.startswith("imagenet"))
+    assert lines[first].split() == ["imagenet", "zero-shot", "61.17", "45.50", "52.25", "–"]
+    assert "clipfit" in lines[first + 1]
+    assert "62.17 ± 1.31" in lines[first + 1]
+    assert "-3.50" in lines[first + 1]
+    assert lines[first].index("61.17") == lines[first + 1].index("62.17")
+    assert lines[first + 3].index("100.00") == lines[first + 1].index("62.17") - 1
+
+
+def test_at_60_columns_the_spread_stands_below_the_mean() -> None:
+    lines = printed(TABLE, 60)
+    first = next(i for i, line in enumerate(lines) if "clipfit" in line)
+    assert "± 1.31" not in lines[first]
+    assert lines[first + 1].split() == ["±", "1.31", "±", "1.52", "±", "1.73"]
+
+
+def test_average_rows_are_bold_below_a_rule() -> None:
+    plain = printed(TABLE, 80)
+    first = next(i for i, line in enumerate(plain) if line.startswith("average"))
+    assert set(plain[first - 1]) == {"─"}
+    assert set(plain[first + 1]) != {"─"}
+    assert sum(set(line) == {"─"} for line in plain) == 2
+    colored = printed(TABLE, 80, color=True)
+    assert all(("\x1b[1m" in line) == ("average" in line) for line in colored if "clipfit" in line)
+
+
+def test_a_pipe_gets_no_escape_codes_and_no_markup_is_read() -> None:
+    text = "\n".join(printed(TABLE, 80))
+    assert "\x1b" not in text
+    assert "H of the averages [published]" in text
+    odd = Table("[bold]t", (Column("a", "[red]h"),), ({"a": "[link]x[/link]"},))
+    assert [line.strip() for line in printed(odd, 80)][:2] == ["[bold]t", "[red]h"]
+    assert "[link]x[/link]" in "\n".join(printed(odd, 80))
+
+
+@pytest.mark.parametrize("width", [80, 60, 30])
+def test_a_console_without_unicode_gets_ascii(width: int) -> None:
+    raw = io.BytesIO()
+    out = io.TextIOWrapper(raw, encoding="ascii", write_through=True)
+    Console(file=out, width=width).print(to_terminal(TABLE))
+    text = raw.getvalue().decode("ascii")
+    assert "+- 1.31" in text
+    assert max(map(len, text.splitlines())) <= width
+
+
+def test_tables_without_rows_or_titles_are_fine() -> None:
+    assert "data set" in "\n".join(printed(Table("", COLUMNS, ()), 80))
+
+
+def test_a_bad_cell_is_refused_before_anything_is_printed() -> None:
+    bad = Table("", (Column("x_pct", "x", "pct"),), ({"x_pct": float("nan")},))
+    with pytest.raises(ResultsError, match="x_pct"):
+        to_terminal(bad)
