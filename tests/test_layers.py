@@ -12,6 +12,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "clipfit_cli"
 ROOMS = (
     {"errors", "process", "_version"},
+    {"files"},
     {"config"},
     {"data", "models", "results"},
     {"methods"},

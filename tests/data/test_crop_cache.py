@@ -173,7 +173,7 @@ def test_other_code_is_another_key(dataset: DataSet, folder: Path, monkeypatch: 
     crops(store, dataset)
     assert store.decoded_images == 6
     versions = {crop_cache.code_version()}
-    monkeypatch.setattr(crop_cache, "_CODE", ("decode.py",))
+    monkeypatch.setattr(crop_cache, "_CODE", ("files/decode.py",))
     versions.add(crop_cache.code_version())
     assert len(versions) == 2
 

@@ -1,0 +1,90 @@
+"""A file is whole or as it was, and nothing is left over."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from clipfit_cli.errors import ConfigError
+from clipfit_cli.files import expanded, file_sha256, remove_unfinished, write_whole, written_whole
+
+KILLED = """
+import sys, time
+from pathlib import Path
+from clipfit_cli.files import written_whole
+with written_whole(Path(sys.argv[1])) as file:
+    file.write(b"half")
+    file.flush()
+    print("writing", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
+    path = tmp_path / "a[1]*.csv"
+    write_whole(path, "one\n")
+    with pytest.raises(ZeroDivisionError), written_whole(path) as file:
+        file.write(b"two")
+        raise ZeroDivisionError
+    assert path.read_text(encoding="utf-8") == "one\n"
+    write_whole(path, b"three")
+    assert path.read_bytes() == b"three"
+    assert [found.name for found in tmp_path.iterdir()] == [path.name]
+    assert path.stat().st_mode & 0o777 == 0o666 & ~_umask()
+
+
+def test_what_a_killed_process_left_goes_and_what_is_being_written_stays(tmp_path: Path) -> None:
+    path = tmp_path / "a[1]*.csv"
+    process = subprocess.Popen([sys.executable, "-c", KILLED, str(path)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "writing\n"
+    write_whole(path, "whole")
+    assert len(list(tmp_path.iterdir())) == 2
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    write_whole(tmp_path / "a1x.csv", "another")
+    assert len(list(tmp_path.iterdir())) == 3
+    remove_unfinished(path)
+    assert sorted(found.name for found in tmp_path.iterdir()) == ["a1x.csv", path.name]
+    assert path.read_text(encoding="utf-8") == "whole"
+
+
+def test_an_empty_file_goes_once_it_is_old(tmp_path: Path) -> None:
+    left = tmp_path / ".a.csv.xyz.unfinished"
+    left.touch()
+    remove_unfinished(tmp_path / "a.csv")
+    assert left.exists()
+    os.utime(left, (time.time() - 10, time.time() - 10))
+    remove_unfinished(tmp_path / "a.csv")
+    assert not left.exists()
+
+
+def test_paths_that_lead_nowhere_are_refused() -> None:
+    with pytest.raises(ConfigError, match="not here"):
+        expanded("~nobody-of-this-name/x")
+    with pytest.raises(ConfigError, match="NUL"):
+        expanded("a\0b")
+    assert expanded("~") == Path.home()
+
+
+def test_the_digest_is_of_all_files_in_a_row(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"ab")
+    (tmp_path / "b").write_bytes(b"c")
+    assert file_sha256(tmp_path / "a", tmp_path / "b") == (
+        "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    )
+    with pytest.raises(FileNotFoundError):
+        file_sha256(tmp_path / "c")
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
