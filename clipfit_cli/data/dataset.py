@@ -35,10 +35,15 @@ class DataSet:
         class_names: In label order; ``class_names[item.label]`` is an item's class.
         train, val, test: Items in the order of the split file (the order decides the few-shot draw).
         split_sha256: Of the published lists, before any draw or class half: see `hash_lists`.
+        split_file_sha256: Of a file that anybody can hash: the published split file, the user's table, the split that is
+            kept for own images; of several, one after another. Empty where there is none.
         load_image: Path of an item -> RGB image at its stored size. Raises `DataError` for a missing or
             damaged file.
         samples_val: False where validation is the whole test list and is never sampled (ImageNet).
         train_is_sampled: False where the train list only carries class names (test-only data sets).
+        identify: Listed paths -> hash of the images that lie there, the same wherever the data set lies: of own images
+            by content, of published ones by names and file sizes. None where the lists say all, as of drawn images.
+        location: Where the images lie, for people; empty for those that are drawn.
         notes: How the lists came about where they are not a published split, one sentence each.
     """
 
@@ -53,6 +58,9 @@ class DataSet:
     samples_val: bool = True
     train_is_sampled: bool = True
     notes: tuple[str, ...] = ()
+    split_file_sha256: str = ""
+    identify: Callable[[Sequence[str]], str] | None = None
+    location: str = ""
 
     @property
     def num_classes(self) -> int:
