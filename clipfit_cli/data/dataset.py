@@ -35,8 +35,8 @@ class DataSet:
         class_names: In label order; ``class_names[item.label]`` is an item's class.
         train, val, test: Items in the order of the split file (the order decides the few-shot draw).
         split_sha256: Of the published lists, before any draw or class half: see `hash_lists`.
-        split_file_sha256: Of a file that anybody can hash: the published split file, the user's table, the split that is
-            kept for own images; of several, one after another. Empty where there is none.
+        split_file_sha256: Of a file that anybody can hash: the published split file, the user's table, the split
+            that is kept for own images; of several, one after another. Empty where there is none.
         load_image: Path of an item -> RGB image at its stored size. Raises `DataError` for a missing or
             damaged file.
         samples_val: False where validation is the whole test list and is never sampled (ImageNet).
