@@ -14,17 +14,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from clipfit_cli import methods
 from clipfit_cli.adapters.attach import attach_adapter, merged_model
 from clipfit_cli.config import TINY_BACKBONE, ModelConfig
-from clipfit_cli.engine.checkpoint import CARD_FILE, WEIGHTS_FILE, write_tensors
+from clipfit_cli.engine.checkpoint import CARD_FILE, WEIGHTS_FILE, tensors_to_bytes
 from clipfit_cli.errors import CheckpointError, ConfigError, ResultsError
 from clipfit_cli.models.bundle import ClipBundle
 from clipfit_cli.models.load import load_bundle
 from clipfit_cli.models.model_folder import CONFIG_FILE, WEIGHTS_FILES
 from clipfit_cli.models.weights import find_weights
-from clipfit_cli.results.record import from_json
-from clipfit_cli.results.store import RECORD_FILE
+from clipfit_cli.results.store import RECORD_FILE, find_run
 from clipfit_cli.runs.workspace import image_spec
 
 MODEL_FILE = WEIGHTS_FILES[0]
@@ -72,7 +70,7 @@ def export(
     unfinished = out.parent / f".{out.name}.unfinished-{secrets.token_hex(4)}"
     try:
         unfinished.mkdir(parents=True)
-        write_tensors(unfinished / MODEL_FILE, _state(merged.model))
+        (unfinished / MODEL_FILE).write_bytes(tensors_to_bytes(_state(merged.model)))
         (unfinished / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         if config["model_cfg"]["text_cfg"].get("hf_tokenizer_name"):
             _save_tokenizer(merged.bundle.backbone, unfinished)
@@ -103,10 +101,10 @@ def _merge(run: Path, backbone: str | None, pretrained: str | None, say: Callabl
         attached = attach_adapter(run, device=cpu, backbone=backbone, pretrained=pretrained, say=say)
         model = merged_model(attached.adapted, attached.card.method)
         return _Merged(model, attached.bundle, attached.folder / CARD_FILE)
-    path = run / RECORD_FILE
-    record = from_json(path.read_text(encoding="utf-8"), path)
+    record = find_run(run)
+    assert record is not None
     used = record.config.model
-    if record.config.adapter or methods.get(record.config.method).trains:
+    if record.adapter_sha256:
         raise CheckpointError(f"the run in {run} holds no adapter of its own; give the run that trained one")
     model_config = ModelConfig(backbone or used.backbone, pretrained or used.pretrained, used.bn)
     weights = find_weights(model_config.backbone, model_config.pretrained, say=say)

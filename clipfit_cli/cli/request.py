@@ -119,8 +119,9 @@ def choose_transfer(
     data_root: Path,
     say: Say,
     class_names: Path | None = None,
-) -> tuple[str, tuple[TestSet, ...], OwnDataSets]:
-    """Return the source of a cross-data-set run, its test sets, and what is behind names not in the catalog.
+    shifts: Sequence[str] | None = None,
+) -> tuple[str, tuple[TestSet, ...], tuple[str, ...], OwnDataSets]:
+    """Return the source of a cross-data-set run, its test sets, the shifts, and what is behind names of one's own.
 
     Raises:
         UnknownNameError: A name is not known.
@@ -142,7 +143,8 @@ def choose_transfer(
         chosen = catalog.row(chosen).name
     builtin = chosen in catalog.BUILTIN_DATASETS
     everything = catalog.BUILTIN_DATASETS if builtin else (*catalog.FEW_SHOT_DATASETS, *catalog.IMAGENET_VARIANTS)
-    texts = split_names(targets, is_one_source)
+    domains = split_names(shifts, is_one_source)
+    texts = split_names(targets, is_one_source) + domains
     if texts:
         found = [n for text in texts for n in (everything if text == "all" else (text,))]
     else:
@@ -152,7 +154,7 @@ def choose_transfer(
     names, own = own_datasets([chosen, *found], class_names)
     if len(names) < 2:
         raise ConfigError(f"no data set to test on besides the source {names[0]}; name one with --target")
-    return names[0], tuple(TestSet(name) for name in names[1:]), own
+    return names[0], tuple(TestSet(name) for name in names[1:]), own_datasets(domains)[0], own
 
 
 def choose_model(options: ModelOptions, datasets: Sequence[str], say: Say) -> ModelConfig:
