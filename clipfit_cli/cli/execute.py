@@ -73,16 +73,19 @@ def _sweep(
     from clipfit_cli.data.pixels.images import ImageStore
     from clipfit_cli.engine.environment import resolve_device
     from clipfit_cli.engine.precision import resolve_precision
+    from clipfit_cli.models.source import find_blueprint
     from clipfit_cli.results.store import RunStore
     from clipfit_cli.runs.sweep import sweep
     from clipfit_cli.runs.workspace import Workspace
 
     device, runs_dir = resolve_device(machine.device), output.runs_dir.expanduser()
-    configs = [
-        replace(config, precision=resolve_precision(config.precision, device, config.model.backbone))
-        for config in configs
-    ]
     with Reporter(quiet=output.quiet, runs_dir=output.runs_dir) as reporter:
+        words = {(config.model.backbone, config.model.pretrained) for config in configs}
+        blueprints = {pair[0]: find_blueprint(*pair, say=reporter.note) for pair in words}
+        configs = [
+            replace(config, precision=resolve_precision(config.precision, device, blueprints[config.model.backbone]))
+            for config in configs
+        ]
         images = ImageStore(crop_cache=open_crop_cache(output, reporter.note))
         return sweep(
             configs,

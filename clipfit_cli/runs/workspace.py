@@ -21,9 +21,10 @@ from clipfit_cli.data.splits import class_subset, few_shot
 from clipfit_cli.engine.checkpoint import WEIGHTS_FILE, find_adapter
 from clipfit_cli.engine.train import Batches, Plan
 from clipfit_cli.errors import ClipfitError, ConfigError, DataError
+from clipfit_cli.files import file_sha256
 from clipfit_cli.models.bundle import ClipBundle
 from clipfit_cli.models.load import load_bundle
-from clipfit_cli.models.weights import Weights, file_sha256, find_weights
+from clipfit_cli.models.source import ModelSource, find_source
 from clipfit_cli.results.record import run_key
 from clipfit_cli.runs.frozen_features import FrozenFeatures
 
@@ -65,7 +66,7 @@ class Workspace:
         self._say = say
         self._said: set[str] = set()
         self._datasets: dict[str, DataSet] = {}
-        self._weights: dict[tuple[str, str], Weights] = {}
+        self._sources: dict[tuple[str, str], ModelSource] = {}
         self._bundle: tuple[ModelConfig, ClipBundle] | None = None
         self._features: dict[Precision, FrozenFeatures] = {}
 
@@ -101,16 +102,16 @@ class Workspace:
         dataset = self._draw(config) if test.dataset == config.dataset else self.dataset(test.dataset)
         return class_subset(dataset, test.subset)
 
-    def weights(self, model: ModelConfig) -> Weights:
-        """Return the weights file of a model.
+    def source(self, model: ModelConfig) -> ModelSource:
+        """Return what a model's two words mean.
 
         Raises:
             ModelError: It is not here and cannot be fetched.
         """
         key = (model.backbone, model.pretrained)
-        if key not in self._weights:
-            self._weights[key] = find_weights(*key, say=self._say)
-        return self._weights[key]
+        if key not in self._sources:
+            self._sources[key] = find_source(model, say=self._say)
+        return self._sources[key]
 
     def bundle(self, model: ModelConfig) -> ClipBundle:
         """Return the loaded model.
@@ -121,7 +122,7 @@ class Workspace:
         if self._bundle is None or self._bundle[0] != model:
             self._bundle = None
             self._features = {}
-            bundle = load_bundle(model, device=self.device, weights=self.weights(model))
+            bundle = load_bundle(model, device=self.device, source=self.source(model))
             self._bundle = (model, replace(bundle, execution=self.execution))
         return self._bundle[1]
 
@@ -135,7 +136,7 @@ class Workspace:
         return run_key(
             config,
             split_sha256=self.split_hashes(config),
-            weights_sha256=self.weights(config.model).sha256,
+            weights_sha256=self.source(config.model).sha256,
             adapter_sha256=adapter,
         )
 
@@ -169,7 +170,7 @@ class Workspace:
         if problems:
             raise DataError("\n".join(str(problem) for problem in problems))
         for model in dict.fromkeys(config.model for config in configs):
-            self.weights(model)
+            self.source(model)
         for adapter in dict.fromkeys(config.adapter for config in configs if config.adapter):
             find_adapter(Path(adapter))
 
