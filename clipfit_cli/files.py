@@ -7,6 +7,7 @@ import glob
 import hashlib
 import os
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Iterator
@@ -48,6 +49,22 @@ def file_sha256(*paths: Path) -> str:
             while block := stream.read(1 << 20):
                 digest.update(block)
     return digest.hexdigest()
+
+
+def why_unreadable(path: Path) -> str | None:
+    """Return what keeps a file from being read, as the end of a sentence about it; None where nothing does.
+
+    Pipes and devices, which may never end, are not opened.
+    """
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            return "is no regular file"
+        path.open("rb").close()
+    except (FileNotFoundError, NotADirectoryError):
+        return "does not exist"
+    except (OSError, ValueError) as error:
+        return f"cannot be read: {getattr(error, 'strerror', None) or error}"
+    return None
 
 
 @contextmanager

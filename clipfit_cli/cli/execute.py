@@ -105,9 +105,12 @@ def _workspace(
 def _resolved(configs: Sequence[RunConfig], workspace: Workspace) -> list[RunConfig]:
     """Return the plan with the precisions that it runs in."""
     from clipfit_cli.engine.precision import resolve_precision
+    from clipfit_cli.models.source import find_blueprint
 
+    models = dict.fromkeys(config.model for config in configs)
+    blueprints = {model: find_blueprint(model.backbone, model.pretrained) for model in models}
     return [
-        replace(config, precision=resolve_precision(config.precision, workspace.device, config.model.backbone))
+        replace(config, precision=resolve_precision(config.precision, workspace.device, blueprints[config.model]))
         for config in configs
     ]
 

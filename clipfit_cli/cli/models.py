@@ -45,7 +45,7 @@ def list_(
     check_output(output)
     from clipfit_cli.errors import ConfigError, ModelError
     from clipfit_cli.models.architectures import ArchitectureCache, pairs
-    from clipfit_cli.models.weights import is_cached
+    from clipfit_cli.models.source import is_cached
     from clipfit_cli.reports.tables import Column, Table
 
     found = pairs(words or ())

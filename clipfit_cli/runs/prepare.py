@@ -172,7 +172,7 @@ def _key(
         training,
         split_sha256=split,
         images_sha256=images,
-        weights_sha256=workspace.weights(config.model).sha256,
+        weights_sha256=workspace.source(config.model).sha256,
         adapter_sha256=adapter,
     )
 

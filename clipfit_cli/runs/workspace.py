@@ -24,7 +24,7 @@ from clipfit_cli.engine.train import Batches, Plan
 from clipfit_cli.errors import ClipfitError, ConfigError, DataError
 from clipfit_cli.models.bundle import ClipBundle
 from clipfit_cli.models.load import load_bundle
-from clipfit_cli.models.weights import Weights, find_weights
+from clipfit_cli.models.source import ModelSource, find_source
 from clipfit_cli.runs.frozen_features import FrozenFeatures
 
 
@@ -70,8 +70,8 @@ class Workspace:
         self._datasets: dict[str, DataSet] = {}
         self._draws: dict[tuple[str, int | None, int], DataSet] = {}
         self._identities: dict[tuple[str, str, tuple[str, ...]], str] = {}
+        self._sources: dict[tuple[str, str], ModelSource] = {}
         self.peak_memory = PeakMemory(device)
-        self._weights: dict[tuple[str, str], Weights] = {}
         self._bundle: tuple[ModelConfig, ClipBundle] | None = None
         self._features: dict[Precision, FrozenFeatures] = {}
 
@@ -132,16 +132,16 @@ class Workspace:
             self._identities[key] = dataset.identify(paths)
         return self._identities[key]
 
-    def weights(self, model: ModelConfig) -> Weights:
-        """Return the weights file of a model.
+    def source(self, model: ModelConfig) -> ModelSource:
+        """Return what a model's two words mean.
 
         Raises:
             ModelError: It is not here and cannot be fetched.
         """
         key = (model.backbone, model.pretrained)
-        if key not in self._weights:
-            self._weights[key] = find_weights(*key, say=self._say)
-        return self._weights[key]
+        if key not in self._sources:
+            self._sources[key] = find_source(model, say=self._say)
+        return self._sources[key]
 
     def bundle(self, model: ModelConfig) -> ClipBundle:
         """Return the loaded model.
@@ -152,7 +152,7 @@ class Workspace:
         if self._bundle is None or self._bundle[0] != model:
             self._bundle = None
             self._features = {}
-            bundle = load_bundle(model, device=self.device, weights=self.weights(model))
+            bundle = load_bundle(model, device=self.device, source=self.source(model))
             self._bundle = (model, replace(bundle, execution=self.execution))
         return self._bundle[1]
 
@@ -182,7 +182,7 @@ class Workspace:
         if problems:
             raise DataError("\n".join(str(problem) for problem in problems))
         for model in dict.fromkeys(config.model for config in configs):
-            self.weights(model)
+            self.source(model)
         for adapter in dict.fromkeys(config.adapter for config in configs if config.adapter):
             find_adapter(Path(adapter))
 
