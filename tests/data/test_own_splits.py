@@ -71,17 +71,17 @@ def test_test_images_alone() -> None:
 
 def test_a_split_is_kept_and_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = tmp_path / "runs" / ".splits"
-    first = own_split(ITEMS, NAMES, kept)
+    first = own_split(ITEMS, NAMES, kept)[0]
     (file,) = kept.iterdir()
     rows = json.loads(file.read_text(encoding="utf-8"))
     assert [len(rows[split]) for split in ("train", "val", "test")] == [20, 8, 12]
     assert rows["val"][0] == ["ant/08.png", 0, "ant"]
     monkeypatch.setattr(own_splits, "SPLIT_SEED", 2)
     assert draw_split(ITEMS, NAMES) != first
-    assert own_split(ITEMS, NAMES, kept) == first
+    assert own_split(ITEMS, NAMES, kept)[0] == first
     rows["test"], rows["val"] = rows["val"], rows["test"]
     file.write_text(json.dumps(rows), encoding="utf-8")
-    assert own_split(ITEMS, NAMES, kept) == (first[0], first[2], first[1]), "a split may be edited"
+    assert own_split(ITEMS, NAMES, kept)[0] == (first[0], first[2], first[1]), "a split may be edited"
     own_split(ITEMS[1:], NAMES, kept)
     assert len(list(kept.iterdir())) == 2
 
@@ -93,7 +93,9 @@ def test_a_split_is_kept_and_found_again(tmp_path: Path, monkeypatch: pytest.Mon
         ("[]", "is not a split file"),
         ('{"train": [["a"]], "val": [], "test": []}', "is not a split file"),
         ('{"train": [["ant/00.png", 0, "ant"]], "val": [], "test": []}', "does not list the images that are there"),
-        (b"\xff", "cannot be read"),
+        (b"\xff", "is not a split file"),
+        ("[" * 100_000, "is not a split file"),
+        ('{"train": [["a", ' + "9" * 5000 + ', "x"]], "val": [], "test": []}', "is not a split file"),
     ],
 )
 def test_a_kept_split_that_is_none(text: str | bytes, message: str, tmp_path: Path) -> None:

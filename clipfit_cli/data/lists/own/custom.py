@@ -98,7 +98,8 @@ def is_one_source(text: str) -> bool:
 def read_own(own: OwnDataSet, splits_dir: Path | None = None) -> DataSet:
     """Return a data set of the user's own by its lists; images are not decoded.
 
-    Paths, labels and class names identify it (`DataSet.split_sha256`), not the content of the images.
+    Paths, labels and class names identify its lists (`DataSet.split_sha256`), and their content the images
+    (`DataSet.identify`).
 
     Args:
         own: Which.
@@ -138,6 +139,9 @@ def read_own(own: OwnDataSet, splits_dir: Path | None = None) -> DataSet:
         load_image=listing.load_image,
         train_is_sampled=not lists.test_only,
         notes=(f"{own.name}: {lists.note}",) if lists.note else (),
+        split_file_sha256=listing.file_sha256 or lists.file_sha256,
+        identify=listing.identify,
+        location=own.location,
     )
     check_classes(dataset)
     return dataset

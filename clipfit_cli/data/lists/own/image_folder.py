@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 from clipfit_cli.data.files.folder import IMAGE_SUFFIXES, ImageFolder
+from clipfit_cli.data.files.identity import by_content
 from clipfit_cli.data.lists.own.listing import Entry, Listing, Split, split_of
 from clipfit_cli.errors import DataError
 
@@ -43,7 +45,7 @@ def read(folder: Path) -> Listing:
     names = sorted(classes)
     labels = {class_name: label for label, class_name in enumerate(names)}
     entries = tuple(Entry(path, labels[class_name], split) for path, class_name, split in found)
-    return Listing(tuple(names), entries, ImageFolder(folder))
+    return Listing(tuple(names), entries, ImageFolder(folder), partial(by_content, folder))
 
 
 def _splits(folder: Path, names: list[str]) -> Mapping[Split, str]:

@@ -49,11 +49,15 @@ class Listing:
         class_names: In label order.
         entries: At least one.
         load_image: Path of an entry -> RGB image.
+        identify: Paths of entries -> hash of what the images show; see `DataSet.identify`.
+        file_sha256: Of the file that lists them; empty where none does.
     """
 
     class_names: tuple[str, ...]
     entries: tuple[Entry, ...]
     load_image: Callable[[str], Image]
+    identify: Callable[[Sequence[str]], str] | None = None
+    file_sha256: str = ""
 
 
 @dataclass(frozen=True)

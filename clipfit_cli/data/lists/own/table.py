@@ -7,11 +7,14 @@ import io
 import json
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path, PurePath
 
 from clipfit_cli.data.files.folder import ImageFolder
+from clipfit_cli.data.files.identity import by_content
 from clipfit_cli.data.lists.own.listing import SPLIT_WORDS, Entry, Labelled, Listing, Split, number_classes, split_of
 from clipfit_cli.errors import DataError
+from clipfit_cli.files import file_sha256, read_text
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 JSON_SUFFIXES = (".jsonl", ".ndjson")
@@ -50,7 +53,7 @@ def read(file: Path) -> Listing:
         raise DataError(f"{file}, line {line} names no split, others do; fill the column, or leave it out", path=file)
     class_names, labels = number_classes(given)
     entries = tuple(Entry(*one) for one in zip(lines, labels, splits, strict=True))
-    return Listing(class_names, entries, ImageFolder(file.parent))
+    return Listing(class_names, entries, ImageFolder(file.parent), partial(by_content, file.parent), file_sha256(file))
 
 
 def _csv_rows(file: Path) -> Iterator[Row]:
@@ -95,9 +98,7 @@ def _json_rows(file: Path) -> Iterator[Row]:
 def _text(file: Path) -> str:
     """Return the file's text, without the mark that some programs put before it."""
     try:
-        return file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file} is not UTF-8 text ({error}); save it as UTF-8", path=file) from error
+        return read_text(file)
     except OSError as error:
         raise DataError(f"{file} cannot be read: {error.strerror or error}", path=file) from error
 

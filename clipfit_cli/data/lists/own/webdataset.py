@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clipfit_cli.data.files.folder import IMAGE_SUFFIXES
+from clipfit_cli.data.files.identity import by_content
 from clipfit_cli.data.lists.own.listing import Entry, Labelled, Listing, Split, number_classes, split_of
 from clipfit_cli.errors import ConfigError, DataError
+from clipfit_cli.files import open_regular
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -50,7 +52,7 @@ class Shards:
         """
         shard, offset, size = self.places[path]
         try:
-            with shard.open("rb") as file:
+            with open_regular(shard) as file:
                 file.seek(offset)
                 content = file.read(size)
         except OSError as error:
@@ -58,6 +60,15 @@ class Shards:
         if len(content) < size:
             raise DataError(f"shard {shard} ends within image {path}", path=shard)
         return content
+
+    def identify(self, paths: Sequence[str]) -> str:
+        """Return a hash of the names and contents of the shards that images are in.
+
+        Raises:
+            DataError: A shard is gone or cannot be read.
+        """
+        shards = {self.places[path][0] for path in paths}
+        return by_content(self.root, [shard.relative_to(self.root).as_posix() for shard in shards])
 
     def decode(self, content: bytes, path: str) -> Image:
         """Return the image of a file's content as RGB at its stored size.
@@ -106,7 +117,8 @@ def read(pattern: str) -> Listing:
         found = [(path, _named(one, names), split) for path, one, split in found]
     class_names, labels = number_classes([one for _, one, _ in found])
     entries = tuple(Entry(path, label, split) for (path, _, split), label in zip(found, labels, strict=True))
-    return Listing(class_names, entries, Shards(root, places))
+    images = Shards(root, places)
+    return Listing(class_names, entries, images, images.identify)
 
 
 def shard_paths(pattern: str) -> list[Path]:
