@@ -271,7 +271,7 @@ def test_tables_of_the_hub_by_their_fingerprints(tmp_path: Path) -> None:
     for name, value in (("one", b"1"), ("same", b"1"), ("other", b"2")):
         columns = {"image": [{"bytes": value, "path": None}] * 2, "label": [0, 1]}
         tables[name] = hub_set(columns, label=datasets.ClassLabel(names=["a", "b"]))
-    rows = [hugging_face.Rows({"train": tables[name]}, "image", "hf:x") for name in tables]
+    rows = [hugging_face.Rows(Path("hf:x"), {"train": tables[name]}, "image") for name in tables]
     one, same, other = (row.identify(["train/00000000"]) for row in rows)
     assert one == same != other
 
@@ -282,7 +282,7 @@ def test_images_that_a_table_names_outside_its_folder(folder: Path, tmp_path: Pa
     data = hub_set({"image": images, "label": [0, 1, 1]}, label=datasets.ClassLabel(names=["a", "b"]))
     (tmp_path / "saved").mkdir()
     table = hugging_face._images(data, "image")
-    rows = hugging_face.Rows({"all": table}, "image", "hf:saved", tmp_path / "saved")
+    rows = hugging_face.Rows(Path("hf:saved"), {"all": table}, "image", tmp_path / "saved")
     first = rows.identify(["all/00000000"])
     change(folder / NAMES[0], content=b"other pix.")
     assert rows.identify(["all/00000000"]) != first

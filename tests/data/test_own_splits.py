@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from clipfit_cli.data.dataset import Item
+from clipfit_cli.data.files.folder import ImageFolder
 from clipfit_cli.data.lists.own import own_splits
 from clipfit_cli.data.lists.own.custom import OwnDataSet, read_own
 from clipfit_cli.data.lists.own.listing import Entry, Listing, Split
 from clipfit_cli.data.lists.own.own_splits import arrange, draw_split, own_split, share_out
 from clipfit_cli.errors import DataError
 from tests.data.own_images import write_folder
-from tests.data.trees import plain_image
 
 NAMES = ("ant", "bee")
 ITEMS = tuple(Item(f"{NAMES[label]}/{k:02d}.png", label) for label in (0, 1) for k in range(20))
@@ -49,7 +49,7 @@ def test_the_draw_is_fixed() -> None:
 
 
 def listing(*entries: tuple[str, int, Split | None]) -> Listing:
-    return Listing(NAMES, tuple(Entry(*entry) for entry in entries), plain_image)
+    return Listing(NAMES, tuple(Entry(*entry) for entry in entries), ImageFolder(Path()))
 
 
 def test_given_splits_stay_and_are_sorted() -> None:
@@ -58,10 +58,30 @@ def test_given_splits_stay_and_are_sorted() -> None:
     assert (lists.val, lists.test, lists.note, lists.test_only) == ((), (Item("t", 0),), "", False)
 
 
-def test_without_test_images_all_are_split_anew() -> None:
-    lists = arrange(listing(*((item.path, item.label, ("train", "val")[k % 2]) for k, item in enumerate(ITEMS))), None)
+@pytest.mark.parametrize("split", ["train", None])
+def test_without_test_images_all_are_split_anew(split: Split | None) -> None:
+    lists = arrange(listing(*((item.path, item.label, split) for item in ITEMS)), None)
     assert (lists.train, lists.val, lists.test) == draw_split(ITEMS, NAMES)
-    assert "train and val were split 50/20/30" in lists.note
+    assert ("training images were" if split else "images of each class were") + " split 50/20/30" in lists.note
+
+
+def test_validation_images_are_the_test_list_where_there_is_no_other() -> None:
+    both = listing(("a", 0, "train"), ("b", 1, "train"), ("c", 0, "val"), ("d", 1, "val"))
+    for all_test in (False, True):
+        lists = arrange(both, None, all_test=all_test)
+        assert (lists.train, lists.val) == ((Item("a", 0), Item("b", 1)), ())
+        assert (lists.test, lists.test_only) == ((Item("c", 0), Item("d", 1)), False)
+        assert lists.note == "no test images were given, so the validation images are the test list"
+    alone = arrange(listing(("c", 0, "val"), ("d", 1, "val")), None)
+    assert alone.test_only and alone.test == (Item("c", 0), Item("d", 1))
+
+
+@pytest.mark.parametrize("split", ["train", None])
+def test_where_nothing_trains_all_images_are_tested(split: Split | None) -> None:
+    lists = arrange(listing(*((item.path, item.label, split) for item in ITEMS)), None, all_test=True)
+    assert lists.test == ITEMS and lists.test_only and lists.train == ITEMS and not lists.val
+    given = arrange(listing(("a", 0, "train"), ("b", 1, "train"), ("t", 0, "test")), None, all_test=True)
+    assert given.test == (Item("t", 0),) and not given.test_only, "a test part stays the test list"
 
 
 def test_test_images_alone() -> None:

@@ -74,7 +74,7 @@ def decode_content(content: bytes, path: Path | str) -> Image.Image:
     except DataError as error:
         raise DataError(f"image {path} {error}", path=path) from None
     except UnidentifiedImageError:
-        raise DataError(f"image {path} is not in a known image format", path=path) from None
+        raise DataError(f"image {path} is not in a known image format ({', '.join(FORMATS)})", path=path) from None
     except Exception as error:  # Pillow's plugins raise what they like on a damaged file
         reason = str(error) or type(error).__name__
         raise DataError(f"image {path} is damaged: {reason}", path=path) from error
@@ -138,10 +138,12 @@ def rgb_of(picture: Image.Image) -> Image.Image:
     """Return an image that is open already as RGB, as `decode_content` does it; the picture itself is not changed.
 
     Raises:
-        DataError: It is damaged, too large, or of 32-bit pixels.
+        DataError: It is damaged, too large, of 32-bit pixels, or in a format that is not decoded here.
     """
     name = f"image {getattr(picture, 'filename', '') or 'in memory'}"
     try:
+        if picture.format not in (*FORMATS, "MPO", None):  # an EPS would start a program; an MPO is a JPEG
+            raise DataError(f"is in the format {picture.format}; expected one of {', '.join(FORMATS)}")
         _check_size(picture.size)
         return _to_rgb(picture if picture.mode == "RGB" else picture.copy())
     except DataError as error:

@@ -2,46 +2,38 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from clipfit_cli.data.files.folder import StoredImages, files_below
 from clipfit_cli.data.files.identity import by_content, hash_parts
 from clipfit_cli.data.lists.own.listing import Entry, Labelled, Listing, Split, number_classes, split_of
 from clipfit_cli.errors import ConfigError, DataError
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
 _LABEL_NAMES = ("label", "labels", "class", "class_name", "fine_label")
 _SAVED = ("dataset_dict.json", "state.json")
 """Files that tell a folder of `save_to_disk` from other folders."""
+_MADE_BY_THE_LIBRARY = re.compile(r"(^|/)cache-[^/]*\.arrow$")
+"""Files that it adds to such a folder when somebody works on the data set."""
 
 
 @dataclass(frozen=True)
-class Rows:
+class Rows(StoredImages):
     """Loads images out of the tables of a data set.
 
     Attributes:
+        root: What messages call the data set.
         tables: Split, as the data set calls it -> its image column, not decoded.
         column: Its name.
-        source: What messages call the data set.
         folder: That the tables were read from; None = from the hub.
     """
 
     tables: Mapping[str, Any]
     column: str
-    source: str
     folder: Path | None = None
-
-    def __call__(self, path: str) -> Image:
-        """Return the image of ``split/row`` as RGB at its stored size.
-
-        Raises:
-            DataError: It is missing or damaged.
-        """
-        return self.decode(self.content(path), path)
 
     def content(self, path: str) -> bytes:
         """Return the image file of ``split/row``.
@@ -56,7 +48,7 @@ class Rows:
         if image.get("bytes") is not None:
             return bytes(image["bytes"])
         if not image.get("path"):
-            raise DataError(f"{self.source}: row {int(row)} of {split} has no image")
+            raise DataError(f"{self.root}: row {int(row)} of {split} has no image")
         return read_file(Path(image["path"]))
 
     def identify(self, paths: Sequence[str]) -> str:
@@ -70,17 +62,8 @@ class Rows:
             return hash_parts((split, self.tables[split]._fingerprint) for split in splits)
         columns = [self.tables[split].data.column(self.column) for split in splits]
         named = {path for column in columns for path in _outside(column, self.folder)}
-        return by_content(self.folder, [*_files_below(self.folder), *named])
-
-    def decode(self, content: bytes, path: str) -> Image:
-        """Return the image of a file's content as RGB at its stored size.
-
-        Raises:
-            DataError: The content is damaged.
-        """
-        from clipfit_cli.data.files.decode import decode_content
-
-        return decode_content(content, f"{self.source}/{path}")
+        kept = (file for file in files_below(self.folder) if not _MADE_BY_THE_LIBRARY.search(file))
+        return by_content(self.folder, [*kept, *named])
 
 
 def read(location: str) -> Listing:
@@ -108,8 +91,8 @@ def read(location: str) -> Listing:
         raise DataError(f"{source} holds no image with a label")
     class_names, labels = _classes(tables[chosen[0]].features[label], [one for _, one, _ in found])
     entries = tuple(Entry(path, number, split) for (path, _, split), number in zip(found, labels, strict=True))
-    rows = Rows({name: _images(tables[name], image) for name in chosen}, image, source, folder)
-    return Listing(class_names, entries, rows, rows.identify)
+    images = {name: _images(tables[name], image) for name in chosen}
+    return Listing(class_names, entries, Rows(Path(source), images, image, folder))
 
 
 def _load(location: str, source: str) -> tuple[Path | None, dict[str, Any]]:
@@ -176,12 +159,6 @@ def _classes(kind: Any, given: Sequence[Labelled]) -> tuple[tuple[str, ...], lis
     if names:
         return tuple(names), [one.label or 0 for one in given]
     return number_classes(given)
-
-
-def _files_below(folder: Path) -> list[str]:
-    """Return the files of a folder, but not those that the library itself adds to it, relative."""
-    files = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-    return [file.as_posix() for file in files if not file.name.startswith((".", "cache-", "tmp"))]
 
 
 def _outside(column: Any, folder: Path) -> list[str]:

@@ -49,15 +49,17 @@ Lists = tuple[tuple[Item, ...], tuple[Item, ...], tuple[Item, ...]]
 """The items of train, val and test, by label, then path."""
 
 
-def arrange(listing: Listing, splits_dir: Path | None) -> Arranged:
+def arrange(listing: Listing, splits_dir: Path | None, *, all_test: bool = False) -> Arranged:
     """Return the lists of a data set.
 
-    Splits that are given stay as they are; validation may be missing. Without test images, everything is split
-    anew. Test images alone are test and training list at once: they can be tested, not trained on.
+    Splits that are given stay as they are; validation may be missing. Without test images, the validation images
+    are the test list; without those, too, everything is split anew. Test images alone are test and training list at
+    once: they can be tested, not trained on.
 
     Args:
         listing: As a reader found it.
         splits_dir: Where a split that is made here is kept; None = nowhere.
+        all_test: Take all images for test images instead of splitting them anew.
 
     Raises:
         DataError: See `own_split`.
@@ -66,13 +68,17 @@ def arrange(listing: Listing, splits_dir: Path | None) -> Arranged:
     for entry in sorted(listing.entries, key=lambda entry: (entry.label, entry.path)):
         items.setdefault(entry.split, []).append(Item(entry.path, entry.label))
     train, val, test = (tuple(items.get(split, ())) for split in _SPLITS)
+    note = ""
+    if val and not test:
+        val, test, note = (), val, "no test images were given, so the validation images are the test list"
+    everything = train or tuple(items.get(None, ()))
+    if all_test and not test:
+        train, test = (), everything
     if test and not (train or val):
         return Arranged(test, (), test, test_only=True, note="all images are test images, so nothing can train on them")
     if test:
-        return Arranged(train, val, test)
-    everything = sorted((item for part in items.values() for item in part), key=lambda item: (item.label, item.path))
-    given = " and ".join(split for split in items if split)
-    what = f"no test images were given, so {given}" if given else "the images of each class"
+        return Arranged(train, val, test, note=note)
+    what = "no test images were given, so the training images" if train else "the images of each class"
     note = f"{what} were split 50/20/30 into train, val and test (seed {SPLIT_SEED})"
     lists, sha256 = own_split(everything, listing.class_names, splits_dir)
     return Arranged(*lists, note=note, file_sha256=sha256)

@@ -7,18 +7,25 @@ import io
 import json
 import os
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path, PurePath
 
 from clipfit_cli.data.files.folder import ImageFolder
-from clipfit_cli.data.files.identity import by_content
-from clipfit_cli.data.lists.own.listing import SPLIT_WORDS, Entry, Labelled, Listing, Split, number_classes, split_of
+from clipfit_cli.data.lists.own.listing import (
+    SPLIT_WORDS,
+    Entry,
+    Labelled,
+    Listing,
+    Split,
+    number_classes,
+    split_of,
+    whole_number,
+)
 from clipfit_cli.errors import DataError
 from clipfit_cli.files import file_sha256, read_text
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
+COLUMNS = ("path", "label", "class_name", "split")
 JSON_SUFFIXES = (".jsonl", ".ndjson")
-TABLE_SUFFIXES = (*DELIMITERS, *JSON_SUFFIXES)
 
 Row = tuple[int, dict[str, str]]
 """Line in the file, and column -> text; what is empty is left out."""
@@ -53,7 +60,7 @@ def read(file: Path) -> Listing:
         raise DataError(f"{file}, line {line} names no split, others do; fill the column, or leave it out", path=file)
     class_names, labels = number_classes(given)
     entries = tuple(Entry(*one) for one in zip(lines, labels, splits, strict=True))
-    return Listing(class_names, entries, ImageFolder(file.parent), partial(by_content, file.parent), file_sha256(file))
+    return Listing(class_names, entries, ImageFolder(file.parent), file_sha256(file))
 
 
 def _csv_rows(file: Path) -> Iterator[Row]:
@@ -92,7 +99,10 @@ def _json_rows(file: Path) -> Iterator[Row]:
             raise DataError(f"{file}, line {line} is not JSON: {error}", path=file) from error
         if not isinstance(values, dict):
             raise DataError(f"{file}, line {line} is not an object such as {{'path': ...}}", path=file)
-        yield line, {name.lower(): str(value).strip() for name, value in values.items() if value not in (None, "")}
+        cells = {name.lower(): value for name, value in values.items() if value not in (None, "")}
+        if not all(isinstance(cells.get(name), str | int | float | None) for name in COLUMNS):
+            raise DataError(f"{file}, line {line}: expected texts or numbers for {', '.join(COLUMNS)}", path=file)
+        yield line, {name: str(cells[name]).strip() for name in COLUMNS if name in cells}
 
 
 def _text(file: Path) -> str:
@@ -120,9 +130,7 @@ def _label(row: dict[str, str], where: str) -> int | None:
         if "class_name" not in row:
             raise DataError(f"{where} has neither label nor class_name")
         return None
-    if not (text.isascii() and text.isdigit()):
-        raise DataError(f"{where}: the label {text!r} is not a whole number from 0; names belong into class_name")
-    return int(text)
+    return whole_number(text, f"{where}: the label")
 
 
 def _split(row: dict[str, str], where: str) -> Split | None:
