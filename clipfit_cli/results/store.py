@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from clipfit_cli.config import TrainingConfig
 from clipfit_cli.errors import ResultsError
-from clipfit_cli.files import folder_written_whole, remove_unfinished, write_whole
+from clipfit_cli.files import folder_written_whole, read_bytes, remove_unfinished, write_whole
 from clipfit_cli.results.record import Run, Test, from_json, to_json
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ RECORD_FILE = "record.json"
 TESTS_FOLDER = "tests"
 _KEY_DIGITS = 12
 _POLL_S = 0.1
+_MOST_BYTES = 100_000_000
 
 Files = Mapping[str, bytes]
 """Name of a file beside a record -> its content."""
@@ -207,7 +208,7 @@ def _of_key(path: Path, kind: type[_Kind], key: str | None) -> _Kind | None:
 
 def _read(path: Path, kind: type[_Kind]) -> _Kind | None:
     try:
-        content = path.read_bytes()
+        content = read_bytes(path, _MOST_BYTES)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
