@@ -96,6 +96,17 @@ def test_every_option_that_is_named_exists() -> None:
         assert not named - known, name
 
 
+def test_the_options_that_commands_share_are_those_that_are_written() -> None:
+    """A list for all that make runs, and one for those of them that train."""
+    of_all, of_training = COMMANDS.split("**What the commands share.**")[1].split("**Words.**")[0].split("Four of them")
+    sets = [{name for option in commands()[words].params for name in option.opts} for words in MAKES_RUNS]
+    shared = set.intersection(*sets) - {"-q", "--help"}
+    training = set.intersection(*(names for names in sets if "--method" in names)) - shared - {"-q", "--help"}
+    written = set(re.findall(r"`(--[a-z-]+)`", of_all))
+    assert shared <= written <= shared | set(PENDING)
+    assert set(re.findall(r"`(--[a-z-]+)`", of_training.split(";")[0])) == training
+
+
 def test_every_option_is_explained_or_shown() -> None:
     assert not {option for option in options() if f"{option} " not in COMMANDS}
 
