@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
@@ -65,6 +66,18 @@ def why_unreadable(path: Path) -> str | None:
     return None
 
 
+def read_regular(path: Path, *, most: int = 1 << 40) -> bytes:
+    """Return the content of a file; what may never end, such as a pipe or a device, is not opened.
+
+    Raises:
+        OSError: It cannot be read, is no regular file, or has more than `most` bytes.
+    """
+    state = path.stat()
+    if not stat.S_ISREG(state.st_mode) or state.st_size > most:
+        raise OSError(errno.EINVAL, f"it is no regular file of at most {most:,} bytes")
+    return path.read_bytes()
+
+
 @contextmanager
 def written_whole(path: Path) -> Iterator[IO[bytes]]:
     """Yield a file to write in; at the end of the block, and not before, it takes the place of `path`, on the disk.
@@ -82,7 +95,7 @@ def written_whole(path: Path) -> Iterator[IO[bytes]]:
     descriptor, unfinished = tempfile.mkstemp(_UNFINISHED, f".{path.name[:100]}.", path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            _lock(file)
+            lock(file)
             yield file
             file.flush()
             os.fchmod(descriptor, 0o666 & ~_umask())
@@ -112,7 +125,7 @@ def remove_unfinished(path: Path) -> None:
             with suppress(OSError), left.open("rb+") as file:
                 state = os.fstat(file.fileno())
                 if state.st_size or time.time() - state.st_mtime > _YOUNG_S:
-                    _lock(file)
+                    lock(file)
                     left.unlink()
 
 
@@ -136,7 +149,7 @@ def _umask() -> int:
     return mask
 
 
-def _lock(file: IO[bytes]) -> None:
+def lock(file: IO[bytes]) -> None:
     """Hold a file against every other process; free again when this one closes it, or dies.
 
     Raises:

@@ -17,13 +17,11 @@ from clipfit_cli.data.dataset import DataSet
 from clipfit_cli.data.splits import short_classes
 from clipfit_cli.engine import environment
 from clipfit_cli.engine.checkpoint import (
-    CARD_FILE,
     WEIGHTS_FILE,
     AdapterCard,
+    adapter_files,
     find_adapter,
     load_tensors,
-    write_card,
-    write_tensors,
 )
 from clipfit_cli.engine.evaluate import evaluate
 from clipfit_cli.engine.micro_batches import is_out_of_memory
@@ -99,9 +97,9 @@ def _run(config: RunConfig, workspace: Workspace, key: str, progress: Progress) 
     trainable = sum(parameter.numel() for parameter in adapted.parameters())
     files: Files = {}
     if training:
-        tensors = adapted.trained_tensors()
         card = _card(config, bundle, training_set, trainable, key)
-        files = {WEIGHTS_FILE: partial(write_tensors, tensors=tensors), CARD_FILE: partial(write_card, card=card)}
+        content = adapter_files(card, adapted.trained_tensors())
+        files = {name: partial(_write, content=whole) for name, whole in content.items()}
     record = RunRecord(
         key=key,
         config=config,
@@ -128,6 +126,10 @@ def _run(config: RunConfig, workspace: Workspace, key: str, progress: Progress) 
         recomputed=workspace.execution.recompute and training is not None and _any_image(trained),
     )
     return record, files
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
 
 
 def _templates(config: RunConfig, dataset: DataSet) -> tuple[str, ...]:

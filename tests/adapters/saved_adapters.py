@@ -11,7 +11,7 @@ from open_clip import factory
 
 from clipfit_cli import methods
 from clipfit_cli.config import BnMode, ModelConfig
-from clipfit_cli.engine.checkpoint import CARD_FILE, WEIGHTS_FILE, AdapterCard, write_card, write_tensors
+from clipfit_cli.engine.checkpoint import AdapterCard, adapter_files
 from clipfit_cli.methods.base import Adapted
 from clipfit_cli.models.load import load_bundle
 from clipfit_cli.models.source import ModelSource
@@ -80,8 +80,8 @@ def save_adapter(
         run_key="0" * 64,
     )
     folder.mkdir(parents=True)
-    write_tensors(folder / WEIGHTS_FILE, tensors)
-    write_card(folder / CARD_FILE, card)
+    for name, content in adapter_files(card, tensors).items():
+        (folder / name).write_bytes(content)
     return adapted
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,12 +21,14 @@ from safetensors.torch import load_file
 from clipfit_cli import methods
 from clipfit_cli.adapters import attach as adapters
 from clipfit_cli.adapters import export as module
-from clipfit_cli.adapters.export import MODEL_FILE, export
+from clipfit_cli.adapters import placing
+from clipfit_cli.adapters.export import MARK_FILE, MODEL_FILE, export
 from clipfit_cli.adapters.predict import load_adapter
 from clipfit_cli.config import ModelConfig, RunConfig, TestSet
 from clipfit_cli.engine.checkpoint import CARD_FILE, WEIGHTS_FILE
 from clipfit_cli.engine.precision import resolve_precision
 from clipfit_cli.errors import CheckpointError, ConfigError, ModelError, ResultsError
+from clipfit_cli.files import file_sha256
 from clipfit_cli.methods.base import Adapted
 from clipfit_cli.models.load import bundle_of
 from clipfit_cli.models.model_folder import CONFIG_FILE
@@ -122,7 +126,7 @@ def test_open_clip_loads_it_and_says_the_same(backbone: str, bn: Any, method: st
 def test_what_is_in_the_folder(run: Path, tmp_path: Path) -> None:
     out = export(run / WEIGHTS_FILE, tmp_path / "new" / "out")
     assert out == tmp_path / "new" / "out"
-    assert sorted(path.name for path in out.iterdir()) == sorted([CARD_FILE, CONFIG_FILE, MODEL_FILE])
+    assert sorted(path.name for path in out.iterdir()) == sorted([CARD_FILE, CONFIG_FILE, MARK_FILE, MODEL_FILE])
     assert list((tmp_path / "new").iterdir()) == [out]
     assert (out / CARD_FILE).read_bytes() == (run / CARD_FILE).read_bytes()
     config = json.loads((out / CONFIG_FILE).read_text())
@@ -232,7 +236,7 @@ def write_record(folder: Path, record: RunRecord) -> Path:
 def test_a_run_that_trained_nothing_gives_the_plain_model(tmp_path: Path) -> None:
     model = small_model(tmp_path, "small-vit")
     out = export(write_record(tmp_path / "zero", record_of(model)), tmp_path / "out")
-    assert sorted(path.name for path in out.iterdir()) == sorted([CONFIG_FILE, MODEL_FILE])
+    assert sorted(path.name for path in out.iterdir()) == sorted([CONFIG_FILE, MARK_FILE, MODEL_FILE])
     plain = torch.load(model.pretrained, weights_only=True)
     exported = load_file(out / MODEL_FILE)
     assert plain.keys() == exported.keys()
@@ -285,68 +289,142 @@ def test_a_method_that_cannot_be_merged(run: Path, tmp_path: Path, monkeypatch: 
     assert not (tmp_path / "out").exists()
 
 
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def is_whole(out: Path) -> bool:
+    mark = json.loads((out / MARK_FILE).read_text())
+    return all(file_sha256(out / name) == digest for name, digest in mark["files"].items())
+
+
 def test_what_is_there_is_replaced_only_when_told(run: Path, tmp_path: Path) -> None:
     out = export(run, tmp_path / "out")
-    (out / "old.txt").touch()
+    before = out.stat().st_ino
     with pytest.raises(ConfigError, match="exists already; .*--force"):
         export(run, out)
-    assert (out / "old.txt").exists()
+    assert out.stat().st_ino == before
     export(run, out, force=True)
-    assert not (out / "old.txt").exists() and (out / MODEL_FILE).is_file()
+    assert out.stat().st_ino != before and is_whole(out)
     shutil.rmtree(out)
     out.mkdir()
     export(run, out, force=True)
-    assert (out / MODEL_FILE).is_file()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "run", "small-vit.pt"]
+    assert is_whole(out) and out.stat().st_mode & 0o777 == run.stat().st_mode & 0o777
+    assert names_in(tmp_path) == ["out", "run", "small-vit.pt"]
 
 
 def test_behind_a_link_the_target_is_replaced(run: Path, tmp_path: Path) -> None:
     export(run, tmp_path / "out")
-    (tmp_path / "out" / "old.txt").touch()
+    before = (tmp_path / "out").stat().st_ino
     (tmp_path / "link").symlink_to(tmp_path / "out")
     assert export(run, tmp_path / "link", force=True) == tmp_path / "out"
-    assert (tmp_path / "link").is_symlink() and not (tmp_path / "out" / "old.txt").exists()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "out", "run", "small-vit.pt"]
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "out").stat().st_ino != before
+    assert names_in(tmp_path) == ["link", "out", "run", "small-vit.pt"]
 
 
 def test_force_never_removes_what_is_no_export(run: Path, tmp_path: Path) -> None:
     precious = tmp_path / "precious"
     precious.mkdir()
     (precious / "thesis.tex").touch()
-    for target in (precious, precious / "thesis.tex"):
-        with pytest.raises(ConfigError, match="is no exported model"):
+    downloaded = shutil.copytree(export(run, tmp_path / "out"), tmp_path / "downloaded")
+    (downloaded / MARK_FILE).unlink()
+    strange = tmp_path / "strange"
+    for number, content in enumerate((b"{}", b"[" * 100_000, b"")):
+        (strange / str(number)).mkdir(parents=True)
+        (strange / str(number) / MARK_FILE).write_bytes(content)
+    for target in (precious, precious / "thesis.tex", downloaded, *strange.iterdir()):
+        with pytest.raises(ConfigError, match="is no exported model, or one of clipfit 0.1"):
             export(run, target, force=True)
-    assert (precious / "thesis.tex").exists()
+    assert (precious / "thesis.tex").exists() and (downloaded / MODEL_FILE).exists()
 
 
-@pytest.mark.parametrize("where", ["write_tensors", "_put_in_place"])
-def test_a_failure_leaves_the_earlier_export(
-    where: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_force_never_removes_what_was_added_to_an_export(run: Path, tmp_path: Path) -> None:
     out = export(run, tmp_path / "out")
-    before = (out / MODEL_FILE).read_bytes()
-
-    def full(*arguments: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(module, where, full)
-    with pytest.raises(ResultsError, match="cannot write .*No space left on device; an earlier export is untouched"):
+    (out / "results.csv").touch()
+    with pytest.raises(ConfigError, match=r"holds what no export wrote \(results.csv\)"):
         export(run, out, force=True)
-    assert (out / MODEL_FILE).read_bytes() == before
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "run", "small-vit.pt"]
+    assert (out / "results.csv").exists()
 
 
-def test_a_rename_that_fails_half_way_is_taken_back(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_force_never_removes_the_model_or_the_adapter_that_is_exported(run: Path, tmp_path: Path) -> None:
+    base = export(run, tmp_path / "base")
+    save_adapter(tmp_path / "second", ModelConfig(str(base), str(base)))
+    with pytest.raises(ConfigError, match="holds what is being exported, or the model it needs"):
+        export(tmp_path / "second", base, force=True)
+    assert is_whole(base)
+
+
+def no_exchange(*arguments: object) -> bool:
+    return False
+
+
+@pytest.mark.parametrize("exchange", [True, False])
+@pytest.mark.parametrize("where", ["_write", "fsync", "rename"])
+def test_a_failure_leaves_the_earlier_export(
+    exchange: bool, where: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if exchange and where == "rename":
+        pytest.skip("nothing is renamed")
     out = export(run, tmp_path / "out")
+    before = out.stat().st_ino
     real = Path.rename
 
-    def rename(self: Path, target: Path) -> Path:
-        if self.name.startswith(".out.unfinished") and not self.name.endswith("-old"):
-            raise OSError(13, "Permission denied")
-        return real(self, target)
+    def fail(*arguments: Any) -> Any:
+        if where == "rename" and arguments[0].name == "out":
+            return real(*arguments)
+        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "rename", rename)
-    with pytest.raises(ResultsError, match="Permission denied"):
-        export(run, out, force=True)
-    assert (out / MODEL_FILE).is_file()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "run", "small-vit.pt"]
+    with monkeypatch.context() as patched:
+        if not exchange:
+            patched.setattr(placing, "_exchanged", no_exchange)
+        patched.setattr({"_write": module, "fsync": os, "rename": Path}[where], where, fail)
+        with pytest.raises(
+            ResultsError, match="cannot write .*No space left on device; an earlier export is untouched"
+        ):
+            export(run, out, force=True)
+    if where != "rename":
+        assert out.stat().st_ino == before
+    export(run, out, force=True)  # what the other could not put back comes back first
+    assert is_whole(out) and names_in(tmp_path) == ["out", "run", "small-vit.pt"]
+
+
+@pytest.mark.parametrize("exchange", [True, False])
+def test_killed_anywhere_it_leaves_a_whole_export(
+    exchange: bool, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The child dies at its first, second, third ... touch of the disk, without any of its own cleaning up."""
+    out = export(run, tmp_path / "out")
+    merged = module._merge(run, None, None, None)
+    monkeypatch.setattr(module, "_merge", lambda *_: merged)
+    if not exchange:
+        monkeypatch.setattr(placing, "_exchanged", no_exchange)
+    touches = ("open", "os.", "shutil.", "tempfile.", "ctypes.")
+    for last in range(1, 1000):
+        child = os.fork()
+        if child == 0:
+            seen = iter(range(last))
+
+            def die(event: str, arguments: object) -> None:
+                if event.startswith(touches) and next(seen, None) is None:
+                    os._exit(1)
+
+            sys.addaudithook(die)
+            export(run, out, force=True)
+            os._exit(0)
+        if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0:
+            break
+        if exchange:
+            assert is_whole(out), last
+        placing._YOUNG_S = 0.0
+        placing.remove_unfinished(out)
+        assert is_whole(out) and names_in(tmp_path) == ["out", "run", "small-vit.pt"], last
+    assert 20 < last < 999
+
+
+def test_a_running_export_is_left_alone(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with placing.unfinished_folder(out) as folder:
+        (folder / "half").touch()
+        placing.remove_unfinished(out)
+        assert (folder / "half").exists()
+    assert names_in(out) == ["half"] and names_in(tmp_path) == ["out"]
