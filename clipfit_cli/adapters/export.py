@@ -14,24 +14,22 @@ import msgspec
 import torch
 from torch import nn
 
-from clipfit_cli import methods
 from clipfit_cli._version import __version__
 from clipfit_cli.adapters.attach import attach_adapter, merged_model
-from clipfit_cli.adapters.placing import remove_unfinished, unfinished_folder
 from clipfit_cli.config import ModelConfig
-from clipfit_cli.engine.checkpoint import CARD_FILE, WEIGHTS_FILE, to_safetensors
+from clipfit_cli.engine.checkpoint import CARD_FILE, WEIGHTS_FILE, tensors_to_bytes
 from clipfit_cli.errors import CheckpointError, ConfigError, ResultsError
-from clipfit_cli.files import expanded, file_sha256, read_regular
+from clipfit_cli.files import expanded, file_sha256, folder_written_whole, read_bytes, remove_unfinished
 from clipfit_cli.models.bundle import ClipBundle
 from clipfit_cli.models.load import load_bundle
 from clipfit_cli.models.model_folder import CONFIG_FILE, WEIGHTS_FILES
 from clipfit_cli.models.source import ModelSource, find_source
-from clipfit_cli.results.record import from_json
-from clipfit_cli.results.store import RECORD_FILE
+from clipfit_cli.results.store import RECORD_FILE, find_run
 from clipfit_cli.runs.workspace import image_spec
 
 MODEL_FILE = WEIGHTS_FILES[0]
 MARK_FILE = ".clipfit-export.json"
+_MOST_MARK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -94,7 +92,7 @@ def export(
     if any(Path(os.path.realpath(path)).is_relative_to(out) for path in (run, merged.source.path)):
         raise ConfigError(f"{out} holds what is being exported, or the model it needs; name another folder with --out")
     try:
-        with unfinished_folder(out) as folder:
+        with folder_written_whole(out) as folder:
             _write(folder, merged)
     except OSError as error:
         raise ResultsError(f"cannot write {out}: {error.strerror or error}; an earlier export is untouched") from error
@@ -104,7 +102,7 @@ def export(
 def _write(folder: Path, merged: _Merged) -> None:
     """Write all files into an empty folder, the mark last."""
     config = _config(merged)
-    (folder / MODEL_FILE).write_bytes(to_safetensors(_state(merged.model)))
+    (folder / MODEL_FILE).write_bytes(tensors_to_bytes(_state(merged.model)))
     (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     if config["model_cfg"]["text_cfg"].get("hf_tokenizer_name"):
         cast(Any, merged.bundle.tokenizer).save_pretrained(str(folder))
@@ -125,7 +123,7 @@ def _check_target(out: Path, *, force: bool) -> None:
         raise ConfigError(f"{out} exists already; name another folder with --out, or replace it with --force")
     try:
         names = {path.name for path in out.iterdir()}
-        mark = msgspec.json.decode(read_regular(out / MARK_FILE), type=Mark) if names else None
+        mark = msgspec.json.decode(read_bytes(out / MARK_FILE, _MOST_MARK), type=Mark) if names else None
     except (OSError, ValueError, RecursionError):
         raise ConfigError(
             f"{out} is no exported model, or one of clipfit 0.1, which left no {MARK_FILE}; --force does not replace "
@@ -138,14 +136,14 @@ def _check_target(out: Path, *, force: bool) -> None:
 def _merge(run: Path, backbone: str | None, pretrained: str | None, say: Callable[[str], None] | None) -> _Merged:
     """Return the tuned model, on the CPU; of a run that trained nothing, the model as it is."""
     cpu = torch.device("cpu")
-    if not (run / RECORD_FILE).is_file() or (run / WEIGHTS_FILE).is_file():
+    if not os.path.isfile(run / RECORD_FILE) or os.path.isfile(run / WEIGHTS_FILE):  # noqa: PTH113
         attached = attach_adapter(run, device=cpu, backbone=backbone, pretrained=pretrained, say=say)
         model = merged_model(attached.adapted, attached.card.method)
         return _Merged(model, attached.bundle, attached.source, attached.card.run_key, attached.folder / CARD_FILE)
-    path = run / RECORD_FILE
-    record = from_json(path.read_text(encoding="utf-8"), path)
+    record = find_run(run)
+    assert record is not None
     used = record.config.model
-    if record.config.adapter or methods.get(record.config.method).trains:
+    if record.adapter_sha256:
         raise CheckpointError(f"the run in {run} holds no adapter of its own; give the run that trained one")
     model_config = ModelConfig(backbone or used.backbone, pretrained or used.pretrained, used.bn)
     source = find_source(model_config, say=say)

@@ -57,5 +57,5 @@ def base2new(
         data_root=data_root,
         own=own,
         machine=machine,
-        summarise=partial(compare.summarise, "base2new"),
+        summarise=partial(compare.summarise, "base2new", per_seed=output.per_seed),
     )

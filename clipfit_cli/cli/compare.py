@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -85,14 +85,18 @@ def compare(
     methods = [ZERO_SHOT]
     methods += [choice for choice in (*baselines, *candidates) if choice not in methods]
     targets: tuple[TestSet, ...] = ()
+    options: dict[str, Any] = {"per_seed": output.per_seed}
     if protocol == "xdataset":
         if data.dataset:
             raise ConfigError("--protocol xdataset takes --source and --target instead of --dataset")
-        source, targets, own = choose_transfer(transfer.source, transfer.target, data_root, say, prompts.class_names)
+        source, targets, shifts, own = choose_transfer(
+            transfer.source, transfer.target, data_root, say, prompts.class_names, transfer.shift
+        )
+        options["shifts"] = shifts
         datasets: tuple[str, ...] = (source,)
     else:
-        if transfer.source or transfer.target:
-            raise ConfigError(f"--source and --target are for --protocol xdataset, not for {protocol}")
+        if transfer.source or transfer.target or transfer.shift:
+            raise ConfigError(f"--source, --target and --shift are for --protocol xdataset, not for {protocol}")
         datasets, own = choose_datasets(data.dataset, data_root, say, prompts.class_names)
     request = build_request(
         datasets=datasets,
@@ -111,5 +115,5 @@ def compare(
         data_root=data_root,
         own=own,
         machine=machine,
-        summarise=partial(rules.summarise_leads, protocol, method=candidates[0]),
+        summarise=partial(rules.summarise_leads, protocol, method=candidates[0], **options),
     )

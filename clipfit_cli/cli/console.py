@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 
     from clipfit_cli.config import RunConfig
     from clipfit_cli.reports.tables import Table
-    from clipfit_cli.results.record import RunRecord
+    from clipfit_cli.results.record import Finished
 
 
 def note(text: str, *, quiet: bool) -> None:
@@ -129,7 +128,7 @@ class Reporter:
         """See `Progress`."""
         self._show(f"testing {dataset}{'' if subset == 'all' else f' {subset}'}", done, total)
 
-    def reused(self, index: int, total: int, record: RunRecord) -> None:
+    def reused(self, index: int, total: int, record: Finished) -> None:
         """See `SweepProgress`."""
         del index, total, record
         self._reused += 1
@@ -138,7 +137,7 @@ class Reporter:
         """See `SweepProgress`."""
         self._line(f"{_name(config)}: another process is busy with this run, waiting for it")
 
-    def finished(self, record: RunRecord) -> None:
+    def finished(self, record: Finished) -> None:
         """See `SweepProgress`."""
         scores = ", ".join(
             f"{test.dataset if len(record.tests) > 2 else test.subset} {test.accuracy_pct:.2f}"
@@ -180,48 +179,3 @@ def _name(config: RunConfig) -> str:
     if not config.shots:
         return f"{config.method} on {config.dataset}"
     return f"{config.method} on {config.dataset}, {config.shots} shots, seed {config.seed}"
-
-
-def plan_table(configs: Sequence[RunConfig]) -> Table:
-    """Return what ``--dry-run`` prints: a row a run."""
-    from clipfit_cli.reports.tables import Column, Table
-
-    columns = (
-        Column("protocol", "protocol", terminal=False),
-        Column("dataset", "data set"),
-        Column("subset", "subset", terminal=False),
-        Column("method", "method"),
-        Column("settings", "settings", "prose"),
-        Column("backbone", "backbone", terminal=False),
-        Column("pretrained", "pretrained", terminal=False),
-        Column("shots", "shots"),
-        Column("seed", "seed", "int"),
-        Column("epochs", "epochs", "int"),
-        Column("batch_size", "batch size", "int", terminal=False),
-        Column("lr", "lr", terminal=False),
-        Column("precision", "precision", terminal=False),
-        Column("templates", "templates", "prose", terminal=False),
-        Column("tests", "tests", "prose"),
-    )
-    rows = tuple(
-        {
-            "protocol": config.protocol,
-            "dataset": config.dataset,
-            "subset": config.subset,
-            "method": config.method,
-            "settings": " ".join(f"{name}={value}" for name, value in config.settings.items()),
-            "backbone": config.model.backbone,
-            "pretrained": config.model.pretrained,
-            "shots": "all" if config.shots is None else str(config.shots),
-            "seed": config.seed,
-            "epochs": config.schedule.epochs if config.schedule else None,
-            "batch_size": config.schedule.batch_size if config.schedule else None,
-            "lr": repr(config.schedule.lr) if config.schedule else None,
-            "precision": config.precision,
-            "templates": " | ".join(config.templates) or None,
-            "tests": " ".join(f"{test.dataset}/{test.subset}" for test in config.tests),
-        }
-        for config in configs
-    )
-    protocols = " and ".join(dict.fromkeys(config.protocol for config in configs))
-    return Table(title=f"{protocols}: {len(rows)} runs", columns=columns, rows=rows)

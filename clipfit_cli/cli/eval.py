@@ -86,5 +86,5 @@ def eval_(
         data_root=data_root,
         own=own,
         machine=machine,
-        summarise=partial(compare.summarise, "eval"),
+        summarise=partial(compare.summarise, "eval", per_seed=output.per_seed),
     )

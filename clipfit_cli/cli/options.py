@@ -103,6 +103,16 @@ class TransferOptions:
             autocompletion=complete_dataset,
         ),
     ] = None
+    shift: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="As --target, and a shift of the source: its classes in another domain. Repeat it, or give a comma "
+            "list.",
+            rich_help_panel=_DATA,
+            autocompletion=complete_dataset,
+        ),
+    ] = None
 
 
 @dataclass(frozen=True)
@@ -294,6 +304,33 @@ class RunOptions(CacheOptions, OutputOptions):
     runs_dir: RunsDir = DEFAULT_RUNS_DIR
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the runs that would be made, and stop.", rich_help_panel=_OUTPUT)
+    ] = False
+    per_seed: Annotated[
+        bool, typer.Option("--per-seed", help="A row for every seed, too.", rich_help_panel=_OUTPUT)
+    ] = False
+    keep_adapters: Annotated[
+        str,
+        typer.Option(
+            metavar="all|none",
+            help="Whether the tuned tensors are kept; without them, a further test trains anew.",
+            rich_help_panel=_OUTPUT,
+            autocompletion=complete_from(("all", "none")),
+        ),
+    ] = "all"
+    save_logits: Annotated[
+        bool,
+        typer.Option(
+            "--save-logits", help="Keep all logits of every test beside its predictions.", rich_help_panel=_OUTPUT
+        ),
+    ] = False
+    skip_damaged: Annotated[
+        bool,
+        typer.Option(
+            "--skip-damaged",
+            help="Decode every image first, and go on without those that are missing or damaged: they are counted and "
+            "recorded.",
+            rich_help_panel=_OUTPUT,
+        ),
     ] = False
     force: Annotated[bool, typer.Option("--force", help="Run again what is finished.", rich_help_panel=_OUTPUT)] = False
 

@@ -60,9 +60,9 @@ def train(
         data_root=data_root,
         own=own,
         machine=machine,
-        summarise=partial(compare.summarise, "few-shot"),
+        summarise=partial(compare.summarise, "few-shot", per_seed=output.per_seed),
     )
     store = RunStore(output.runs_dir)
     for record in records:
-        if record.adapter_file:
-            say(f"adapter: {store.folder(record.key, record.config)}")
+        if record.run.adapter_file:
+            say(f"adapter: {store.folder(record.run.key, record.run.config)}")

@@ -35,7 +35,9 @@ def xdataset(
     check_output(output)
     say = partial(note, quiet=output.quiet)
     data_root = data_root_of(root.data_root)
-    source, targets, own = choose_transfer(transfer.source, transfer.target, data_root, say, prompts.class_names)
+    source, targets, shifts, own = choose_transfer(
+        transfer.source, transfer.target, data_root, say, prompts.class_names, transfer.shift
+    )
     request = build_request(
         datasets=(source,),
         methods=parse_methods(training.method, training.set_),
@@ -55,5 +57,5 @@ def xdataset(
         data_root=data_root,
         own=own,
         machine=machine,
-        summarise=partial(compare.summarise, "xdataset"),
+        summarise=partial(compare.summarise, "xdataset", per_seed=output.per_seed, shifts=shifts),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from clipfit_cli.config import BnMode, ModelConfig, Subset
 from clipfit_cli.errors import CheckpointError, ConfigError, first_line
-from clipfit_cli.files import expanded, read_regular, why_unreadable
+from clipfit_cli.files import expanded, read_bytes, why_unreadable
 from clipfit_cli.methods.base import Adapted, MethodInfo
 from clipfit_cli.models.bundle import ClipBundle
 from clipfit_cli.models.templates import check_templates
@@ -26,7 +26,7 @@ CARD_VERSION = 2
 _NAMED_TWICE = ("imagenet",)
 """Data sets whose published list of class names has some twice."""
 
-_CARD_BYTES = 64 << 20
+_MOST_CARD, _MOST_WEIGHTS = 1 << 26, 1 << 40
 
 
 @dataclass(frozen=True)
@@ -61,24 +61,16 @@ class AdapterCard:
     adapter_sha256: str | None = None
 
 
-def to_safetensors(tensors: dict[str, Tensor]) -> bytes:
-    """Return a safetensors file (its own writer would hide a full disk behind another error)."""
+def tensors_to_bytes(tensors: dict[str, Tensor]) -> bytes:
+    """Return tensors by name as safetensors, whose own writer would hide a full disk behind another error."""
     from safetensors.torch import save
 
     return save({name: tensor.contiguous() for name, tensor in tensors.items()})
 
 
-def adapter_files(card: AdapterCard, tensors: dict[str, Tensor]) -> dict[str, bytes]:
-    """Return the files of an adapter by name; the card among them has the digest of the other.
-
-    Args:
-        card: Without that digest.
-        tensors: What `Adapted.trained_tensors` gave.
-    """
-    weights = to_safetensors(tensors)
-    card = replace(card, adapter_sha256=hashlib.sha256(weights).hexdigest())
-    values = msgspec.json.encode({"card_version": CARD_VERSION, **vars(card)})
-    return {WEIGHTS_FILE: weights, CARD_FILE: msgspec.json.format(values, indent=2) + b"\n"}
+def card_to_bytes(card: AdapterCard) -> bytes:
+    """Return the card as JSON."""
+    return msgspec.json.format(msgspec.json.encode({"card_version": CARD_VERSION, **vars(card)}), indent=2) + b"\n"
 
 
 def find_adapter(path: Path) -> Path:
@@ -106,7 +98,7 @@ def read_card(folder: Path) -> AdapterCard:
     """
     path = folder / CARD_FILE
     try:
-        values = msgspec.json.decode(read_regular(path, most=_CARD_BYTES), type=dict[str, Any])
+        values = msgspec.json.decode(read_bytes(path, _MOST_CARD), type=dict[str, Any])
         version = values.pop("card_version", None)
         if type(version) is not int or not 1 <= version <= CARD_VERSION:
             raise CheckpointError(f"{path} was written by another version of clipfit; install that version")
@@ -154,7 +146,7 @@ def read_tensors(folder: Path, sha256: str | None = None) -> dict[str, Tensor]:
 
     path = folder / WEIGHTS_FILE
     try:
-        content = read_regular(path)
+        content = read_bytes(path, _MOST_WEIGHTS)
         if sha256 not in (None, hashlib.sha256(content).hexdigest()):
             raise CheckpointError(f"{path} is damaged: it has been changed since its run was recorded; train it again")
         return dict(load(content))

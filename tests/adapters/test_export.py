@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import shutil
@@ -21,14 +22,13 @@ from safetensors.torch import load_file
 from clipfit_cli import methods
 from clipfit_cli.adapters import attach as adapters
 from clipfit_cli.adapters import export as module
-from clipfit_cli.adapters import placing
 from clipfit_cli.adapters.export import MARK_FILE, MODEL_FILE, export
 from clipfit_cli.adapters.predict import load_adapter
 from clipfit_cli.config import ModelConfig, RunConfig, TestSet
 from clipfit_cli.engine.checkpoint import CARD_FILE, WEIGHTS_FILE
 from clipfit_cli.engine.precision import resolve_precision
 from clipfit_cli.errors import CheckpointError, ConfigError, ModelError, ResultsError
-from clipfit_cli.files import file_sha256
+from clipfit_cli.files import file_sha256, remove_unfinished
 from clipfit_cli.methods.base import Adapted
 from clipfit_cli.models.load import bundle_of
 from clipfit_cli.models.model_folder import CONFIG_FILE
@@ -354,77 +354,61 @@ def test_force_never_removes_the_model_or_the_adapter_that_is_exported(run: Path
     assert is_whole(base)
 
 
-def no_exchange(*arguments: object) -> bool:
-    return False
+@pytest.fixture(params=["exchange", "two renames"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """How the system lets a folder take another's place."""
+    if request.param == "two renames":
+        monkeypatch.setattr(ctypes, "CDLL", lambda *_, **__: object())
+    return str(request.param)
 
 
-@pytest.mark.parametrize("exchange", [True, False])
 @pytest.mark.parametrize("where", ["_write", "fsync", "rename"])
 def test_a_failure_leaves_the_earlier_export(
-    exchange: bool, where: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    where: str, way: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if exchange and where == "rename":
-        pytest.skip("nothing is renamed")
     out = export(run, tmp_path / "out")
     before = out.stat().st_ino
-    real = Path.rename
 
     def fail(*arguments: Any) -> Any:
-        if where == "rename" and arguments[0].name == "out":
-            return real(*arguments)
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        if not exchange:
-            patched.setattr(placing, "_exchanged", no_exchange)
         patched.setattr({"_write": module, "fsync": os, "rename": Path}[where], where, fail)
-        with pytest.raises(
-            ResultsError, match="cannot write .*No space left on device; an earlier export is untouched"
-        ):
-            export(run, out, force=True)
-    if where != "rename":
-        assert out.stat().st_ino == before
-    export(run, out, force=True)  # what the other could not put back comes back first
+        if where != "rename" or way != "exchange":
+            with pytest.raises(ResultsError, match="cannot write .*No space left .*; an earlier export is untouched"):
+                export(run, out, force=True)
+    assert out.stat().st_ino == before
+    export(run, out, force=True)
     assert is_whole(out) and names_in(tmp_path) == ["out", "run", "small-vit.pt"]
 
 
-@pytest.mark.parametrize("exchange", [True, False])
 def test_killed_anywhere_it_leaves_a_whole_export(
-    exchange: bool, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    way: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The child dies at its first, second, third ... touch of the disk, without any of its own cleaning up."""
     out = export(run, tmp_path / "out")
     merged = module._merge(run, None, None, None)
     monkeypatch.setattr(module, "_merge", lambda *_: merged)
-    if not exchange:
-        monkeypatch.setattr(placing, "_exchanged", no_exchange)
-    touches = ("open", "os.", "shutil.", "tempfile.", "ctypes.")
+
+    def die_at(last: int) -> None:
+        seen = iter(range(last))
+
+        def die(event: str, arguments: object) -> None:
+            touches = event.startswith(("open", "os.", "shutil.", "tempfile.", "ctypes."))
+            if touches and next(seen, None) is None:
+                os._exit(1)
+
+        sys.addaudithook(die)
+
     for last in range(1, 1000):
-        child = os.fork()
-        if child == 0:
-            seen = iter(range(last))
-
-            def die(event: str, arguments: object) -> None:
-                if event.startswith(touches) and next(seen, None) is None:
-                    os._exit(1)
-
-            sys.addaudithook(die)
+        if (child := os.fork()) == 0:
+            die_at(last)
             export(run, out, force=True)
             os._exit(0)
         if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0:
             break
-        if exchange:
+        if way == "exchange":
             assert is_whole(out), last
-        placing._YOUNG_S = 0.0
-        placing.remove_unfinished(out)
+        remove_unfinished(out)  # as the next command begins
         assert is_whole(out) and names_in(tmp_path) == ["out", "run", "small-vit.pt"], last
     assert 20 < last < 999
-
-
-def test_a_running_export_is_left_alone(tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    with placing.unfinished_folder(out) as folder:
-        (folder / "half").touch()
-        placing.remove_unfinished(out)
-        assert (folder / "half").exists()
-    assert names_in(out) == ["half"] and names_in(tmp_path) == ["out"]
