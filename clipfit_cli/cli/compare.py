@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from clipfit_cli.cli.console import check_output, note
+from clipfit_cli.cli.console import note
 from clipfit_cli.cli.execute import execute
 from clipfit_cli.cli.model_options import ModelOptions
 from clipfit_cli.cli.options import (
@@ -72,7 +72,6 @@ def compare(
 
     Finished runs are taken from --runs-dir; epochs, batch size and learning rate, where given, hold for all.
     """
-    check_output(output)
     say = partial(note, quiet=output.quiet)
     data_root = data_root_of(root.data_root)
     from clipfit_cli.protocols import compare as rules
