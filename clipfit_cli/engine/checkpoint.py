@@ -131,12 +131,12 @@ def settings_of(card: AdapterCard, info: MethodInfo) -> Any:
         raise CheckpointError(f"the adapter has settings that {info.name} lacks ({first_line(error)})") from error
 
 
-def read_tensors(folder: Path, sha256: str | None = None) -> dict[str, Tensor]:
+def read_tensors(folder: Path, *sha256: str | None) -> dict[str, Tensor]:
     """Return the tensors of an adapter by name.
 
     Args:
         folder: Of the adapter.
-        sha256: Of the file, as the run's record or the card has it; None = not known.
+        sha256: Of the file, as the run's record and the card have it; None = not known.
 
     Raises:
         CheckpointError: The file cannot be read, is damaged, or is not the one that the run wrote.
@@ -147,7 +147,7 @@ def read_tensors(folder: Path, sha256: str | None = None) -> dict[str, Tensor]:
     path = folder / WEIGHTS_FILE
     try:
         content = read_bytes(path, _MOST_WEIGHTS)
-        if sha256 not in (None, hashlib.sha256(content).hexdigest()):
+        if {*sha256} - {None, hashlib.sha256(content).hexdigest()}:
             raise CheckpointError(f"{path} is damaged: it has been changed since its run was recorded; train it again")
         return dict(load(content))
     except OSError as error:
@@ -163,7 +163,7 @@ def load_tensors(adapted: Adapted, folder: Path, bundle: ClipBundle, *, sha256: 
         adapted: The adapter's method on the model.
         folder: Of the adapter.
         bundle: The model.
-        sha256: Of the tensors' file as the run's record has it; None = as the card has it.
+        sha256: Of the tensors' file as the run's record has it, beside what the card says.
 
     Raises:
         CheckpointError: The adapter is damaged, is not the one that was recorded, holds numbers of another type or
@@ -176,7 +176,7 @@ def load_tensors(adapted: Adapted, folder: Path, bundle: ClipBundle, *, sha256: 
             f"the adapter in {folder} was trained with {card.activation}, but {bundle.backbone} / {bundle.pretrained} "
             f"runs with {bundle.activation}; its own backbone is {card.backbone}"
         )
-    tensors, own = read_tensors(folder, sha256 or card.adapter_sha256), adapted.trained_tensors()
+    tensors, own = read_tensors(folder, sha256, card.adapter_sha256), adapted.trained_tensors()
     for name in sorted(tensors.keys() & own.keys()):
         if tensors[name].dtype != own[name].dtype:
             raise CheckpointError(f"the adapter's {name} holds {tensors[name].dtype}, expected {own[name].dtype}")

@@ -24,7 +24,7 @@ from clipfit_cli.adapters import attach as adapters
 from clipfit_cli.adapters import export as module
 from clipfit_cli.adapters.export import MARK_FILE, MODEL_FILE, export
 from clipfit_cli.adapters.predict import load_adapter
-from clipfit_cli.config import ModelConfig, RunConfig, TestSet
+from clipfit_cli.config import ModelConfig, TrainingConfig
 from clipfit_cli.engine.checkpoint import CARD_FILE, WEIGHTS_FILE
 from clipfit_cli.engine.precision import resolve_precision
 from clipfit_cli.errors import CheckpointError, ConfigError, ModelError, ResultsError
@@ -33,7 +33,8 @@ from clipfit_cli.methods.base import Adapted
 from clipfit_cli.models.load import bundle_of
 from clipfit_cli.models.model_folder import CONFIG_FILE
 from clipfit_cli.models.source import find_blueprint, find_source
-from clipfit_cli.results.record import RunRecord, TestMetrics, to_json
+from clipfit_cli.results.record import Run, training_key
+from clipfit_cli.results.store import save_run
 from tests.adapters.saved_adapters import (
     ARCHITECTURES,
     CLASSES,
@@ -45,15 +46,6 @@ from tests.adapters.saved_adapters import (
 )
 
 TINY = ModelConfig("clipfit-tiny", "builtin")
-METRICS = TestMetrics(
-    dataset="dtd",
-    subset="all",
-    num_classes=4,
-    num_images=12,
-    accuracy_pct=50.0,
-    macro_f1_pct=50.0,
-    mean_per_class_accuracy_pct=50.0,
-)
 WORDS = [TEMPLATE.replace("{}", name.replace("_", " ")) for name in CLASSES]
 
 
@@ -199,13 +191,12 @@ def test_an_export_of_an_export_has_its_architecture(run: Path, tmp_path: Path) 
     assert (again / CONFIG_FILE).read_bytes() == (out / CONFIG_FILE).read_bytes()
 
 
-def record_of(model: ModelConfig, *, method: str = "zero-shot", adapter: str | None = None) -> RunRecord:
-    test = TestSet("dtd")
-    config = RunConfig("eval", "dtd", "all", 0, 0, method, {}, model, None, "fp32", (test,), adapter=adapter)
-    return RunRecord(
+def write_record(folder: Path, model: ModelConfig, **changes: Any) -> Path:
+    config = TrainingConfig("dtd", "all", 0, 0, "zero-shot", {}, model, (), "fp32")
+    weights = find_source(model).sha256
+    run = Run(
         key="0" * 64,
         config=config,
-        tests=(METRICS,),
         num_train_images=0,
         num_train_classes=0,
         steps=0,
@@ -214,28 +205,25 @@ def record_of(model: ModelConfig, *, method: str = "zero-shot", adapter: str | N
         trainable_parameters=0,
         total_parameters=1,
         activation="gelu",
-        weights_sha256=find_source(model).sha256,
-        split_sha256={"dtd": "0" * 64},
+        weights_sha256=weights,
+        split_sha256="0" * 64,
         train_time_s=0.0,
-        eval_time_s=1.0,
         peak_memory_mib=None,
         device="cpu",
+        threads=1,
         versions={},
         created_at="2026-01-01T00:00:00+00:00",
-        adapter_file=None,
-        notes=(),
     )
-
-
-def write_record(folder: Path, record: RunRecord) -> Path:
-    folder.mkdir()
-    (folder / "record.json").write_text(to_json(record))
+    run = replace(run, **changes)
+    own = run.adapter_sha256 if run.scored_adapter else None
+    hashes = {"split_sha256": run.split_sha256, "images_sha256": "", "weights_sha256": weights}
+    save_run(folder, replace(run, key=training_key(run.config, adapter_sha256=own, **hashes)), {})
     return folder
 
 
 def test_a_run_that_trained_nothing_gives_the_plain_model(tmp_path: Path) -> None:
     model = small_model(tmp_path, "small-vit")
-    out = export(write_record(tmp_path / "zero", record_of(model)), tmp_path / "out")
+    out = export(write_record(tmp_path / "zero", model), tmp_path / "out")
     assert sorted(path.name for path in out.iterdir()) == sorted([CONFIG_FILE, MARK_FILE, MODEL_FILE])
     plain = torch.load(model.pretrained, weights_only=True)
     exported = load_file(out / MODEL_FILE)
@@ -245,10 +233,10 @@ def test_a_run_that_trained_nothing_gives_the_plain_model(tmp_path: Path) -> Non
 
 def test_records_that_are_not_enough(tmp_path: Path) -> None:
     model = small_model(tmp_path, "small-vit")
-    trained = write_record(tmp_path / "a", record_of(model, method="clipfit", adapter="elsewhere"))
+    trained = write_record(tmp_path / "a", model, adapter_sha256="1" * 64, scored_adapter=True)
     with pytest.raises(CheckpointError, match="holds no adapter of its own"):
         export(trained, tmp_path / "out")
-    zero = write_record(tmp_path / "b", record_of(model))
+    zero = write_record(tmp_path / "b", model)
     with pytest.raises(CheckpointError, match="used gelu, but small-quickgelu runs with quickgelu"):
         export(zero, tmp_path / "out", backbone="small-quickgelu")
     state = torch.load(model.pretrained, weights_only=True)
@@ -256,7 +244,7 @@ def test_records_that_are_not_enough(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="used other weights"):
         export(zero, tmp_path / "out")
     (zero / "record.json").write_text("{}")
-    with pytest.raises(ResultsError, match="schema"):
+    with pytest.raises(ResultsError, match="damaged|changed"):
         export(zero, tmp_path / "out")
     with pytest.raises(CheckpointError, match="no adapter at"):
         export(tmp_path, tmp_path / "out")
