@@ -104,13 +104,11 @@ def why_unreadable(path: Path) -> str | None:
     Pipes and devices, which may never end, are not opened.
     """
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            return "is no regular file"
-        path.open("rb").close()
+        open_regular(path).close()
     except (FileNotFoundError, NotADirectoryError):
         return "does not exist"
-    except (OSError, ValueError) as error:
-        return f"cannot be read: {getattr(error, 'strerror', None) or error}"
+    except OSError as error:
+        return f"cannot be read: {error.strerror or error}"
     return None
 
 

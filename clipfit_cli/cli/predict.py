@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,10 +17,14 @@ from clipfit_cli.cli.network import offline_if
 from clipfit_cli.cli.options import OutputOptions, command
 from clipfit_cli.cli.prompts import read_words
 from clipfit_cli.config import TOP_CLASSES
+from clipfit_cli.errors import ConfigError
+from clipfit_cli.files import expanded, why_unreadable
 
 if TYPE_CHECKING:
     from clipfit_cli.engine.checkpoint import AdapterCard
     from clipfit_cli.reports.tables import Table
+
+_NAMED = 5
 
 
 @command
@@ -54,8 +59,15 @@ def predict(
     say = partial(note, quiet=output.quiet)
     names = _class_names(classes) if classes is not None else None
     from clipfit_cli.data.files.pictures import find_pictures
+    from clipfit_cli.results.store import RECORD_FILE
 
-    pictures = find_pictures(image)
+    if runs := [path for path in image if os.path.isfile(path / RECORD_FILE)]:  # noqa: PTH113
+        raise ConfigError(f"{runs[0]} is the folder of a run, not a picture; --adapter takes one run")
+    left_out: list[str] = []
+    pictures = find_pictures(image, left_out)
+    if left_out:
+        more = "; ..." if len(left_out) > _NAMED else ""
+        say(f"left out {len(left_out)} that cannot be read: {'; '.join(left_out[:_NAMED])}{more}")
     say("loading torch and open_clip ...")
     from clipfit_cli.adapters.predict import load_adapter
 
@@ -90,9 +102,11 @@ def predict(
 
 def _class_names(text: str) -> tuple[str, ...]:
     """Return the names of a comma list, or of a file where that is what the text names."""
-    if Path(text).expanduser().is_file():
-        return read_words(Path(text), what="class names")
-    return tuple(name.strip() for name in text.split(","))
+    if "," in text and not os.path.isfile(text):  # noqa: PTH113
+        return tuple(name.strip() for name in text.split(","))
+    if why_unreadable(expanded(text)) == "does not exist":
+        raise ConfigError(f"there is no file {text}; expected one, or two or more class names: cat,dog")
+    return read_words(Path(text), what="class names")
 
 
 def _table(predictions: list[dict[str, Any]], card: AdapterCard, *, every_row: bool) -> Table:
