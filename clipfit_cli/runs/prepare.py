@@ -195,7 +195,7 @@ def _training_of(card: AdapterCard, config: RunConfig) -> TrainingConfig:
     """Return what is known of the training of an adapter that came alone."""
     return TrainingConfig(
         dataset=card.dataset,
-        subset=card.subset,  # type: ignore[arg-type]
+        subset=card.subset,
         shots=card.shots,
         seed=card.seed,
         method=card.method,
