@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from clipfit_cli.errors import DataError
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
@@ -65,6 +67,24 @@ class ImageFolder:
             if name not in present[folder] and not (present[folder] and (self.root / path).is_file()):
                 absent[path] = None
         return tuple(absent)
+
+
+def names_in(folder: Path, *, folders: bool) -> list[str]:
+    """Return the sorted names of the folders, or else the files, in a folder; hidden ones are left out.
+
+    Raises:
+        DataError: The folder cannot be read, or a name is not UTF-8.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            found = sorted(entry.name for entry in entries if entry.name[0] != "." and entry.is_dir() == folders)
+        "".join(found).encode()
+    except OSError as error:
+        raise DataError(f"{folder} cannot be read: {error.strerror or error}", path=folder) from error
+    except UnicodeEncodeError as error:
+        shown = next(os.fsencode(name) for name in found if not name.isprintable())
+        raise DataError(f"the name {shown!r} in {folder} is not UTF-8 text; rename it", path=folder) from error
+    return found
 
 
 def _file_names(folder: Path) -> set[str]:

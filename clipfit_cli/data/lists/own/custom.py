@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -113,7 +113,7 @@ def read_own(own: OwnDataSet, splits_dir: Path | None = None) -> DataSet:
 
     from clipfit_cli.data.dataset import DataSet, hash_lists
     from clipfit_cli.data.lists.own.own_splits import arrange
-    from clipfit_cli.data.splits import check_classes
+    from clipfit_cli.data.splits import check_lists, names_problem
 
     listing = _reader(own.kind)(own.location)
     _check_utf8(own, (*listing.class_names, *(entry.path for entry in listing.entries)))
@@ -126,7 +126,8 @@ def read_own(own: OwnDataSet, splits_dir: Path | None = None) -> DataSet:
                 f"{', ...' if len(listing.class_names) > 5 else ''}"
             )
         listing = replace(listing, class_names=own.class_names)
-    _check_names(own, listing.class_names)
+    if problem := names_problem(listing.class_names):
+        raise ConfigError(f"data set {own.name!r}: {problem}; rename one, or give names with --class-names FILE")
     dataset = DataSet(
         name=own.name,
         prompt_template=catalog.DEFAULT_TEMPLATE,
@@ -139,7 +140,7 @@ def read_own(own: OwnDataSet, splits_dir: Path | None = None) -> DataSet:
         train_is_sampled=not lists.test_only,
         notes=(f"{own.name}: {lists.note}",) if lists.note else (),
     )
-    check_classes(dataset)
+    check_lists(dataset)
     return dataset
 
 
@@ -169,23 +170,6 @@ def _check_utf8(own: OwnDataSet, texts: Iterable[str]) -> None:
             text.encode()
         except UnicodeEncodeError:
             raise DataError(f"data set {own.name!r}: the name {text!r} is not UTF-8 text") from None
-
-
-def _check_names(own: OwnDataSet, class_names: Sequence[str]) -> None:
-    """Refuse what cannot be told apart: a single class, or two that are one in a prompt."""
-    if len(class_names) < 2:
-        raise DataError(f"data set {own.name!r} has a single class, {class_names[0]!r}; expected two or more")
-    seen: dict[str, str] = {}
-    for name in class_names:
-        words = " ".join(name.replace("_", " ").lower().split())
-        if not words:
-            raise ConfigError(f"data set {own.name!r}: a class has no name")
-        if words in seen:
-            raise ConfigError(
-                f"data set {own.name!r}: the classes {seen[words]!r} and {name!r} make the same prompt; rename one, "
-                "or give names with --class-names FILE"
-            )
-        seen[words] = name
 
 
 def _parts(text: str) -> tuple[str, str]:

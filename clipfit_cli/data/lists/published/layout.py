@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import stat
 from pathlib import Path
 
 from clipfit_cli.data.catalog import GUIDE_URL, CatalogRow
 from clipfit_cli.errors import DataError
+
+_MOST_BYTES = 200_000_000
 
 DATA_ROOT_HINT = "Choose the data root with --data-root DIR or the environment variable CLIPFIT_DATA."
 
@@ -14,12 +19,12 @@ def dataset_folder(row: CatalogRow, data_root: Path) -> Path:
     """Return the data set's own folder.
 
     Raises:
-        DataError: The data root or the folder does not exist.
+        DataError: The data root or the folder does not exist, or may not be looked into.
     """
     folder = data_root / row.folder
-    if folder.is_dir():
+    if os.path.isdir(folder):  # noqa: PTH112 - pathlib raises where a folder above may not be looked into
         return folder
-    root = "" if data_root.is_dir() else ", which does not exist"
+    root = "" if os.path.isdir(data_root) else ", which does not exist or cannot be read"  # noqa: PTH112
     what = "split file" if row.split_file else "list of class names"
     lists = f"; {what}: {row.split_url}" if row.split_url else ""
     raise DataError(
@@ -39,9 +44,12 @@ def read_text(row: CatalogRow, path: Path, *, what: str) -> str:
         what: The file's purpose in words ("split file").
 
     Raises:
-        DataError: The file is missing, unreadable or not text.
+        DataError: The file is missing, unreadable, not text, no regular file or larger than 200 MB.
     """
     try:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode) or found.st_size > _MOST_BYTES:
+            raise OSError(errno.EINVAL, f"expected a file of at most {_MOST_BYTES:,} bytes")
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         source = f"{row.split_url} (layout: {GUIDE_URL})" if row.split_url else f"{row.homepage} ({GUIDE_URL})"
