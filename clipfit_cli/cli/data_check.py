@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clipfit_cli.cli.console import check_output, emit
-from clipfit_cli.cli.data_get import Names, names_of
 from clipfit_cli.cli.data_progress import DataProgress
-from clipfit_cli.cli.options import OutputOptions, RootOptions, command
-from clipfit_cli.cli.request import data_root_of
-from clipfit_cli.errors import DataError
+from clipfit_cli.cli.options import OutputOptions, RootOptions, command, complete_dataset
+from clipfit_cli.cli.request import data_root_of, own_datasets
+from clipfit_cli.cli.words import split_names
+from clipfit_cli.data import catalog
+from clipfit_cli.data.lists.own.custom import is_one_source
+from clipfit_cli.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from clipfit_cli.data.check.check import Check
@@ -24,7 +26,15 @@ _SHOWN = 20
 
 @command
 def check(
-    names: Names,
+    names: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="NAME",
+            help="Data sets, or your own images as with --dataset; 'all' = the eleven of the paper and the four "
+            "variants of ImageNet.",
+            autocompletion=complete_dataset,
+        ),
+    ],
     root: RootOptions,
     output: OutputOptions,
     decode: Annotated[
@@ -36,7 +46,11 @@ def check(
     With --csv or --json, every missing and every damaged image has a row. Exit code 3 unless all is complete.
     """
     check_output(output)
-    chosen = names_of(names)
+    texts = split_names(names, is_one_source)
+    if not texts:
+        raise ConfigError("no data set was named")
+    published = (*catalog.FEW_SHOT_DATASETS, *catalog.IMAGENET_VARIANTS)
+    chosen, own = own_datasets([name for text in texts for name in (published if text == "all" else (text,))])
     data_root = data_root_of(root.data_root)
     from clipfit_cli.data.check.check import check_dataset
 
@@ -44,8 +58,8 @@ def check(
     with DataProgress(quiet=output.quiet, counts_bytes=False) as progress:
         for name in chosen:
             step = partial(progress.step, f"{name}: decoding")
-            checks.append(check_dataset(name, data_root, decode=decode, progress=step))
-    title = f"Data sets under {data_root}" + (", every image decoded" if decode else "")
+            checks.append(check_dataset(own.get(name, name), data_root, decode=decode, progress=step))
+    title = ("Data sets" if own else f"Data sets under {data_root}") + (", every image decoded" if decode else "")
     emit(_every_finding(title, checks), output, for_people=_overview(title, checks))
     broken = [found for found in checks if not found.is_complete]
     if broken:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +12,11 @@ from typing import Literal
 from clipfit_cli.data import catalog
 from clipfit_cli.data.dataset import DataSet, Item
 from clipfit_cli.data.files.folder import ImageFolder
+from clipfit_cli.data.lists.own.custom import OwnDataSet
 from clipfit_cli.data.load import load_dataset
 from clipfit_cli.errors import DataError
 
 State = Literal["present", "incomplete", "missing", "built-in"]
-
-_FIRST = 5
 
 
 @dataclass(frozen=True)
@@ -23,12 +24,11 @@ class DatasetStatus:
     """What was found of one data set.
 
     Attributes:
-        name, title: As in the catalog.
+        name, title: As in the catalog; of own images the title is where they are.
         state: ``present`` = it can be trained and tested; ``incomplete`` = a list or images are missing;
             ``missing`` = its folder is; ``built-in`` = it needs no files.
         num_classes, num_train, num_val, num_test: As listed; None where the lists cannot be read.
         num_missing: Listed images that are not there.
-        first_missing: The first few of them, relative to the image folder.
         mismatches: Where the lists differ from the published split, one short text each.
         message: What is wrong and what to do; empty where nothing is.
     """
@@ -41,48 +41,59 @@ class DatasetStatus:
     num_val: int | None = None
     num_test: int | None = None
     num_missing: int = 0
-    first_missing: tuple[str, ...] = ()
     mismatches: tuple[str, ...] = ()
     message: str = ""
 
 
-def dataset_status(name: str, data_root: Path) -> DatasetStatus:
+def dataset_status(name: str | OwnDataSet, data_root: Path) -> DatasetStatus:
     """Return what is there of a data set: lists are read, images are looked for but not opened.
 
     Raises:
         UnknownNameError: There is no such data set.
+        ConfigError: See `read_own`.
     """
-    row = catalog.row(name)
+    return look_at(name, data_root)[0]
+
+
+def look_at(name: str | OwnDataSet, data_root: Path) -> tuple[DatasetStatus, DataSet | None]:
+    """Return what is there of a data set, and the data set itself; None where its lists cannot be read.
+
+    Raises:
+        UnknownNameError: There is no such data set.
+        ConfigError: See `read_own`.
+    """
+    row = name if isinstance(name, OwnDataSet) else catalog.row(name)
+    title = row.location if isinstance(row, OwnDataSet) else row.title
     try:
-        dataset = load_dataset(row.name, data_root)
+        dataset = load_dataset(name, data_root)
     except DataError as error:
-        there = (data_root.expanduser() / row.folder).is_dir()
-        state: State = "incomplete" if there else "missing"
-        return DatasetStatus(row.name, row.title, state, message=str(error))
+        there = isinstance(row, OwnDataSet) or os.path.isdir(data_root.expanduser() / row.folder)  # noqa: PTH112
+        return DatasetStatus(row.name, title, "incomplete" if there else "missing", message=str(error)), None
     val = () if not dataset.samples_val else dataset.val
     missing = missing_images(dataset, (*dataset.train, *val, *dataset.test))
-    mismatches = _mismatches(row, dataset)
+    mismatches = () if isinstance(row, OwnDataSet) else _mismatches(row, dataset)
     notes = []
     if missing:
         notes.append(f"{len(missing)} listed images are missing, the first is {missing[0]}")
     if mismatches:
         notes.append(f"not the published split: {'; '.join(mismatches)}")
+    reader = "" if isinstance(row, OwnDataSet) else row.reader
     # Folders that list themselves have no other witness of a lost image than the published counts.
-    lists_itself = row.reader.startswith("imagenet")
-    whole: State = "built-in" if row.reader == "builtin" else "present"
-    return DatasetStatus(
+    lists_itself = reader.startswith("imagenet")
+    whole: State = "built-in" if reader == "builtin" else "present"
+    status = DatasetStatus(
         name=row.name,
-        title=row.title,
+        title=title,
         state="incomplete" if missing or (mismatches and lists_itself) else whole,
         num_classes=dataset.num_classes,
         num_train=len(dataset.train),
         num_val=len(dataset.val),
         num_test=len(dataset.test),
         num_missing=len(missing),
-        first_missing=missing[:_FIRST],
         mismatches=mismatches,
         message=". ".join(notes),
     )
+    return status, dataset
 
 
 def _mismatches(row: catalog.CatalogRow, dataset: DataSet) -> tuple[str, ...]:
@@ -109,6 +120,15 @@ def missing_images(dataset: DataSet, items: Sequence[Item]) -> tuple[str, ...]:
     return dataset.load_image.missing(item.path for item in items)
 
 
+def empty_images(dataset: DataSet, items: Sequence[Item]) -> tuple[str, ...]:
+    """Return the listed paths of files of 0 bytes, each once; files are not opened."""
+    if not isinstance(dataset.load_image, ImageFolder):
+        return ()
+    root, missing = dataset.load_image.root, set(missing_images(dataset, items))
+    paths = dict.fromkeys(item.path for item in items)
+    return tuple(path for path in paths if path not in missing and (root / path).stat().st_size == 0)
+
+
 def check_images(dataset: DataSet, items: Sequence[Item]) -> None:
     """Check that every listed image is there, so that a run does not stop half way.
 
@@ -118,8 +138,10 @@ def check_images(dataset: DataSet, items: Sequence[Item]) -> None:
     missing = missing_images(dataset, items)
     if missing and isinstance(dataset.load_image, ImageFolder):
         first = dataset.load_image.root / missing[0]
+        known = catalog.is_known(dataset.name)
+        check = f"clipfit data check {shlex.quote(dataset.name if known else dataset.location or dataset.name)}"
         raise DataError(
             f"{len(missing)} of the images that data set {dataset.name!r} lists are missing, the first is {first}. "
-            f"Complete the folder {dataset.load_image.root} (`clipfit data check {dataset.name}` names them all).",
+            f"Complete the folder {dataset.load_image.root} (`{check}` names them all).",
             path=first,
         )
