@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import stat
 import tempfile
 import time
 from collections.abc import Iterator
@@ -14,6 +16,7 @@ from typing import IO
 from clipfit_cli.errors import ConfigError
 
 _UNFINISHED = ".unfinished"
+_MOST_TEXT = 200_000_000
 _YOUNG_S = 2.0
 """An empty file of this age may be one whose writer is about to lock it."""
 
@@ -34,6 +37,51 @@ def expanded(text: str | Path) -> Path:
         ) from None
 
 
+def open_regular(path: Path) -> IO[bytes]:
+    """Return a file that is open for reading; a pipe, a device or a folder is refused, not waited for.
+
+    Raises:
+        OSError: It cannot be opened, is no regular file, or no file can have this name.
+    """
+    try:
+        file = open(path, "rb", opener=_open_at_once)  # noqa: SIM115
+    except ValueError as error:  # a NUL, or half a character
+        raise OSError(errno.EINVAL, f"no file has such a name ({error})") from error
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "it is no regular file")
+    return file
+
+
+def read_bytes(path: Path, limit: int) -> bytes:
+    """Return what is in a regular file.
+
+    Args:
+        path: The file.
+        limit: The most bytes it may have.
+
+    Raises:
+        OSError: As `open_regular`; or it cannot be read, or is larger.
+    """
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > limit:
+            raise OSError(errno.EFBIG, f"it has {size:,} bytes, at most {limit:,} are accepted")
+        return file.read()
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a regular file of at most 200 MB, UTF-8, without the mark that some programs put first.
+
+    Raises:
+        OSError: As `read_bytes`; or it is not UTF-8.
+    """
+    try:
+        return read_bytes(path, _MOST_TEXT).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise OSError(errno.EILSEQ, f"it is not UTF-8 text ({error}); save it as UTF-8") from error
+
+
 def file_sha256(*paths: Path) -> str:
     """Return the sha256 (hex) of the bytes of files, one after another.
 
@@ -42,7 +90,7 @@ def file_sha256(*paths: Path) -> str:
     """
     digest = hashlib.sha256()
     for path in paths:
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
             while block := stream.read(1 << 20):
                 digest.update(block)
     return digest.hexdigest()
@@ -107,6 +155,10 @@ def flush_folder(path: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _literal(name: str) -> str:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from clipfit_cli.data.catalog import CatalogRow
 from clipfit_cli.data.dataset import DataSet, Item, hash_lists
 from clipfit_cli.data.files.folder import ImageFolder, names_in
+from clipfit_cli.data.files.identity import by_size
 from clipfit_cli.data.lists.published.layout import dataset_folder, read_text
 from clipfit_cli.errors import DataError
 from clipfit_cli.files import file_sha256
@@ -52,6 +54,8 @@ def read(row: CatalogRow, data_root: Path) -> DataSet:
         test=test,
         split_sha256=hash_lists(class_names, train, test, test),
         load_image=ImageFolder(images),
+        identify=partial(by_size, images),
+        location=str(images),
         samples_val=False,
         split_file_sha256=sha256,
     )
@@ -107,6 +111,8 @@ def _test_only(
         test=test,
         split_sha256=hash_lists(class_names, test, (), test),
         load_image=ImageFolder(images),
+        identify=partial(by_size, images),
+        location=str(images),
         train_is_sampled=False,
         split_file_sha256=sha256,
     )
@@ -141,7 +147,7 @@ def _name(row: CatalogRow, wnid: str, names: dict[str, str]) -> str:
 
 def _folders(row: CatalogRow, folder: Path) -> list[str]:
     """Return the sorted names of the class folders; hidden ones and loose files are left out."""
-    names = names_in(folder, folders=True) if os.path.isdir(folder) else []  # noqa: PTH112 - pathlib may raise
+    names = names_in(folder)[0] if os.path.isdir(folder) else []  # noqa: PTH112 - pathlib may raise
     if not names:
         raise DataError(f"data set {row.name!r}: expected one folder per class below {folder}", path=folder)
     return names
@@ -152,6 +158,6 @@ def _items(root: Path, labelled: Sequence[tuple[str, int]]) -> tuple[Item, ...]:
     return tuple(
         Item(f"{folder}/{name}", label)
         for folder, label in labelled
-        for name in names_in(root / folder, folders=False)
+        for name in names_in(root / folder)[1]
         if name.lower().endswith(_SUFFIXES)
     )

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 import os
-import stat
 from pathlib import Path
 
+from clipfit_cli import files
 from clipfit_cli.data.catalog import GUIDE_URL, CatalogRow
 from clipfit_cli.errors import DataError
-
-_MOST_BYTES = 200_000_000
 
 DATA_ROOT_HINT = "Choose the data root with --data-root DIR or the environment variable CLIPFIT_DATA."
 
@@ -47,16 +44,11 @@ def read_text(row: CatalogRow, path: Path, *, what: str) -> str:
         DataError: The file is missing, unreadable, not text, no regular file or larger than 200 MB.
     """
     try:
-        found = path.stat()
-        if not stat.S_ISREG(found.st_mode) or found.st_size > _MOST_BYTES:
-            raise OSError(errno.EINVAL, f"expected a file of at most {_MOST_BYTES:,} bytes")
-        return path.read_text(encoding="utf-8")
+        return files.read_text(path)
     except FileNotFoundError:
         source = f"{row.split_url} (layout: {GUIDE_URL})" if row.split_url else f"{row.homepage} ({GUIDE_URL})"
         raise DataError(
             f"the {what} of data set {row.name!r} is missing: looked for {path}. Get it from {source}", path=path
         ) from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is damaged: not UTF-8 text ({error})", path=path) from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}", path=path) from error
