@@ -64,7 +64,7 @@ def list_(root: RootOptions, output: OutputOptions) -> None:
             "num_train": status.num_train,
             "num_val": status.num_val,
             "num_test": status.num_test,
-            "num_missing": status.num_missing or None,
+            "num_missing": len(status.missing) or None,
             "folder": catalog.row(status.name).folder or None,
             "message": status.message,
         }
@@ -150,7 +150,8 @@ def show(
     )
     everything = (*whole.train, *whole.val, *whole.test)
     missing = missing_images(whole, everything)
-    empty = empty_images(whole, everything)
+    lost = set(missing)
+    empty = empty_images(whole, (item.path for item in everything if item.path not in lost))
     row = None if own else catalog.row(name)
     facts = {
         "prompts" if len(templates) > 1 else "prompt": "\n".join(templates or (whole.prompt_template,)),

@@ -45,7 +45,7 @@ def test_whole_data_set(tmp_path: Path, published: Published) -> None:
     status = dataset_status("DTD", tmp_path)
     assert (status.name, status.title, status.state) == ("dtd", "DTD", "present")
     assert (status.num_classes, status.num_train, status.num_val, status.num_test) == (3, 9, 3, 6)
-    assert (status.num_missing, status.mismatches, status.message) == (0, (), "")
+    assert (len(status.missing), status.mismatches, status.message) == (0, (), "")
 
 
 def test_other_split_than_the_published_one(tmp_path: Path) -> None:
@@ -63,16 +63,14 @@ def test_missing_images(tmp_path: Path) -> None:
         (folder / "images" / path).unlink()
     status = dataset_status("dtd", tmp_path)
     assert status.state == "incomplete"
-    assert status.num_missing == 6
-    dataset = load_dataset("dtd", tmp_path)
-    assert missing_images(dataset, (*dataset.train, *dataset.val, *dataset.test)) == tuple(lost)
+    assert status.missing == tuple(lost)
     assert status.message.startswith("6 listed images are missing, the first is ant/train_0.jpg")
 
 
 def test_split_file_without_images(tmp_path: Path) -> None:
     write_split(tmp_path, "dtd", small_lists())
     status = dataset_status("dtd", tmp_path)
-    assert (status.state, status.num_missing, status.num_train) == ("incomplete", 18, 9)
+    assert (status.state, len(status.missing), status.num_train) == ("incomplete", 18, 9)
 
 
 def test_nothing_and_half_of_it(tmp_path: Path) -> None:
@@ -88,7 +86,7 @@ def test_nothing_and_half_of_it(tmp_path: Path) -> None:
 def test_folders_that_list_themselves_are_held_to_the_published_counts(tmp_path: Path) -> None:
     write_imagenet(tmp_path, "imagenet_a", {"n01443537": ["0.jpg"], "n01440764": ["1.jpg"]})
     status = dataset_status("imagenet_a", tmp_path)
-    assert (status.state, status.num_test, status.num_missing) == ("incomplete", 2, 0)
+    assert (status.state, status.num_test, len(status.missing)) == ("incomplete", 2, 0)
     assert "2 test images instead of 7500" in status.mismatches
 
 
@@ -207,10 +205,10 @@ def test_the_advice_for_missing_images_is_a_command_that_works(tmp_path: Path) -
         check_images(replace(published, location=str(tmp_path)), published.test)
 
 
-def test_empty_files_are_counted_once_and_missing_ones_not(tmp_path: Path) -> None:
+def test_empty_files_are_counted_once(tmp_path: Path) -> None:
     folder = write_split(tmp_path, "dtd", small_lists(), images=True)
     (folder / "images/bee/train_1.jpg").write_bytes(b"")
-    (folder / "images/cow/train_0.jpg").unlink()
     dataset = load_dataset("dtd", tmp_path)
-    assert empty_images(dataset, (*dataset.train, *dataset.train)) == ("bee/train_1.jpg",)
-    assert empty_images(toy([("a", 0)], num_classes=1), dataset.train) == ()
+    paths = [item.path for item in dataset.train]
+    assert empty_images(dataset, [*paths, *paths]) == ("bee/train_1.jpg",)
+    assert empty_images(toy([("a", 0)], num_classes=1), paths) == ()

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Literal
 
 from clipfit_cli.data import catalog
-from clipfit_cli.data.check.status import DatasetStatus, empty_images, look_at, missing_images
+from clipfit_cli.data.check.status import DatasetStatus, empty_images, look_at
 from clipfit_cli.data.dataset import DataSet, hash_lists
 from clipfit_cli.data.lists.own.custom import OwnDataSet
-from clipfit_cli.data.sources import ListFile, list_file
+from clipfit_cli.data.sources import list_file
 from clipfit_cli.data.splits import check_classes
 from clipfit_cli.errors import DataError
 
@@ -88,23 +88,25 @@ def check_dataset(
         return Check(status, "damaged" if unread else status.state, message=status.message)
     if status.state == "built-in":
         return Check(status, status.state)
-    sha256, list_state = dataset.split_file_sha256 or None, _list_state(published, dataset)
-    items = (*dataset.train, *dataset.val, *dataset.test)
-    listed, missing = _listed(dataset), missing_images(dataset, items)
-    lost = set(missing)
-    looked_at = [path for path in listed if path not in lost] if decode else empty_images(dataset, items)
-    damaged = _decode(dataset, looked_at, progress)
-    texts = [status.message] if status.message else []
-    if damaged:
-        texts.append(f"{len(damaged)} images are damaged, the first is {damaged[0].path}")
-    if list_state == "other":
-        texts.append("the split file is not the published one")
+    sha256 = dataset.split_file_sha256 or None
+    list_state: ListState | None = None
+    if published:
+        list_state = "published" if sha256 == published.sha256 else "other" if published.sha256 else "unconfirmed"
+    listed, lost = _listed(dataset), set(status.missing)
+    there = [path for path in listed if path not in lost]
+    damaged = _decode(dataset, there if decode else empty_images(dataset, there), progress)
+    texts = (
+        status.message,
+        f"{len(damaged)} images are damaged, the first is {damaged[0].path}" if damaged else "",
+        "the split file is not the published one" if list_state == "other" else "",
+    )
     state: State = "present"
-    if missing or status.mismatches:
+    if lost or status.mismatches:
         state = "incomplete"
     if damaged or list_state == "other":
         state = "damaged"
-    return Check(status, state, len(listed), missing, damaged, sha256, list_state, ". ".join(texts))
+    message = ". ".join(filter(None, texts))
+    return Check(status, state, len(listed), status.missing, damaged, sha256, list_state, message)
 
 
 def without_damaged(dataset: DataSet, progress: Step = lambda *_: None) -> tuple[DataSet, tuple[Damage, ...]]:
@@ -140,15 +142,6 @@ def without_damaged(dataset: DataSet, progress: Step = lambda *_: None) -> tuple
     except DataError as error:
         raise DataError(f"{note}. What is left cannot be used: {error}") from error
     return left, damaged
-
-
-def _list_state(published: ListFile | None, dataset: DataSet) -> ListState | None:
-    """Return whether a split file is the published one; None where there is none."""
-    if published is None:
-        return None
-    if published.sha256 is None:
-        return "unconfirmed"
-    return "published" if dataset.split_file_sha256 == published.sha256 else "other"
 
 
 def _listed(dataset: DataSet) -> tuple[str, ...]:

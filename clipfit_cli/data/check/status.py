@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -28,7 +28,7 @@ class DatasetStatus:
         state: ``present`` = it can be trained and tested; ``incomplete`` = a list or images are missing;
             ``missing`` = its folder is; ``built-in`` = it needs no files.
         num_classes, num_train, num_val, num_test: As listed; None where the lists cannot be read.
-        num_missing: Listed images that are not there.
+        missing: Listed images that are not there, all of them.
         mismatches: Where the lists differ from the published split, one short text each.
         message: What is wrong and what to do; empty where nothing is.
     """
@@ -40,7 +40,7 @@ class DatasetStatus:
     num_train: int | None = None
     num_val: int | None = None
     num_test: int | None = None
-    num_missing: int = 0
+    missing: tuple[str, ...] = ()
     mismatches: tuple[str, ...] = ()
     message: str = ""
 
@@ -69,29 +69,26 @@ def look_at(name: str | OwnDataSet, data_root: Path) -> tuple[DatasetStatus, Dat
     except DataError as error:
         there = isinstance(row, OwnDataSet) or os.path.isdir(data_root.expanduser() / row.folder)  # noqa: PTH112
         return DatasetStatus(row.name, title, "incomplete" if there else "missing", message=str(error)), None
-    val = () if not dataset.samples_val else dataset.val
-    missing = missing_images(dataset, (*dataset.train, *val, *dataset.test))
+    missing = missing_images(dataset, (*dataset.train, *dataset.val, *dataset.test))
     mismatches = () if isinstance(row, OwnDataSet) else _mismatches(row, dataset)
-    notes = []
-    if missing:
-        notes.append(f"{len(missing)} listed images are missing, the first is {missing[0]}")
-    if mismatches:
-        notes.append(f"not the published split: {'; '.join(mismatches)}")
+    problems = (
+        f"{len(missing)} listed images are missing, the first is {missing[0]}" if missing else "",
+        f"not the published split: {'; '.join(mismatches)}" if mismatches else "",
+    )
     reader = "" if isinstance(row, OwnDataSet) else row.reader
-    # Folders that list themselves have no other witness of a lost image than the published counts.
-    lists_itself = reader.startswith("imagenet")
     whole: State = "built-in" if reader == "builtin" else "present"
     status = DatasetStatus(
         name=row.name,
         title=title,
-        state="incomplete" if missing or (mismatches and lists_itself) else whole,
+        # Folders that list themselves have no other witness of a lost image than the published counts.
+        state="incomplete" if missing or (mismatches and reader.startswith("imagenet")) else whole,
         num_classes=dataset.num_classes,
         num_train=len(dataset.train),
         num_val=len(dataset.val),
         num_test=len(dataset.test),
-        num_missing=len(missing),
+        missing=missing,
         mismatches=mismatches,
-        message=". ".join(notes),
+        message=". ".join(filter(None, problems)),
     )
     return status, dataset
 
@@ -120,13 +117,12 @@ def missing_images(dataset: DataSet, items: Sequence[Item]) -> tuple[str, ...]:
     return dataset.load_image.missing(item.path for item in items)
 
 
-def empty_images(dataset: DataSet, items: Sequence[Item]) -> tuple[str, ...]:
-    """Return the listed paths of files of 0 bytes, each once; files are not opened."""
+def empty_images(dataset: DataSet, paths: Iterable[str]) -> tuple[str, ...]:
+    """Return those of the paths, of files that are there, that have 0 bytes, each once; files are not opened."""
     if not isinstance(dataset.load_image, ImageFolder):
         return ()
-    root, missing = dataset.load_image.root, set(missing_images(dataset, items))
-    paths = dict.fromkeys(item.path for item in items)
-    return tuple(path for path in paths if path not in missing and (root / path).stat().st_size == 0)
+    root = dataset.load_image.root
+    return tuple(path for path in dict.fromkeys(paths) if not (root / path).stat().st_size)
 
 
 def check_images(dataset: DataSet, items: Sequence[Item]) -> None:
@@ -138,10 +134,9 @@ def check_images(dataset: DataSet, items: Sequence[Item]) -> None:
     missing = missing_images(dataset, items)
     if missing and isinstance(dataset.load_image, ImageFolder):
         first = dataset.load_image.root / missing[0]
-        known = catalog.is_known(dataset.name)
-        check = f"clipfit data check {shlex.quote(dataset.name if known else dataset.location or dataset.name)}"
+        name = shlex.quote(dataset.name if catalog.is_known(dataset.name) else dataset.location)
         raise DataError(
             f"{len(missing)} of the images that data set {dataset.name!r} lists are missing, the first is {first}. "
-            f"Complete the folder {dataset.load_image.root} (`{check}` names them all).",
+            f"Complete the folder {dataset.load_image.root} (`clipfit data check {name}` names them all).",
             path=first,
         )
