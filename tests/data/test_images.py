@@ -116,11 +116,12 @@ def test_images_are_decoded_once_while_memory_lasts(dataset: DataSet) -> None:
         store.train_batch(dataset, dataset.train, SPEC, [epoch] * 10)
         list(store.test_batches(dataset, dataset.test, SPEC, 4))
     assert store.decoded_images == 20
-    half = class_subset(dataset, "new")
-    _, labels = store.train_batch(half, half.train, SPEC, [0] * len(half.train))
+    half = class_subset(dataset, "base")
+    items = [Item(item.path, 1 - item.label) for item in half.train]
+    _, labels = store.train_batch(half, items, SPEC, [0] * len(items))
     list(store.test_batches(half, half.test, SPEC, 4))
     assert store.decoded_images == 20, "a half is made of the same images"
-    assert labels.tolist() == [0] * len(half.train), "and has labels of its own"
+    assert labels.tolist() == [item.label for item in items], "and has labels of its own"
     list(store.test_batches(dataset, dataset.test, ImageSpec(size=8), 4))
     assert store.decoded_images == 30, "another size is another crop"
 

@@ -68,7 +68,7 @@ def test_published_split(name: str, split_root: Path) -> None:
     assert counts == (entry.num_classes, entry.num_train, entry.num_val, entry.num_test)
     status = dataset_status(name, split_root)
     assert status.state == "incomplete" and status.mismatches == ()
-    assert status.num_missing == sum(counts[1:])
+    assert len(status.missing) == sum(counts[1:])
 
 
 @pytest.mark.parametrize("name", SPLIT_SETS)
@@ -91,7 +91,7 @@ def _counts(items: Sequence[Item]) -> list[int]:
 
 def test_caltech_is_whole(caltech_root: Path) -> None:
     status = dataset_status("caltech101", caltech_root)
-    assert (status.state, status.num_missing, status.message) == ("present", 0, "")
+    assert (status.state, len(status.missing), status.message) == ("present", 0, "")
     dataset = load_dataset("caltech101", caltech_root)
     listed = (*dataset.train, *dataset.val, *dataset.test)
     assert len({item.path for item in listed}) == 8242
