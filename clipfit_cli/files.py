@@ -34,13 +34,13 @@ def expanded(text: str | Path) -> Path:
         ) from None
 
 
-def file_sha256(*paths: Path) -> str:
-    """Return the sha256 (hex) of the bytes of files, one after another.
+def file_sha256(*paths: Path, kind: str = "sha256") -> str:
+    """Return the sha256 (hex), or another digest, of the bytes of files, one after another.
 
     Raises:
         OSError: One cannot be read.
     """
-    digest = hashlib.sha256()
+    digest = hashlib.new(kind, usedforsecurity=False)
     for path in paths:
         with path.open("rb") as stream:
             while block := stream.read(1 << 20):

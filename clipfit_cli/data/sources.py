@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from clipfit_cli.data.catalog import CatalogRow
 
 HUB = "https://huggingface.co/"
-HUB_ENDPOINT_VARIABLE = "HF_ENDPOINT"
 
 CLASS_NAMES_FILE = "classnames.txt"
 
@@ -67,8 +65,7 @@ class ListFile:
 
 
 def _mirror(file: str, megabytes: float | None = None, *, size: int | None = None, sha256: str = "") -> Source:
-    about = size / 1e6 if size else megabytes
-    digest = f"sha256:{sha256}" if sha256 else None
+    about, digest = size / 1e6 if size else megabytes, f"sha256:{sha256}" if sha256 else None
     return Source(_MIRROR + file, "mirror", PurePosixPath(file).suffix, about, size, digest)
 
 
@@ -81,8 +78,7 @@ def _authors(
     image_folder: str | None = None,
     nested: str | None = None,
 ) -> Source:
-    digest = f"md5:{md5}" if md5 else None
-    return Source(url, "authors", suffix, megabytes, None, digest, image_folder, nested)
+    return Source(url, "authors", suffix, megabytes, None, f"md5:{md5}" if md5 else None, image_folder, nested)
 
 
 # The md5 sums are those that torchvision pins. The sha256 sums and exact sizes of the mirror stand on the hub's page
@@ -204,9 +200,3 @@ def list_file(row: CatalogRow) -> ListFile | None:
         return None
     drive_id = PurePosixPath(row.split_url).parts[-2]
     return ListFile(row.split_file, _DRIVE + drive_id, _SPLIT_SHA256.get(row.name))
-
-
-def real_url(url: str) -> str:
-    """Return the address that is asked: the hub may have another one, which ``HF_ENDPOINT`` gives."""
-    endpoint = os.environ.get(HUB_ENDPOINT_VARIABLE)
-    return endpoint.rstrip("/") + "/" + url.removeprefix(HUB) if endpoint and url.startswith(HUB) else url

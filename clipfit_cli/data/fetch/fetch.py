@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 
+from clipfit_cli._version import __version__
 from clipfit_cli.data import catalog
 from clipfit_cli.data.catalog import GUIDE_URL, CatalogRow
 from clipfit_cli.data.check.status import dataset_status
-from clipfit_cli.data.disk import NoSpaceError, check_room
-from clipfit_cli.data.fetch.arrange import place, put_list, unpacked, write_receipt
-from clipfit_cli.data.fetch.download import Received, discard
-from clipfit_cli.data.fetch.transfer import UNPACKED, Outcome, Progress, Silent, Way, fetch_archive, is_offline, locked
+from clipfit_cli.data.disk import NoSpaceError, check_room, disk_error
+from clipfit_cli.data.fetch.arrange import arranged, place
+from clipfit_cli.data.fetch.own_imagenet import link_imagenet
+from clipfit_cli.data.fetch.transfer import UNPACKED, Outcome, Way, fetch_archive, is_offline, put_list
 from clipfit_cli.data.lists.published.layout import DATA_ROOT_HINT
 from clipfit_cli.data.sources import Source, list_file, sources
 from clipfit_cli.errors import DataError
+from clipfit_cli.files import expanded, write_whole
+
+RECEIPT = ".clipfit-source.json"
+"""File in a fetched data set's folder that tells where it came from."""
 
 
 def get_dataset(
@@ -26,7 +33,8 @@ def get_dataset(
     *,
     offline: bool = False,
     imagenet_root: Path | None = None,
-    progress: Progress | None = None,
+    say: Callable[[str], None] = lambda _: None,
+    step: Callable[[str, int, int | None], None] = lambda *_: None,
 ) -> Outcome:
     """Bring a data set below the data root, in CoOp's layout with its published split.
 
@@ -37,28 +45,27 @@ def get_dataset(
         data_root: Made if it is not there.
         offline: Do not touch the network, whatever the environment says.
         imagenet_root: The user's own copy of ImageNet; only for that data set.
-        progress: Is told how it goes on.
+        say, step: Are told how it goes on; see `Way`.
 
     Raises:
         UnknownNameError: There is no such data set.
+        ConfigError: A path begins with the home folder of nobody here.
         DataError: It could not be had; names every source with the reason, and what to do by hand. `NoSpaceError`
             where the disk is too full.
     """
     row = catalog.row(name)
     if row.reader == "builtin":
         return Outcome(row.name, "built-in")
-    way = Way(data_root.expanduser().absolute(), offline or is_offline(), progress or Silent())
-    if is_complete(row, way.root):
+    root = expanded(data_root)
+    try:
+        way = Way(root.absolute(), offline or is_offline(), say, step)
+        if not is_complete(row, way.root):
+            check_untouched(row, way.root)
+            return link_imagenet(row, way, imagenet_root) if row.name == "imagenet" else _from_first_source(row, way)
+        way.tidy(row.name)
         return Outcome(row.name, "already there", way.root / row.folder)
-    check_untouched(row, way.root)
-    if row.name == "imagenet":
-        from clipfit_cli.data.fetch.own_imagenet import link_imagenet
-
-        return link_imagenet(row, way, imagenet_root)
-    with locked(way, row.name):
-        if is_complete(row, way.root):  # another process was faster
-            return Outcome(row.name, "already there", way.root / row.folder)
-        return _from_first_source(row, way)
+    except OSError as error:
+        raise disk_error(error, root) from error
 
 
 def is_complete(row: CatalogRow, data_root: Path) -> bool:
@@ -87,15 +94,17 @@ def check_untouched(row: CatalogRow, data_root: Path) -> None:
 def _from_first_source(row: CatalogRow, way: Way) -> Outcome:
     """Return the outcome of the first source that works."""
     failures = []
-    for source in sources(row.name):
-        try:
-            return _from_source(row, source, way)
-        except NoSpaceError:
-            raise
-        except DataError as error:
-            failures.append(f"  - {error}")
-            if not way.offline:
-                way.progress.say(f"{row.name}: {error}")
+    with way.staging(row.name) as staging:
+        if is_complete(row, way.root):  # another process was faster
+            return Outcome(row.name, "already there", way.root / row.folder)
+        for source in sources(row.name):
+            try:
+                return _from_source(row, source, way, staging)
+            except NoSpaceError:
+                raise
+            except DataError as error:
+                failures.append(f"  - {error}")
+                way.say(f"{row.name}: {error}")
     reason = "the network is not to be touched" if way.offline else "no source of it works"
     raise DataError(
         f"data set {row.name!r} could not be had, {reason}:\n" + "\n".join(failures) + f"\n{by_hand(row, way)}",
@@ -114,43 +123,31 @@ def by_hand(row: CatalogRow, way: Way) -> str:
     )
 
 
-def _from_source(row: CatalogRow, source: Source, way: Way) -> Outcome:
+def _from_source(row: CatalogRow, source: Source, way: Way, staging: Path) -> Outcome:
     """Fetch, unpack, check and place a data set from one source."""
     received = fetch_archive(row, source, way)
-    staging = way.downloads / f"{row.name}.unpacked"
-    try:
-        shutil.rmtree(staging, ignore_errors=True)
-        check_room(staging, UNPACKED * received.size, what=f"unpacking {row.name}")
-        with _discarded_if_bad(received):
-            folder = unpacked(row, source, received.path, staging, way)
-        lists = put_list(row, folder, way)
-        with _discarded_if_bad(received):
-            status = dataset_status(row.name, folder.parent)
-            if status.state != "present" or status.mismatches:
-                raise DataError(f"{source.url}: what it unpacks to is not the published data set: {status.message}")
-        write_receipt(folder, row, source, received, lists)
-        place(folder, way.root / row.folder)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-    discard(received)
-    return Outcome(
-        row.name,
-        "fetched",
-        way.root / row.folder,
-        source.url,
-        received.size,
-        received.sha256,
-        received.confirmed,
-    )
-
-
-@contextmanager
-def _discarded_if_bad(archive: Received) -> Iterator[None]:
-    """Remove an archive that turns out to be of no use, unless a user put it there."""
-    try:
-        yield
-    except NoSpaceError:
-        raise
-    except DataError:
-        discard(archive)
-        raise
+    shutil.rmtree(staging, ignore_errors=True)  # of an earlier source
+    check_room(staging, UNPACKED * received.size, what=f"unpacking {row.name}")
+    with received.discarded_if_bad():
+        folder = arranged(row, source, received.path, staging, partial(way.step, f"{row.name}: unpacking"))
+    lists = put_list(row, folder, way)
+    with received.discarded_if_bad():
+        status = dataset_status(row.name, folder.parent)
+        if status.state != "present" or status.mismatches:
+            raise DataError(f"{source.url}: what it unpacks to is not the published data set: {status.message}")
+    receipt = {
+        "data_set": row.name,
+        "url": source.url,
+        "size": received.size,
+        "sha256": received.sha256,
+        "confirmed": received.confirmed,
+        "list": lists,
+        "licence": row.licence,
+        "homepage": row.homepage,
+        "fetched": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "clipfit": __version__,
+    }
+    write_whole(folder / RECEIPT, json.dumps(receipt, indent=2) + "\n")
+    place(folder, way.root / row.folder)
+    way.tidy(row.name)
+    return Outcome(row.name, "fetched", way.root / row.folder, source.url, received)
