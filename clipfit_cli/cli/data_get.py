@@ -130,8 +130,12 @@ def _plan(chosen: Sequence[str], data_root: Path) -> Table:
     )
     rows: list[dict[str, object]] = []
     for row in map(catalog.row, chosen):
-        folder = str(data_root / row.folder) if row.folder else None
-        common = {"dataset": row.name, "folder": folder, "licence": row.licence, "homepage": row.homepage}
+        common = {
+            "dataset": row.name,
+            "folder": str(data_root / row.folder) if row.folder else None,
+            "licence": row.licence,
+            "homepage": row.homepage,
+        }
         origin = "built-in" if row.reader == "builtin" else "your own copy"
         rows += [
             {

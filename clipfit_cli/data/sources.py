@@ -14,8 +14,6 @@ CLASS_NAMES_FILE = "classnames.txt"
 _MIRROR = HUB + "zhengli97/prompt_learning_dataset/resolve/ceb3112337fb6e1bf71534e355ca5569b63f19a6/"
 _OXFORD = "https://www.robots.ox.ac.uk/~vgg/data/"
 _DRIVE = "https://drive.google.com/uc?export=download&id="
-_LARGE_DRIVE = "https://drive.usercontent.google.com/download?export=download&confirm=t&id="
-_CLASS_NAMES_ID = "1-61f_ol79pViBFDG_IDlUQSwoLcn2XXF"
 
 
 @dataclass(frozen=True)
@@ -150,7 +148,12 @@ _SOURCES: dict[str, tuple[Source, ...]] = {
             size=140_164_538,
             sha256="2fe1bd40e64408d02ff173badf744da557033ae6c75dd4ea51519366551f3ae6",
         ),
-        _authors(_LARGE_DRIVE + "10Jqome3vtUA2keJkNanAiFpgbyC9Hc2O", ".zip", 140),
+        _authors(
+            "https://drive.usercontent.google.com/download?export=download&confirm=t"
+            "&id=10Jqome3vtUA2keJkNanAiFpgbyC9Hc2O",
+            ".zip",
+            140,
+        ),
     ),
     "imagenetv2": (
         _mirror("imagenetv2.zip"),
@@ -195,7 +198,7 @@ def sources(name: str) -> tuple[Source, ...]:
 def list_file(row: CatalogRow) -> ListFile | None:
     """Return the list that a data set's reader needs; None where it comes with the images or there is none."""
     if row.reader.startswith("imagenet"):
-        return ListFile(CLASS_NAMES_FILE, _DRIVE + _CLASS_NAMES_ID)
+        return ListFile(CLASS_NAMES_FILE, _DRIVE + "1-61f_ol79pViBFDG_IDlUQSwoLcn2XXF")
     if row.split_file is None or row.split_url is None:
         return None
     drive_id = PurePosixPath(row.split_url).parts[-2]

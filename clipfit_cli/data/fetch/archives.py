@@ -15,6 +15,7 @@ from pathlib import Path
 from clipfit_cli.data.disk import disk_error
 from clipfit_cli.errors import DataError, first_line
 
+_SPECIAL = "that is a link, a device or the like"
 _DRIVE = re.compile(r"[A-Za-z]:")
 _EXTENSIONS = {
     tarfile.XHDTYPE,
@@ -62,8 +63,7 @@ def unpack(
     try:
         into.mkdir(parents=True)
         with archive.open("rb") as raw:
-            magic = raw.read(2)
-            raw.seek(0)
+            magic = raw.peek(2)[:2]
             if magic == b"PK":
                 with zipfile.ZipFile(raw) as opened:
                     total = sum(info.file_size for info in opened.infolist())
@@ -72,7 +72,7 @@ def unpack(
             if not hasattr(tarfile, "data_filter"):
                 raise DataError("tar archives are not safe to unpack with this Python; take 3.10.12, 3.11.4 or later")
             stream = gzip.GzipFile(fileobj=raw) if magic == b"\x1f\x8b" else raw
-            with tarfile.open(fileobj=stream, mode="r|", tarinfo=_Header) as tar:  # type: ignore[call-overload]
+            with tarfile.open(fileobj=stream, mode="r|", tarinfo=_Header) as tar:
                 _take(archive, _tar_members(tar, into), skip, lambda done: progress(done, None))
     except DataError:
         raise
@@ -87,15 +87,16 @@ def _take(
     archive: Path, members: Iterator[_Member], skip: Callable[[str], bool], progress: Callable[[int], None]
 ) -> None:
     """Write the members, as long as they keep to the bounds."""
-    limit = int(RATIO * archive.stat().st_size) + SLACK
-    done = 0
+    limit, done = int(RATIO * archive.stat().st_size) + SLACK, 0
     for number, (name, size, write) in enumerate(members):
         if number >= MEMBERS:
             raise DataError(f"{archive.name} has more than {MEMBERS:,} members; refused", path=archive)
         done += abs(size)
         if done > limit:
-            reason = f"would unpack to more than {limit:,} bytes, far more than its size allows for"
-            raise DataError(f"{archive.name} {reason}; refused", path=archive)
+            raise DataError(
+                f"{archive.name} would unpack to more than {limit:,} bytes, far more than its size allows for; refused",
+                path=archive,
+            )
         path = _safe_path(name)
         if not skip(path):
             write(path)
@@ -123,9 +124,8 @@ def _zip_members(archive: zipfile.ZipFile, into: Path) -> Iterator[_Member]:
         archive.extract(info, into)
 
     for info in archive.infolist():
-        kind = stat.S_IFMT(info.external_attr >> 16)
-        if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-            raise _refused(_kind(link=kind == stat.S_IFLNK), info.filename)
+        if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
+            raise _refused(_SPECIAL, info.filename)
         yield info.filename, info.file_size, partial(write, info)
 
 
@@ -136,12 +136,8 @@ def _tar_members(archive: tarfile.TarFile, into: Path) -> Iterator[_Member]:
 
     for info in archive:
         if not (info.isdir() or info.isreg()) or info.issparse():
-            raise _refused(_kind(link=info.issym() or info.islnk()), info.name)
+            raise _refused(_SPECIAL, info.name)
         yield info.name, info.size, partial(write, info)
-
-
-def _kind(*, link: bool) -> str:
-    return "that is a link" if link else "that is neither a file nor a folder (a device or the like)"
 
 
 def _refused(problem: str, name: str) -> DataError:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import http.client
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from email.message import Message
 from pathlib import Path
 from typing import IO, Any
+from urllib.error import HTTPError
+from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from clipfit_cli._version import __version__
 from clipfit_cli.data.disk import disk_error, readable_size
@@ -17,16 +17,10 @@ from clipfit_cli.data.fetch.hub import reach
 from clipfit_cli.errors import DataError
 from clipfit_cli.files import write_whole
 
-TIMEOUT_S = 30.0
-"""Without a byte for so long, a connection counts as broken."""
-
 PAUSES_S = (1.0, 2.0, 4.0, 8.0)
 """Before the tries that follow a failed one; any progress starts the row again."""
 
 _TRY_AGAIN = {408, 416, 425, 429, 500, 502, 503, 504}
-
-Told = Callable[[int, int | None], None]
-"""Gets the bytes that are there, and their total where it is known."""
 
 
 class _Broken(Exception):
@@ -39,8 +33,7 @@ def download(
     *,
     size: int | None = None,
     digest: str | None = None,
-    before: Told = lambda *_: None,
-    progress: Told = lambda *_: None,
+    progress: Callable[[int, int | None], None] = lambda *_: None,
 ) -> None:
     """Fetch a file. What came of it before an error stays beside it, ``.part``, and the next call goes on from there.
 
@@ -49,8 +42,7 @@ def download(
         target: The file, with a suffix; its folder is there.
         size: Bytes that it must have.
         digest: Of the content, where it is known: a part of it is continued from any store.
-        before: Called before bytes are written; may refuse by raising.
-        progress: Called while they come.
+        progress: Gets the bytes that are there and their total, first before any are written; may refuse by raising.
 
     Raises:
         DataError: The address does not answer, or not with a file of that size. `NoSpaceError` where the disk is full.
@@ -60,13 +52,12 @@ def download(
     failures, best = 0, part.have
     while True:
         try:
-            part.receive(before, progress)
+            part.receive(progress)
             break
         except _Broken as error:
-            if part.have > best:
-                failures, best = 0, part.have
+            failures, best = (0, part.have) if part.have > best else (failures, best)
             if failures >= len(PAUSES_S):
-                raise DataError(f"{url}: {error}{part.kept()}") from error
+                raise DataError(f"{error}{part.kept()}") from error
             time.sleep(PAUSES_S[failures])
             failures += 1
     part.path.replace(target)
@@ -87,81 +78,72 @@ class _Part:
     def kept(self) -> str:
         return f" ({readable_size(self.have)} are kept, the same command goes on from there)" if self.have else ""
 
-    def receive(self, before: Told, progress: Told) -> None:
+    def receive(self, progress: Callable[[int, int | None], None]) -> None:
         """Ask for what is not there yet and write it."""
-        response = None if self.have and self.have == self.size else self._ask()
-        if response is None:
+        if self.have and self.have == self.size:
             return
-        with response:
-            before(self.have, self.size)
+        with self._ask() as response:
+            self._check(response, response.headers)
+            progress(self.have, self.size)
             if not self.have:
                 self.path.unlink(missing_ok=True)  # never an old part beside a new note
                 write_whole(self.note, f"{self.url}\n{self.tag}")
             try:
                 with self.path.open("ab", buffering=0) as file:
-                    for block in _blocks(response):
-                        progress(self.have, self.size)
+                    for block in self._blocks(response):
                         while block:
                             written = file.write(block)
                             self.have, block = self.have + written, block[written:]
+                        progress(self.have, self.size)
                         if self.size is not None and self.have > self.size:
                             raise DataError(f"{self.url}: more came than the {self.size:,} bytes of the file")
             except OSError as error:
                 raise disk_error(error, self.path, kept=self.kept()) from error
-        progress(self.have, self.size)
         if self.size not in (None, self.have):
-            raise _Broken(f"the connection broke off after {self.have:,} of {self.size:,} bytes")
+            raise _Broken(f"{self.url}: the connection broke off after {self.have:,} of {self.size:,} bytes")
 
     def _ask(self) -> Any:
-        """Return the answer, which begins where the part ends; None where all of the file is there already."""
         headers = {"User-Agent": f"clipfit/{__version__}", "Accept-Encoding": "identity"}
         if self.have:
-            headers |= {"Range": f"bytes={self.have}-"} | (
-                {} if self.digest or not self.tag else {"If-Range": self.tag}
-            )
+            headers["Range"] = f"bytes={self.have}-"
+        if self.have and self.tag and not self.digest:  # where the content is known, another store of it will do
+            headers["If-Range"] = self.tag
         try:
-            request = urllib.request.Request(self.url, headers=headers)
-            response = urllib.request.build_opener(_Redirects()).open(request, timeout=TIMEOUT_S)
-        except urllib.error.HTTPError as error:
+            return build_opener(_Redirects()).open(Request(self.url, headers=headers), timeout=30)
+        except HTTPError as error:
             error.close()
-            if error.code == 416 and error.headers.get("Content-Range") == f"bytes */{self.have}":
-                return None
-            if error.code not in _TRY_AGAIN:
-                raise DataError(f"{self.url}: the server answers {error.code} {error.reason}") from error
-            self.have = 0 if error.code == 416 else self.have  # another file than before
-            raise _Broken(f"the server answers {error.code} {error.reason}") from error
+            self.have = 0 if error.code == 416 else self.have  # the server has another file than before
+            kind = _Broken if error.code in _TRY_AGAIN else DataError
+            raise kind(f"{self.url}: the server answers {error.code} {error.reason}") from error
         except (OSError, ValueError, http.client.HTTPException) as error:
-            raise _Broken(f"no answer ({getattr(error, 'reason', error)})") from error
-        told = response.headers
+            raise _Broken(f"{self.url}: no answer ({getattr(error, 'reason', error)})") from error
+
+    def _check(self, response: Any, told: Message) -> None:
+        """See that the file comes, where it begins, how long it is, and what tells it from another."""
         if told.get_content_type() == "text/html":
             raise DataError(f"{self.url}: a web page came instead of the file (a download limit, or a log-in)")
         if not told.get("Content-Range", "").startswith(f"bytes {self.have}-"):
             self.have = 0
             if response.status == 206:
-                raise _Broken("the server sent another part than the one that was asked for")
+                raise _Broken(f"{self.url}: the server sent another part than the one that was asked for")
         total = self.size if response.length is None else self.have + response.length
         if self.size not in (None, total):
             raise DataError(f"{self.url}: the file has {total:,} bytes instead of {self.size:,}")
-        etag = told.get("ETag", "W/")
-        self.size, self.tag = total, self.digest or (told.get("Last-Modified", "") if etag[:2] == "W/" else etag)
-        return response
+        etag: str = told["ETag"] or "W/"
+        self.size, self.tag = total, self.digest or (etag if etag[:2] != "W/" else told["Last-Modified"] or "")
+
+    def _blocks(self, response: IO[bytes]) -> Iterator[bytes]:
+        try:
+            while block := response.read(1 << 18):
+                yield block
+        except (OSError, http.client.HTTPException) as error:
+            raise _Broken(f"{self.url}: the connection broke off ({error or type(error).__name__})") from error
 
 
-def _blocks(response: IO[bytes]) -> Iterator[bytes]:
-    try:
-        while block := response.read(1 << 18):
-            yield block
-    except (OSError, http.client.HTTPException) as error:
-        raise _Broken(f"the connection broke off ({error or type(error).__name__})") from error
-
-
-class _Redirects(urllib.request.HTTPRedirectHandler):
+class _Redirects(HTTPRedirectHandler):
     """Follows redirects, but never from https to anything else."""
 
-    def redirect_request(
-        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Message, newurl: str
-    ) -> urllib.request.Request | None:
-        """Return the next request."""
+    def redirect_request(self, req: Request, fp: IO[bytes], code: int, msg: str, headers: Message, newurl: str) -> Any:
         if not newurl.startswith(("https://", f"{req.type}://")):
             raise DataError(f"{req.full_url}: sent on to {newurl}, which is not encrypted; refused")
         return super().redirect_request(req, fp, code, msg, headers, newurl)  # type: ignore[arg-type]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
@@ -13,9 +13,9 @@ from pathlib import Path
 from clipfit_cli._version import __version__
 from clipfit_cli.data import catalog
 from clipfit_cli.data.catalog import GUIDE_URL, CatalogRow
-from clipfit_cli.data.check.status import dataset_status
+from clipfit_cli.data.check.status import DatasetStatus, dataset_status
 from clipfit_cli.data.disk import NoSpaceError, check_room, disk_error
-from clipfit_cli.data.fetch.arrange import arranged, place
+from clipfit_cli.data.fetch.archives import unpack
 from clipfit_cli.data.fetch.own_imagenet import link_imagenet
 from clipfit_cli.data.fetch.transfer import UNPACKED, Outcome, Way, fetch_archive, is_offline, put_list
 from clipfit_cli.data.lists.published.layout import DATA_ROOT_HINT
@@ -59,43 +59,31 @@ def get_dataset(
     root = expanded(data_root)
     try:
         way = Way(root.absolute(), offline or is_offline(), say, step)
-        if not is_complete(row, way.root):
-            check_untouched(row, way.root)
-            return link_imagenet(row, way, imagenet_root) if row.name == "imagenet" else _from_first_source(row, way)
-        way.tidy(row.name)
-        return Outcome(row.name, "already there", way.root / row.folder)
+        folder, status = way.root / row.folder, dataset_status(row.name, way.root)
+        if is_whole(status):
+            way.tidy(row.name)
+            return Outcome(row.name, "already there", folder)
+        if os.path.lexists(folder) and (not folder.is_dir() or folder.is_symlink() or any(folder.iterdir())):
+            raise DataError(
+                f"{folder} is there, but not the whole published data set: {status.message}. Nothing in it was "
+                "touched; complete it by hand, or move it away and run the same command again",
+                path=folder,
+            )
+        return link_imagenet(row, way, imagenet_root) if row.name == "imagenet" else _from_first_source(row, way)
     except OSError as error:
         raise disk_error(error, root) from error
 
 
-def is_complete(row: CatalogRow, data_root: Path) -> bool:
+def is_whole(status: DatasetStatus) -> bool:
     """Return whether a data set is there as it was published."""
-    status = dataset_status(row.name, data_root)
     return status.state == "present" and not status.mismatches
-
-
-def check_untouched(row: CatalogRow, data_root: Path) -> None:
-    """Do nothing if a data set's folder is free to be made.
-
-    Raises:
-        DataError: Something is there already.
-    """
-    folder = data_root / row.folder
-    if not os.path.lexists(folder) or (folder.is_dir() and not folder.is_symlink() and not any(folder.iterdir())):
-        return
-    message = dataset_status(row.name, data_root).message
-    raise DataError(
-        f"{folder} is there, but not the whole published data set: {message}. Nothing in it was touched; complete it "
-        "by hand, or move it away and run the same command again",
-        path=folder,
-    )
 
 
 def _from_first_source(row: CatalogRow, way: Way) -> Outcome:
     """Return the outcome of the first source that works."""
     failures = []
     with way.staging(row.name) as staging:
-        if is_complete(row, way.root):  # another process was faster
+        if is_whole(dataset_status(row.name, way.root)):  # another process was faster
             return Outcome(row.name, "already there", way.root / row.folder)
         for source in sources(row.name):
             try:
@@ -133,7 +121,7 @@ def _from_source(row: CatalogRow, source: Source, way: Way, staging: Path) -> Ou
     lists = put_list(row, folder, way)
     with received.discarded_if_bad():
         status = dataset_status(row.name, folder.parent)
-        if status.state != "present" or status.mismatches:
+        if not is_whole(status):
             raise DataError(f"{source.url}: what it unpacks to is not the published data set: {status.message}")
     receipt = {
         "data_set": row.name,
@@ -148,6 +136,59 @@ def _from_source(row: CatalogRow, source: Source, way: Way, staging: Path) -> Ou
         "clipfit": __version__,
     }
     write_whole(folder / RECEIPT, json.dumps(receipt, indent=2) + "\n")
-    place(folder, way.root / row.folder)
+    folder.replace(way.root / row.folder)  # in one step; fails if anything is there by now
     way.tidy(row.name)
     return Outcome(row.name, "fetched", way.root / row.folder, source.url, received)
+
+
+def arranged(
+    row: CatalogRow, source: Source, archive: Path, staging: Path, progress: Callable[[int, int | None], None]
+) -> Path:
+    """Return the unpacked data set's folder, named as in the data root, in a folder of its own.
+
+    Args:
+        row, source: Whose archive it is.
+        archive: The archive.
+        staging: Folder for it all, not there yet; the caller removes it.
+        progress: Gets the bytes unpacked and, where the archive tells, their total.
+
+    Raises:
+        DataError: The archive is damaged or refused, or has no image folder in it. `NoSpaceError` where the disk is
+            full.
+    """
+    top = staging / "archive"
+    unpack(archive, top, skip=_is_litter, progress=progress)
+    if source.nested:
+        inner = top / source.nested
+        if not inner.is_file():
+            raise DataError(f"{archive.name} has no {source.nested} in it", path=archive)
+        top = staging / "nested"
+        unpack(inner, top, skip=_is_litter, progress=progress)
+    images = source.image_folder or row.image_folder or "cars_train"
+    found = next((folder for folder in _folders(top, depth=3) if images in _names(folder)), None)
+    if found is None or (source.image_folder and row.image_folder in _names(found)):
+        raise DataError(f"{archive.name} has no folder {images!r} in it, or two of the kind", path=archive)
+    if source.image_folder:
+        (found / source.image_folder).rename(found / row.image_folder)
+    folder = staging / "root" / row.folder
+    folder.parent.mkdir()
+    return found.rename(folder)
+
+
+def _names(folder: Path) -> set[str]:
+    """Return the names of a folder's folders, as they are written: some disks find other cases, too."""
+    return {child.name for child in folder.iterdir() if child.is_dir()}
+
+
+def _folders(top: Path, *, depth: int) -> Iterator[Path]:
+    """Yield folders, the outermost first."""
+    level = [top]
+    for _ in range(depth):
+        yield from level
+        level = [folder / name for folder in level for name in sorted(_names(folder))]
+
+
+def _is_litter(path: str) -> bool:
+    """Return whether a file is of no use here: traces of macOS, and pickles, which run code when they are read."""
+    name = path.rpartition("/")[2]
+    return path.startswith("__MACOSX/") or name.startswith("._") or name.endswith((".pkl", ".pickle", ".DS_Store"))

@@ -9,13 +9,10 @@ from pathlib import Path
 
 from clipfit_cli.data.catalog import CatalogRow
 from clipfit_cli.data.check.status import dataset_status
-from clipfit_cli.data.fetch.arrange import place
 from clipfit_cli.data.fetch.transfer import Outcome, Way, put_list
 from clipfit_cli.data.sources import CLASS_NAMES_FILE
 from clipfit_cli.errors import DataError
 from clipfit_cli.files import expanded
-
-TERMS_URL = "https://huggingface.co/datasets/ILSVRC/imagenet-1k"
 
 _LAYOUT = (
     "DIR/train/<WordNet id>/*.JPEG and DIR/val/<WordNet id>/*.JPEG with 1,000 folders each (or both below DIR/images "
@@ -39,9 +36,9 @@ def link_imagenet(row: CatalogRow, way: Way, own: Path | None) -> Outcome:
     """
     if own is None:
         raise DataError(
-            f"ImageNet may not be passed on, so it cannot be fetched. Accept its terms and download it at {TERMS_URL} "
-            f"or https://www.image-net.org, then run `clipfit data get imagenet --imagenet-root DIR`; expected is "
-            f"{_LAYOUT}",
+            "ImageNet may not be passed on, so it cannot be fetched. Accept its terms and download it at "
+            f"https://huggingface.co/datasets/ILSVRC/imagenet-1k or {row.homepage}, then run "
+            f"`clipfit data get imagenet --imagenet-root DIR`; expected is {_LAYOUT}",
             path=way.root / row.folder,
         )
     own = expanded(own).absolute()
@@ -57,7 +54,7 @@ def link_imagenet(row: CatalogRow, way: Way, own: Path | None) -> Outcome:
         status = dataset_status(row.name, staging)
         if status.state != "present":
             raise DataError(f"the ImageNet in {own} is not whole: {status.message}", path=own)
-        place(folder, way.root / row.folder)
+        folder.replace(way.root / row.folder)  # in one step; fails if anything is there by now
     return Outcome(row.name, "linked", way.root / row.folder, url=str(images))
 
 

@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
@@ -162,19 +161,17 @@ def fetch_archive(row: CatalogRow, source: Source, way: Way) -> Received:
     about = size or (source.megabytes or 0) * 1e6
     told = readable_size(about) if about else "size not known beforehand"
     whose = "a re-upload by a third party, at a pinned revision" if source.origin == "mirror" else "the original files"
-    terms = f"licence of the images: {row.licence}; {row.homepage}"
-    way.say(f"{row.name}: {told} from {urlsplit(url).netloc} ({whose}); {terms}")
-
-    download(
-        url,
-        fetched,
-        size=size,
-        digest=digest,
-        before=lambda have, total: check_room(
-            way.downloads, (total or about) * (1 + UNPACKED) - have, what=f"{row.name}, archive and images,"
-        ),
-        progress=partial(way.step, f"{row.name}: fetching"),
+    way.say(
+        f"{row.name}: {told} from {urlsplit(url).netloc} ({whose}); "
+        f"licence of the images: {row.licence}; {row.homepage}"
     )
+
+    def progress(have: int, total: int | None) -> None:
+        needed = (total or about) * (1 + UNPACKED) - have
+        check_room(way.downloads, needed, what=f"{row.name}, archive and images,")
+        way.step(f"{row.name}: fetching", have, total)
+
+    download(url, fetched, size=size, digest=digest, progress=progress)
     received = checked(fetched, digest, url)
     known = "as known beforehand" if digest else "unconfirmed, nobody has published one"
     way.say(f"{row.name}: {received.size:,} bytes, sha256 {received.sha256} ({known})")
