@@ -226,6 +226,8 @@ def test_what_the_hub_tells(mirror: Mirror, on_hub: Source) -> None:
     mirror.redirects.clear()
     with pytest.raises(DataError, match=r"/d\.zip: .*404"):
         located(on_hub)
+    mirror.statuses["/a/b/resolve/c/d.zip"] = [503]
+    assert located(pinned) == (url, 7, "md5:0"), "who fetches it tries again"
     mirror.files["/a/b/resolve/c/d.zip"] = b"small"
     assert located(on_hub) == (url, 5, None)
     assert located(replace(on_hub, url="http://a.example/x", size=3)) == ("http://a.example/x", 3, None)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from clipfit_cli.data import catalog, sources
 from clipfit_cli.data.check.status import dataset_status
@@ -493,24 +494,22 @@ def test_a_hub_out_of_reach_then_the_authors(world: World, monkeypatch: pytest.M
 
 @pytest.mark.parametrize("before", ["missing", "complete"])
 def test_litter_of_killed_commands(before: str, world: World) -> None:
-    """Killed while it unpacked, or between the last step and its cleaning up; another set's things stay."""
+    """Killed while it unpacked, or between the last step and its cleaning up; what is resumable or in work stays."""
     if before == "complete":
         get_dataset("dtd", world.root)
     downloads = world.root / DOWNLOADS
-    for name in (
-        "dtd.unpacked/archive/dtd/a.jpg",
-        "dtdx.unpacked/a",
-        "dtd-authors.tar.gz.part",
-        "food101-mirror.zip.part",
-    ):
+    for name in ("dtd.unpacked/archive/a.jpg", "eurosat.unpacked/a", "food101.unpacked/a", "dtd-authors.tar.gz.part"):
         (downloads / name).parent.mkdir(parents=True, exist_ok=True)
         (downloads / name).write_bytes(b"x")
     (downloads / "dtd-authors.tar.gz.part.txt").write_text("x")
+    (downloads / "food101-mirror.zip.part").write_text("x")
     if before == "complete":
         (downloads / "dtd-mirror.zip.fetched").write_bytes(b"x")
-    assert get_dataset("dtd", world.root).state == ("fetched" if before == "missing" else "already there")
-    left = {path.name for path in downloads.iterdir()}
-    assert left == {"dtd.lock", "dtdx.unpacked", "food101-mirror.zip.part"} and world.is_whole()
+    with FileLock(downloads / "food101.lock"):
+        assert get_dataset("dtd", world.root).state == ("fetched" if before == "missing" else "already there")
+    left = {path.name for path in downloads.iterdir() if path.suffix != ".lock"}
+    stays = {"food101.unpacked", "food101-mirror.zip.part"} | ({"eurosat.unpacked"} if before == "complete" else set())
+    assert left == stays and world.is_whole()
 
 
 def test_two_image_folders(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,14 +13,12 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from clipfit_cli._version import __version__
 from clipfit_cli.data.disk import disk_error, readable_size
-from clipfit_cli.data.fetch.hub import reach
+from clipfit_cli.data.fetch.hub import TRY_AGAIN, reach
 from clipfit_cli.errors import DataError
 from clipfit_cli.files import write_whole
 
 PAUSES_S = (1.0, 2.0, 4.0, 8.0)
 """Before the tries that follow a failed one; any progress starts the row again."""
-
-_TRY_AGAIN = {408, 416, 425, 429, 500, 502, 503, 504}
 
 
 class _Broken(Exception):
@@ -113,7 +111,7 @@ class _Part:
         except HTTPError as error:
             error.close()
             self.have = 0 if error.code == 416 else self.have  # the server has another file than before
-            kind = _Broken if error.code in _TRY_AGAIN else DataError
+            kind = _Broken if error.code in (416, *TRY_AGAIN) else DataError
             raise kind(f"{self.url}: the server answers {error.code} {error.reason}") from error
         except (OSError, ValueError, http.client.HTTPException) as error:
             raise _Broken(f"{self.url}: no answer ({getattr(error, 'reason', error)})") from error

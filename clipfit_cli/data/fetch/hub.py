@@ -13,6 +13,9 @@ from clipfit_cli.errors import DataError, first_line
 PATIENCE_S = 3.0
 """A host whose addresses are all silent for so long is not to be reached: most often there is a firewall."""
 
+TRY_AGAIN = {408, 425, 429, 500, 502, 503, 504}
+"""What a server answers that is busy; another time it may not be."""
+
 
 def reach(url: str) -> None:
     """Fail soon where an address cannot be reached, which others would try for minutes; a proxy may reach it.
@@ -32,7 +35,7 @@ def reach(url: str) -> None:
 
 
 def located(source: Source) -> tuple[str, int | None, str | None]:
-    """Return the address, size and digest of an archive; of one on the hub as its library knows them.
+    """Return the address of an archive and, as far as they are known, its size and digest; of one on the hub it tells.
 
     The library itself does not fetch it: it keeps nothing of a file that broke off.
 
@@ -49,6 +52,8 @@ def located(source: Source) -> tuple[str, int | None, str | None]:
     try:
         known = get_hf_file_metadata(url, token=False)
     except Exception as error:  # the hub, its transport and ssl each raise their own kinds
+        if getattr(getattr(error, "response", None), "status_code", None) in TRY_AGAIN:
+            return url, source.size, pinned  # who fetches it has more patience
         raise DataError(f"{url}: {first_line(error)}") from error
     digest = f"sha256:{known.etag}" if re.fullmatch(r"[0-9a-f]{64}", known.etag or "") else None
     if digest and pinned and pinned.startswith("sha256:") and digest != pinned:

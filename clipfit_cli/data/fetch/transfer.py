@@ -100,10 +100,16 @@ class Way:
 
     @contextmanager
     def staging(self, name: str) -> Iterator[Path]:
-        """Hold one data set against other processes, and give a folder, not there yet, that is gone afterwards."""
-        from filelock import FileLock
+        """Hold one data set against other processes, and give a folder, not there yet, that is gone afterwards.
+
+        What killed processes unpacked, of any data set, is removed.
+        """
+        from filelock import FileLock, Timeout
 
         self.downloads.mkdir(parents=True, exist_ok=True)
+        for left in self.downloads.glob(f"*{_STAGING}"):
+            with suppress(Timeout), FileLock(left.with_suffix(".lock"), timeout=0):
+                shutil.rmtree(left, ignore_errors=True)
         folder = self.downloads / f"{name}{_STAGING}"
         with FileLock(self.downloads / f"{name}.lock"):
             try:
@@ -159,16 +165,15 @@ def fetch_archive(row: CatalogRow, source: Source, way: Way) -> Received:
         raise DataError(f"{archive} is not there")
     url, size, digest = located(source)
     about = size or (source.megabytes or 0) * 1e6
-    told = readable_size(about) if about else "size not known beforehand"
     whose = "a re-upload by a third party, at a pinned revision" if source.origin == "mirror" else "the original files"
     way.say(
-        f"{row.name}: {told} from {urlsplit(url).netloc} ({whose}); "
-        f"licence of the images: {row.licence}; {row.homepage}"
+        f"{row.name}: {readable_size(about) if about else 'size not known beforehand'} from {urlsplit(url).netloc} "
+        f"({whose}); licence of the images: {row.licence}; {row.homepage}"
     )
 
     def progress(have: int, total: int | None) -> None:
-        needed = (total or about) * (1 + UNPACKED) - have
-        check_room(way.downloads, needed, what=f"{row.name}, archive and images,")
+        room = (total or about) * (1 + UNPACKED) - have
+        check_room(way.downloads, room, what=f"{row.name}, archive and images,")
         way.step(f"{row.name}: fetching", have, total)
 
     download(url, fetched, size=size, digest=digest, progress=progress)
@@ -190,8 +195,8 @@ def put_list(row: CatalogRow, folder: Path, way: Way) -> dict[str, object] | Non
     if wanted is None:
         return None
     digest = f"sha256:{wanted.sha256}" if wanted.sha256 else None
-    target, by_hand, url = folder / wanted.name, way.downloads / wanted.name, None
-    own = way.root / "imagenet" / wanted.name
+    own, by_hand, target = (at / wanted.name for at in (way.root / "imagenet", way.downloads, folder))
+    url = None
     if not target.is_file() or wanted.sha256 not in (None, file_digest(target)):
         url = wanted.url
         if row.reader.startswith("imagenet") and own.is_file():
