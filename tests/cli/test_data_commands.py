@@ -109,8 +109,8 @@ def hostile(tree: dict[str, bytes], kind: str) -> bytes:
         ("parent", "leads out of its folder, '../x'; refused"),
         ("absolute", "absolute path, '/x'; refused"),
         ("bomb", "would unpack to more than"),
-        ("link", "a link, 'dtd/images/device'; refused"),
-        ("device", "neither a file nor a folder"),
+        ("link", "a link, a device or the like, 'dtd/images/device'; refused"),
+        ("device", "a link, a device or the like"),
         ("wrong", "not a sound zip or tar archive"),
     ],
 )
