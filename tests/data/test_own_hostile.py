@@ -205,7 +205,7 @@ def test_patterns_without_end_are_counted_first(pattern: str, tmp_path: Path) ->
 )
 def test_odd_patterns_match_nothing(pattern: str, tmp_path: Path) -> None:
     if pattern.startswith("~"):
-        with pytest.raises(ConfigError, match="home folder of a user who is not here"):
+        with pytest.raises(ConfigError, match="~nosuch"):
             webdataset.shard_paths(pattern)
     else:
         assert webdataset.shard_paths(f"{tmp_path}/{pattern}") == []
