@@ -13,7 +13,6 @@ from typing import Annotated, Any
 
 import typer
 
-from clipfit_cli.cli.errors import reported
 from clipfit_cli.cli.words import MOST
 from clipfit_cli.config import SUBSETS, TEXTURES, ScheduleConfig
 from clipfit_cli.data import catalog
@@ -330,7 +329,7 @@ class RunOptions(CacheOptions, OutputOptions):
 
 
 def command(function: Callable[..., None]) -> Callable[..., None]:
-    """Return the function as Typer takes it, errors reported.
+    """Return the function as Typer takes it.
 
     Each parameter that is annotated with a dataclass of options is replaced by the options themselves, and gets
     the filled dataclass when the command is called. Blank texts and paths are refused, and whole numbers beyond all
@@ -369,7 +368,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     wrapper.__name__, wrapper.__doc__ = function.__name__, function.__doc__
     wrapper.__signature__ = inspect.Signature(list(parameters.values()))  # type: ignore[attr-defined]
     wrapper.__annotations__ = {name: parameter.annotation for name, parameter in parameters.items()}
-    return reported(wrapper)
+    return wrapper
 
 
 def _text(text: str) -> str:
