@@ -259,7 +259,7 @@ class OutputOptions:
             raise ConfigError(f"--csv {self.csv} is a folder; give the name of a file in it")
         if not path.parent.is_dir():
             raise ConfigError(f"the folder of --csv {self.csv} does not exist; make it first")
-        if not os.access(path.parent if whole else path, os.W_OK):
+        if not os.access(path.parent if whole or not path.exists() else path, os.W_OK):
             raise ConfigError(f"--csv {self.csv} cannot be written; give a file in a folder of yours")
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +18,8 @@ from clipfit_cli.cli.network import offline_if
 from clipfit_cli.cli.options import OutputOptions, command
 from clipfit_cli.cli.prompts import read_words
 from clipfit_cli.config import TOP_CLASSES
+from clipfit_cli.errors import ConfigError, counted
+from clipfit_cli.files import expanded
 
 if TYPE_CHECKING:
     from clipfit_cli.engine.checkpoint import AdapterCard
@@ -70,7 +74,7 @@ def predict(
         )
     if names:
         classifier.set_classes(names)
-    say(f"classifying {len(pictures)} pictures among {len(classifier.class_names)} classes ...")
+    say(f"classifying {counted(len(pictures), 'picture')} among {len(classifier.class_names)} classes ...")
     with DataProgress(quiet=output.quiet, counts_bytes=False) as progress:
         found = classifier.classify(pictures, top=top, on_progress=progress.step)
     predictions = [
@@ -89,9 +93,16 @@ def predict(
 
 
 def _class_names(text: str) -> tuple[str, ...]:
-    """Return the names of a comma list, or of a file where that is what the text names."""
-    if Path(text).expanduser().is_file():
-        return read_words(Path(text), what="class names")
+    """Return the names of a comma list, or of a file where that is what the text names.
+
+    Raises:
+        ConfigError: It names a file that is not there, or cannot be used.
+    """
+    file = expanded(text)
+    if os.path.isfile(file):  # noqa: PTH113 - a list of names may be longer than a path can be
+        return read_words(file, what="class names")
+    if re.search(r"/|\\|\.\w{1,5}$", text) and "," not in text:
+        raise ConfigError(f"there is no file {text} of class names; names of classes stand in a comma list")
     return tuple(name.strip() for name in text.split(","))
 
 

@@ -39,14 +39,14 @@ def read_words(file: Path, *, what: str) -> tuple[str, ...]:
     """Return the lines of a text file, or the texts of a JSON list; blank lines at the end do not count.
 
     Args:
-        file: A leading ``~`` is the home folder.
+        file: The file.
         what: The file's purpose in words ("class names").
 
     Raises:
         ConfigError: The file is missing, not UTF-8, empty, or holds something else.
     """
     try:
-        text = file.expanduser().read_text(encoding="utf-8-sig")
+        text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigError(f"the file of {what} {file} is not UTF-8 text ({error}); save it as UTF-8") from error
     except OSError as error:

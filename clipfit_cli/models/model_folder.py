@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from clipfit_cli.errors import ModelError
+from clipfit_cli.files import expanded
 from clipfit_cli.models.hub import HUB_PREFIX, fetch
 
 CONFIG_FILE = "open_clip_config.json"
@@ -43,7 +44,7 @@ def is_model_folder(text: str) -> bool:
     """
     if text.startswith(HUB_PREFIX):
         return True
-    path = Path(text).expanduser()
+    path = expanded(text)
     written_as_path = "/" in text or "\\" in text or text in (".", "..", "~")
     return path.is_dir() and (written_as_path or (path / CONFIG_FILE).is_file())
 
@@ -75,7 +76,7 @@ def config_file(text: str, *, offline: bool = False, say: Callable[[str], None] 
     if text.startswith(HUB_PREFIX):
         repository, what = text.removeprefix(HUB_PREFIX), f"{CONFIG_FILE} of {text}"
         return fetch(repository, [CONFIG_FILE], what=what, instead=_INSTEAD, offline=offline, say=say)
-    folder = Path(text).expanduser()
+    folder = expanded(text)
     if not (folder / CONFIG_FILE).is_file():
         raise ModelError(
             f"the folder {folder} holds no {CONFIG_FILE}; expected what open_clip shares: {CONFIG_FILE} beside "

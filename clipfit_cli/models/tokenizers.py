@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 from torch import Tensor
 
 from clipfit_cli.errors import ModelError, first_line
+from clipfit_cli.files import expanded
 from clipfit_cli.models.hub import HUB_PREFIX, network_closed, reach
 from clipfit_cli.models.model_folder import is_model_folder
 
@@ -47,7 +47,7 @@ def tokenizer_of(backbone: str) -> Tokenizer:
     from huggingface_hub import constants
 
     folder = is_model_folder(backbone) and not backbone.startswith(HUB_PREFIX)
-    name = f"local-dir:{Path(backbone).expanduser()}" if folder else backbone
+    name = f"local-dir:{expanded(backbone)}" if folder else backbone
     try:
         tokenizer: Any = _local(name)
         if tokenizer is None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from clipfit_cli.config import TINY_BACKBONE, TINY_PRETRAINED
 from clipfit_cli.errors import ConfigError, ModelError, UnknownNameError
+from clipfit_cli.files import expanded
 from clipfit_cli.models.hub import fetch, find_cached
 from clipfit_cli.models.jit_archive import is_jit_archive
 from clipfit_cli.models.model_folder import WEIGHTS_FILES, is_model_folder, open_model_folder
@@ -74,7 +75,7 @@ def find_weights(
     tag_config = open_clip.get_pretrained_cfg(backbone, pretrained)
     if not tag_config and is_model_folder(pretrained):
         return _folder_weights(backbone, pretrained, say=say, offline=offline)
-    if not tag_config and not Path(pretrained).expanduser().is_file():
+    if not tag_config and not expanded(pretrained).is_file():
         raise _no_such_weights(backbone, pretrained)
     text_cfg = open_clip.get_model_config(backbone)["text_cfg"]
     text_cfg = resolve_text_model(text_cfg, backbone, offline=offline, say=say)
@@ -161,7 +162,7 @@ def _folder_weights(backbone: str, pretrained: str, *, say: Callable[[str], None
 
 
 def _file_weights(pretrained: str) -> Weights:
-    path = Path(pretrained).expanduser()
+    path = expanded(pretrained)
     quick_gelu = True if is_jit_archive(path) else None  # the format of OpenAI's own files
     return Weights(path, file_sha256(path), tag=None, quick_gelu=quick_gelu)
 
@@ -169,7 +170,7 @@ def _file_weights(pretrained: str) -> Weights:
 def _no_such_weights(backbone: str, pretrained: str) -> ModelError | UnknownNameError:
     import open_clip
 
-    path = Path(pretrained).expanduser()
+    path = expanded(pretrained)
     if path.is_absolute() or len(path.parts) > 1 or path.suffix:
         return ModelError(f"{path} does not exist; expected a file, a folder, hf-hub:ORG/NAME or a tag of open_clip's")
     return UnknownNameError(f"weights of {backbone}", pretrained, open_clip.list_pretrained_tags_by_model(backbone))
