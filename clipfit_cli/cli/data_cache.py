@@ -13,6 +13,7 @@ from clipfit_cli.cli.console import emit, note
 from clipfit_cli.cli.options import CacheFolderOptions, CacheOptions, OutputOptions, command
 from clipfit_cli.data.pixels.disk_cache import DiskCache, cache_usage, clear_cache, default_cache_folder
 from clipfit_cli.errors import ConfigError
+from clipfit_cli.files import expanded
 
 if TYPE_CHECKING:
     from clipfit_cli.data.pixels.crop_cache import CropCache
@@ -24,7 +25,7 @@ def cache_folder(given: str | None) -> Path | None:
     """Return the folder that ``--image-cache`` names; None where it was not given."""
     if not given:
         return None
-    return default_cache_folder() if given == AUTO else Path(given).expanduser().absolute()
+    return default_cache_folder() if given == AUTO else expanded(given).absolute()
 
 
 def open_crop_cache(options: CacheOptions, say: Callable[[str], None]) -> CropCache | None:
