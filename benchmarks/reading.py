@@ -21,6 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from clipfit_cli.data.pixels.crop_cache import CropCache
 from measuring import CPU, GIB, JSON, circumstances
 from open_clip.model import CLIP
 from PIL import Image
@@ -30,7 +31,6 @@ from clipfit_cli.config import ModelConfig
 from clipfit_cli.data.dataset import DataSet, Item
 from clipfit_cli.data.files.folder import ImageFolder
 from clipfit_cli.data.load import load_dataset
-from clipfit_cli.data.pixels.crop_cache import CropCache
 from clipfit_cli.data.pixels.disk_cache import DiskCache, cache_usage
 from clipfit_cli.data.pixels.images import ImageStore
 from clipfit_cli.data.pixels.transforms import ImageSpec, eval_crop, normalise, train_crop

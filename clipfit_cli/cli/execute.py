@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clipfit_cli.cli.console import Reporter, emit, note, plan_table
-from clipfit_cli.cli.data_cache import open_crop_cache
+from clipfit_cli.cli.data_cache import open_image_cache
 from clipfit_cli.cli.model_options import ModelOptions
 from clipfit_cli.cli.network import offline_if
 from clipfit_cli.cli.options import RunOptions
@@ -83,7 +83,7 @@ def _sweep(
         for config in configs
     ]
     with Reporter(quiet=output.quiet, runs_dir=output.runs_dir) as reporter:
-        images = ImageStore(crop_cache=open_crop_cache(output, reporter.note))
+        images = ImageStore(disk=open_image_cache(output, reporter.note))
         return sweep(
             configs,
             workspace=Workspace(
