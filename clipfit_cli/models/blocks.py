@@ -86,10 +86,9 @@ def _feed_forward(block: ResidualAttentionBlock, states: Tensor, fold: bool) -> 
 def _quick_gelu_folded(mlp: Any, states: Tensor) -> Tensor:
     """Return what the feed-forward part makes of states (..., width), in fewer passes over its wide middle.
 
-    A step of ViT-B/16 peaks at 4.0 GB instead of 5.0 and takes two thirds of the time (`benchmarks/LOG.md`).
-
     QuickGELU, x * sigmoid(1.702 x), is silu(1.702 x) / 1.702; the factors go into the weights, which are smaller than
-    the middle where there are many positions. The gradient keeps one tensor of the middle instead of two.
+    the middle where there are many positions. The gradient keeps one tensor of the middle instead of two: a step of
+    ViT-B/16 takes 1 GiB less (`benchmarks/LOG.md`).
     """
     factor = 1.702
     wide = F.silu(F.linear(states, mlp.c_fc.weight * factor, mlp.c_fc.bias * factor))
