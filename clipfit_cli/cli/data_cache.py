@@ -17,8 +17,6 @@ from clipfit_cli.files import expanded
 if TYPE_CHECKING:
     from clipfit_cli.data.pixels.disk_cache import DiskCache
 
-AUTO = "auto"
-
 
 def cache_folder(given: str | None) -> Path | None:
     """Return the folder that ``--image-cache`` names; None where it was not given.
@@ -30,7 +28,7 @@ def cache_folder(given: str | None) -> Path | None:
 
     if not given:
         return None
-    return default_cache_folder() if given == AUTO else expanded(given)
+    return default_cache_folder() if given == "auto" else expanded(given)
 
 
 def open_image_cache(options: CacheOptions, say: Callable[[str], None]) -> DiskCache | None:

@@ -18,7 +18,7 @@ from torch import Tensor
 from clipfit_cli.config import Precision
 from clipfit_cli.data.dataset import DataSet, Item
 from clipfit_cli.data.pixels.augment import to_device
-from clipfit_cli.data.pixels.images import ImageStore
+from clipfit_cli.data.pixels.images import ImageStore, group_of
 from clipfit_cli.data.pixels.transforms import ImageSpec, normalise
 from clipfit_cli.engine.micro_batches import MicroBatches, OnSmaller
 from clipfit_cli.engine.precision import autocast
@@ -76,7 +76,7 @@ class FrozenFeatures:
         self._precision = precision
         self._images = images
         self._spec = spec
-        self._kept: dict[tuple[str, str], dict[str, Row]] = {}
+        self._kept: dict[tuple[str, ...], dict[str, Row]] = {}
         self._signed: tuple[str, int] | None = None
         self._at_a_time = MicroBatches(sys.maxsize, on_smaller)
 
@@ -89,11 +89,11 @@ class FrozenFeatures:
         rows = self._rows_of(dataset)
         missing = {item.path: item for item in items if item.path not in rows}
         key = self._key(dataset, items) if missing else None
-        if self._images.disk and key:
-            kept = self._images.disk.get(key, (len(items), self._signature()[1]))
-            if kept is not None:
-                rows.update((item.path, row) for item, row in zip(items, kept, strict=True))
-                missing = {}
+        disk = self._images.disk
+        kept = disk.get(key, (len(items), self._signature()[1])) if disk and key else None
+        if kept is not None:
+            rows.update((item.path, row) for item, row in zip(items, kept, strict=True))
+            missing = {}
         decoded = self._images.decoded_images
         new = self._encode(dataset, list(missing.values()), batch_size, rows)
         for start in range(0, len(items), batch_size):
@@ -103,17 +103,16 @@ class FrozenFeatures:
             features = torch.from_numpy(np.stack([rows[item.path] for item in part]))
             yield to_device(features, self._bundle.device), torch.tensor([item.label for item in part])
         are_new = self._images.decoded_images - decoded == len({item.path for item in items})
-        if self._images.disk and key and are_new and self._key(dataset, items) == key:
-            self._images.disk.put(key, np.stack([rows[item.path] for item in items]))
+        if disk and key and are_new and self._key(dataset, items) == key:
+            disk.put(key, np.stack([rows[item.path] for item in items]))
 
     def _rows_of(self, dataset: DataSet) -> dict[str, Row]:
         """Return what is known of a data set, by path; to make room, the ones that were not used for longest go."""
-        group = (dataset.name, dataset.split_sha256)  # of its draws and halves too, and of no other
-        rows = self._kept.pop(group, {})
+        rows = self._kept.pop(group_of(dataset), {})
         held = sum(_num_bytes(others) for others in self._kept.values())
         while held > LIMIT_BYTES:
             held -= _num_bytes(self._kept.pop(next(iter(self._kept))))
-        self._kept[group] = rows
+        self._kept[group_of(dataset)] = rows
         return rows
 
     def _encode(self, dataset: DataSet, items: Sequence[Item], batch_size: int, rows: dict[str, Row]) -> Iterator[None]:

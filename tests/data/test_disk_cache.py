@@ -34,7 +34,8 @@ def features_of(seed: int, shape: tuple[int, int] = SHAPE) -> NDArray[np.float32
 
 
 def open_cache(folder: Path, limit_bytes: int = 10**6, notes: list[str] | None = None) -> DiskCache:
-    return DiskCache(folder, limit_bytes=limit_bytes, on_note=None if notes is None else notes.append)
+    noted: list[str] = [] if notes is None else notes
+    return DiskCache(folder, limit_bytes=limit_bytes, on_note=noted.append)
 
 
 def holds(cache: DiskCache, k: int) -> bool:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Hashable
+import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 
 from clipfit_cli.data.dataset import DataSet, Item
@@ -144,6 +145,14 @@ def test_data_sets_of_one_name_but_other_lists_are_kept_apart(dataset: DataSet) 
     torch.testing.assert_close(images[:, :, 3:4, 3:4], red, atol=1e-6, rtol=0)
 
 
+def test_the_same_lists_elsewhere_are_kept_apart(dataset: DataSet) -> None:
+    store = ImageStore()
+    here, _ = train_batch(store, replace(dataset, location="/here"), dataset.train[:1], SPEC, [0])
+    red = replace(dataset, location="/there", load_image=lambda _: Image.new("RGB", (40, 30), "red"))
+    there, _ = train_batch(store, red, red.train[:1], SPEC, [0])
+    assert store.decoded_images == 2 and not torch.equal(here, there)
+
+
 def test_testing_runs_ahead_by_one_batch_at_most() -> None:
     store = ImageStore(0, threads=1)
     rows = [(f"j{k}", 0) for k in range(100)]
@@ -256,21 +265,22 @@ def test_a_long_list_streams_within_the_budget() -> None:
 
 
 def test_two_epochs_at_once_decode_an_image_once() -> None:
-    looked = threading.Semaphore(0)
+    started = threading.Semaphore(0)
     store = ImageStore(threads=2)
 
     def load(path: str) -> Image.Image:
-        assert looked.acquire(timeout=20), "the other thread asks for the image while this one decodes it"
+        for _ in range(2):
+            assert started.acquire(timeout=20), "the other thread begins while this one decodes"
+        time.sleep(0.05)
         return noise(path)
 
-    known = store._cache.get
+    put = store._put_train_crops
 
-    def get(group: Hashable, key: Hashable) -> NDArray[np.uint8] | None:
-        found = known(group, key)
-        looked.release()
-        return found
+    def noted(*arguments: Any) -> None:
+        started.release()
+        put(*arguments)
 
-    store._cache.get = get  # type: ignore[method-assign]
+    store._put_train_crops = noted  # type: ignore[assignment, method-assign]
     rows = [("k0", 0)]
     dataset = toy(rows, (), rows, num_classes=1, load_image=load)
     batches = store.train_batches(dataset, [(dataset.train, [seed]) for seed in (1, 1, 2)], SPEC)
@@ -294,7 +304,6 @@ def test_an_error_reaches_everyone_who_waits_for_the_image() -> None:
         threading.Timer(0.05, started.set).start()
         with pytest.raises(DataError, match="k0 is broken"):
             next(each)
-    assert store._decoding == {}
 
 
 def test_items_may_repeat(dataset: DataSet) -> None:

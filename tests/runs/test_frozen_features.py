@@ -84,7 +84,7 @@ def request_of(world: SmallWorld, *choices: MethodChoice, **changes: Any) -> Req
 
 
 def open_store(folder: Path | None) -> ImageStore:
-    return ImageStore(threads=1, disk=DiskCache(folder, limit_bytes=10**7) if folder else None)
+    return ImageStore(threads=1, disk=DiskCache(folder, limit_bytes=10**7, on_note=print) if folder else None)
 
 
 def identified(dataset: DataSet) -> DataSet:
@@ -384,6 +384,8 @@ def noted(taken: list[str], name: str, function: Any) -> Any:
 def test_memory_is_bounded(small_clip: ClipBundle, dataset: DataSet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(frozen_features, "LIMIT_BYTES", 24 * 24 * 4)
     frozen = open_features(small_clip)
+    collect(frozen, replace(dataset, name="a", location="elsewhere"))
+    frozen.encoded_images = 0
     for name, count in (("a", 12), ("b", 24), ("c", 36), ("a", 36), ("d", 48), ("c", 48), ("a", 48), ("b", 60)):
         collect(frozen, replace(dataset, name=name))
         assert frozen.encoded_images == count, "of three others the one goes that was not used for longest"

@@ -22,7 +22,6 @@ DEFAULT_SIZE_GIB = 20.0
 FREE_DISK_BYTES = 2**30
 """So much of the disk is left to others."""
 
-_NAME = "features"
 _SUFFIX = ".clipfit-features"
 _ENTRY = re.compile(r"[0-9a-f]{62}\.clipfit-(features|pixels)")
 """Version 0.1.0 kept pixels, too: they are never read, and go as everything that is not used."""
@@ -49,7 +48,7 @@ class DiskCache:
     happens to the folder is an error: where it cannot be written, it is noted once, and what it holds is still read.
     """
 
-    def __init__(self, folder: Path, *, limit_bytes: int, on_note: Callable[[str], None] | None = None) -> None:
+    def __init__(self, folder: Path, *, limit_bytes: int, on_note: Callable[[str], None]) -> None:
         """Keep the folder; it is created when the first file is written.
 
         Args:
@@ -83,7 +82,7 @@ class DiskCache:
             if not path.is_file():
                 return None
             with safe_open(path, "np") as file:
-                found: NDArray[np.float32] = file.get_tensor(_NAME)
+                found: NDArray[np.float32] = file.get_tensor("features")
                 kept = file.metadata() or {}
             is_whole = found.shape == shape and kept.get("sha256") == _digest(key, found)
         except (SafetensorError, TypeError, AttributeError):  # the last two: of types that numpy does not have
@@ -98,7 +97,7 @@ class DiskCache:
         """Keep features (num_images, embed_dim), if limit and disk allow."""
         from safetensors.numpy import save
 
-        content = save({_NAME: features}, {"sha256": _digest(key, features)})
+        content = save({"features": features}, {"sha256": _digest(key, features)})
         if not self._is_writable or len(content) > self.limit_bytes:
             return
         try:
@@ -109,10 +108,8 @@ class DiskCache:
             write_whole(self._path(key), content)
         except (OSError, ValueError) as error:
             self._is_writable = False
-            if self._on_note:
-                self._on_note(
-                    f"the image cache {self.folder} takes no more: {getattr(error, 'strerror', None) or error}"
-                )
+            reason = getattr(error, "strerror", None) or error
+            self._on_note(f"the image cache {self.folder} takes no more: {reason}")
 
     def _path(self, key: str) -> Path:
         return self.folder / key[:2] / f"{key[2:]}{_SUFFIX}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Hashable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -84,7 +84,7 @@ class ImageStore:
         self._cache = ImageCache(memory_budget_mib * 2**20)
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="clipfit-images")
         self._lock = threading.Lock()
-        self._decoding: dict[Hashable, Future[NDArray[np.uint8]]] = {}
+        self._turns = [threading.Lock() for _ in range(256)]
 
     def train_batches(
         self,
@@ -174,33 +174,17 @@ class ImageStore:
 
         A second thread that wants an image while it is decoded, as the next epoch's first batch may, waits for it.
         """
-        group = _group(dataset)
-        pixels = self._cache.get(group, item.path)
-        if pixels is not None:
-            return pixels
-        with self._lock:
-            other = self._decoding.get((group, item.path))
-            if other is None:
-                own = self._decoding[group, item.path] = Future[NDArray[np.uint8]]()
-        if other is not None:
-            return other.result()
-        try:
-            pixels = self._cache.get(group, item.path)  # another thread may just have put it there
+        group = group_of(dataset)
+        with self._turns[hash(item.path) % len(self._turns)]:
+            pixels = self._cache.get(group, item.path)
             if pixels is None:
                 pixels = np.asarray(self._decode(dataset, item))
                 self._cache.put(group, item.path, pixels)
-            own.set_result(pixels)
-        except BaseException as error:
-            own.set_exception(error)
-            raise
-        finally:
-            with self._lock:
-                del self._decoding[group, item.path]
-        return pixels
+            return pixels
 
     def _eval_crop(self, dataset: DataSet, item: Item, spec: ImageSpec) -> NDArray[np.uint8]:
         """Return one centre crop (3, size, size), and keep it."""
-        group, key = _group(dataset), (item.path, spec)
+        group, key = group_of(dataset), (item.path, spec)
         crop = self._cache.get(group, key)
         if crop is None:
             crop = eval_crop(self._decode(dataset, item), spec).numpy()
@@ -215,9 +199,9 @@ class ImageStore:
         return image
 
 
-def _group(dataset: DataSet) -> tuple[str, str]:
+def group_of(dataset: DataSet) -> tuple[str, ...]:
     """Return what a data set shares with its draws and halves, and with no other."""
-    return dataset.name, dataset.split_sha256
+    return dataset.name, dataset.split_sha256, dataset.location
 
 
 def _in_order(batches: Iterable[_Begun], *, ahead: int) -> Generator[Batch, None, None]:
