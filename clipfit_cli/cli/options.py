@@ -296,7 +296,7 @@ DEFAULT_RUNS_DIR = Path("runs")
 
 @dataclass(frozen=True)
 class CacheFolderOptions:
-    """Where prepared images are kept."""
+    """Where features of images are kept."""
 
     image_cache: Annotated[
         str | None,
@@ -304,7 +304,7 @@ class CacheFolderOptions:
             metavar="DIR|auto",
             envvar="CLIPFIT_IMAGE_CACHE",
             show_envvar=True,
-            help="Keep prepared test images, and the features a frozen model gives them, on disk for later commands; "
+            help="Keep the features that a frozen model gives to test images on disk for later commands; "
             "auto = in your user cache folder. "
             "`clipfit data cache` shows and empties it. Default: none is kept.",
             rich_help_panel=_DATA,
@@ -314,7 +314,7 @@ class CacheFolderOptions:
 
 @dataclass(frozen=True)
 class CacheOptions(CacheFolderOptions):
-    """Where prepared images are kept, and how many."""
+    """Where features of images are kept, and how many."""
 
     image_cache_size: Annotated[
         float,
