@@ -102,7 +102,7 @@ def evaluate_twice(data_root: Path, size: int) -> JSON:
         found[turn] = {
             "decoded": store.decoded_images - before,
             "peak_mb": peak_mb(),
-            "accuracy_pct": scores.accuracy_pct,
+            "accuracy_pct": scores.scores.accuracy_pct,
         }
     return found
 
@@ -124,7 +124,7 @@ def stream(data_root: Path, size: int, budget_mib: int | None) -> JSON:
 
 def peak_mb() -> int:
     """Return the peak of this process's resident memory in MB (10^6 bytes)."""
-    return round((environment.peak_memory_mib(CPU) or 0) * 2**20 / 1e6)
+    return round((environment.PeakMemory(CPU).mib() or 0) * 2**20 / 1e6)
 
 
 def in_a_process(*arguments: object) -> JSON:

@@ -122,7 +122,9 @@ def prepare(config: RunConfig, workspace: Workspace, store: RunStore) -> Prepare
         run = _run_beside(found, card)
         if run:
             if run.adapter_sha256 != adapter_sha256:
-                raise CheckpointError(f"the adapter in {found} is not the one of the run beside it; train it again")
+                raise CheckpointError(
+                    f"the adapter in {found} has been changed since its run was recorded; train it again"
+                )
             training, key, folder, adapter_sha256 = run.config, run.key, found, None
         else:
             training = _training_of(card, config)

@@ -59,7 +59,7 @@ def test_one_flipped_bit_is_noticed_by_every_command(run: Path, small_world: Sma
         ["export", run, "--out", tmp_path / "out"],
         ["eval", "--adapter", run, *places],
     ):
-        result = invoke(*command)
+        result = invoke(*map(str, command))
         assert result.exit_code == 4 and "has been changed since" in " ".join(result.stderr.split()), result.output
 
 

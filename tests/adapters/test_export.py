@@ -216,8 +216,10 @@ def write_record(folder: Path, model: ModelConfig, **changes: Any) -> Path:
     )
     run = replace(run, **changes)
     own = run.adapter_sha256 if run.scored_adapter else None
-    hashes = {"split_sha256": run.split_sha256, "images_sha256": "", "weights_sha256": weights}
-    save_run(folder, replace(run, key=training_key(run.config, adapter_sha256=own, **hashes)), {})
+    key = training_key(
+        run.config, adapter_sha256=own, split_sha256=run.split_sha256, images_sha256="", weights_sha256=weights
+    )
+    save_run(folder, replace(run, key=key), {})
     return folder
 
 

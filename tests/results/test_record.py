@@ -26,8 +26,9 @@ def key_of(config: TrainingConfig, **changes: Any) -> str:
     return training_key(config, **{**hashes, **changes})
 
 
-def read(text: str, kind: type[Run] | type[Test] = Run) -> Run | Test:
-    return from_json(text.encode(), SOURCE, kind)
+def read(text: str, kind: Any = Run) -> Run | Test:
+    found: Run | Test = from_json(text.encode(), SOURCE, kind)
+    return found
 
 
 def sealed(plain: dict[str, Any]) -> str:

@@ -34,10 +34,11 @@ from clipfit_cli.models.bundle import ClipBundle
 from clipfit_cli.models.encode import encode_image
 from clipfit_cli.protocols import base2new, xdataset
 from clipfit_cli.protocols import few_shot as few_shot_protocol
-from clipfit_cli.results.record import RunRecord
+from clipfit_cli.results.record import Finished
 from clipfit_cli.results.store import RunStore
 from clipfit_cli.runs import frozen_features
 from clipfit_cli.runs.frozen_features import FrozenFeatures, code_version
+from clipfit_cli.runs.run import Keep
 from clipfit_cli.runs.sweep import sweep
 from clipfit_cli.runs.workspace import Workspace, image_spec
 from tests.conftest import SMALL_ARCHITECTURE, SmallWorld, build_small_clip, small_bundle
@@ -107,16 +108,18 @@ class ByContent(Workspace):
 
 def execute(
     world: SmallWorld, configs: Sequence[RunConfig], cache: Path | None = None
-) -> tuple[list[RunRecord], ImageStore]:
+) -> tuple[list[Finished], ImageStore]:
     images = open_store(cache)
     workspace = ByContent(data_root=world.data_root, device=CPU, images=images)
-    result = sweep(configs, workspace=workspace, store=RunStore(world.runs_dir), progress=Log(), force=True)
+    result = sweep(
+        configs, workspace=workspace, store=RunStore(world.runs_dir), progress=Log(), keep=Keep(nothing_before=True)
+    )
     assert not result.failures
     return result.records, images
 
 
-def scores(records: Sequence[RunRecord]) -> list[Any]:
-    return [record.tests for record in records]
+def scores(records: Sequence[Finished]) -> list[Any]:
+    return [[(t.subset, t.accuracy_pct, t.macro_f1_pct) for t in record.tests] for record in records]
 
 
 def test_base2new_encodes_each_test_image_once_for_all_frozen_runs(small_world: SmallWorld, tower: Tower) -> None:

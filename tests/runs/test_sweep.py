@@ -221,7 +221,7 @@ def test_damaged_adapter(damage: Any, small_world: SmallWorld) -> None:
     path = folder / WEIGHTS_FILE
     path.write_bytes(damage(path.read_bytes()))
     request = request_of(small_world, methods=(MethodChoice("clipfit"),))
-    with pytest.raises(CheckpointError, match="is not the one of the run"):
+    with pytest.raises(CheckpointError, match="has been changed since"):
         execute(small_world, eval_.plan(request, adapter=str(folder), settings=config.settings))
 
 
@@ -495,7 +495,7 @@ def test_an_adapter_of_another_training_is_not_taken_for_the_runs_own(small_worl
     ((_, error),) = execute(small_world, plan)[0].failures
     assert isinstance(error, CheckpointError)
     request = request_of(small_world, methods=(choice,), datasets=("eurosat",))
-    with pytest.raises(CheckpointError, match="is not the one of the run"):
+    with pytest.raises(CheckpointError, match="has been changed since"):
         execute(small_world, eval_.plan(request, adapter=str(here), settings=one.config.settings))
 
 

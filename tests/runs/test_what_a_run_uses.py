@@ -19,8 +19,9 @@ from clipfit_cli.data.pixels.transforms import ImageSpec
 from clipfit_cli.engine.checkpoint import WEIGHTS_FILE
 from clipfit_cli.models.bundle import ClipBundle
 from clipfit_cli.protocols import base2new, few_shot, xdataset
-from clipfit_cli.results.record import RunRecord
+from clipfit_cli.results.record import Finished
 from clipfit_cli.results.store import RunStore
+from clipfit_cli.runs.run import Keep
 from clipfit_cli.runs.sweep import sweep
 from clipfit_cli.runs.workspace import Workspace
 from tests.conftest import SMALL_CONFIG, SmallWorld, build_small_clip
@@ -43,10 +44,12 @@ def execute(
     plan: Sequence[Any],
     change: Callable[[ClipBundle], ClipBundle] = lambda bundle: bundle,
     images: ImageStore | None = None,
-) -> list[RunRecord]:
+) -> list[Finished]:
     workspace = Changed(data_root=world.data_root, device=CPU, images=images)
-    workspace.change = change  # type: ignore[method-assign]
-    result = sweep(plan, workspace=workspace, store=RunStore(world.runs_dir), progress=Log(), force=True)
+    workspace.change = change
+    result = sweep(
+        plan, workspace=workspace, store=RunStore(world.runs_dir), progress=Log(), keep=Keep(nothing_before=True)
+    )
     assert not result.failures, result.failures
     return result.records
 
@@ -80,7 +83,7 @@ def test_the_seed_reaches_the_training(small_world: SmallWorld) -> None:
 
     def losses(*seeds: int) -> list[float | None]:
         request = request_of(small_world, methods=(BITFIT,), shots=(None,), seeds=seeds)
-        return [record.final_loss for record in execute(small_world, few_shot.plan(request))]
+        return [record.run.final_loss for record in execute(small_world, few_shot.plan(request))]
 
     one, two = losses(1, 2)
     assert one != two
@@ -155,4 +158,4 @@ def test_statistics_do_not_drift_while_testing(
     assert set(states) == {(False, True), (True, False)}, "statistics of a batch in training, and only there"
     adapter = load_file(next(small_world.runs_dir.rglob(WEIGHTS_FILE)))
     counts = {int(tensor) for name, tensor in adapter.items() if name.endswith("num_batches_tracked")}
-    assert record.steps == 3 and counts == {3}
+    assert record.run.steps == 3 and counts == {3}
