@@ -229,6 +229,7 @@ def test_shell_lines_run(line: str, small_world: SmallWorld, tmp_path: Path, mon
     """Every line parses and plans; what needs files gets small ones."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CLIPFIT_DATA", str(small_world.data_root))
+    monkeypatch.setenv("CLIPFIT_OFFLINE", "1")
     write_small_dataset(small_world.data_root, "caltech101", ["face", "leopard", "ant"], (3, 1, 1))
     arguments = shlex.split(line.split("|")[0].split(" 2>")[0])[1:]
     for position, word in enumerate(arguments):
