@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clipfit_cli.data.files.identity import by_content
+from clipfit_cli.data.files.identity import by_content, read_file
 from clipfit_cli.errors import DataError
 
 if TYPE_CHECKING:
@@ -42,8 +42,6 @@ class StoredImages:
         Raises:
             DataError: It is missing or cannot be read.
         """
-        from clipfit_cli.data.files.decode import read_file
-
         return read_file(self.root / path)
 
     def decode(self, content: bytes, path: str) -> Image:

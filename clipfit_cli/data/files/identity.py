@@ -1,4 +1,4 @@
-"""What tells the images of one data set from those of another, wherever they lie: names, and content or sizes."""
+"""Image files as bytes: read, and told from others of the same name, wherever they lie, by content or size."""
 
 from __future__ import annotations
 
@@ -17,6 +17,9 @@ import platformdirs
 from clipfit_cli.errors import DataError
 from clipfit_cli.files import open_regular, read_bytes, write_whole
 
+MAX_BYTES = 1 << 30
+"""Larger files are refused; 16-bit colour of as many pixels as are accepted just fits."""
+
 YOUNG_NS = 2_000_000_000
 """A file that was changed this short ago may change again without another time stamp, as coarse as some are."""
 
@@ -26,6 +29,16 @@ _MOST_REMEMBERED = 1 << 30
 
 _State = tuple[int, int, int, int]
 """Size, mtime_ns, ctime_ns and inode."""
+
+
+def read_file(path: Path) -> bytes:
+    """Return what is in an image file.
+
+    Raises:
+        DataError: It is missing, cannot be read, or has more than `MAX_BYTES`.
+    """
+    with image_errors(path):
+        return read_bytes(path, MAX_BYTES)
 
 
 def by_size(root: Path, paths: Sequence[str]) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from clipfit_cli.data.files.folder import StoredImages, files_below
-from clipfit_cli.data.files.identity import by_content, hash_parts
+from clipfit_cli.data.files.identity import by_content, hash_parts, read_file
 from clipfit_cli.data.lists.own.listing import Entry, Labelled, Listing, Split, number_classes, split_of
 from clipfit_cli.errors import ConfigError, DataError
 
@@ -41,8 +41,6 @@ class Rows(StoredImages):
         Raises:
             DataError: The row has no image, or names a file that cannot be read.
         """
-        from clipfit_cli.data.files.decode import read_file
-
         split, _, row = path.rpartition("/")
         image = self.tables[split][int(row)][self.column] or {}
         if image.get("bytes") is not None:

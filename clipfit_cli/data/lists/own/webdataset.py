@@ -12,9 +12,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from clipfit_cli.data.files.decode import MAX_BYTES
 from clipfit_cli.data.files.folder import IMAGE_SUFFIXES, StoredImages, files_below
-from clipfit_cli.data.files.identity import by_content
+from clipfit_cli.data.files.identity import MAX_BYTES, by_content
 from clipfit_cli.data.lists.own.listing import Entry, Labelled, Listing, Split, number_classes, split_of, whole_number
 from clipfit_cli.errors import ConfigError, DataError
 from clipfit_cli.files import expanded, open_regular, read_bytes
