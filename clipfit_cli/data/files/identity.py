@@ -11,9 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import msgspec
-import platformdirs
-
 from clipfit_cli.errors import DataError
 from clipfit_cli.files import open_regular, read_bytes, write_whole
 
@@ -37,7 +34,7 @@ def read_file(path: Path) -> bytes:
     Raises:
         DataError: It is missing, cannot be read, or has more than `MAX_BYTES`.
     """
-    with image_errors(path):
+    with reading("image", path):
         return read_bytes(path, MAX_BYTES)
 
 
@@ -67,6 +64,8 @@ def by_content(root: Path, paths: Sequence[str]) -> str:
     Raises:
         DataError: An image is not there or cannot be read.
     """
+    import platformdirs
+
     started = time.time_ns()
     place = hashlib.sha256(os.fsencode(root.absolute())).hexdigest()
     memory = platformdirs.user_cache_path("clipfit", appauthor=False) / "digests" / place
@@ -83,8 +82,12 @@ def by_content(root: Path, paths: Sequence[str]) -> str:
 
 
 @contextmanager
-def image_errors(path: Path) -> Iterator[None]:
-    """Turn the errors of the system about an image file into those for users.
+def reading(what: str, path: Path) -> Iterator[None]:
+    """Turn the errors of the system about a file into those for users.
+
+    Args:
+        what: What messages call the file.
+        path: The file.
 
     Raises:
         DataError: It is missing or cannot be read.
@@ -92,20 +95,20 @@ def image_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
-        raise DataError(f"image {path} is missing", path=path) from None
+        raise DataError(f"{what} {path} is missing", path=path) from None
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
-        raise DataError(f"image {path} cannot be read: {getattr(error, 'strerror', error)}", path=path) from error
+        raise DataError(f"{what} {path} cannot be read: {getattr(error, 'strerror', error)}", path=path) from error
 
 
 def _state(path: Path) -> _State:
-    with image_errors(path):
+    with reading("image", path):
         found = path.stat()
     return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
 
 
 def _digest(path: Path) -> str:
     digest = hashlib.blake2b(digest_size=16)
-    with image_errors(path), open_regular(path) as file:
+    with reading("image", path), open_regular(path) as file:
         while block := file.read(_BLOCK):
             digest.update(block)
     return digest.hexdigest()
@@ -118,6 +121,8 @@ def hash_parts(parts: Iterable[tuple[str, int | str]]) -> str:
 
 def _remembered(memory: Path) -> dict[str, tuple[_State, str]]:
     """Return what is remembered; nothing where the file is missing, unreadable or damaged."""
+    import msgspec
+
     with suppress(OSError, ValueError, RecursionError):
         checksum, _, content = read_bytes(memory, _MOST_REMEMBERED).partition(b"\n")
         if checksum == hashlib.sha256(content).hexdigest().encode():
@@ -126,6 +131,6 @@ def _remembered(memory: Path) -> dict[str, tuple[_State, str]]:
 
 
 def _remember(memory: Path, known: dict[str, tuple[_State, str]]) -> None:
-    content = msgspec.json.encode(known)
+    content = json.dumps(known).encode()
     with suppress(OSError):  # the folder is read again next time
         write_whole(memory, hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
