@@ -8,8 +8,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from clipfit_cli.data.dataset import DataSet, Item
-from clipfit_cli.data.files.folder import IMAGE_SUFFIXES, ImageFolder
+from clipfit_cli.data.files.folder import ImageFolder, files_below, is_image
 from clipfit_cli.errors import DataError
+from clipfit_cli.files import expanded
 
 _NAMED = 5
 
@@ -24,16 +25,18 @@ def find_pictures(paths: Iterable[Path]) -> list[Path]:
         paths: Files and folders; a leading ``~`` is the home folder.
 
     Raises:
-        DataError: A path leads nowhere (the first few are named), a folder holds no image, or a name is not UTF-8.
+        ConfigError: A path begins with the home folder of nobody.
+        DataError: A path leads nowhere (the first few are named), a folder cannot be read or holds no image, or a name
+            is not UTF-8.
     """
-    given = [path.expanduser() for path in paths]
-    if missing := [str(path) for path in given if not path.exists()]:
+    given = [expanded(path) for path in paths]
+    if missing := [str(path) for path in given if not os.path.exists(path)]:  # noqa: PTH110
         more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
         raise DataError(
             f"there is no such image or folder: {', '.join(missing[:_NAMED])}{more}; expected files or folders",
             path=missing[0],
         )
-    found = [file for path in given for file in (_images_below(path) if path.is_dir() else [path])]
+    found = [file for path in given for file in (_images_below(path) if os.path.isdir(path) else [path])]  # noqa: PTH112
     for file in found:
         try:
             str(file).encode()
@@ -58,13 +61,7 @@ def unlabelled(paths: Sequence[Path]) -> DataSet:
 
 
 def _images_below(folder: Path) -> list[Path]:
-    found = sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in IMAGE_SUFFIXES
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and path.is_file()
-    )
+    found = sorted(folder / name for name in files_below(folder) if is_image(name))
     if not found:
         raise DataError(f"there are no images in {folder}; expected files such as photo.jpg or photo.png", path=folder)
     return found
