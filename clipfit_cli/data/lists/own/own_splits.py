@@ -10,8 +10,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
-
 from clipfit_cli.data.dataset import Item
 from clipfit_cli.data.lists.own.listing import Listing
 from clipfit_cli.errors import DataError
@@ -100,6 +98,8 @@ def own_split(items: Sequence[Item], class_names: Sequence[str], splits_dir: Pat
     Raises:
         DataError: The file that is kept cannot be read, does not fit the items, or cannot be written.
     """
+    import msgspec
+
     if splits_dir is None:
         return draw_split(items, class_names), ""
     listing = json.dumps([[item.path, item.label] for item in items], separators=(",", ":"))
