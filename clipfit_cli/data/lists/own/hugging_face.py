@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +17,6 @@ from clipfit_cli.files import expanded
 _LABEL_NAMES = ("label", "labels", "class", "class_name", "fine_label")
 _SAVED = ("dataset_dict.json", "state.json")
 """Files that tell a folder of `save_to_disk` from other folders."""
-_MADE_BY_THE_LIBRARY = re.compile(r"(^|/)cache-[^/]*\.arrow$")
-"""Files that it adds to such a folder when somebody works on the data set."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +59,7 @@ class Rows(StoredImages):
             return hash_parts((split, self.tables[split]._fingerprint) for split in splits)
         columns = [self.tables[split].data.column(self.column) for split in splits]
         named = {path for column in columns for path in _outside(column, self.folder)}
-        kept = (file for file in files_below(self.folder) if not _MADE_BY_THE_LIBRARY.search(file))
-        return by_content(self.folder, [*kept, *named])
+        return by_content(self.folder, [*files_below(self.folder), *named])
 
 
 def read(location: str) -> Listing:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clipfit_cli.data.dataset import Item
+from clipfit_cli.data.files.identity import MAX_BYTES
 from clipfit_cli.data.lists.own.listing import Listing
 from clipfit_cli.errors import DataError
 from clipfit_cli.files import read_bytes, remove_unfinished, write_whole
@@ -20,7 +21,6 @@ SPLIT_SEED = 1
 
 TRAIN_SHARE, VAL_SHARE = 0.5, 0.2
 
-_MOST_BYTES = 1 << 30
 _SPLITS = ("train", "val", "test")
 
 
@@ -106,7 +106,7 @@ def own_split(items: Sequence[Item], class_names: Sequence[str], splits_dir: Pat
     path = splits_dir / f"{hashlib.sha256(listing.encode()).hexdigest()[:16]}.json"
     _remove_litter(path)
     try:
-        kept = read_bytes(path, _MOST_BYTES)
+        kept = read_bytes(path, MAX_BYTES)
     except FileNotFoundError:
         lists = draw_split(items, class_names)
         return lists, _keep(path, _to_json(lists, class_names).encode())
