@@ -63,12 +63,12 @@ def fetch(
         )
     if say:
         say(f"fetching {what} from {source} ...")
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # a retry is no news; the reason stands in the error
     try:
         reach(source)
         for name in names:
             try:
-                with _without_retry_notes():
-                    return Path(hf_hub_download(repository, name))
+                return Path(hf_hub_download(repository, name))
             except LocalEntryNotFoundError:
                 raise
             except EntryNotFoundError:
@@ -132,18 +132,6 @@ def _unreachable(error: BaseException, what: str, source: str, copy: str) -> str
     while error.__cause__ is not None:  # the hub's own words hide that of the transport
         error = error.__cause__
     return f"{what}: not in the local cache, and could not be fetched from {source} ({first_line(error)}). {copy}"
-
-
-@contextmanager
-def _without_retry_notes() -> Iterator[None]:
-    """Silence the library: every retry would be a line of its own; the reason stands in the error."""
-    logger = logging.getLogger("huggingface_hub")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def reach(source: str) -> None:

@@ -129,13 +129,10 @@ def _load_strictly(model: torch.nn.Module, state: dict[str, Any], source: ModelS
     for extra in (*computed, *_NO_WEIGHTS):
         if extra not in own:
             state.pop(extra, None)
-    problems = [text for name, tensor in own.items() if name in state and (text := _misfit(name, state[name], tensor))][
-        :1
-    ]
-    if missing := [name for name in own if name not in state]:
-        problems.append(f"{len(missing)} tensors are missing, the first is {missing[0]}")
-    if unknown := [name for name in state if name not in own]:
-        problems.append(f"{len(unknown)} tensors are unknown, the first is {unknown[0]}")
+    problems = [text for name in own if name in state and (text := _misfit(name, state[name], own[name]))][:1]
+    missing, unknown = [name for name in own if name not in state], [name for name in state if name not in own]
+    for what, names in (("missing", missing), ("unknown", unknown)):
+        problems += [f"{len(names)} tensors are {what}, the first is {names[0]}"] if names else []
     if problems:
         raise CheckpointError(f"{source.path} does not fit the backbone {source.backbone}: {'; '.join(problems)}")
     model.load_state_dict(state)
