@@ -100,9 +100,11 @@ def export(
 
 
 def _write(folder: Path, merged: _Merged) -> None:
-    """Write all files into an empty folder, the mark last."""
+    """Write all files into an empty folder, numbers with a fraction as float32, the mark last."""
     config = _config(merged)
-    (folder / MODEL_FILE).write_bytes(tensors_to_bytes(_state(merged.model)))
+    state = merged.model.state_dict()
+    plain = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+    (folder / MODEL_FILE).write_bytes(tensors_to_bytes(plain))
     (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     if config["model_cfg"]["text_cfg"].get("hf_tokenizer_name"):
         cast(Any, merged.bundle.tokenizer).save_pretrained(str(folder))
@@ -167,9 +169,3 @@ def _config(merged: _Merged) -> dict[str, Any]:
     preprocess = asdict(image_spec(merged.bundle))
     del preprocess["size"]  # it is the image tower's
     return {"model_cfg": model, "preprocess_cfg": preprocess}
-
-
-def _state(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Return all tensors by name, numbers with a fraction as float32."""
-    state = model.state_dict()
-    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}

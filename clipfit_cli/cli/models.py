@@ -51,11 +51,12 @@ def list_(
     if not found:
         raise ConfigError(f"no backbone and no weights contain {' and '.join(words or ())}; see clipfit models")
 
-    def look(count: int) -> None:
-        if count > 20:
-            note(f"looking at {count} architectures, which is done once ...", quiet=output.quiet)
-
-    known = describe_all((backbone for backbone, _ in found), on_new=look)
+    known = describe_all(
+        (backbone for backbone, _ in found),
+        on_new=lambda count: note(
+            f"looking at {count} architectures, which is done once ...", quiet=output.quiet or count <= 20
+        ),
+    )
     columns = (
         Column("backbone", "backbone"),
         Column("pretrained", "pretrained", "prose"),

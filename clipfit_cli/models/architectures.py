@@ -121,13 +121,6 @@ def pairs(words: Sequence[str] = ()) -> list[tuple[str, str | None]]:
     return [pair for pair in found if all(word.lower() in f"{pair[0]} {pair[1]}".lower() for word in words)]
 
 
-class _Memory(msgspec.Struct):
-    """What backbones are like by name, as these versions of the packages build them."""
-
-    made_by: str
-    known: dict[str, Architecture]
-
-
 def describe_all(
     backbones: Iterable[str], *, on_new: Callable[[int], None] | None = None, file: Path | None = None
 ) -> dict[str, Architecture | ModelError]:
@@ -145,20 +138,21 @@ def describe_all(
 
     file = file or platformdirs.user_cache_path("clipfit", appauthor=False) / "architectures.json"
     packages = [found for name in ("open_clip_torch", "timm", "transformers") for found in distributions(name=name)]
-    memory = _Memory(" ".join(f"{found.metadata['Name']} {found.version}" for found in packages), {})
+    made_by = " ".join(f"{found.metadata['Name']} {found.version}" for found in packages)
+    known: dict[str, Architecture] = {}
     with suppress(OSError, ValueError, RecursionError):
-        stored = msgspec.json.decode(read_bytes(file, _MOST_MEMORY), type=_Memory)
-        memory = stored if stored.made_by == memory.made_by else memory
+        by, stored = msgspec.json.decode(read_bytes(file, _MOST_MEMORY), type=tuple[str, dict[str, Architecture]])
+        known = stored if by == made_by else {}
     wanted = list(dict.fromkeys(backbones))
-    new, failed = [name for name in wanted if name not in memory.known], dict[str, ModelError]()
+    new, failed = [name for name in wanted if name not in known], dict[str, ModelError]()
     if new and on_new:
         on_new(len(new))
     for name in new:
         try:
-            memory.known[name] = describe(name)
+            known[name] = describe(name)
         except ModelError as error:  # may have another end tomorrow, so it is not remembered
             failed[name] = error
     if len(failed) < len(new):
         with suppress(OSError):  # a memory that cannot be written costs time only
-            write_whole(file, msgspec.json.encode(memory))
-    return {name: failed.get(name) or memory.known[name] for name in wanted}
+            write_whole(file, msgspec.json.encode((made_by, known)))
+    return {name: failed.get(name) or known[name] for name in wanted}

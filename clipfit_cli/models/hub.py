@@ -89,11 +89,8 @@ def find_cached(repository: str, names: Sequence[str]) -> Path | None:
     """
     from huggingface_hub import try_to_load_from_cache
 
-    for name in names:
-        found = try_to_load_from_cache(repository, name)
-        if isinstance(found, str):
-            return Path(found)
-    return None
+    found = (try_to_load_from_cache(repository, name) for name in names)
+    return next((Path(path) for path in found if isinstance(path, str)), None)
 
 
 @contextmanager
@@ -107,10 +104,8 @@ def network_closed() -> Iterator[None]:
         yield
     finally:
         constants.HF_HUB_OFFLINE = before
-        if variable is None:
-            del os.environ[_OFFLINE_VARIABLE]
-        else:
-            os.environ[_OFFLINE_VARIABLE] = variable
+        os.environ.pop(_OFFLINE_VARIABLE)
+        os.environ |= {} if variable is None else {_OFFLINE_VARIABLE: variable}
 
 
 def _refusal(error: BaseException, repository: str, source: str) -> str | None:
