@@ -84,13 +84,13 @@ def read_text(path: Path) -> str:
         raise OSError(errno.EILSEQ, f"it is not UTF-8 text ({error}); save it as UTF-8") from error
 
 
-def file_sha256(*paths: Path) -> str:
-    """Return the sha256 (hex) of the bytes of files, one after another.
+def file_sha256(*paths: Path, kind: str = "sha256") -> str:
+    """Return the sha256 (hex), or another digest, of the bytes of files, one after another.
 
     Raises:
         OSError: One cannot be read.
     """
-    digest = hashlib.sha256()
+    digest = hashlib.new(kind, usedforsecurity=False)
     for path in paths:
         with open_regular(path) as stream:
             while block := stream.read(1 << 20):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,8 +18,8 @@ from clipfit_cli.cli.network import offline_if
 from clipfit_cli.cli.options import OutputOptions, command
 from clipfit_cli.cli.prompts import read_words
 from clipfit_cli.config import TOP_CLASSES
-from clipfit_cli.errors import ConfigError
-from clipfit_cli.files import expanded, why_unreadable
+from clipfit_cli.errors import ConfigError, counted
+from clipfit_cli.files import expanded
 
 if TYPE_CHECKING:
     from clipfit_cli.engine.checkpoint import AdapterCard
@@ -82,7 +83,7 @@ def predict(
         )
     if names:
         classifier.set_classes(names)
-    say(f"classifying {len(pictures)} pictures among {len(classifier.class_names)} classes ...")
+    say(f"classifying {counted(len(pictures), 'picture')} among {len(classifier.class_names)} classes ...")
     with DataProgress(quiet=output.quiet, counts_bytes=False) as progress:
         found = classifier.classify(pictures, top=top, on_progress=progress.step)
     predictions = [
@@ -101,12 +102,17 @@ def predict(
 
 
 def _class_names(text: str) -> tuple[str, ...]:
-    """Return the names of a comma list, or of a file where that is what the text names."""
-    if "," in text and not os.path.isfile(text):  # noqa: PTH113
-        return tuple(name.strip() for name in text.split(","))
-    if why_unreadable(expanded(text)) == "does not exist":
-        raise ConfigError(f"there is no file {text}; expected one, or two or more class names: cat,dog")
-    return read_words(Path(text), what="class names")
+    """Return the names of a comma list, or of a file where that is what the text names.
+
+    Raises:
+        ConfigError: It names a file that is not there, or cannot be used.
+    """
+    file = expanded(text)
+    if os.path.isfile(file):  # noqa: PTH113 - a list of names may be longer than a path can be
+        return read_words(file, what="class names")
+    if re.search(r"/|\\|\.\w{1,5}$", text) and "," not in text:
+        raise ConfigError(f"there is no file {text} of class names; names of classes stand in a comma list")
+    return tuple(name.strip() for name in text.split(","))
 
 
 def _table(predictions: list[dict[str, Any]], card: AdapterCard, *, every_row: bool) -> Table:

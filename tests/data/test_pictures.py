@@ -76,7 +76,7 @@ def test_names_that_no_file_can_have(name: str) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
 def test_a_name_that_cannot_be_shown(folder: Path) -> None:
     Path(os.fsdecode(os.fsencode(folder) + b"/caf\xe9.jpg")).touch()
-    with pytest.raises(DataError, match="is not UTF-8 text; rename the file"):
+    with pytest.raises(DataError, match="is not UTF-8 text; rename"):
         find_pictures([folder])
 
 

@@ -38,7 +38,7 @@ def find_pictures(paths: Iterable[Path], left_out: list[str] | None = None) -> l
         )
     found = []
     for path in given:
-        found += _images_below(path, left_out if left_out is not None else []) if path.is_dir() else [path]
+        found += _images_below(path, left_out if left_out is not None else []) if os.path.isdir(path) else [path]  # noqa: PTH112
     for file in found:
         try:
             str(file).encode()
