@@ -114,7 +114,7 @@ def _write(folder: Path, merged: _Merged) -> None:
         with path.open("rb") as file:
             os.fsync(file.fileno())
     mark = Mark(__version__, merged.run_key, {path.name: file_sha256(path) for path in files})
-    (folder / MARK_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(mark), indent=2))
+    (folder / MARK_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(mark), indent=2) + b"\n")
 
 
 def _check_target(out: Path, *, force: bool) -> None:
@@ -149,16 +149,12 @@ def _merge(run: Path, backbone: str | None, pretrained: str | None, say: Callabl
         raise CheckpointError(f"the run in {run} holds no adapter of its own; give the run that trained one")
     model_config = ModelConfig(backbone or used.backbone, pretrained or used.pretrained, used.bn)
     source = find_source(model_config, say=say)
-    if source.sha256 != record.weights_sha256:
-        raise CheckpointError(
-            f"the run in {run} used other weights ({record.weights_sha256[:12]}) than {model_config.backbone} / "
-            f"{model_config.pretrained} ({source.sha256[:12]}); leave --backbone and --pretrained out to use its own"
-        )
     bundle = load_bundle(model_config, device=cpu, source=source)
-    if bundle.activation != record.activation:
+    if (source.sha256, bundle.activation) != (record.weights_sha256, record.activation):
         raise CheckpointError(
-            f"the run in {run} used {record.activation}, but {bundle.backbone} runs with {bundle.activation}; leave "
-            "--backbone out to use its own"
+            f"the run in {run} used other weights ({record.weights_sha256[:12]}, {record.activation}) than "
+            f"{bundle.backbone} / {bundle.pretrained} ({source.sha256[:12]}, {bundle.activation}); leave --backbone "
+            "and --pretrained out to use its own"
         )
     return _Merged(bundle.model, bundle, source, record.key)
 

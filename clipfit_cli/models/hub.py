@@ -74,7 +74,7 @@ def fetch(
             except EntryNotFoundError:
                 continue
     except Exception as error:  # the hub, its transport and ssl each raise their own kinds
-        raise ModelError(_refusal(error, repository, source) or _unreachable(error, what, source, copy)) from error
+        raise ModelError(_explained(error, repository, source, f"{what}: not in the local cache", copy)) from error
     raise ModelError(
         f"{source} has no {' and no '.join(names)}; expected a repository that open_clip can load"
         f"{instead and f', or {instead}'}"
@@ -108,8 +108,8 @@ def network_closed() -> Iterator[None]:
         os.environ |= {} if variable is None else {_OFFLINE_VARIABLE: variable}
 
 
-def _refusal(error: BaseException, repository: str, source: str) -> str | None:
-    """Return what the hub means by refusing; None where it did not."""
+def _explained(error: BaseException, repository: str, source: str, missing: str, copy: str) -> str:
+    """Return what the hub means by refusing; where it did not, why it could not be reached."""
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
     status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
@@ -120,13 +120,9 @@ def _refusal(error: BaseException, repository: str, source: str) -> str | None:
             f"there is no repository {repository} at {source}, or it is private: check its name, or run "
             "`hf auth login` with an account that may read it"
         )
-    return None
-
-
-def _unreachable(error: BaseException, what: str, source: str, copy: str) -> str:
     while error.__cause__ is not None:  # the hub's own words hide that of the transport
         error = error.__cause__
-    return f"{what}: not in the local cache, and could not be fetched from {source} ({first_line(error)}). {copy}"
+    return f"{missing}, and could not be fetched from {source} ({first_line(error)}). {copy}"
 
 
 def reach(source: str) -> None:

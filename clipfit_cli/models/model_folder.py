@@ -63,11 +63,6 @@ class ModelFolder:
     architecture: dict[str, Any]
     preprocess: dict[str, Any]
 
-    @property
-    def is_on_hub(self) -> bool:
-        """Whether it is a repository of the hub."""
-        return self.given.startswith(HUB_PREFIX)
-
 
 def is_model_folder(text: str) -> bool:
     """Return whether a text means a repository of the hub or a folder, not open_clip's name or tag of something.
@@ -109,7 +104,7 @@ def weights_of(folder: ModelFolder, *, offline: bool = False, say: Callable[[str
     Raises:
         ModelError: It is missing and cannot be fetched, or cannot be read.
     """
-    if folder.is_on_hub:
+    if folder.given.startswith(HUB_PREFIX):
         repository, what = folder.given.removeprefix(HUB_PREFIX), f"the weights of {folder.given}"
         return fetch(repository, WEIGHTS_FILES, what=what, instead=_INSTEAD, offline=offline, say=say)
     for path in (folder.config.parent / name for name in WEIGHTS_FILES):
