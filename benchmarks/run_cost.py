@@ -21,6 +21,7 @@ from clipfit_cli.engine import environment
 from clipfit_cli.engine.precision import resolve_precision
 from clipfit_cli.engine.seeding import steps_per_epoch
 from clipfit_cli.engine.train import Batches, Plan, train
+from clipfit_cli.models.source import find_blueprint
 from clipfit_cli.process import keep_freed_memory
 
 
@@ -40,7 +41,7 @@ def main() -> None:
     keep_freed_memory()  # as the command does
 
     device = environment.resolve_device(options.device)
-    precision = resolve_precision(options.precision, device, options.backbone)
+    precision = resolve_precision(options.precision, device, find_blueprint(options.backbone))
     bundle = random_bundle(options.backbone, device)
     info = methods.get(options.method)
     names = [f"texture number {index}" for index in range(options.classes)]

@@ -3,20 +3,75 @@
 from __future__ import annotations
 
 import gc
+import io
 import os
+import re
+import signal
 import sys
+from typing import Any
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 _MOST = 2**31 - 1
 _GIB = 2**30
 
+CLOSED_PIPE = 141
+"""What a shell sees of a program whose reader went away, as `head` does: 128 and the number of SIGPIPE."""
+
+
+class Terminated(KeyboardInterrupt):
+    """The process was told to end, by the signal whose number this holds; whatever heeds Ctrl-C heeds this."""
+
 
 def set_up() -> None:
     """Make the process ready; to be called before torch is imported."""
+    for number in {signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}:  # Windows has one of them
+        if signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, _terminate)
+    if sys.platform != "win32":  # there a console is no file
+        _guard_streams()
+    for name in ("COLUMNS", "LINES", "TERMINAL_WIDTH"):
+        if not re.fullmatch("[1-9][0-9]{0,3}", os.environ.get(name, "80")):  # no size that a terminal has
+            del os.environ[name]
     # while torch and open_clip are imported there is nothing for Python's collector to find
     gc.set_threshold(100_000)
     _let_waiting_threads_sleep()
     keep_freed_memory()
+
+
+def _terminate(number: int, _: object) -> None:
+    raise Terminated(number)
+
+
+class _Stream(io.FileIO):
+    """Stdout or stderr: once it fails it takes no more, so that the interpreter does not stumble over it at the end.
+
+    A loss of progress and notes stops no work; stdout that nobody reads any longer ends the process quietly.
+    """
+
+    _failed = False
+
+    def write(self, data: Any, /) -> int:
+        try:
+            return memoryview(data).nbytes if self._failed else super().write(data)
+        except OSError as error:
+            self._failed = True
+            if self.fileno() == 2:
+                return memoryview(data).nbytes
+            if isinstance(error, BrokenPipeError):
+                raise SystemExit(CLOSED_PIPE) from None
+            raise OSError(error.errno, error.strerror, "stdout") from error
+
+
+def _guard_streams() -> None:
+    """Make `_Stream` of stdout and stderr; they write as escapes what their encoding lacks."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        stream = getattr(sys, name)
+        if stream is None:  # closed: else the next file that is opened, an adapter say, would get what is printed
+            os.open(os.devnull, os.O_RDONLY)
+        if number:
+            raw = io.BufferedWriter(_Stream(number, "w", closefd=False))
+            encoding = getattr(stream, "encoding", "utf-8")
+            setattr(sys, name, io.TextIOWrapper(raw, encoding, "backslashreplace", line_buffering=True))
 
 
 def _let_waiting_threads_sleep() -> None:

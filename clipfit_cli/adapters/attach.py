@@ -17,7 +17,7 @@ from clipfit_cli.errors import CheckpointError, ConfigError
 from clipfit_cli.methods.base import Adapted, Mergeable
 from clipfit_cli.models.bundle import ClipBundle
 from clipfit_cli.models.load import load_bundle
-from clipfit_cli.models.weights import find_weights
+from clipfit_cli.models.source import ModelSource, find_source
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,14 @@ class AttachedAdapter:
     Attributes:
         adapted: In evaluation mode.
         bundle: The model beneath, unchanged.
+        source: Where that model came from.
         card: What the adapter says of itself.
         folder: Where it was found.
     """
 
     adapted: Adapted
     bundle: ClipBundle
+    source: ModelSource
     card: AdapterCard
     folder: Path
 
@@ -65,9 +67,9 @@ def attach_adapter(
     card = read_card(folder)
     info = methods.get(card.method)
     config = ModelConfig(backbone or card.backbone, pretrained or card.pretrained, cast(BnMode, card.bn))
-    weights = find_weights(config.backbone, config.pretrained, say=say)
-    check_weights(card, folder, config, weights.sha256)
-    bundle = load_bundle(config, device=device, weights=weights)
+    source = find_source(config, say=say)
+    check_weights(card, folder, config, source.sha256)
+    bundle = load_bundle(config, device=device, source=source)
     try:
         settings = info.settings(**card.settings)
     except TypeError as error:
@@ -75,7 +77,7 @@ def attach_adapter(
     adapted = info.attach(bundle, class_names or card.class_names, card.prompt_templates, settings)
     load_tensors(adapted, folder, bundle)
     adapted.train_mode(False)
-    return AttachedAdapter(adapted, bundle, card, folder)
+    return AttachedAdapter(adapted, bundle, source, card, folder)
 
 
 def merged_model(adapted: Adapted, method: str) -> nn.Module:

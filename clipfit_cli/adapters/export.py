@@ -9,22 +9,20 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import nn
 
-from clipfit_cli import methods
 from clipfit_cli.adapters.attach import attach_adapter, merged_model
-from clipfit_cli.config import TINY_BACKBONE, ModelConfig
-from clipfit_cli.engine.checkpoint import CARD_FILE, WEIGHTS_FILE, write_tensors
+from clipfit_cli.config import ModelConfig
+from clipfit_cli.engine.checkpoint import CARD_FILE, WEIGHTS_FILE, tensors_to_bytes
 from clipfit_cli.errors import CheckpointError, ConfigError, ResultsError
 from clipfit_cli.models.bundle import ClipBundle
 from clipfit_cli.models.load import load_bundle
 from clipfit_cli.models.model_folder import CONFIG_FILE, WEIGHTS_FILES
-from clipfit_cli.models.weights import find_weights
-from clipfit_cli.results.record import from_json
-from clipfit_cli.results.store import RECORD_FILE
+from clipfit_cli.models.source import ModelSource, find_source
+from clipfit_cli.results.store import RECORD_FILE, find_run
 from clipfit_cli.runs.workspace import image_spec
 
 MODEL_FILE = WEIGHTS_FILES[0]
@@ -35,6 +33,7 @@ class _Merged(NamedTuple):
 
     model: nn.Module
     bundle: ClipBundle
+    source: ModelSource
     card: Path | None
 
 
@@ -68,14 +67,14 @@ def export(
     out = out.expanduser().resolve()  # of a link, its target is replaced
     _check_target(out, force=force)
     merged = _merge(run.expanduser(), backbone, pretrained, say)
-    config = _config(merged.bundle)
+    config = _config(merged)
     unfinished = out.parent / f".{out.name}.unfinished-{secrets.token_hex(4)}"
     try:
         unfinished.mkdir(parents=True)
-        write_tensors(unfinished / MODEL_FILE, _state(merged.model))
+        (unfinished / MODEL_FILE).write_bytes(tensors_to_bytes(_state(merged.model)))
         (unfinished / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         if config["model_cfg"]["text_cfg"].get("hf_tokenizer_name"):
-            _save_tokenizer(merged.bundle.backbone, unfinished)
+            cast(Any, merged.bundle.tokenizer).save_pretrained(str(unfinished))
         if merged.card:
             shutil.copyfile(merged.card, unfinished / CARD_FILE)
         _put_in_place(unfinished, out)
@@ -102,57 +101,34 @@ def _merge(run: Path, backbone: str | None, pretrained: str | None, say: Callabl
     if not (run / RECORD_FILE).is_file() or (run / WEIGHTS_FILE).is_file():
         attached = attach_adapter(run, device=cpu, backbone=backbone, pretrained=pretrained, say=say)
         model = merged_model(attached.adapted, attached.card.method)
-        return _Merged(model, attached.bundle, attached.folder / CARD_FILE)
-    path = run / RECORD_FILE
-    record = from_json(path.read_text(encoding="utf-8"), path)
+        return _Merged(model, attached.bundle, attached.source, attached.folder / CARD_FILE)
+    record = find_run(run)
+    assert record is not None
     used = record.config.model
-    if record.config.adapter or methods.get(record.config.method).trains:
+    if record.adapter_sha256:
         raise CheckpointError(f"the run in {run} holds no adapter of its own; give the run that trained one")
     model_config = ModelConfig(backbone or used.backbone, pretrained or used.pretrained, used.bn)
-    weights = find_weights(model_config.backbone, model_config.pretrained, say=say)
-    if weights.sha256 != record.weights_sha256:
+    source = find_source(model_config, say=say)
+    if source.sha256 != record.weights_sha256:
         raise CheckpointError(
             f"the run in {run} used other weights ({record.weights_sha256[:12]}) than {model_config.backbone} / "
-            f"{model_config.pretrained} ({weights.sha256[:12]}); leave --backbone and --pretrained out to use its own"
+            f"{model_config.pretrained} ({source.sha256[:12]}); leave --backbone and --pretrained out to use its own"
         )
-    bundle = load_bundle(model_config, device=cpu, weights=weights)
+    bundle = load_bundle(model_config, device=cpu, source=source)
     if bundle.activation != record.activation:
         raise CheckpointError(
             f"the run in {run} used {record.activation}, but {bundle.backbone} runs with {bundle.activation}; leave "
             "--backbone out to use its own"
         )
-    return _Merged(bundle.model, bundle, None)
+    return _Merged(bundle.model, bundle, source, None)
 
 
-def _config(bundle: ClipBundle) -> dict[str, Any]:
+def _config(merged: _Merged) -> dict[str, Any]:
     """Return what open_clip's ``local-dir:`` and its folders on the hub need to know of a model."""
-    model = {**_architecture(bundle.backbone), "quick_gelu": bundle.activation == "quickgelu"}
-    preprocess = asdict(image_spec(bundle))
+    model = {**merged.source.model_cfg, "quick_gelu": merged.bundle.activation == "quickgelu"}
+    preprocess = asdict(image_spec(merged.bundle))
     del preprocess["size"]  # it is the image tower's
     return {"model_cfg": model, "preprocess_cfg": preprocess}
-
-
-def _architecture(backbone: str) -> dict[str, Any]:
-    """Return open_clip's configuration of a backbone; it is named, or in a folder or on the hub."""
-    if backbone == TINY_BACKBONE:
-        from clipfit_cli.models.tiny import TINY_CONFIG
-
-        return TINY_CONFIG
-    import open_clip
-
-    config: dict[str, Any] = open_clip.get_model_config(_open_clip_name(backbone))
-    return config
-
-
-def _save_tokenizer(backbone: str, folder: Path) -> None:
-    """Write the files of a Hugging Face tokenizer, which ``local-dir:`` looks for beside the weights."""
-    import open_clip
-
-    open_clip.get_tokenizer(_open_clip_name(backbone)).save_pretrained(str(folder))
-
-
-def _open_clip_name(backbone: str) -> str:
-    return f"local-dir:{backbone}" if Path(backbone).is_dir() else backbone
 
 
 def _state(model: nn.Module) -> dict[str, torch.Tensor]:

@@ -19,7 +19,6 @@ from clipfit_cli.data.files.decode import rgb_of
 from clipfit_cli.data.files.pictures import unlabelled
 from clipfit_cli.data.pixels.images import ImageStore
 from clipfit_cli.data.pixels.transforms import eval_crop, normalise
-from clipfit_cli.engine.checkpoint import find_adapter, read_card
 from clipfit_cli.engine.environment import resolve_device
 from clipfit_cli.engine.micro_batches import MicroBatches, is_out_of_memory
 from clipfit_cli.engine.precision import autocast, resolve_precision
@@ -211,9 +210,8 @@ def load_adapter(
     if precision not in PRECISIONS:
         raise UnknownNameError("precision", precision, PRECISIONS)
     machine = resolve_device(device)
-    trained_on = read_card(find_adapter(Path(path).expanduser())).backbone
-    resolved = resolve_precision(cast(Precision, precision), machine, backbone or trained_on)
     attached = attach_adapter(Path(path), device=machine, backbone=backbone, pretrained=pretrained, say=say)
+    resolved = resolve_precision(cast(Precision, precision), machine, attached.source)
     return Classifier(attached, precision=resolved, say=say)
 
 

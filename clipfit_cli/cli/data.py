@@ -7,7 +7,7 @@ from typing import Annotated, cast
 
 import typer
 
-from clipfit_cli.cli.console import check_output, emit, note
+from clipfit_cli.cli.console import emit, note
 from clipfit_cli.cli.data_cache import cache
 from clipfit_cli.cli.data_check import check
 from clipfit_cli.cli.data_get import get
@@ -37,7 +37,6 @@ app.command("check")(check)
 @command
 def list_(root: RootOptions, output: OutputOptions) -> None:
     """List every known data set: whether it is present and complete, and what is listed."""
-    check_output(output)
     data_root = data_root_of(root.data_root)
     from clipfit_cli.data.check.status import dataset_status
     from clipfit_cli.reports.tables import Column, Table
@@ -117,7 +116,6 @@ def show(
 
     The split file is enough, the images need not be there.
     """
-    check_output(output)
     counts = parse_shots(shots)
     if len(counts) != 1:
         raise ConfigError(f"data show takes one number of shots, got {shots}")

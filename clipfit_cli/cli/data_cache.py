@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clipfit_cli.cli.console import check_output, emit, note
+from clipfit_cli.cli.console import emit, note
 from clipfit_cli.cli.options import CacheFolderOptions, CacheOptions, OutputOptions, command
 from clipfit_cli.data.pixels.disk_cache import DiskCache, cache_usage, clear_cache, default_cache_folder
 from clipfit_cli.errors import ConfigError
@@ -59,7 +59,6 @@ def cache(
 
     Without --image-cache it is the one in your user cache folder.
     """
-    check_output(output)
     folder = cache_folder(place.image_cache) or default_cache_folder()
     from clipfit_cli.reports.tables import Column, Table
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clipfit_cli.cli.console import check_output, emit
+from clipfit_cli.cli.console import emit
 from clipfit_cli.cli.data_get import Names, names_of
 from clipfit_cli.cli.data_progress import DataProgress
 from clipfit_cli.cli.options import OutputOptions, RootOptions, command
@@ -35,7 +35,6 @@ def check(
 
     With --csv or --json, every missing and every damaged image has a row. Exit code 3 unless all is complete.
     """
-    check_output(output)
     chosen = names_of(names)
     data_root = data_root_of(root.data_root)
     from clipfit_cli.data.check.check import check_dataset

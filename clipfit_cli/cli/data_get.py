@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import typer
 
-from clipfit_cli.cli.console import check_output, emit
+from clipfit_cli.cli.console import emit
 from clipfit_cli.cli.data_progress import DataProgress
 from clipfit_cli.cli.options import OutputOptions, RootOptions, command, complete_dataset
 from clipfit_cli.cli.request import data_root_of
@@ -79,7 +79,6 @@ def get(
     What is there already is left alone; a broken download goes on where it stopped. Each set is checked against
     the published counts before it is moved into place.
     """
-    check_output(output)
     chosen = names_of(names)
     data_root = data_root_of(root.data_root)
     if imagenet_root is not None and "imagenet" not in chosen:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from clipfit_cli.cli.console import check_output, note
+from clipfit_cli.cli.console import note
 from clipfit_cli.cli.execute import execute
 from clipfit_cli.cli.model_options import ModelOptions
 from clipfit_cli.cli.options import (
@@ -47,7 +47,6 @@ def eval_(
 
     Backbone, weights and templates given by hand are those that the adapter was made with.
     """
-    check_output(output)
     say = partial(note, quiet=output.quiet)
     data_root = data_root_of(root.data_root)
     datasets, own = choose_datasets(data.dataset, data_root, say, prompts.class_names)
@@ -85,5 +84,5 @@ def eval_(
         data_root=data_root,
         own=own,
         machine=machine,
-        summarise=partial(compare.summarise, "eval"),
+        summarise=partial(compare.summarise, "eval", per_seed=output.per_seed),
     )

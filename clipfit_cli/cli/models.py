@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from clipfit_cli.cli.console import check_output, emit, note
+from clipfit_cli.cli.console import emit, note
 from clipfit_cli.cli.options import OutputOptions, command, complete_method
 from clipfit_cli.cli.words import parse_methods
 
@@ -42,10 +42,9 @@ def list_(
 
     Sizes and towers come from the architecture alone; nothing is downloaded.
     """
-    check_output(output)
     from clipfit_cli.errors import ConfigError, ModelError
     from clipfit_cli.models.architectures import ArchitectureCache, pairs
-    from clipfit_cli.models.weights import is_cached
+    from clipfit_cli.models.source import is_cached
     from clipfit_cli.reports.tables import Column, Table
 
     found = pairs(words or ())
@@ -112,7 +111,6 @@ def show(
 
     They come from the architecture alone; no weights are needed. CSV and JSON have every tensor.
     """
-    check_output(output)
     from clipfit_cli import methods
     from clipfit_cli.errors import ConfigError
     from clipfit_cli.methods.base import resolve_settings

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import os
 import typing
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -13,9 +14,12 @@ from typing import Annotated, Any
 import typer
 
 from clipfit_cli.cli.errors import reported
+from clipfit_cli.cli.words import MOST
 from clipfit_cli.config import SUBSETS, TEXTURES, ScheduleConfig
 from clipfit_cli.data import catalog
 from clipfit_cli.data.pixels.disk_cache import DEFAULT_SIZE_GIB
+from clipfit_cli.errors import ConfigError, shortened
+from clipfit_cli.files import expanded
 from clipfit_cli.models.templates import TEMPLATE_SETS
 from clipfit_cli.protocols.presets import preset_of
 
@@ -99,6 +103,16 @@ class TransferOptions:
             metavar="NAME",
             help="Data set, or images of your own, to test on; repeat it, or give a comma list. 'all' = every other "
             "one and the shifted variants. Default: those of 'all' that are there.",
+            rich_help_panel=_DATA,
+            autocompletion=complete_dataset,
+        ),
+    ] = None
+    shift: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="As --target, and a shift of the source: its classes in another domain. Repeat it, or give a comma "
+            "list.",
             rich_help_panel=_DATA,
             autocompletion=complete_dataset,
         ),
@@ -240,6 +254,33 @@ class OutputOptions:
         bool, typer.Option("--quiet", "-q", help="No progress and no notes on stderr.", rich_help_panel=_OUTPUT)
     ] = False
 
+    def __post_init__(self) -> None:
+        """Check, before any work, that the table can be written as asked.
+
+        Raises:
+            ConfigError: Two things want stdout, or the CSV file is a folder, or its own is not there or not writable.
+            OSError: Its name cannot be one.
+        """
+        if self.csv == "-" and self.json:
+            raise ConfigError("--csv - and --json both want stdout; write the CSV to a file, or leave one of them out")
+        if self.csv in (None, "-"):
+            return
+        path, whole = csv_file(self.csv)
+        if path.is_dir():
+            raise ConfigError(f"--csv {self.csv} is a folder; give the name of a file in it")
+        if not path.parent.is_dir():
+            raise ConfigError(f"the folder of --csv {self.csv} does not exist; make it first")
+        if not os.access(path.parent if whole else path, os.W_OK):
+            raise ConfigError(f"--csv {self.csv} cannot be written; give a file in a folder of yours")
+
+
+def csv_file(text: str) -> tuple[Path, bool]:
+    """Return the file of ``--csv``, and whether it is replaced as a whole: a pipe or a device takes the text."""
+    path = expanded(text).absolute()
+    if path.parts[1:2] in (("dev",), ("proc",)) or (path.exists() and not path.is_file()):
+        return path, False
+    return Path(os.path.realpath(path)), True
+
 
 RunsDir = Annotated[
     Path,
@@ -295,6 +336,33 @@ class RunOptions(CacheOptions, OutputOptions):
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the runs that would be made, and stop.", rich_help_panel=_OUTPUT)
     ] = False
+    per_seed: Annotated[
+        bool, typer.Option("--per-seed", help="A row for every seed, too.", rich_help_panel=_OUTPUT)
+    ] = False
+    keep_adapters: Annotated[
+        str,
+        typer.Option(
+            metavar="all|none",
+            help="Whether the tuned tensors are kept; without them, a further test trains anew.",
+            rich_help_panel=_OUTPUT,
+            autocompletion=complete_from(("all", "none")),
+        ),
+    ] = "all"
+    save_logits: Annotated[
+        bool,
+        typer.Option(
+            "--save-logits", help="Keep all logits of every test beside its predictions.", rich_help_panel=_OUTPUT
+        ),
+    ] = False
+    skip_damaged: Annotated[
+        bool,
+        typer.Option(
+            "--skip-damaged",
+            help="Decode every image first, and go on without those that are missing or damaged: they are counted and "
+            "recorded.",
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = False
     force: Annotated[bool, typer.Option("--force", help="Run again what is finished.", rich_help_panel=_OUTPUT)] = False
 
 
@@ -302,7 +370,8 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     """Return the function as Typer takes it, errors reported.
 
     Each parameter that is annotated with a dataclass of options is replaced by the options themselves, and gets
-    the filled dataclass when the command is called.
+    the filled dataclass when the command is called. Blank texts and paths are refused, and whole numbers beyond all
+    use; a leading ``~`` of a path is replaced.
     """
     hints = typing.get_type_hints(function, include_extras=True)
     parameters: dict[str, inspect.Parameter] = {}
@@ -320,7 +389,15 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
                 field.name, inspect.Parameter.KEYWORD_ONLY, default=_default(field), annotation=types[field.name]
             )
 
+    for parameter in parameters.values():
+        kind, *marks = typing.get_args(parameter.annotation)
+        for mark in marks:
+            mark.parser = _path if "Path" in repr(kind) else _text if "str" in repr(kind) else mark.parser
+
     def wrapper(**values: Any) -> None:
+        for name, value in values.items():
+            if isinstance(value, int) and abs(value) > MOST:
+                raise ConfigError(f"--{name.replace('_', '-')} is {shortened(str(value))}; the most is {MOST}")
         filled = {
             name: kind(**{field: values.pop(field) for field in fields}) for name, (kind, fields) in groups.items()
         }
@@ -332,9 +409,20 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     return reported(wrapper)
 
 
+def _text(text: str) -> str:
+    if not text.strip():
+        raise typer.BadParameter("the text is empty; is a variable of the shell empty?")
+    return text
+
+
+def _path(text: str | Path) -> Path:
+    try:
+        return expanded(text if isinstance(text, Path) else _text(text))
+    except ConfigError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
 def _default(field: dataclasses.Field[Any]) -> Any:
-    if field.default is not dataclasses.MISSING:
-        return field.default
-    if field.default_factory is not dataclasses.MISSING:
-        return field.default_factory()
-    return inspect.Parameter.empty
+    made = field.default_factory
+    given = inspect.Parameter.empty if field.default is dataclasses.MISSING else field.default
+    return given if made is dataclasses.MISSING else made()

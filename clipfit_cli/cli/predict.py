@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clipfit_cli.cli.adapter_options import BaseModelOptions, MachineOptions
-from clipfit_cli.cli.console import check_output, emit, note
+from clipfit_cli.cli.console import emit, note
 from clipfit_cli.cli.data_progress import DataProgress
 from clipfit_cli.cli.network import offline_if
 from clipfit_cli.cli.options import OutputOptions, command
@@ -51,7 +51,6 @@ def predict(
 
     All pictures are decoded before the first is classified, so a damaged one stops the command at once.
     """
-    check_output(output)
     say = partial(note, quiet=output.quiet)
     names = _class_names(classes) if classes is not None else None
     from clipfit_cli.data.files.pictures import find_pictures

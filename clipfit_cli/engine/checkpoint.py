@@ -49,21 +49,17 @@ class AdapterCard:
     run_key: str
 
 
-def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Write tensors by name as safetensors.
-
-    Raises:
-        OSError: As the system gives it (safetensors' own writer would hide a full disk behind another error).
-    """
+def tensors_to_bytes(tensors: dict[str, Tensor]) -> bytes:
+    """Return tensors by name as safetensors."""
     from safetensors.torch import save
 
-    path.write_bytes(save({name: tensor.contiguous() for name, tensor in tensors.items()}))
+    return save({name: tensor.contiguous() for name, tensor in tensors.items()})
 
 
-def write_card(path: Path, card: AdapterCard) -> None:
-    """Write the card as JSON."""
+def card_to_bytes(card: AdapterCard) -> bytes:
+    """Return the card as JSON."""
     values = {"card_version": CARD_VERSION, **vars(card)}
-    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def find_adapter(path: Path) -> Path:
@@ -111,7 +107,7 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path} is damaged ({error}); train the adapter again") from error
 
 
-def load_tensors(adapted: Adapted, folder: Path, bundle: ClipBundle) -> None:
+def load_tensors(adapted: Adapted, folder: Path, bundle: ClipBundle, *, sha256: str | None = None) -> None:
     """Give an attached method what an adapter holds.
 
     Args:

@@ -16,9 +16,8 @@ from typing import Any, NamedTuple, cast
 from torch import nn
 
 from clipfit_cli.config import TINY_BACKBONE, TINY_PRETRAINED
-from clipfit_cli.errors import ModelError, UnknownNameError, first_line
-from clipfit_cli.models.model_folder import config_file, is_model_folder, read_config
-from clipfit_cli.models.text_models import resolve_text_model
+from clipfit_cli.errors import ModelError, first_line
+from clipfit_cli.models.source import Blueprint, find_blueprint
 from clipfit_cli.models.towers import check_supported, kinds_of
 
 
@@ -45,12 +44,11 @@ class Pair(NamedTuple):
     pretrained: str | None
 
 
-def create(name: str, backbone: str, *, device: str, **options: Any) -> nn.Module:
+def create(blueprint: Blueprint, *, device: str, **options: Any) -> nn.Module:
     """Return open_clip's model of random weights, its towers of supported kinds.
 
     Args:
-        name: As ``open_clip.create_model`` takes it.
-        backbone: As a user knows it.
+        blueprint: What to build.
         device: ``meta`` for names and shapes alone, which costs no memory and little time; or ``cpu``.
         options: Further ones of ``open_clip.create_model``.
 
@@ -60,16 +58,21 @@ def create(name: str, backbone: str, *, device: str, **options: Any) -> nn.Modul
     import open_clip
     import torch
 
+    options = {"load_weights": False, "pretrained_text": False, **options}
+    if blueprint.text_cfg:
+        options["text_cfg"] = dict(blueprint.text_cfg)
     quiet = logging.root.manager.disable
     logging.disable(logging.WARNING)  # open_clip reports missing weights, which are loaded elsewhere or not wanted
     try:
         with torch.device(device):
-            model = open_clip.create_model(name, device=device, load_weights=False, pretrained_text=False, **options)
+            if blueprint.is_builtin:
+                return cast(nn.Module, open_clip.CLIP(**blueprint.model_cfg))
+            model = open_clip.create_model(blueprint.name, device=device, **options)
     except Exception as error:  # some architectures need packages or files that are not here
-        raise ModelError(f"open_clip cannot build {backbone} here: {first_line(error)}") from error
+        raise ModelError(f"open_clip cannot build {blueprint.backbone} here: {first_line(error)}") from error
     finally:
         logging.disable(quiet)
-    check_supported(model, backbone)
+    check_supported(model, blueprint.backbone)
     return cast(nn.Module, model)
 
 
@@ -85,23 +88,7 @@ def build_on_meta(backbone: str, *, offline: bool = False) -> nn.Module:
         UnknownNameError: There is no such backbone.
         ModelError: It cannot be built here, or the kind of a tower is not supported.
     """
-    import open_clip
-    import torch
-
-    if backbone == TINY_BACKBONE:
-        from clipfit_cli.models.tiny import TINY_CONFIG
-
-        with torch.device("meta"):
-            return cast(nn.Module, open_clip.CLIP(**TINY_CONFIG))
-    if is_model_folder(backbone):
-        config = config_file(backbone, offline=offline)
-        name, text_cfg = f"local-dir:{config.parent}", read_config(config)[0]["text_cfg"]
-    elif known := open_clip.get_model_config(backbone):
-        name, text_cfg = backbone, known["text_cfg"]
-    else:
-        raise UnknownNameError("backbone", backbone, [TINY_BACKBONE, *open_clip.list_models()])
-    resolved = resolve_text_model(text_cfg, backbone, offline=offline)
-    return create(name, backbone, device="meta", **({"text_cfg": resolved} if resolved else {}))
+    return create(find_blueprint(backbone, offline=offline), device="meta")
 
 
 def describe(backbone: str) -> Architecture:

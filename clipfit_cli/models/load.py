@@ -6,14 +6,15 @@ from typing import Any, cast
 
 import torch
 
-from clipfit_cli.config import TINY_BACKBONE, ModelConfig
+from clipfit_cli.config import ModelConfig
 from clipfit_cli.errors import CheckpointError, ModelError
 from clipfit_cli.models.architectures import create
 from clipfit_cli.models.bundle import ClipBundle
 from clipfit_cli.models.checkpoints import read_state_dict
+from clipfit_cli.models.source import ModelSource, find_source
+from clipfit_cli.models.tiny import build_tiny
 from clipfit_cli.models.tokenizers import Tokenizer, simple_tokenizer, tokenizer_of
 from clipfit_cli.models.towers import activation_of, check_supported
-from clipfit_cli.models.weights import Weights, find_weights
 
 _CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 _CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -27,7 +28,7 @@ _NO_WEIGHTS = (
 """Buffers that older checkpoints carry although the architecture decides them."""
 
 
-def load_bundle(config: ModelConfig, *, device: torch.device, weights: Weights | None = None) -> ClipBundle:
+def load_bundle(config: ModelConfig, *, device: torch.device, source: ModelSource | None = None) -> ClipBundle:
     """Return the model with its weights, float32, frozen, in evaluation mode, on the device.
 
     Weights that were trained with QuickGELU run with QuickGELU, whatever the backbone is called.
@@ -35,24 +36,18 @@ def load_bundle(config: ModelConfig, *, device: torch.device, weights: Weights |
     Args:
         config: Backbone, weights and BatchNorm mode.
         device: Where the model goes.
-        weights: What `find_weights` returned, if it was asked already.
+        source: What `find_source` returned, if it was asked already.
 
     Raises:
         UnknownNameError: No such backbone or weights.
         ModelError: The weights cannot be fetched, or the kind of tower is not supported.
         CheckpointError: The file is damaged, unsafe, or its tensors do not fit the backbone.
     """
-    weights = weights or find_weights(config.backbone, config.pretrained)
-    if config.backbone == TINY_BACKBONE:
-        from clipfit_cli.models.tiny import build_tiny
-
-        model = cast(torch.nn.Module, build_tiny())
-    else:
-        model = _build(config, weights)
+    source = source or find_source(config)
+    model = cast(torch.nn.Module, build_tiny()) if source.is_builtin else _build(source)
     check_supported(model, config.backbone)
     model.to(device).float().eval().requires_grad_(False)
-    tokenizer = None if config.backbone == TINY_BACKBONE else tokenizer_of(config.backbone)
-    return bundle_of(model, config, weights_sha256=weights.sha256, tokenizer=tokenizer)
+    return bundle_of(model, config, weights_sha256=source.sha256, tokenizer=tokenizer_of(source))
 
 
 def bundle_of(
@@ -89,32 +84,26 @@ def bundle_of(
     )
 
 
-def _build(config: ModelConfig, weights: Weights) -> torch.nn.Module:
+def _build(source: ModelSource) -> torch.nn.Module:
     from open_clip.convert import convert_state_dict
     from open_clip.model import convert_to_custom_text_state_dict
     from open_clip.transform import merge_preprocess_dict
 
     # The side of the input stays the architecture's, as in open_clip.
-    preprocess = {key: value for key, value in weights.preprocess.items() if key != "size"}
-    options: dict[str, Any] = {
-        "force_preprocess_cfg": merge_preprocess_dict({}, preprocess),
-    }
-    if weights.quick_gelu is not None:
-        options["quick_gelu"] = weights.quick_gelu
-    if weights.text_cfg is not None:
-        options["text_cfg"] = dict(weights.text_cfg)
-    described = weights.config is not None and config.backbone == config.pretrained
-    name = f"local-dir:{weights.config.parent}" if weights.config and described else config.backbone
-    create(name, config.backbone, device="meta", **options)  # costs nothing, so what is not supported ends at once
-    model = create(name, config.backbone, device="cpu", **options)
-    state = convert_state_dict(model, read_state_dict(weights.path))
+    preprocess = {key: value for key, value in source.preprocess.items() if key != "size"}
+    options: dict[str, Any] = {"force_preprocess_cfg": merge_preprocess_dict({}, preprocess)}
+    if source.quick_gelu is not None:
+        options["quick_gelu"] = source.quick_gelu
+    create(source, device="meta", **options)  # costs nothing, so what is not supported ends at once
+    model = create(source, device="cpu", **options)
+    state = convert_state_dict(model, read_state_dict(source.path))
     if "positional_embedding" in state and not hasattr(model, "positional_embedding"):
         state = convert_to_custom_text_state_dict(state)  # of before text towers became modules of their own
-    _load_strictly(model, state, config, weights)
+    _load_strictly(model, state, source)
     return model
 
 
-def _load_strictly(model: torch.nn.Module, state: dict[str, Any], config: ModelConfig, weights: Weights) -> None:
+def _load_strictly(model: torch.nn.Module, state: dict[str, Any], source: ModelSource) -> None:
     own = model.state_dict()
     if "logit_bias" in own and "logit_scale" in state:
         state.setdefault("logit_bias", torch.zeros(()))  # as open_clip, for weights that were trained without one
@@ -133,7 +122,7 @@ def _load_strictly(model: torch.nn.Module, state: dict[str, Any], config: ModelC
     if unknown := [name for name in state if name not in own]:
         problems.append(f"{len(unknown)} tensors are unknown, the first is {unknown[0]}")
     if problems:
-        raise CheckpointError(f"{weights.path} does not fit the backbone {config.backbone}: {'; '.join(problems)}")
+        raise CheckpointError(f"{source.path} does not fit the backbone {source.backbone}: {'; '.join(problems)}")
     model.load_state_dict(state)
 
 

@@ -14,7 +14,7 @@ from clipfit_cli.config import BnMode, ModelConfig
 from clipfit_cli.engine.checkpoint import CARD_FILE, WEIGHTS_FILE, AdapterCard, write_card, write_tensors
 from clipfit_cli.methods.base import Adapted
 from clipfit_cli.models.load import load_bundle
-from clipfit_cli.models.weights import Weights
+from clipfit_cli.models.source import ModelSource
 from tests.conftest import SMALL_CONFIG
 
 CLASSES = ("cat", "polka-dotted thing", "red_tractor")
@@ -48,10 +48,10 @@ def small_model(folder: Path, backbone: str, *, bn: BnMode = "eval") -> ModelCon
 
 
 def save_adapter(
-    folder: Path, model: ModelConfig, *, method: str = "clipfit", weights: Weights | None = None
+    folder: Path, model: ModelConfig, *, method: str = "clipfit", source: ModelSource | None = None
 ) -> Adapted:
     """Write an adapter of a method with its default settings, and return what it is on its model."""
-    bundle = load_bundle(model, device=torch.device("cpu"), weights=weights)
+    bundle = load_bundle(model, device=torch.device("cpu"), source=source)
     info = methods.get(method)
     settings = info.settings()
     adapted = info.attach(bundle, CLASSES, (TEMPLATE,), settings)

@@ -11,6 +11,8 @@ from typing import Any
 import open_clip
 import pytest
 import torch
+from open_clip import factory
+from open_clip.tokenizer import SimpleTokenizer
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -21,13 +23,22 @@ from clipfit_cli.adapters.export import MODEL_FILE, export
 from clipfit_cli.adapters.predict import load_adapter
 from clipfit_cli.config import ModelConfig, RunConfig, TestSet
 from clipfit_cli.engine.checkpoint import CARD_FILE, WEIGHTS_FILE
+from clipfit_cli.engine.precision import resolve_precision
 from clipfit_cli.errors import CheckpointError, ConfigError, ModelError, ResultsError
 from clipfit_cli.methods.base import Adapted
 from clipfit_cli.models.load import bundle_of
 from clipfit_cli.models.model_folder import CONFIG_FILE
-from clipfit_cli.models.weights import find_weights
+from clipfit_cli.models.source import find_blueprint, find_source
 from clipfit_cli.results.record import RunRecord, TestMetrics, to_json
-from tests.adapters.saved_adapters import CLASSES, TEMPLATE, logits_of, register, save_adapter, small_model
+from tests.adapters.saved_adapters import (
+    ARCHITECTURES,
+    CLASSES,
+    TEMPLATE,
+    logits_of,
+    register,
+    save_adapter,
+    small_model,
+)
 
 TINY = ModelConfig("clipfit-tiny", "builtin")
 METRICS = TestMetrics(
@@ -138,12 +149,11 @@ def test_weights_that_ran_with_another_activation_than_their_backbone(
     """As OpenAI's do under the plain name: the configuration says what really ran."""
     config = small_model(tmp_path, "small-vit")
 
-    def quick(backbone: str, pretrained: str, **options: Any) -> Any:
-        return replace(find_weights(backbone, pretrained, **options), quick_gelu=True)
+    def quick(model: ModelConfig, **options: Any) -> Any:
+        return replace(find_source(model, **options), quick_gelu=True)
 
-    monkeypatch.setattr(adapters, "find_weights", quick)
-    weights = quick(config.backbone, config.pretrained)
-    expected = logits_of(save_adapter(tmp_path / "run", config, weights=weights))
+    monkeypatch.setattr(adapters, "find_source", quick)
+    expected = logits_of(save_adapter(tmp_path / "run", config, source=quick(config)))
     out = export(tmp_path / "run", tmp_path / "out")
     assert json.loads((out / CONFIG_FILE).read_text())["model_cfg"]["quick_gelu"] is True
     model, _, _ = open_clip.create_model_and_transforms(f"local-dir:{out}")
@@ -157,31 +167,32 @@ def test_weights_that_ran_with_another_activation_than_their_backbone(
 
 
 def test_the_tokenizer_of_the_hub_comes_along(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class HubTokenizer:
+    class HubTokenizer(SimpleTokenizer):  # type: ignore[misc]
         def save_pretrained(self, folder: str) -> None:
             Path(folder, "tokenizer.json").write_text("{}")
 
-    names: list[str] = []
-
-    def get_tokenizer(name: str) -> HubTokenizer:
-        names.append(name)
-        return HubTokenizer()
-
-    config = module._architecture("small-vit")
-    config["text_cfg"]["hf_tokenizer_name"] = "some/tokenizer"
-
-    def architecture(backbone: str) -> dict[str, Any]:
-        monkeypatch.setattr(open_clip, "get_tokenizer", get_tokenizer)  # the model is loaded by now
-        return config
-
-    monkeypatch.setattr(module, "_architecture", architecture)
+    monkeypatch.setattr(open_clip, "get_tokenizer", lambda name: HubTokenizer(context_length=32))
+    text = {**ARCHITECTURES["small-vit"]["text_cfg"], "hf_tokenizer_name": "some/tokenizer"}
+    monkeypatch.setitem(factory._MODEL_CONFIGS, "small-vit", {**ARCHITECTURES["small-vit"], "text_cfg": text})
     out = export(run, tmp_path / "out")
-    assert (out / "tokenizer.json").is_file() and names == ["small-vit"]
+    assert (out / "tokenizer.json").is_file()
 
 
-def test_the_architecture_of_a_folder_is_its_own(run: Path, tmp_path: Path) -> None:
+def test_an_export_runs_in_the_precision_of_what_it_was_made_from(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    save_adapter(tmp_path / "tiny", TINY)
+    exported = find_blueprint(str(export(tmp_path / "tiny", tmp_path / "out")))
+    for blueprint in (find_blueprint(TINY.backbone), exported):
+        assert resolve_precision("auto", torch.device("cpu"), blueprint) == "fp32"
+
+
+def test_an_export_of_an_export_has_its_architecture(run: Path, tmp_path: Path) -> None:
     out = export(run, tmp_path / "out")
-    assert module._architecture(str(out)) == json.loads((out / CONFIG_FILE).read_text())["model_cfg"]
+    save_adapter(tmp_path / "second", ModelConfig(str(out), str(out)))
+    again = export(tmp_path / "second", tmp_path / "again")
+    assert (again / CONFIG_FILE).read_bytes() == (out / CONFIG_FILE).read_bytes()
 
 
 def record_of(model: ModelConfig, *, method: str = "zero-shot", adapter: str | None = None) -> RunRecord:
@@ -199,7 +210,7 @@ def record_of(model: ModelConfig, *, method: str = "zero-shot", adapter: str | N
         trainable_parameters=0,
         total_parameters=1,
         activation="gelu",
-        weights_sha256=find_weights(model.backbone, model.pretrained).sha256,
+        weights_sha256=find_source(model).sha256,
         split_sha256={"dtd": "0" * 64},
         train_time_s=0.0,
         eval_time_s=1.0,

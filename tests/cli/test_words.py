@@ -32,7 +32,7 @@ def test_malformed_shots(text: str) -> None:
 
 
 def test_names_from_lists_and_repeats() -> None:
-    assert split_names(["dtd,eurosat", " dtd", "ucf101,"]) == ["dtd", "eurosat", "ucf101"]
+    assert split_names(["dtd,eurosat", " dtd", "ucf101"]) == ["dtd", "eurosat", "ucf101"]
     assert split_names(None) == []
     assert split_names(["wds:{a,b}-{0,1}.tar,dtd", "{,x"]) == ["wds:{a,b}-{0,1}.tar", "dtd", "{", "x"]
     assert split_names(["a,b", "c,d"], lambda text: text == "a,b") == ["a,b", "c", "d"]

@@ -344,7 +344,7 @@ def test_labels_without_names_are_called_by_their_numbers(tmp_path: Path) -> Non
     [
         ({"a.png": b""}, "no label a.cls"),
         ({"x/a.cls": b"0"}, "a label x/a.cls without an image"),
-        ({"a.png": b"", "a.cls": b"zero"}, "a.cls holds b'zero', not a whole number"),
+        ({"a.png": b"", "a.cls": b"zero"}, "the label in a.cls 'zero' is not a whole number"),
         ({"a.png": b"", "a.jpg": b"", "a.cls": b"0"}, "two images of the key 'a'"),
         ({"a.png": b"", "a.cls": b"2", "classnames.txt": b"x\ny"}, "label 2, but classnames.txt names 2 classes"),
         ({"a.png": b"", "a.cls": b"1"}, "no image has label 0"),
@@ -371,14 +371,14 @@ def test_damaged_and_missing_shards(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="not a sound, uncompressed tar file"):
         webdataset.read(str(whole))
     with pytest.raises(DataError, match=r"ends within image train-0\.tar/a\.png"):
-        listing.load_image(listing.entries[0].path)
+        listing.images(listing.entries[0].path)
     with tarfile.open(tmp_path / "train-0.tar", "w:gz") as archive:
         add(archive, "a.cls", b"0")
     with pytest.raises(DataError, match=r"unpack \.gz"):
         webdataset.read(str(whole))
     whole.unlink()
     with pytest.raises(DataError, match="cannot be read"):
-        listing.load_image(listing.entries[0].path)
+        listing.images(listing.entries[0].path)
 
 
 def test_what_webdataset_writes(tmp_path: Path) -> None:
@@ -438,7 +438,7 @@ def test_a_test_split_whose_labels_are_withheld_does_not_count(tmp_path: Path) -
     datasets.DatasetDict(whole).save_to_disk(str(tmp_path / "x"))
     dataset = load(f"hf:{tmp_path / 'x'}")
     assert (len(dataset.train), len(dataset.val), len(dataset.test)) == (2, 0, 2)
-    assert "no test images were given, so train were split" in dataset.notes[0]
+    assert "no test images were given, so the training images were split" in dataset.notes[0]
 
 
 @pytest.mark.parametrize(
@@ -461,7 +461,7 @@ def test_rows_without_an_image(tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets")
     rows = [{"bytes": b"no image", "path": None}, None, {"bytes": None, "path": str(tmp_path / "gone.png")}]
     data = hub_set({"image": rows, "label": [0, 1, 1]}, label=datasets.ClassLabel(names=["a", "b"]))
-    loader = hugging_face.Rows({"all": hugging_face._images(data, "image")}, "image", "hf:x")
+    loader = hugging_face.Rows(Path("hf:x"), {"all": hugging_face._images(data, "image")}, "image")
     for row, message in enumerate(("not in a known image format", "row 1 of all has no image", "gone.png is missing")):
         with pytest.raises(DataError, match=message):
             loader(f"all/{row:08d}")

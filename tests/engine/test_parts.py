@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from itertools import chain
 from pathlib import Path
 
+import open_clip
 import pytest
 import torch
 from torch import Tensor
@@ -30,6 +31,7 @@ from clipfit_cli.engine.train import Batches, Plan, steps_between_reads, train
 from clipfit_cli.errors import CheckpointError, ConfigError, TrainingError
 from clipfit_cli.methods.base import Adapted
 from clipfit_cli.models.bundle import ClipBundle
+from clipfit_cli.models.source import Blueprint, find_blueprint
 
 CPU = torch.device("cpu")
 IMAGES = torch.randn(10, 3, 32, 32, generator=torch.Generator().manual_seed(5))
@@ -243,9 +245,12 @@ def test_nothing_to_evaluate(small_clip: ClipBundle) -> None:
 
 
 def test_precision_on_a_cpu() -> None:
-    assert resolve_precision("fp32", CPU, "ViT-B-16") == "fp32" and resolve_precision("bf16", CPU, "RN50") == "bf16"
+    assert (
+        resolve_precision("fp32", CPU, find_blueprint("ViT-B-16")) == "fp32"
+        and resolve_precision("bf16", CPU, find_blueprint("RN50")) == "bf16"
+    )
     with pytest.raises(ConfigError, match="fp16 needs a CUDA device"):
-        resolve_precision("fp16", CPU, "ViT-B-16")
+        resolve_precision("fp16", CPU, find_blueprint("ViT-B-16"))
     with autocast("bf16", CPU):
         assert (torch.ones(2, 3) @ torch.ones(3, 4)).dtype == torch.bfloat16
     with autocast("fp32", CPU):
@@ -260,24 +265,32 @@ def test_automatic_precision_follows_the_cpu(
 ) -> None:
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
-    assert resolve_precision("auto", CPU, "ViT-B-16") == expected
-    assert resolve_precision("auto", CPU, TINY_BACKBONE) == "fp32"
-    assert resolve_precision("bf16", CPU, TINY_BACKBONE) == "bf16"
+    assert resolve_precision("auto", CPU, find_blueprint("ViT-B-16")) == expected
+    assert resolve_precision("auto", CPU, find_blueprint(TINY_BACKBONE)) == "fp32"
+    assert resolve_precision("bf16", CPU, find_blueprint(TINY_BACKBONE)) == "bf16"
+
+
+def test_only_the_built_in_backbone_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    known = open_clip.list_models()
+    assert {resolve_precision("auto", CPU, Blueprint(n, n, n, open_clip.get_model_config(n))) for n in known} == {
+        "bf16"
+    }
 
 
 def test_automatic_precision_where_torch_cannot_tell(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(torch.cpu, "_is_avx512_bf16_supported", raising=False)
     monkeypatch.delattr(torch.cpu, "_is_amx_tile_supported", raising=False)
-    assert resolve_precision("auto", CPU, "ViT-B-16") == "fp32"
+    assert resolve_precision("auto", CPU, find_blueprint("ViT-B-16")) == "fp32"
 
 
 @pytest.mark.parametrize(("has_bf16", "expected"), [(True, "bf16"), (False, "fp32")])
 def test_automatic_precision_follows_the_gpu(has_bf16: bool, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *, including_emulation: has_bf16)
     cuda = torch.device("cuda")
-    assert resolve_precision("auto", cuda, "ViT-B-16") == expected
-    assert resolve_precision("auto", cuda, TINY_BACKBONE) == "fp32"
-    assert resolve_precision("fp16", cuda, "ViT-B-16") == "fp16"
+    assert resolve_precision("auto", cuda, find_blueprint("ViT-B-16")) == expected
+    assert resolve_precision("auto", cuda, find_blueprint(TINY_BACKBONE)) == "fp32"
+    assert resolve_precision("fp16", cuda, find_blueprint("ViT-B-16")) == "fp16"
 
 
 @pytest.mark.parametrize("name", ["gpu", "mps", "cuda:99", "cpu:x"])

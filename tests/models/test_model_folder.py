@@ -16,9 +16,10 @@ from safetensors.torch import save_file
 
 from clipfit_cli.config import ModelConfig
 from clipfit_cli.errors import CheckpointError, ConfigError, ModelError, UnknownNameError
+from clipfit_cli.files import file_sha256
 from clipfit_cli.models.load import load_bundle
-from clipfit_cli.models.model_folder import is_model_folder, open_model_folder
-from clipfit_cli.models.weights import file_sha256, find_weights
+from clipfit_cli.models.model_folder import is_model_folder, open_model_folder, weights_of
+from clipfit_cli.models.source import find_source
 from tests.conftest import SMALL_CONFIG, build_small_clip
 from tests.models.hub_server import Hub, serve
 
@@ -75,7 +76,7 @@ def test_a_folder_brings_its_architecture(weights: str, quick_gelu: bool, tmp_pa
 
 def test_safetensors_go_before_torch_files(tmp_path: Path) -> None:
     folder = write_model(write_model(tmp_path / "model"), weights=TORCH)
-    assert open_model_folder(str(folder)).weights == folder / SAFE
+    assert weights_of(open_model_folder(str(folder))) == folder / SAFE
 
 
 @pytest.mark.parametrize("quick_gelu", [False, True])
@@ -107,12 +108,12 @@ def test_weights_that_do_not_fit_their_own_configuration(tmp_path: Path) -> None
 def test_a_folder_and_other_weights(small_architecture: str, tmp_path: Path) -> None:
     folder = write_model(tmp_path / "model")
     with pytest.raises(ConfigError, match="brings its own weights; leave out --pretrained openai"):
-        find_weights(str(folder), "openai")
+        find_source(ModelConfig(str(folder), "openai"))
 
 
 def test_a_folder_that_was_moved(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="there is no folder .*/gone"):
-        find_weights(str(tmp_path / "gone"), str(tmp_path / "gone"))
+        find_source(ModelConfig(str(tmp_path / "gone"), str(tmp_path / "gone")))
 
 
 def test_open_clips_names_go_before_folders(
@@ -121,7 +122,7 @@ def test_open_clips_names_go_before_folders(
     monkeypatch.chdir(tmp_path)
     write_model(tmp_path / small_architecture)
     with pytest.raises(UnknownNameError, match="unknown weights of small-vit"):
-        find_weights(small_architecture, "no-such-tag")
+        find_source(ModelConfig(small_architecture, "no-such-tag"))
 
 
 def test_what_is_a_model_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,9 +161,9 @@ def test_folders_that_are_none_of_open_clips(config: Any, message: str, tmp_path
     elif config is not None:
         (tmp_path / CONFIG).write_text(config if isinstance(config, str) else json.dumps(config))
     with pytest.raises(ModelError, match=message):
-        open_model_folder(str(tmp_path))
+        weights_of(open_model_folder(str(tmp_path)))
     with pytest.raises(ModelError, match=message):
-        find_weights("ViT-B-16", str(tmp_path))
+        find_source(ModelConfig("ViT-B-16", str(tmp_path)))
 
 
 def test_a_configuration_that_open_clip_cannot_build(tmp_path: Path) -> None:
@@ -179,14 +180,14 @@ def test_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hub = Hub(tmp_path / "cache", files={"org/model": {file: (folder / file).read_bytes() for file in (CONFIG, TORCH)}})
     with serve(hub, monkeypatch):
         with pytest.raises(ModelError, match="open_clip_config.json of hf-hub:org/model: not in the local cache"):
-            find_weights(name, name, offline=True)
-        weights = find_weights(name, name, say=said.append)
+            find_source(ModelConfig(name, name), offline=True)
+        weights = find_source(ModelConfig(name, name), say=said.append)
         assert [text.split(" from ")[0] for text in said] == [
             "fetching open_clip_config.json of hf-hub:org/model",
             "fetching the weights of hf-hub:org/model",
         ]
         asked = len(hub.asked)
-        assert find_weights(name, name, offline=True) == weights == find_weights(name, name)
+        assert find_source(ModelConfig(name, name), offline=True) == weights == find_source(ModelConfig(name, name))
         bundle = load_bundle(ModelConfig(name, name), device=CPU)
         assert len(hub.asked) == asked
     assert bundle.weights_sha256 == file_sha256(folder / CONFIG, folder / TORCH)
@@ -200,11 +201,11 @@ def test_a_repository_of_something_else(tmp_path: Path, monkeypatch: pytest.Monk
         with pytest.raises(
             ModelError, match=r"has no open_clip_config\.json; expected a repository that open_clip can"
         ):
-            find_weights("hf-hub:org/model", "hf-hub:org/model")
+            find_source(ModelConfig("hf-hub:org/model", "hf-hub:org/model"))
         with pytest.raises(ModelError, match="has no model_cfg"):
-            find_weights("ViT-B-16", "hf-hub:org/half")
+            find_source(ModelConfig("ViT-B-16", "hf-hub:org/half"))
         hub.files["org/bare"] = {CONFIG: json.dumps({"model_cfg": SMALL_CONFIG}).encode()}
         with pytest.raises(
             ModelError, match=r"has no open_clip_model\.safetensors and no open_clip_pytorch_model\.bin"
         ):
-            find_weights("hf-hub:org/bare", "hf-hub:org/bare")
+            find_source(ModelConfig("hf-hub:org/bare", "hf-hub:org/bare"))

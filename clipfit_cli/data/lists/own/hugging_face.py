@@ -2,43 +2,38 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from clipfit_cli.data.files.folder import StoredImages, files_below
+from clipfit_cli.data.files.identity import by_content, hash_parts
 from clipfit_cli.data.lists.own.listing import Entry, Labelled, Listing, Split, number_classes, split_of
 from clipfit_cli.errors import ConfigError, DataError
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 _LABEL_NAMES = ("label", "labels", "class", "class_name", "fine_label")
 _SAVED = ("dataset_dict.json", "state.json")
 """Files that tell a folder of `save_to_disk` from other folders."""
+_MADE_BY_THE_LIBRARY = re.compile(r"(^|/)cache-[^/]*\.arrow$")
+"""Files that it adds to such a folder when somebody works on the data set."""
 
 
 @dataclass(frozen=True)
-class Rows:
+class Rows(StoredImages):
     """Loads images out of the tables of a data set.
 
     Attributes:
+        root: What messages call the data set.
         tables: Split, as the data set calls it -> its image column, not decoded.
         column: Its name.
-        source: What messages call the data set.
+        folder: That the tables were read from; None = from the hub.
     """
 
     tables: Mapping[str, Any]
     column: str
-    source: str
-
-    def __call__(self, path: str) -> Image:
-        """Return the image of ``split/row`` as RGB at its stored size.
-
-        Raises:
-            DataError: It is missing or damaged.
-        """
-        return self.decode(self.content(path), path)
+    folder: Path | None = None
 
     def content(self, path: str) -> bytes:
         """Return the image file of ``split/row``.
@@ -53,18 +48,22 @@ class Rows:
         if image.get("bytes") is not None:
             return bytes(image["bytes"])
         if not image.get("path"):
-            raise DataError(f"{self.source}: row {int(row)} of {split} has no image")
+            raise DataError(f"{self.root}: row {int(row)} of {split} has no image")
         return read_file(Path(image["path"]))
 
-    def decode(self, content: bytes, path: str) -> Image:
-        """Return the image of a file's content as RGB at its stored size.
+    def identify(self, paths: Sequence[str]) -> str:
+        """Return a hash of the files in the folder, or of what tells the hub's tables with these images from others.
 
         Raises:
-            DataError: The content is damaged.
+            DataError: A file cannot be read.
         """
-        from clipfit_cli.data.files.decode import decode_content
-
-        return decode_content(content, f"{self.source}/{path}")
+        splits = sorted({path.rpartition("/")[0] for path in paths})
+        if self.folder is None:
+            return hash_parts((split, self.tables[split]._fingerprint) for split in splits)
+        columns = [self.tables[split].data.column(self.column) for split in splits]
+        named = {path for column in columns for path in _outside(column, self.folder)}
+        kept = (file for file in files_below(self.folder) if not _MADE_BY_THE_LIBRARY.search(file))
+        return by_content(self.folder, [*kept, *named])
 
 
 def read(location: str) -> Listing:
@@ -81,7 +80,7 @@ def read(location: str) -> Listing:
         DataError: The data set cannot be loaded, has no images, or its columns are not clear.
     """
     source = f"hf:{location}"
-    tables = _load(location, source)
+    folder, tables = _load(location, source)
     known = {name: split_of(name) for name in tables}
     chosen = [name for name in tables if known[name] or not any(known.values())]
     image, label = _columns(tables[chosen[0]].features, source)
@@ -92,11 +91,12 @@ def read(location: str) -> Listing:
         raise DataError(f"{source} holds no image with a label")
     class_names, labels = _classes(tables[chosen[0]].features[label], [one for _, one, _ in found])
     entries = tuple(Entry(path, number, split) for (path, _, split), number in zip(found, labels, strict=True))
-    return Listing(class_names, entries, Rows({name: _images(tables[name], image) for name in chosen}, image, source))
+    images = {name: _images(tables[name], image) for name in chosen}
+    return Listing(class_names, entries, Rows(Path(source), images, image, folder))
 
 
-def _load(location: str, source: str) -> dict[str, Any]:
-    """Return split name -> table."""
+def _load(location: str, source: str) -> tuple[Path | None, dict[str, Any]]:
+    """Return the folder on the disk, if it is one, and split name -> table."""
     try:
         import datasets
     except ImportError as error:
@@ -113,7 +113,8 @@ def _load(location: str, source: str) -> dict[str, Any]:
     except Exception as error:  # the library raises errors of many packages
         reason = str(error) or type(error).__name__
         raise DataError(f"{source} cannot be loaded: {reason}") from error
-    return dict(loaded) if isinstance(loaded, dict) else {"all": loaded}
+    tables = dict(loaded) if isinstance(loaded, dict) else {"all": loaded}
+    return folder if folder.is_dir() else None, tables
 
 
 def _columns(features: Mapping[str, Any], source: str) -> tuple[str, str]:
@@ -158,6 +159,14 @@ def _classes(kind: Any, given: Sequence[Labelled]) -> tuple[tuple[str, ...], lis
     if names:
         return tuple(names), [one.label or 0 for one in given]
     return number_classes(given)
+
+
+def _outside(column: Any, folder: Path) -> list[str]:
+    """Return the image files that a column names instead of holding them, but for those in the folder."""
+    import pyarrow.compute
+
+    rows = column.filter(pyarrow.compute.is_null(pyarrow.compute.struct_field(column, "bytes"))).to_pylist()
+    return [row["path"] for row in rows if row and row["path"] and not Path(row["path"]).is_relative_to(folder)]
 
 
 def _images(table: Any, column: str) -> Any:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+from clipfit_cli.data.files.folder import StoredImages
 from clipfit_cli.errors import DataError
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 Split = Literal["train", "val", "test"]
 
@@ -48,12 +46,16 @@ class Listing:
     Attributes:
         class_names: In label order.
         entries: At least one.
-        load_image: Path of an entry -> RGB image.
+        images: Loads and identifies them by their paths.
+        file_sha256: Of the file that lists them; empty where none does.
+        note: How the entries came about where that is not plain.
     """
 
     class_names: tuple[str, ...]
     entries: tuple[Entry, ...]
-    load_image: Callable[[str], Image]
+    images: StoredImages
+    file_sha256: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,21 @@ class Labelled:
 def split_of(word: str) -> Split | None:
     """Return the split that a word stands for, or None."""
     return SPLIT_WORDS.get(word.strip().lower())
+
+
+def whole_number(text: str, what: str) -> int:
+    """Return the label that a text stands for.
+
+    Args:
+        text: As it was given.
+        what: What messages call it.
+
+    Raises:
+        DataError: It is not a whole number from 0 to 999,999,999.
+    """
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise DataError(f"{what} {text[:40]!r} is not a whole number from 0; names belong into class_name")
+    return int(text)
 
 
 def number_classes(given: Sequence[Labelled]) -> tuple[tuple[str, ...], list[int]]:

@@ -10,12 +10,22 @@ from collections.abc import Iterator
 from pathlib import Path, PurePath
 
 from clipfit_cli.data.files.folder import ImageFolder
-from clipfit_cli.data.lists.own.listing import SPLIT_WORDS, Entry, Labelled, Listing, Split, number_classes, split_of
+from clipfit_cli.data.lists.own.listing import (
+    SPLIT_WORDS,
+    Entry,
+    Labelled,
+    Listing,
+    Split,
+    number_classes,
+    split_of,
+    whole_number,
+)
 from clipfit_cli.errors import DataError
+from clipfit_cli.files import file_sha256, read_text
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
+COLUMNS = ("path", "label", "class_name", "split")
 JSON_SUFFIXES = (".jsonl", ".ndjson")
-TABLE_SUFFIXES = (*DELIMITERS, *JSON_SUFFIXES)
 
 Row = tuple[int, dict[str, str]]
 """Line in the file, and column -> text; what is empty is left out."""
@@ -50,7 +60,7 @@ def read(file: Path) -> Listing:
         raise DataError(f"{file}, line {line} names no split, others do; fill the column, or leave it out", path=file)
     class_names, labels = number_classes(given)
     entries = tuple(Entry(*one) for one in zip(lines, labels, splits, strict=True))
-    return Listing(class_names, entries, ImageFolder(file.parent))
+    return Listing(class_names, entries, ImageFolder(file.parent), file_sha256(file))
 
 
 def _csv_rows(file: Path) -> Iterator[Row]:
@@ -89,15 +99,16 @@ def _json_rows(file: Path) -> Iterator[Row]:
             raise DataError(f"{file}, line {line} is not JSON: {error}", path=file) from error
         if not isinstance(values, dict):
             raise DataError(f"{file}, line {line} is not an object such as {{'path': ...}}", path=file)
-        yield line, {name.lower(): str(value).strip() for name, value in values.items() if value not in (None, "")}
+        cells = {name.lower(): value for name, value in values.items() if value not in (None, "")}
+        if not all(isinstance(cells.get(name), str | int | float | None) for name in COLUMNS):
+            raise DataError(f"{file}, line {line}: expected texts or numbers for {', '.join(COLUMNS)}", path=file)
+        yield line, {name: str(cells[name]).strip() for name in COLUMNS if name in cells}
 
 
 def _text(file: Path) -> str:
     """Return the file's text, without the mark that some programs put before it."""
     try:
-        return file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file} is not UTF-8 text ({error}); save it as UTF-8", path=file) from error
+        return read_text(file)
     except OSError as error:
         raise DataError(f"{file} cannot be read: {error.strerror or error}", path=file) from error
 
@@ -119,9 +130,7 @@ def _label(row: dict[str, str], where: str) -> int | None:
         if "class_name" not in row:
             raise DataError(f"{where} has neither label nor class_name")
         return None
-    if not (text.isascii() and text.isdigit()):
-        raise DataError(f"{where}: the label {text!r} is not a whole number from 0; names belong into class_name")
-    return int(text)
+    return whole_number(text, f"{where}: the label")
 
 
 def _split(row: dict[str, str], where: str) -> Split | None:

@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import glob
+import itertools
+import math
 import os
 import re
 import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from clipfit_cli.data.files.folder import IMAGE_SUFFIXES
-from clipfit_cli.data.lists.own.listing import Entry, Labelled, Listing, Split, number_classes, split_of
+from clipfit_cli.data.files.decode import MAX_BYTES
+from clipfit_cli.data.files.folder import IMAGE_SUFFIXES, StoredImages, files_below
+from clipfit_cli.data.files.identity import by_content
+from clipfit_cli.data.lists.own.listing import Entry, Labelled, Listing, Split, number_classes, split_of, whole_number
 from clipfit_cli.errors import ConfigError, DataError
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
+from clipfit_cli.files import expanded, open_regular, read_bytes
 
 CLASS_NAMES_FILE = "classnames.txt"
-_RANGE = re.compile(r"(\d+)\.\.(\d+)")
+_BRACES = re.compile(r"\{([^{}]*)\}")
+_RANGE = re.compile(r"(\d{1,18})\.\.(\d{1,18})")
+_MOST_SHARDS = 100_000
+_MOST_TEXT = 10_000_000
 
 
 @dataclass(frozen=True)
-class Shards:
+class Shards(StoredImages):
     """Loads images out of tar files, without unpacking them.
 
     Attributes:
@@ -31,16 +35,7 @@ class Shards:
         places: Path of an image -> its shard, and offset and size in bytes there.
     """
 
-    root: Path
     places: dict[str, tuple[Path, int, int]]
-
-    def __call__(self, path: str) -> Image:
-        """Return the image as RGB at its stored size.
-
-        Raises:
-            DataError: The shard is gone, or the image is damaged.
-        """
-        return self.decode(self.content(path), path)
 
     def content(self, path: str) -> bytes:
         """Return what is in the image file.
@@ -50,7 +45,7 @@ class Shards:
         """
         shard, offset, size = self.places[path]
         try:
-            with shard.open("rb") as file:
+            with open_regular(shard) as file:
                 file.seek(offset)
                 content = file.read(size)
         except OSError as error:
@@ -59,15 +54,14 @@ class Shards:
             raise DataError(f"shard {shard} ends within image {path}", path=shard)
         return content
 
-    def decode(self, content: bytes, path: str) -> Image:
-        """Return the image of a file's content as RGB at its stored size.
+    def identify(self, paths: Sequence[str]) -> str:
+        """Return a hash of the names and contents of the shards that images are in.
 
         Raises:
-            DataError: The content is damaged.
+            DataError: A shard is gone or cannot be read.
         """
-        from clipfit_cli.data.files.decode import decode_content
-
-        return decode_content(content, self.root / path)
+        shards = {self.places[path][0].relative_to(self.root).as_posix() for path in paths}
+        return by_content(self.root, list(shards))
 
 
 def read(pattern: str) -> Listing:
@@ -117,35 +111,31 @@ def shard_paths(pattern: str) -> list[Path]:
             ``{train,test}``.
 
     Raises:
-        ConfigError: It is a URL, which cannot be read from.
+        ConfigError: It is a URL, which cannot be read from, no path, or stands for too many files.
+        DataError: A folder cannot be read.
     """
     if "://" in pattern:
         raise ConfigError(f"shards are read from files, not from {pattern}; download them and give their path")
-    path = Path(pattern).expanduser()
-    if path.is_dir():
-        return sorted(found.absolute() for found in path.rglob("*.tar"))
-    if path.is_file():
+    path = expanded(pattern)
+    if os.path.isdir(path):  # noqa: PTH112
+        return sorted(path.absolute() / found for found in files_below(path) if found.endswith(".tar"))
+    if os.path.isfile(path):  # noqa: PTH113
         return [path.absolute()]
-    matches = {found for name in _expanded(str(path)) for found in glob.glob(name)}  # noqa: PTH207
+    texts = _BRACES.split(str(path))
+    choices = [_choices(text) if number % 2 else [text] for number, text in enumerate(texts)]
+    if math.prod(map(len, choices)) > _MOST_SHARDS:
+        raise ConfigError(f"{pattern} stands for more than {_MOST_SHARDS:,} shards; name fewer, or give their folder")
+    matches = {found for parts in itertools.product(*choices) for found in glob.glob("".join(parts))}  # noqa: PTH207
     return sorted(Path(found).absolute() for found in matches)
 
 
-def _expanded(pattern: str) -> Iterator[str]:
-    """Yield the names that braces stand for."""
-    head, brace, rest = pattern.partition("{")
-    inner, close, tail = rest.partition("}")
-    if not (brace and close):
-        yield pattern
-        return
+def _choices(inner: str) -> Sequence[str]:
+    """Return what a pair of braces stands for."""
     numbers = _RANGE.fullmatch(inner)
-    if numbers:
-        first, last = numbers.groups()
-        words: Sequence[str] = [f"{n:0{len(first)}d}" for n in range(int(first), int(last) + 1)]
-    else:
-        words = inner.split(",")
-    for word in words:
-        for end in _expanded(tail):
-            yield f"{head}{word}{end}"
+    if numbers is None:
+        return inner.split(",")
+    first, last = numbers.groups()
+    return [f"{n:0{len(first)}d}" for n in range(int(first), min(int(last), int(first) + _MOST_SHARDS) + 1)]
 
 
 def _split(name: Path) -> Split | None:
@@ -163,24 +153,27 @@ def _samples(shard: Path, names: list[str]) -> Iterator[tuple[str, int, int, int
     labels: dict[str, int] = {}
     try:
         size = shard.stat().st_size
-        with tarfile.open(shard, "r:") as archive:
+        with open_regular(shard) as file, tarfile.open(fileobj=file, mode="r:") as archive:
             for member in archive:
                 if not member.isfile():
                     continue
                 if member.offset_data + member.size > size:
                     raise tarfile.ReadError(f"{member.name} goes beyond its end")
-                folder, slash, file = member.name.rpartition("/")
-                stem, _, suffix = file.partition(".")
+                folder, slash, name = member.name.rpartition("/")
+                stem, _, suffix = name.partition(".")
                 key = f"{folder}{slash}{stem}"
                 if f".{suffix.lower()}" in IMAGE_SUFFIXES:
                     if key in images:
                         raise DataError(f"shard {shard} has two images of the key {key!r}", path=shard)
+                    if member.size > MAX_BYTES:
+                        raise DataError(f"shard {shard}: {member.name} has {member.size:,} bytes", path=shard)
                     images[key] = (member.name, member.offset_data, member.size)
                 elif suffix.lower() == "cls":
-                    labels[key] = _label(archive, member, shard)
-                elif file == CLASS_NAMES_FILE and not names:
+                    text = _content(archive, member).strip().decode(errors="replace")
+                    labels[key] = whole_number(text, f"shard {shard}: the label in {member.name}")
+                elif name == CLASS_NAMES_FILE and not names:
                     names += _lines(_content(archive, member), f"{shard}, {member.name}")
-    except (tarfile.TarError, OSError) as error:
+    except (tarfile.TarError, OSError, ValueError, ArithmeticError, EOFError) as error:
         raise DataError(
             f"shard {shard} is not a sound, uncompressed tar file ({error}); unpack .gz, or fetch it anew", path=shard
         ) from error
@@ -192,15 +185,10 @@ def _samples(shard: Path, names: list[str]) -> Iterator[tuple[str, int, int, int
 
 
 def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    if member.size > _MOST_TEXT:
+        raise tarfile.ReadError(f"{member.name} has {member.size:,} bytes, at most {_MOST_TEXT:,} are accepted")
     file = archive.extractfile(member)
     return file.read() if file else b""
-
-
-def _label(archive: tarfile.TarFile, member: tarfile.TarInfo, shard: Path) -> int:
-    text = _content(archive, member).strip()
-    if not text.isdigit():
-        raise DataError(f"shard {shard}: {member.name} holds {text[:40]!r}, not a whole number from 0", path=shard)
-    return int(text)
 
 
 def _class_names(root: Path) -> list[str]:
@@ -208,7 +196,7 @@ def _class_names(root: Path) -> list[str]:
     for folder in (root, root.parent):
         path = folder / CLASS_NAMES_FILE
         if path.is_file():
-            return _lines(path.read_bytes(), str(path))
+            return _lines(read_bytes(path, _MOST_TEXT), str(path))
     return []
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from clipfit_cli.data.catalog import CatalogRow
 from clipfit_cli.data.dataset import DataSet, Item, hash_lists
 from clipfit_cli.data.files.folder import ImageFolder
+from clipfit_cli.data.files.identity import by_size
 from clipfit_cli.data.lists.published.layout import dataset_folder, read_text
 from clipfit_cli.errors import DataError
 
@@ -51,6 +53,8 @@ def read(row: CatalogRow, data_root: Path) -> DataSet:
         test=test,
         split_sha256=hash_lists(class_names, train, test, test),
         load_image=ImageFolder(images),
+        identify=partial(by_size, images),
+        location=str(images),
         samples_val=False,
     )
 
@@ -104,6 +108,8 @@ def _test_only(
         test=test,
         split_sha256=hash_lists(class_names, test, (), test),
         load_image=ImageFolder(images),
+        identify=partial(by_size, images),
+        location=str(images),
         train_is_sampled=False,
     )
 
