@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import random
 import struct
@@ -152,39 +153,14 @@ class Damage:
             if kind < 0.2:
                 return [*value, value[index]]
             return [*value[:index], self._changed(value[index]), *value[index + 1 :]]
-        leaves = [
-            None,
-            True,
-            0,
-            -1,
-            1,
-            3,
-            2**31,
-            2**63,
-            2**64,
-            -(2**70),
-            300_000_000,
-            1e308,
-            float("nan"),
-            float("inf"),
-        ]
-        leaves += [-float("inf"), 0.5, "", [], {}, [[]], ["a", "a"], {"a": 1}, "@DEEP@", "@LONG@", self._leaf_text()]
-        leaves += [self._leaf_text(), f"{value}x", [value], [value, value]]
-        return rng.choice(leaves)
+        numbers = [0, -1, 1, 3, 2**31, 2**63, 2**64, -(2**70), 300_000_000, 0.5, 1e308, math.nan, math.inf, -math.inf]
+        others: list[Any] = [None, True, "", [], {}, [[]], ["a", "a"], {"a": 1}, [value], [value, value], f"{value}x"]
+        texts = ["@DEEP@", "@LONG@", *(self._leaf_text() for _ in range(4))]
+        return rng.choice((*numbers, *others, *texts))
 
     def _leaf_text(self) -> str:
-        texts = [
-            "\0",
-            "a\0b",
-            "\ud800",
-            "\x1b[31m",
-            "../../../etc/passwd",
-            "/etc/passwd",
-            "a" * 300,
-            "b" * 100_000,
-            " ",
-        ]
-        texts += ["\n", "nan", "1", "é", "{}", "~nosuch/x", "a/" * 3000, "zero-shot", "builtin", "bf16", "all", "-"]
+        texts = ["\0", "a\0b", "\ud800", "\x1b[31m", "../../../etc/passwd", "/etc/passwd", "a" * 300, "b" * 100_000]
+        texts += [" ", "\n", "nan", "1", "é", "{}", "~nosuch/x", "a/" * 3000, "zero-shot", "builtin", "bf16", "all"]
         return self._rng.choice(texts)
 
     def _change_text(self, path: Path) -> None:
@@ -238,13 +214,17 @@ class Damage:
         if kind == 0:
             text = json.dumps(self._changed(head)).replace('"@DEEP@"', "[" * 50_000).replace('"@LONG@"', "9" * 6_000)
             packed = text.encode("utf-8", "surrogatepass")
-            return self._replace(path, struct.pack("<Q", len(packed)) + packed + body)
-        if kind == 1:
-            return self._replace(path, struct.pack("<Q", rng.choice((0, 1, 2**40, 2**64 - 1))) + content[8:])
+            self._replace(path, struct.pack("<Q", len(packed)) + packed + body)
+        elif kind == 1:
+            self._replace(path, struct.pack("<Q", rng.choice((0, 1, 2**40, 2**64 - 1))) + content[8:])
+        else:
+            self._change_loaded(path, kind)
+
+    def _change_loaded(self, path: Path, kind: int) -> None:
         import torch
         from safetensors.torch import load_file, save_file
 
-        tensors = load_file(path)
+        rng, tensors = self._rng, load_file(path)
         name = rng.choice(sorted(tensors))
         kinds = (torch.int64, torch.complex64, torch.float64, torch.bool, torch.uint8, torch.bfloat16)
         if kind == 2:

@@ -16,8 +16,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -35,6 +37,7 @@ _MIB = 2**20
 _ROOM = 6 * 2**30
 _CAPABILITIES = (1, 2, 3)
 """dac_override, dac_read_search, fowner: what lets root read and change what it has no permission for."""
+_CLONE_NEWNS, _MS_REC, _MS_PRIVATE = 0x20000, 0x4000, 0x40000
 _PR_CAPBSET_DROP, _PR_SET_PDEATHSIG = 24, 1
 _FLUSH_FAILED = 120
 
@@ -97,7 +100,6 @@ def import_everything() -> None:
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = "1"
     package: Any = importlib.import_module("clipfit_cli")
-    importlib.import_module("clipfit_cli.process").set_up()
     for module in pkgutil.walk_packages(package.__path__, "clipfit_cli."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
@@ -107,6 +109,16 @@ def import_everything() -> None:
     importlib.import_module("torch").set_num_threads(1)
     gc.collect()
     gc.freeze()
+
+
+def place_in_memory() -> Path:
+    """Return a new folder whose files are kept in memory, where the system lets us; they are gone with this process."""
+    place = Path(tempfile.mkdtemp(prefix="soak-"))
+    libc = ctypes.CDLL(None)
+    if sys.platform == "linux" and libc.unshare(_CLONE_NEWNS) == 0:
+        libc.mount(b"none", b"/", None, _MS_REC | _MS_PRIVATE, None)
+        libc.mount(b"tmpfs", os.fsencode(place), b"tmpfs", 0, b"size=2g,mode=700")
+    return place
 
 
 def run_forked(command: Command, *, patience_s: float = 20) -> Outcome:
@@ -235,10 +247,12 @@ def _be_the_command(command: Command, files: _Files, patience_s: float) -> NoRet
         resource.setrlimit(resource.RLIMIT_AS, (int(taken + _ROOM), resource.RLIM_INFINITY))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         faulthandler.dump_traceback_later(0.9 * patience_s, file=2)
-        guard.guard(str(command.world), str(files.guarded))
         if command.prepare:
             command.prepare()
+        guard.guard(str(command.world), str(files.guarded))
         code = _ended(_main(command.arguments))
+    except BaseException:
+        os.write(2, traceback.format_exc().encode(errors="replace"))
     finally:
         os._exit(code)
 

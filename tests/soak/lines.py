@@ -69,8 +69,9 @@ PICTURES = ("own/pets/ant/0.png", "own/pets", "odd/cat.png", "own/split/test/Zeb
 PLACES = (
     "/dev/full /dev/zero /dev/null /dev/stdin /dev/tty odd/fifo odd/loop odd/dangling odd/zero odd/here odd/empty "
     "odd/locked odd/shut odd/shut/inside odd/folder odd/deep.json odd/bytes.txt odd/cat.png odd/cat.jpg odd/bomb.png "
-    "odd/nothing odd own runs cache model data exported lists shards shards/train-000.tar words / . .. ~ "
-    "~/x ~nosuch/x ~root/x ../.. own/pets/ant/0.png lists/pets.csv model/open_clip_config.json data/dtd/split_zhou_DescribableTextures.json"
+    "odd/nothing odd own runs cache model data exported lists shards shards/train-000.tar words / . .. ~ ~/x "
+    "~nosuch/x ~root/x ../.. own/pets/ant/0.png lists/pets.csv model/open_clip_config.json "
+    "data/dtd/split_zhou_DescribableTextures.json"
 ).split()
 NUMBERS = (
     "-1 0 00 +1 1.5 1e5 1e308 1e999 -inf inf nan NaN 0x10 1_0 １ ١ True 2147483648 9223372036854775808 "

@@ -45,14 +45,10 @@ def make_world(world: Path) -> None:
     Raises:
         RuntimeError: A command that is needed for it failed.
     """
-    for name in ("home", "tmp", "own", "lists", "words", "odd"):
-        (world / name).mkdir(parents=True)
-    _own_images(world)
+    make_own(world)
     _tables(world)
     _shards(world / "shards")
-    _published(world / "data")
     _words(world / "words")
-    _model(world / "model")
     _odd(world / "odd")
     commands = [
         ("train", "--dataset", "own/pets", "--method", "clipfit,bitfit", *TINY),
@@ -65,16 +61,31 @@ def make_world(world: Path) -> None:
     _do(world, ("export", str(adapters(world)[0].relative_to(world)), "--out", "exported"))
 
 
+def make_own(world: Path) -> None:
+    """Make what a person has before the first command: images, published data sets, a model."""
+    for name in ("home", "tmp", "own", "lists", "words", "odd"):
+        (world / name).mkdir(parents=True)
+    _own_images(world)
+    _published(world / "data")
+    _model(world / "model")
+
+
 def adapters(world: Path) -> list[Path]:
     """Return the folders of the runs that hold an adapter, sorted."""
     return sorted(path.parent for path in (world / "runs").rglob("adapter_model.safetensors"))
 
 
-def copy_world(world: Path, copy: Path) -> Path:
-    """Return a copy in which each file can be changed by `Damage`, and by a command that replaces files whole."""
+def copy_world(world: Path, copy: Path, *, linked: bool = True) -> Path:
+    """Return a copy.
+
+    Args:
+        world: Is not changed by what happens to the copy, but for links.
+        copy: Must not exist.
+        linked: Link large files; only `Damage`, and commands that replace files whole, leave those of `world` alone.
+    """
 
     def take(source: str, target: str) -> str:
-        if os.path.getsize(source) >= LARGE:
+        if linked and os.path.getsize(source) >= LARGE:
             os.link(source, target)
             return target
         return shutil.copy2(source, target)
@@ -85,8 +96,9 @@ def copy_world(world: Path, copy: Path) -> Path:
     for path in (world / "odd").iterdir():
         if path.is_fifo():
             os.mkfifo(copy / "odd" / path.name)
-    (copy / "odd/locked").chmod(0)
-    (copy / "odd/shut").chmod(0)
+    for path in (copy / "odd/locked", copy / "odd/shut"):
+        if path.exists():
+            path.chmod(0)
     return copy
 
 
