@@ -94,9 +94,9 @@ def augmentation_timed(clock: ThreadClock, watch: Stopwatch) -> Iterator[None]:
             stack.enter_context(patch.object(owner, name, timed))
 
         replace(crops.CropDrawer, "seeded", clock.timed("draw the crop", crops.CropDrawer.seeded))
-        for batch in (augment.HostBatch, augment.DeviceBatch):
-            replace(batch, "put", clock.timed("cut, resize and normalise", batch.put))
-            replace(batch, "finish", watch.timed(PHASES[1], batch.finish))
+        batch = augment.CropBatch
+        replace(batch, "put", clock.timed("cut, resize and normalise", batch.put))
+        replace(batch, "finish", watch.timed(PHASES[1], batch.finish))
         yield
 
 

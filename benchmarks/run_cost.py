@@ -74,7 +74,8 @@ def main() -> None:
         return (time.perf_counter() - start) / steps
 
     run(1)
-    environment.reset_peak_memory(device)
+    peak = environment.PeakMemory(device)
+    peak.begin()
     step_s = run(options.steps)
     steps = options.epochs * steps_per_epoch(options.images, options.batch_size)
     print(
@@ -88,7 +89,7 @@ def main() -> None:
                 "precision": precision,
                 "tflop_per_step": round(counter.get_total_flops() / 1e12, 3),
                 "step_s": round(step_s, 3),
-                "peak_memory_mib": round(environment.peak_memory_mib(device) or 0),
+                "peak_memory_mib": round(peak.mib() or 0),
                 "steps_of_the_run": steps,
                 "training_of_the_run_h": round(steps * step_s / 3600, 2),
                 "versions": environment.versions(),

@@ -84,13 +84,13 @@ def read_text(path: Path) -> str:
         raise OSError(errno.EILSEQ, f"it is not UTF-8 text ({error}); save it as UTF-8") from error
 
 
-def file_sha256(*paths: Path) -> str:
-    """Return the sha256 (hex) of the bytes of files, one after another.
+def file_sha256(*paths: Path, kind: str = "sha256") -> str:
+    """Return the sha256 (hex), or another digest, of the bytes of files, one after another.
 
     Raises:
         OSError: One cannot be read.
     """
-    digest = hashlib.sha256()
+    digest = hashlib.new(kind, usedforsecurity=False)
     for path in paths:
         with open_regular(path) as stream:
             while block := stream.read(1 << 20):
@@ -104,13 +104,11 @@ def why_unreadable(path: Path) -> str | None:
     Pipes and devices, which may never end, are not opened.
     """
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            return "is no regular file"
-        path.open("rb").close()
+        open_regular(path).close()
     except (FileNotFoundError, NotADirectoryError):
         return "does not exist"
-    except (OSError, ValueError) as error:
-        return f"cannot be read: {getattr(error, 'strerror', None) or error}"
+    except OSError as error:
+        return f"cannot be read: {error.strerror or error}"
     return None
 
 

@@ -19,13 +19,16 @@ CLOSED_PIPE = 141
 
 
 class Terminated(KeyboardInterrupt):
-    """The process was told to end, by the signal whose number this holds; whatever heeds Ctrl-C heeds this."""
+    """The process was told to end, by the signal whose number this holds; whatever heeds Ctrl-C heeds this.
+
+    Ctrl-C itself is one, too: Python dies of a plain `KeyboardInterrupt` that went through an `exec`, caught or not.
+    """
 
 
 def set_up() -> None:
     """Make the process ready; to be called before torch is imported."""
-    for number in {signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}:  # Windows has one of them
-        if signal.getsignal(number) == signal.SIG_DFL:
+    for number in {signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}:  # Windows lacks the last
+        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):  # else it is to be ignored
             signal.signal(number, _terminate)
     if sys.platform != "win32":  # there a console is no file
         _guard_streams()

@@ -12,7 +12,16 @@ from pathlib import Path
 import pytest
 
 from clipfit_cli.errors import ConfigError
-from clipfit_cli.files import expanded, file_sha256, folder_written_whole, remove_unfinished, write_whole, written_whole
+from clipfit_cli.files import (
+    expanded,
+    file_sha256,
+    folder_written_whole,
+    read_bytes,
+    read_text,
+    remove_unfinished,
+    write_whole,
+    written_whole,
+)
 
 KILLED = """
 import sys, time
@@ -114,3 +123,28 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+@pytest.mark.skipif(os.name == "nt", reason="has no pipes")
+def test_only_regular_files_of_a_bounded_size_are_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "file").write_bytes(b"12345")
+    assert read_bytes(tmp_path / "file", 5) == b"12345"
+    with pytest.raises(OSError, match="it has 5 bytes, at most 4 are accepted"):
+        read_bytes(tmp_path / "file", 4)
+    for path in (tmp_path / "pipe", Path("/dev/zero"), Path("/dev/tty"), tmp_path):
+        with pytest.raises(OSError):
+            read_bytes(path, 5)
+    for name in ("a\0", "\ud800", "x" * 5000):
+        with pytest.raises(OSError):
+            read_bytes(tmp_path / name, 5)
+    with pytest.raises(OSError):
+        file_sha256(tmp_path / "file", tmp_path / "pipe")
+
+
+def test_text_is_utf8(tmp_path: Path) -> None:
+    (tmp_path / "text").write_bytes(b"\xef\xbb\xbfB\xc3\xa4r\r\n")
+    assert read_text(tmp_path / "text") == "Bär\r\n"
+    (tmp_path / "text").write_bytes(b"B\xe4r")
+    with pytest.raises(OSError, match="it is not UTF-8 text"):
+        read_text(tmp_path / "text")

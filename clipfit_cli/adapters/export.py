@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import json
-import secrets
+import os
 import shutil
 from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+import msgspec
 import torch
 from torch import nn
 
+from clipfit_cli._version import __version__
 from clipfit_cli.adapters.attach import attach_adapter, merged_model
 from clipfit_cli.config import ModelConfig
 from clipfit_cli.engine.checkpoint import CARD_FILE, WEIGHTS_FILE, tensors_to_bytes
 from clipfit_cli.errors import CheckpointError, ConfigError, ResultsError
+from clipfit_cli.files import expanded, file_sha256, folder_written_whole, read_bytes, remove_unfinished
 from clipfit_cli.models.bundle import ClipBundle
 from clipfit_cli.models.load import load_bundle
 from clipfit_cli.models.model_folder import CONFIG_FILE, WEIGHTS_FILES
@@ -26,6 +28,23 @@ from clipfit_cli.results.store import RECORD_FILE, find_run
 from clipfit_cli.runs.workspace import image_spec
 
 MODEL_FILE = WEIGHTS_FILES[0]
+MARK_FILE = ".clipfit-export.json"
+_MOST_MARK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Mark:
+    """Tells an exported folder from any other.
+
+    Attributes:
+        clipfit: The version that wrote it.
+        run_key: Of the run.
+        files: Name -> sha256 of all others.
+    """
+
+    clipfit: str
+    run_key: str
+    files: dict[str, str]
 
 
 class _Merged(NamedTuple):
@@ -34,7 +53,8 @@ class _Merged(NamedTuple):
     model: nn.Module
     bundle: ClipBundle
     source: ModelSource
-    card: Path | None
+    run_key: str
+    card: Path | None = None
 
 
 def export(
@@ -54,7 +74,7 @@ def export(
         run: Folder of a run, or one of its adapter's two files; of a method that trains nothing, the folder of a run
             gives the model as it was.
         out: Must not exist.
-        force: Replace `out`, which then must be an earlier export or an empty folder.
+        force: Replace `out`, which then must be an earlier export with nothing added, or an empty folder.
         backbone, pretrained: Where the model's weights are found now; None = as in the run.
         say: Told where weights are fetched from, if they have to be.
 
@@ -64,44 +84,62 @@ def export(
         ModelError: The model's weights are not to be had.
         ResultsError: The folder cannot be written.
     """
-    out = out.expanduser().resolve()  # of a link, its target is replaced
+    out = Path(os.path.realpath(expanded(out)))  # of a link, its target is replaced
+    run = expanded(run)
+    remove_unfinished(out)
     _check_target(out, force=force)
-    merged = _merge(run.expanduser(), backbone, pretrained, say)
-    config = _config(merged)
-    unfinished = out.parent / f".{out.name}.unfinished-{secrets.token_hex(4)}"
+    merged = _merge(run, backbone, pretrained, say)
+    if any(Path(os.path.realpath(path)).is_relative_to(out) for path in (run, merged.source.path)):
+        raise ConfigError(f"{out} holds what is being exported, or the model it needs; name another folder with --out")
     try:
-        unfinished.mkdir(parents=True)
-        (unfinished / MODEL_FILE).write_bytes(tensors_to_bytes(_state(merged.model)))
-        (unfinished / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        if config["model_cfg"]["text_cfg"].get("hf_tokenizer_name"):
-            cast(Any, merged.bundle.tokenizer).save_pretrained(str(unfinished))
-        if merged.card:
-            shutil.copyfile(merged.card, unfinished / CARD_FILE)
-        _put_in_place(unfinished, out)
+        with folder_written_whole(out) as folder:
+            _write(folder, merged)
     except OSError as error:
         raise ResultsError(f"cannot write {out}: {error.strerror or error}; an earlier export is untouched") from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     return out
+
+
+def _write(folder: Path, merged: _Merged) -> None:
+    """Write all files into an empty folder, the mark last."""
+    config = _config(merged)
+    (folder / MODEL_FILE).write_bytes(tensors_to_bytes(_state(merged.model)))
+    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    if config["model_cfg"]["text_cfg"].get("hf_tokenizer_name"):
+        cast(Any, merged.bundle.tokenizer).save_pretrained(str(folder))
+    if merged.card:
+        shutil.copyfile(merged.card, folder / CARD_FILE)
+    for path in (files := sorted(folder.iterdir())):
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    mark = Mark(__version__, merged.run_key, {path.name: file_sha256(path) for path in files})
+    (folder / MARK_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(mark), indent=2))
 
 
 def _check_target(out: Path, *, force: bool) -> None:
     """Refuse to overwrite what is there, unless told to, and anything but an export even then."""
-    if not out.exists():
+    if not os.path.lexists(out):
         return
     if not force:
         raise ConfigError(f"{out} exists already; name another folder with --out, or replace it with --force")
-    if not out.is_dir() or (any(out.iterdir()) and not (out / CONFIG_FILE).is_file()):
-        raise ConfigError(f"{out} is no exported model, so --force does not replace it; name another folder with --out")
+    try:
+        names = {path.name for path in out.iterdir()}
+        mark = msgspec.json.decode(read_bytes(out / MARK_FILE, _MOST_MARK), type=Mark) if names else None
+    except (OSError, ValueError, RecursionError):
+        raise ConfigError(
+            f"{out} is no exported model, or one of clipfit 0.1, which left no {MARK_FILE}; --force does not replace "
+            "it: name another folder with --out, or delete this one"
+        ) from None
+    if mark and (others := sorted(names - mark.files.keys() - {MARK_FILE})):
+        raise ConfigError(f"{out} holds what no export wrote ({others[0]}); move it away, or name another folder")
 
 
 def _merge(run: Path, backbone: str | None, pretrained: str | None, say: Callable[[str], None] | None) -> _Merged:
     """Return the tuned model, on the CPU; of a run that trained nothing, the model as it is."""
     cpu = torch.device("cpu")
-    if not (run / RECORD_FILE).is_file() or (run / WEIGHTS_FILE).is_file():
+    if not os.path.isfile(run / RECORD_FILE) or os.path.isfile(run / WEIGHTS_FILE):  # noqa: PTH113
         attached = attach_adapter(run, device=cpu, backbone=backbone, pretrained=pretrained, say=say)
         model = merged_model(attached.adapted, attached.card.method)
-        return _Merged(model, attached.bundle, attached.source, attached.folder / CARD_FILE)
+        return _Merged(model, attached.bundle, attached.source, attached.card.run_key, attached.folder / CARD_FILE)
     record = find_run(run)
     assert record is not None
     used = record.config.model
@@ -120,7 +158,7 @@ def _merge(run: Path, backbone: str | None, pretrained: str | None, say: Callabl
             f"the run in {run} used {record.activation}, but {bundle.backbone} runs with {bundle.activation}; leave "
             "--backbone out to use its own"
         )
-    return _Merged(bundle.model, bundle, source, None)
+    return _Merged(bundle.model, bundle, source, record.key)
 
 
 def _config(merged: _Merged) -> dict[str, Any]:
@@ -135,19 +173,3 @@ def _state(model: nn.Module) -> dict[str, torch.Tensor]:
     """Return all tensors by name, numbers with a fraction as float32."""
     state = model.state_dict()
     return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
-
-
-def _put_in_place(unfinished: Path, out: Path) -> None:
-    """Rename the new folder; an old one is moved aside first and removed last."""
-    if not out.exists():
-        unfinished.rename(out)
-        return
-    old = unfinished.with_name(f"{unfinished.name}-old")
-    out.rename(old)
-    try:
-        unfinished.rename(out)
-    except OSError:
-        with suppress(OSError):
-            old.rename(out)
-        raise
-    shutil.rmtree(old, ignore_errors=True)

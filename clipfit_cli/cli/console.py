@@ -162,4 +162,4 @@ class Reporter(DataProgress):
 def _name(config: RunConfig) -> str:
     if not config.shots:
         return f"{config.method} on {config.dataset}"
-    return f"{config.method} on {config.dataset}, {config.shots} shots, seed {config.seed}"
+    return f"{config.method} on {config.dataset}, {counted(config.shots, 'shot')}, seed {config.seed}"

@@ -5,9 +5,10 @@ from __future__ import annotations
 import errno
 import functools
 import os
+import signal
 import traceback
 from collections.abc import Callable
-from typing import Any, ParamSpec
+from typing import Any, ParamSpec, TypeVar
 
 import typer
 
@@ -15,7 +16,6 @@ from clipfit_cli.errors import ClipfitError, DataError, printable, shortened
 from clipfit_cli.process import Terminated
 
 DEBUG_VARIABLE = "CLIPFIT_DEBUG"
-INTERRUPTED = 130
 
 _ADVICE = {
     errno.ENOENT: "check that it is there",
@@ -28,6 +28,7 @@ _ADVICE = {
 }
 
 P = ParamSpec("P")
+T = TypeVar("T")
 
 
 def say(text: str, *, nl: bool = True, **style: Any) -> None:
@@ -42,13 +43,13 @@ def say(text: str, *, nl: bool = True, **style: Any) -> None:
     typer.secho(printable(text), err=True, nl=nl, color=False if plain else None, **style)
 
 
-def reported(command: Callable[P, None]) -> Callable[P, None]:
+def reported(command: Callable[P, T]) -> Callable[P, T]:
     """Return the command with errors from outside as a message on stderr and the exit code of their kind."""
 
     @functools.wraps(command)
-    def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
-            command(*args, **kwargs)
+            return command(*args, **kwargs)
         except (ClipfitError, OSError, RecursionError, KeyboardInterrupt) as error:
             raise typer.Exit(report(error)) from None
 
@@ -65,9 +66,10 @@ def report(error: BaseException) -> int:
             traceback.
     """
     if isinstance(error, KeyboardInterrupt):
-        ended = isinstance(error, Terminated)
-        say(f"{'ended' if ended else 'interrupted'}; what is finished is kept, the same command goes on from here")
-        return 128 + error.args[0] if ended else INTERRUPTED
+        number = error.args[0] if isinstance(error, Terminated) else signal.SIGINT
+        word = "interrupted" if number == signal.SIGINT else "terminated"
+        say(f"{word}; what is finished is kept, the same command goes on from here")
+        return 128 + number
     found = error if isinstance(error, ClipfitError) else _from_outside(error)
     if found is None or os.environ.get(DEBUG_VARIABLE):
         raise error

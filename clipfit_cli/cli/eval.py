@@ -56,10 +56,11 @@ def eval_(
 
     method, draw, settings = MethodChoice("zero-shot"), DrawOptions(seeds="0"), None
     if adapter:
-        from clipfit_cli.engine.checkpoint import find_adapter, read_card
+        from clipfit_cli import methods
+        from clipfit_cli.engine.checkpoint import find_adapter, read_card, settings_of
 
-        card = read_card(find_adapter(adapter.expanduser()))
-        method, settings = MethodChoice(card.method), card.settings
+        card = read_card(find_adapter(adapter))
+        method, settings = MethodChoice(card.method), vars(settings_of(card, methods.get(card.method)))
         if not templates and card.prompt_templates != (catalog.prompt_template(card.dataset),):
             templates = card.prompt_templates
         draw = DrawOptions(shots="all" if card.shots is None else str(card.shots), seeds=str(card.seed))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clipfit_cli.cli.console import Reporter, emit, note
-from clipfit_cli.cli.data_cache import open_crop_cache
+from clipfit_cli.cli.data_cache import open_image_cache
 from clipfit_cli.cli.model_options import ModelOptions
 from clipfit_cli.cli.network import offline_if
 from clipfit_cli.cli.options import RunOptions
@@ -93,7 +93,7 @@ def _workspace(
     return Workspace(
         data_root=data_root,
         device=resolve_device(machine.device),
-        images=ImageStore(crop_cache=open_crop_cache(output, reporter.note)),
+        images=ImageStore(disk=open_image_cache(output, reporter.note)),
         say=reporter.note,
         own=own,
         splits_dir=splits_dir_of(output.runs_dir),

@@ -13,7 +13,6 @@ from typing import Annotated, Any
 
 import typer
 
-from clipfit_cli.cli.errors import reported
 from clipfit_cli.cli.words import MOST
 from clipfit_cli.config import SUBSETS, TEXTURES, ScheduleConfig
 from clipfit_cli.data import catalog
@@ -270,7 +269,7 @@ class OutputOptions:
             raise ConfigError(f"--csv {self.csv} is a folder; give the name of a file in it")
         if not path.parent.is_dir():
             raise ConfigError(f"the folder of --csv {self.csv} does not exist; make it first")
-        if not os.access(path.parent if whole else path, os.W_OK):
+        if not os.access(path.parent if whole or not path.exists() else path, os.W_OK):
             raise ConfigError(f"--csv {self.csv} cannot be written; give a file in a folder of yours")
 
 
@@ -297,7 +296,7 @@ DEFAULT_RUNS_DIR = Path("runs")
 
 @dataclass(frozen=True)
 class CacheFolderOptions:
-    """Where prepared images are kept."""
+    """Where features of images are kept."""
 
     image_cache: Annotated[
         str | None,
@@ -305,7 +304,7 @@ class CacheFolderOptions:
             metavar="DIR|auto",
             envvar="CLIPFIT_IMAGE_CACHE",
             show_envvar=True,
-            help="Keep prepared test images, and the features a frozen model gives them, on disk for later commands; "
+            help="Keep the features that a frozen model gives to test images on disk for later commands; "
             "auto = in your user cache folder. "
             "`clipfit data cache` shows and empties it. Default: none is kept.",
             rich_help_panel=_DATA,
@@ -315,7 +314,7 @@ class CacheFolderOptions:
 
 @dataclass(frozen=True)
 class CacheOptions(CacheFolderOptions):
-    """Where prepared images are kept, and how many."""
+    """Where features of images are kept, and how many."""
 
     image_cache_size: Annotated[
         float,
@@ -367,7 +366,7 @@ class RunOptions(CacheOptions, OutputOptions):
 
 
 def command(function: Callable[..., None]) -> Callable[..., None]:
-    """Return the function as Typer takes it, errors reported.
+    """Return the function as Typer takes it.
 
     Each parameter that is annotated with a dataclass of options is replaced by the options themselves, and gets
     the filled dataclass when the command is called. Blank texts and paths are refused, and whole numbers beyond all
@@ -406,7 +405,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     wrapper.__name__, wrapper.__doc__ = function.__name__, function.__doc__
     wrapper.__signature__ = inspect.Signature(list(parameters.values()))  # type: ignore[attr-defined]
     wrapper.__annotations__ = {name: parameter.annotation for name, parameter in parameters.items()}
-    return reported(wrapper)
+    return wrapper
 
 
 def _text(text: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from clipfit_cli.errors import counted
 from clipfit_cli.reports.tables import Column, Table
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def plan_table(configs: Sequence[RunConfig], keys: Sequence[str], found: Sequenc
             row["key"] = keys[place]
         rows.append(row)
     protocols = " and ".join(dict.fromkeys(config.protocol for config in configs))
-    title = f"{protocols}: {len(rows)} run{'' if len(rows) == 1 else 's'}"
+    title = f"{protocols}: {counted(len(rows), 'run')}"
     return Table(title, columns, tuple(rows), (_total(found) if found else f"not known: {problem}",))
 
 

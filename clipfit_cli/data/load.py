@@ -11,7 +11,7 @@ from clipfit_cli.data import catalog
 from clipfit_cli.data.dataset import DataSet
 from clipfit_cli.data.lists.own.custom import OwnDataSet, read_own
 from clipfit_cli.data.lists.published import fgvc, imagenet, split_json
-from clipfit_cli.data.splits import check_classes
+from clipfit_cli.data.splits import check_lists
 
 DATA_ROOT_VARIABLE = "CLIPFIT_DATA"
 
@@ -43,7 +43,7 @@ def load_dataset(name: str | OwnDataSet, data_root: Path, *, splits_dir: Path | 
     Raises:
         UnknownNameError: There is no such data set.
         ConfigError: See `read_own`.
-        DataError: It is not there, its lists are damaged, or a class has no training image.
+        DataError: It is not there, or its lists are damaged; see `check_lists`.
     """
     if isinstance(name, OwnDataSet):
         return read_own(name, splits_dir)
@@ -53,5 +53,5 @@ def load_dataset(name: str | OwnDataSet, data_root: Path, *, splits_dir: Path | 
 
         return textures_dataset(row.name)
     dataset = _READERS[row.reader](row, data_root.expanduser().absolute())
-    check_classes(dataset)
+    check_lists(dataset, row.same_names)
     return dataset

@@ -27,6 +27,8 @@ _NO_WEIGHTS = (
 )
 """Buffers that older checkpoints carry although the architecture decides them."""
 
+_MOST_BUFFERED = 1 << 28
+
 
 def load_bundle(config: ModelConfig, *, device: torch.device, source: ModelSource | None = None) -> ClipBundle:
     """Return the model with its weights, float32, frozen, in evaluation mode, on the device.
@@ -94,13 +96,26 @@ def _build(source: ModelSource) -> torch.nn.Module:
     options: dict[str, Any] = {"force_preprocess_cfg": merge_preprocess_dict({}, preprocess)}
     if source.quick_gelu is not None:
         options["quick_gelu"] = source.quick_gelu
-    create(source, device="meta", **options)  # costs nothing, so what is not supported ends at once
+    _check_size(
+        create(source, device="meta", **options), source
+    )  # costs nothing, so what is not supported ends at once
     model = create(source, device="cpu", **options)
     state = convert_state_dict(model, read_state_dict(source.path))
     if "positional_embedding" in state and not hasattr(model, "positional_embedding"):
         state = convert_to_custom_text_state_dict(state)  # of before text towers became modules of their own
     _load_strictly(model, state, source)
     return model
+
+
+def _check_size(sketch: torch.nn.Module, source: ModelSource) -> None:
+    """Refuse a model that its weights file cannot fill, before any memory is taken for it."""
+    parameters = sum(parameter.numel() for parameter in sketch.parameters())
+    size, buffers = source.path.stat().st_size, sum(buffer.numel() for buffer in sketch.buffers())
+    if parameters > size or buffers > _MOST_BUFFERED:  # the smallest type of number takes a byte
+        raise CheckpointError(
+            f"{source.path} does not fit the backbone {source.backbone}: it has {size:,} bytes, which cannot hold "
+            f"{parameters:,} parameters and {buffers:,} fixed numbers"
+        )
 
 
 def _load_strictly(model: torch.nn.Module, state: dict[str, Any], source: ModelSource) -> None:

@@ -2,23 +2,57 @@
 
 from __future__ import annotations
 
-import json
-import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from clipfit_cli.errors import ModelError
-from clipfit_cli.files import expanded, why_unreadable
+import msgspec
+
+from clipfit_cli.errors import ModelError, first_line
+from clipfit_cli.files import expanded, read_bytes, why_unreadable
 from clipfit_cli.models.hub import HUB_PREFIX, fetch
 
 CONFIG_FILE = "open_clip_config.json"
 WEIGHTS_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 """In open_clip's order."""
 
+MOST_CONFIG = 1 << 26
+"""Bytes of a configuration."""
+
+_MOST_LAYERS = 1000
 _INSTEAD = "give a local folder or file: --pretrained PATH"
+
+
+_Size = Annotated[int, msgspec.Meta(ge=1, le=1 << 16)]
+_Positive = Annotated[float, msgspec.Meta(gt=0)]
+
+
+class _Text(msgspec.Struct):
+    context_length: _Size = 77
+    hf_model_name: str | None = None
+    hf_tokenizer_name: str | None = None
+
+
+class _Model(msgspec.Struct):
+    embed_dim: _Size
+    vision_cfg: dict[str, Any]
+    text_cfg: _Text
+
+
+class _Preprocess(msgspec.Struct):
+    mean: tuple[float, float, float] | None = None
+    std: tuple[_Positive, _Positive, _Positive] | None = None
+    interpolation: str | None = None
+    resize_mode: Literal["shortest", "longest", "squash"] | None = None
+
+
+class _Config(msgspec.Struct):
+    """What is asked of a configuration before open_clip sees it; it has more."""
+
+    model_cfg: _Model
+    preprocess_cfg: _Preprocess | None = None
 
 
 @dataclass(frozen=True)
@@ -98,29 +132,28 @@ def read_config(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return architecture and preprocessing of a configuration file.
 
     Raises:
-        ModelError: It is not one of open_clip's.
+        ModelError: It cannot be read, is not one of open_clip's, or is of a size that no model has.
     """
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"{path} cannot be read as JSON ({error})") from error
-    architecture = config.get("model_cfg") if isinstance(config, dict) else None
-    if not isinstance(architecture, dict):
-        raise ModelError(f"{path} has no model_cfg; expected open_clip's configuration of a model")
-    for part in ("vision_cfg", "text_cfg"):
-        if not isinstance(architecture.get(part), dict):
-            raise ModelError(f"{path} has no model_cfg.{part}; expected open_clip's configuration of a model")
-    preprocess = config.get("preprocess_cfg") or {}
-    if not isinstance(preprocess, dict):
-        raise ModelError(f"preprocess_cfg of {path} is a {type(preprocess).__name__}, expected names with values")
-    for name in ("mean", "std"):
-        if preprocess.get(name) is not None and not _is_triple(preprocess[name], positive=name == "std"):
-            raise ModelError(f"preprocess_cfg.{name} of {path} is {preprocess[name]!r}, expected three numbers")
-    return architecture, preprocess
+        config = msgspec.json.decode(read_bytes(path, MOST_CONFIG))
+        msgspec.convert(config, _Config)
+        check_layers(config["model_cfg"])
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{path} is not open_clip's configuration of a model: {first_line(error)}") from error
+    return config["model_cfg"], config.get("preprocess_cfg") or {}
 
 
-def _is_triple(values: Any, *, positive: bool) -> bool:
-    if not isinstance(values, list) or len(values) != 3:
-        return False
-    numbers = [value for value in values if isinstance(value, int | float) and math.isfinite(value)]
-    return len(numbers) == 3 and (not positive or min(numbers) > 0)
+def check_layers(value: Any, name: str = "") -> None:
+    """Do nothing for a configuration, or a part of one under this name, that no tower is built by for ever.
+
+    Raises:
+        ValueError: It asks for more than 1,000 layers.
+    """
+    for key, part in value.items() if isinstance(value, dict) else ():
+        check_layers(part, key)
+    for part in value if isinstance(value, list) else ():
+        check_layers(part, name)
+    if isinstance(value, int | float) and ("layer" in name or "depth" in name) and value > _MOST_LAYERS:
+        raise ValueError(f"{name} is {value}, more than the {_MOST_LAYERS} that any model has")

@@ -70,7 +70,7 @@ class _Rendered:
 def _shown(text: str, options: ConsoleOptions) -> str:
     """Return a text without what would drive the terminal, and with escapes for what its encoding lacks."""
     if options.ascii_only:
-        text = text.replace("±", "+-").replace(MISSING, "-")
+        text = text.replace("±", "+-").replace(MISSING, "-").replace("·", "-")
     return printable(text).encode(options.encoding, "backslashreplace").decode(options.encoding)
 
 

@@ -59,7 +59,7 @@ class RunStore:
         own = self.runs_dir / _safe(config.dataset) / _safe(config.method) / name
         if own.exists():
             return own
-        found = sorted(self.runs_dir.glob(f"*/{_safe(config.method)}/*-{key[:_KEY_DIGITS]}/{RECORD_FILE}"))
+        found = _visible(self.runs_dir, f"*/{_safe(config.method)}/*-{key[:_KEY_DIGITS]}/{RECORD_FILE}")
         return found[0].parent if found else own
 
     def find(self, key: str, config: TrainingConfig) -> Run | None:
@@ -70,14 +70,17 @@ class RunStore:
         """
         return find_run(self.folder(key, config), key)
 
+    def all_folders(self) -> list[Path]:
+        """The folder of every finished training, sorted."""
+        return [path.parent for path in _visible(self.runs_dir, f"*/*/*/{RECORD_FILE}")]
+
     def all_runs(self) -> list[tuple[Path, Run]]:
         """Every finished training with its folder, in the order of the folders' names; empty without a runs folder.
 
         Raises:
             ResultsError: A record is damaged or unreadable.
         """
-        paths = sorted(self.runs_dir.glob(f"*/*/*/{RECORD_FILE}"))
-        found = ((path.parent, _read(path, Run)) for path in paths)
+        found = ((folder, _read(folder / RECORD_FILE, Run)) for folder in self.all_folders())
         return [(folder, run) for folder, run in found if run is not None]  # one may be deleted since it was listed
 
     @contextmanager
@@ -138,7 +141,7 @@ def find_test(folder: Path, key: str) -> Test | None:
     Raises:
         ResultsError: The record is damaged, unreadable or of another key.
     """
-    found = sorted((folder / TESTS_FOLDER).glob(f"*-{key[:_KEY_DIGITS]}.json"))
+    found = _visible(folder, f"{TESTS_FOLDER}/*-{key[:_KEY_DIGITS]}.json")
     return _of_key(found[0], Test, key) if found else None
 
 
@@ -148,7 +151,7 @@ def all_tests(folder: Path) -> list[Test]:
     Raises:
         ResultsError: A record is damaged or unreadable.
     """
-    found = (_read(path, Test) for path in sorted((folder / TESTS_FOLDER).glob("*.json")))
+    found = (_read(path, Test) for path in _visible(folder, f"{TESTS_FOLDER}/*.json"))
     return [test for test in found if test is not None]
 
 
@@ -195,6 +198,12 @@ def test_name(dataset: str, subset: str, key: str) -> str:
 
 
 test_name.__test__ = False  # type: ignore[attr-defined]  # not a pytest function
+
+
+def _visible(folder: Path, pattern: str) -> list[Path]:
+    """Return what is there by a pattern and is not on its way, sorted."""
+    found = sorted(folder.glob(pattern))
+    return [path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
 
 
 def _of_key(path: Path, kind: type[_Kind], key: str | None) -> _Kind | None:

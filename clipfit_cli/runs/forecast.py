@@ -78,11 +78,11 @@ def _forecast(
 def _finished(store: RunStore) -> list[tuple[Run, list[Test]]]:
     """Return the finished runs with their tests, the last one last; what cannot be read tells nothing."""
     found: list[tuple[Run, list[Test]]] = []
-    for path in store.runs_dir.glob("*/*/*/record.json"):
+    for folder in store.all_folders():
         with suppress(ClipfitError):
-            run = find_run(path.parent)
+            run = find_run(folder)
             if run:
-                found.append((run, all_tests(path.parent)))
+                found.append((run, all_tests(folder)))
     return sorted(found, key=lambda one: one[0].created_at)
 
 

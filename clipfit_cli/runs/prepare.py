@@ -10,7 +10,8 @@ from clipfit_cli import methods
 from clipfit_cli.config import RunConfig, TestSet, TrainingConfig
 from clipfit_cli.data.dataset import DataSet
 from clipfit_cli.data.splits import class_subset
-from clipfit_cli.engine.checkpoint import WEIGHTS_FILE, AdapterCard, find_adapter, read_card
+from clipfit_cli.engine.checkpoint import WEIGHTS_FILE, AdapterCard, check_weights, find_adapter, read_card
+from clipfit_cli.errors import CheckpointError
 from clipfit_cli.files import file_sha256
 from clipfit_cli.methods.base import MethodInfo
 from clipfit_cli.results.record import Finished, OldRecordError, Run, Test, test_key, training_key
@@ -104,6 +105,7 @@ def prepare(config: RunConfig, workspace: Workspace, store: RunStore) -> Prepare
     """Resolve a configuration, its precision resolved already.
 
     Raises:
+        CheckpointError: The adapter was made for other weights, or is another than the run beside it trained.
         ClipfitError: A data set, an image, the weights or the adapter is not there.
     """
     info = methods.get(config.method)
@@ -115,11 +117,16 @@ def prepare(config: RunConfig, workspace: Workspace, store: RunStore) -> Prepare
     if config.adapter:
         found = find_adapter(Path(config.adapter))
         card = read_card(found)
+        check_weights(card, found, config.model, workspace.source(config.model).sha256)
+        adapter_sha256 = file_sha256(found / WEIGHTS_FILE)
         run = _run_beside(found, card)
         if run:
-            training, key, folder = run.config, run.key, found
+            if run.adapter_sha256 != adapter_sha256:
+                raise CheckpointError(
+                    f"the adapter in {found} has been changed since its run was recorded; train it again"
+                )
+            training, key, folder, adapter_sha256 = run.config, run.key, found, None
         else:
-            adapter_sha256 = file_sha256(found / WEIGHTS_FILE)
             training = _training_of(card, config)
             key = _key(training, workspace, config, "", "", adapter_sha256)
             folder = store.folder(key, training, is_adapter=True)
@@ -190,7 +197,7 @@ def _training_of(card: AdapterCard, config: RunConfig) -> TrainingConfig:
     """Return what is known of the training of an adapter that came alone."""
     return TrainingConfig(
         dataset=card.dataset,
-        subset=card.subset,  # type: ignore[arg-type]
+        subset=card.subset,
         shots=card.shots,
         seed=card.seed,
         method=card.method,

@@ -288,7 +288,7 @@ class _Work:
         peak.begin(give_back=False)
         return found
 
-    def _card(self, trainable: int, weights_file_sha256: str) -> AdapterCard:
+    def _card(self, trainable: int, adapter_sha256: str) -> AdapterCard:
         config, bundle, training_set = self.config, self.bundle, self.prepared.training_set
         return AdapterCard(
             method=config.method,
@@ -306,6 +306,7 @@ class _Work:
             prompt_templates=self.workspace.templates(config, training_set),
             trainable_parameters=trainable,
             run_key=self.prepared.key,
+            adapter_sha256=adapter_sha256,
         )
 
     def _notes(self) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from clipfit_cli.config import Execution, ModelConfig, Precision, RunConfig, TrainingConfig
+from clipfit_cli.data.check.check import without_damaged
 from clipfit_cli.data.check.status import check_images
 from clipfit_cli.data.dataset import DataSet, Item
 from clipfit_cli.data.lists.own.custom import OwnDataSet
@@ -97,8 +98,6 @@ class Workspace:
             where = self._own.get(name, name)
             dataset = load_dataset(where, self.data_root, splits_dir=self._splits_dir)
             if self._skip_damaged:
-                from clipfit_cli.data.check.damaged import without_damaged
-
                 self.say_once(f"looking for damaged images of {name} ...")
                 dataset, damaged = without_damaged(dataset)
                 for one in damaged:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,10 @@ def change_config(folder: Path, change: Callable[[dict[str, Any]], object]) -> N
     config = json.loads((folder / CONFIG).read_text())
     change(config)
     (folder / CONFIG).write_text(json.dumps(config))
+
+
+def with_part(part: str, **changes: Any) -> dict[str, Any]:
+    return {**SMALL_CONFIG, part: {**SMALL_CONFIG[part], **changes}}
 
 
 @pytest.mark.parametrize("weights", [SAFE, TORCH])
@@ -138,20 +143,29 @@ def test_what_is_a_model_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     ("config", "message"),
     [
         (None, "holds no open_clip_config.json; expected what open_clip shares"),
-        ("{", "cannot be read as JSON"),
-        (b"\xff\xfe", "cannot be read as JSON"),
-        ("[" * 100_000, "cannot be read as JSON"),
-        ("[]", "has no model_cfg"),
-        ("{}", "has no model_cfg"),
-        ({"model_cfg": []}, "has no model_cfg"),
-        ({"model_cfg": {"vision_cfg": {}}}, "has no model_cfg.text_cfg"),
-        ({"model_cfg": SMALL_CONFIG, "preprocess_cfg": []}, "holds no weights"),
-        ({"model_cfg": SMALL_CONFIG, "preprocess_cfg": [1]}, "preprocess_cfg of .* is a list"),
-        ({"model_cfg": SMALL_CONFIG, "preprocess_cfg": {"mean": 0.5}}, "preprocess_cfg.mean of .* is 0.5, expected"),
-        ({"model_cfg": SMALL_CONFIG, "preprocess_cfg": {"mean": [1, 2]}}, r"is \[1, 2\], expected three numbers"),
-        ({"model_cfg": SMALL_CONFIG, "preprocess_cfg": {"mean": [0, 0, "0"]}}, "expected three numbers"),
-        ({"model_cfg": SMALL_CONFIG, "preprocess_cfg": {"std": [1, 1, 0]}}, "preprocess_cfg.std of .* expected three"),
-        ({"model_cfg": SMALL_CONFIG, "preprocess_cfg": {"std": [1, 1, float("nan")]}}, "expected three numbers"),
+        ("{", "is not open_clip's configuration"),
+        (b"\xff\xfe", "is not open_clip's configuration"),
+        ("[" * 100_000, "is not open_clip's configuration"),
+        ('{"a":' * 100_000, "is not open_clip's configuration"),
+        ("[]", "Expected `object`, got `array`"),
+        ("{}", "missing required field `model_cfg`"),
+        ({"model_cfg": []}, "Expected `object`, got `array` - at `.*model_cfg`"),
+        ({"model_cfg": {"embed_dim": 8, "vision_cfg": {}}}, "missing required field `text_cfg`"),
+        ({"model_cfg": {**SMALL_CONFIG, "embed_dim": "24"}}, "embed_dim"),
+        ({"model_cfg": {**SMALL_CONFIG, "embed_dim": 10**9}}, "embed_dim"),
+        ({"model_cfg": with_part("text_cfg", hf_model_name=5)}, "hf_model_name"),
+        ({"model_cfg": with_part("text_cfg", context_length=10**9)}, "context_length"),
+        ({"model_cfg": with_part("text_cfg", layers=10**9)}, "layers is 1000000000, more than the 1000"),
+        ({"model_cfg": with_part("vision_cfg", layers=10**9)}, "layers is 1000000000, more than the 1000"),
+        ({"model_cfg": with_part("vision_cfg", layers=[1, 1, 10**9, 1])}, "layers is 1000000000, more than the 1000"),
+        ({"model_cfg": SMALL_CONFIG, "preprocess_cfg": {}}, "holds no weights"),
+        ({"model_cfg": SMALL_CONFIG, "preprocess_cfg": [1]}, "got `array` - at `.*preprocess_cfg`"),
+        ({"model_cfg": SMALL_CONFIG, "preprocess_cfg": {"mean": 0.5}}, "preprocess_cfg.mean"),
+        ({"model_cfg": SMALL_CONFIG, "preprocess_cfg": {"mean": [1, 2]}}, "preprocess_cfg.mean"),
+        ({"model_cfg": SMALL_CONFIG, "preprocess_cfg": {"mean": [0, 0, "0"]}}, "preprocess_cfg.mean"),
+        ({"model_cfg": SMALL_CONFIG, "preprocess_cfg": {"std": [1, 1, 0]}}, "preprocess_cfg.std"),
+        ({"model_cfg": SMALL_CONFIG, "preprocess_cfg": {"std": [1, 1, float("nan")]}}, "is not open_clip's"),
+        ({"model_cfg": SMALL_CONFIG, "preprocess_cfg": {"resize_mode": "crop"}}, "resize_mode"),
         ({"model_cfg": SMALL_CONFIG, "preprocess_cfg": {"mean": [0, -1, 2]}}, "holds no weights; expected open_clip_"),
     ],
 )
@@ -171,6 +185,65 @@ def test_a_configuration_that_open_clip_cannot_build(tmp_path: Path) -> None:
     change_config(folder, lambda config: config["model_cfg"]["vision_cfg"].update(no_such_setting=1))
     with pytest.raises(ModelError, match="open_clip cannot build .*no_such_setting"):
         load_bundle(ModelConfig(str(folder), str(folder)), device=CPU)
+
+
+@pytest.mark.parametrize(
+    ("part", "changes"),
+    [
+        ("vision_cfg", {"width": 65_544, "layers": 1000}),
+        ("vision_cfg", {"image_size": 8_000_000}),
+        ("vision_cfg", {"mlp_ratio": 1e7}),
+        ("text_cfg", {"width": 65_536, "layers": 100}),
+        ("text_cfg", {"vocab_size": 10**9}),
+        ("text_cfg", {"context_length": 65_536}),
+        ("text_cfg", {"width": 10**30}),
+        ("vision_cfg", {"patch_size": 0}),
+    ],
+    ids=str,
+)
+def test_a_model_that_its_weights_cannot_fill_takes_no_memory(
+    part: str, changes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_model(tmp_path / "model")
+    change_config(folder, lambda config: config["model_cfg"].update(with_part(part, **changes)))
+    monkeypatch.setattr("clipfit_cli.models.load.read_state_dict", lambda path: pytest.fail("was built"))
+    with pytest.raises(ModelError, match="which cannot hold|open_clip cannot build"):
+        load_bundle(ModelConfig(str(folder), str(folder)), device=CPU)
+
+
+@pytest.mark.parametrize("file", [CONFIG, SAFE])
+def test_pipes_and_devices_are_not_read(file: str, tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "model")
+    (folder / file).unlink()
+    os.mkfifo(folder / file)
+    for model in (ModelConfig(str(folder), str(folder)), ModelConfig("ViT-B-16", str(folder / file))):
+        with pytest.raises(ModelError, match="no regular file"):
+            find_source(model)
+    with pytest.raises(ModelError, match="no regular file"):
+        find_source(ModelConfig("ViT-B-16", "/dev/zero"))
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "x/" * 3000, "a\0b", "~nosuchuser/model", "\udcff"])
+def test_words_that_no_file_can_have(name: str) -> None:
+    for model in (ModelConfig(name, name), ModelConfig("ViT-B-16", name), ModelConfig(name, "openai")):
+        with pytest.raises((ModelError, ConfigError)):
+            find_source(model)
+
+
+@pytest.mark.parametrize("file", [CONFIG, SAFE])
+def test_files_that_may_not_be_read(file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_model(tmp_path / "model")
+    real = os.open
+
+    def refuse(path: Any, *arguments: Any, **options: Any) -> int:
+        if Path(path).name == file:
+            raise PermissionError(13, "Permission denied")
+        return real(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", refuse)
+    for model in (ModelConfig(str(folder), str(folder)), ModelConfig("ViT-B-16", str(folder / file))):
+        with pytest.raises(ModelError, match="cannot be read: Permission denied"):
+            find_source(model)
 
 
 def test_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,7 +275,7 @@ def test_a_repository_of_something_else(tmp_path: Path, monkeypatch: pytest.Monk
             ModelError, match=r"has no open_clip_config\.json; expected a repository that open_clip can"
         ):
             find_source(ModelConfig("hf-hub:org/model", "hf-hub:org/model"))
-        with pytest.raises(ModelError, match="has no model_cfg"):
+        with pytest.raises(ModelError, match="missing required field `model_cfg`"):
             find_source(ModelConfig("ViT-B-16", "hf-hub:org/half"))
         hub.files["org/bare"] = {CONFIG: json.dumps({"model_cfg": SMALL_CONFIG}).encode()}
         with pytest.raises(

@@ -95,15 +95,16 @@ def files_below(root: Path, below: str = "") -> Iterator[str]:
     Raises:
         DataError: See `names_in`.
     """
-    pending: list[tuple[str, tuple[str, ...]]] = [(below, ())]
+    pending: list[tuple[str, tuple[tuple[int, int], ...]]] = [(below, ())]
     while pending:
         folder, above = pending.pop()
-        real = os.path.realpath(root / folder)
-        if real not in above:
-            folders, files = names_in(root / folder)
+        folders, files = names_in(root / folder)
+        state = (root / folder).stat()
+        place = (state.st_dev, state.st_ino)
+        if place not in above:
             start = f"{folder}/" if folder else ""
             yield from (start + name for name in files)
-            pending += ((start + name, (*above, real)) for name in reversed(folders))
+            pending += ((start + name, (*above, place)) for name in reversed(folders))
 
 
 def names_in(folder: Path) -> tuple[list[str], list[str]]:

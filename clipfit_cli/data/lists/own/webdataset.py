@@ -166,7 +166,7 @@ def _samples(shard: Path, names: list[str]) -> Iterator[tuple[str, int, int, int
                     if key in images:
                         raise DataError(f"shard {shard} has two images of the key {key!r}", path=shard)
                     if member.size > MAX_BYTES:
-                        raise DataError(f"shard {shard}: {member.name} has {member.size:,} bytes", path=shard)
+                        raise tarfile.ReadError(_too_large(member, MAX_BYTES))
                     images[key] = (member.name, member.offset_data, member.size)
                 elif suffix.lower() == "cls":
                     text = _content(archive, member).strip().decode(errors="replace")
@@ -186,9 +186,13 @@ def _samples(shard: Path, names: list[str]) -> Iterator[tuple[str, int, int, int
 
 def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     if member.size > _MOST_TEXT:
-        raise tarfile.ReadError(f"{member.name} has {member.size:,} bytes, at most {_MOST_TEXT:,} are accepted")
+        raise tarfile.ReadError(_too_large(member, _MOST_TEXT))
     file = archive.extractfile(member)
     return file.read() if file else b""
+
+
+def _too_large(member: tarfile.TarInfo, most: int) -> str:
+    return f"{member.name} has {member.size:,} bytes, at most {most:,} are accepted"
 
 
 def _class_names(root: Path) -> list[str]:
