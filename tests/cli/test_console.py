@@ -28,7 +28,7 @@ def config(seed: int, dataset: str = "oxford_flowers") -> RunConfig:
         method="clipfit",
         settings={},
         model=ModelConfig(),
-        schedule=None,
+        stages=(),
         precision="fp32",
         tests=(TestSet(dataset),),
     )
