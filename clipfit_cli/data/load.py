@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import platformdirs
 
 from clipfit_cli.data import catalog
 from clipfit_cli.data.dataset import DataSet
+from clipfit_cli.data.files.identity import by_size
 from clipfit_cli.data.lists.own.custom import OwnDataSet, read_own
 from clipfit_cli.data.lists.published import fgvc, imagenet, split_json
 from clipfit_cli.data.splits import check_lists
@@ -52,6 +55,8 @@ def load_dataset(name: str | OwnDataSet, data_root: Path, *, splits_dir: Path | 
         from clipfit_cli.data.builtin.textures import textures_dataset
 
         return textures_dataset(row.name)
-    dataset = _READERS[row.reader](row, data_root.expanduser().absolute())
+    data_root = data_root.expanduser().absolute()
+    images = data_root / row.folder / row.image_folder
+    dataset = _READERS[row.reader](row, data_root)
     check_lists(dataset, row.same_names)
-    return dataset
+    return replace(dataset, identify=partial(by_size, images), location=str(images))

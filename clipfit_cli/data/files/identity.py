@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from clipfit_cli.errors import DataError
-from clipfit_cli.files import open_regular, read_bytes, write_whole
+from clipfit_cli.files import file_sha256, read_bytes, write_whole
 
 MAX_BYTES = 1 << 30
 """Larger files are refused; 16-bit colour of as many pixels as are accepted just fits."""
@@ -20,9 +20,6 @@ MAX_BYTES = 1 << 30
 YOUNG_NS = 2_000_000_000
 """A file that was changed this short ago may change again without another time stamp, as coarse as some are."""
 
-_THREADS = 8
-_BLOCK = 1 << 16
-_MOST_REMEMBERED = 1 << 30
 
 _State = tuple[int, int, int, int]
 """Size, mtime_ns, ctime_ns and inode."""
@@ -73,11 +70,13 @@ def by_content(root: Path, paths: Sequence[str]) -> str:
     states = {path: _state(root / path) for path in dict.fromkeys(paths)}
     digests = {path: known[path][1] for path, state in states.items() if path in known and known[path][0] == state}
     unknown = [path for path in states if path not in digests]
-    with ThreadPoolExecutor(_THREADS, thread_name_prefix="clipfit-digests") as pool:
+    with ThreadPoolExecutor(8, thread_name_prefix="clipfit-digests") as pool:
         digests |= zip(unknown, pool.map(_digest, [root / path for path in unknown]), strict=True)
     settled = [path for path in unknown if max(states[path][1:3]) < started - YOUNG_NS]
     if settled:
-        _remember(memory, known | {path: (states[path], digests[path]) for path in settled})
+        content = json.dumps(known | {path: (states[path], digests[path]) for path in settled}).encode()
+        with suppress(OSError):  # else the folder is read again next time
+            write_whole(memory, hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
     return hash_parts(digests.items())
 
 
@@ -107,11 +106,8 @@ def _state(path: Path) -> _State:
 
 
 def _digest(path: Path) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    with reading("image", path), open_regular(path) as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
+    with reading("image", path):
+        return file_sha256(path)
 
 
 def hash_parts(parts: Iterable[tuple[str, int | str]]) -> str:
@@ -124,13 +120,7 @@ def _remembered(memory: Path) -> dict[str, tuple[_State, str]]:
     import msgspec
 
     with suppress(OSError, ValueError, RecursionError):
-        checksum, _, content = read_bytes(memory, _MOST_REMEMBERED).partition(b"\n")
+        checksum, _, content = read_bytes(memory, MAX_BYTES).partition(b"\n")
         if checksum == hashlib.sha256(content).hexdigest().encode():
             return msgspec.json.decode(content, type=dict[str, tuple[_State, str]])
     return {}
-
-
-def _remember(memory: Path, known: dict[str, tuple[_State, str]]) -> None:
-    content = json.dumps(known).encode()
-    with suppress(OSError):  # the folder is read again next time
-        write_whole(memory, hashlib.sha256(content).hexdigest().encode() + b"\n" + content)

@@ -142,9 +142,9 @@ def read_own(own: OwnDataSet, splits_dir: Path | None = None) -> DataSet:
         load_image=listing.images,
         train_is_sampled=not lists.test_only,
         notes=tuple(f"{own.name}: {note}" for note in notes if note),
-        split_file_sha256=listing.file_sha256 or lists.file_sha256,
+        split_file_sha256=lists.file_sha256 or listing.file_sha256,
         identify=listing.images.identify,
-        location=own.location,
+        location=own.location.encode(errors="backslashreplace").decode(),
     )
     check_lists(dataset)
     return dataset

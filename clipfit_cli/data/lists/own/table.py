@@ -89,12 +89,10 @@ def _json_rows(file: Path, whole: str) -> Iterator[Row]:
         if not text.strip():
             continue
         try:
-            values = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{file}, line {line} is not JSON: {error}", path=file) from error
-        if not isinstance(values, dict):
-            raise DataError(f"{file}, line {line} is not an object such as {{'path': ...}}", path=file)
-        cells = {name.lower(): value for name, value in values.items() if value not in (None, "")}
+            values = dict(json.loads(text))
+        except (ValueError, TypeError, RecursionError) as error:
+            raise DataError(f"{file}, line {line} is not a JSON object such as {{'path': ...}}: {error}") from error
+        cells = {str(name).lower(): value for name, value in values.items() if value not in (None, "")}
         if not all(isinstance(cells.get(name), str | int | float | None) for name in COLUMNS):
             raise DataError(f"{file}, line {line}: expected texts or numbers for {', '.join(COLUMNS)}", path=file)
         yield line, {name: str(cells[name]).strip() for name in COLUMNS if name in cells}
