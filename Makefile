@@ -1,7 +1,7 @@
 PYTHON ?= python
 PYTEST = $(PYTHON) -m pytest --numprocesses auto --maxprocesses 8
 
-.PHONY: check format test
+.PHONY: check docs format test
 
 check:
 	$(PYTHON) -m ruff format --check .
@@ -15,3 +15,6 @@ format:
 
 test:
 	$(PYTEST) -m "not slow"
+
+docs:
+	$(PYTHON) -m tests.update_docs

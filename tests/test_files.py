@@ -12,7 +12,16 @@ from pathlib import Path
 import pytest
 
 from clipfit_cli.errors import ConfigError
-from clipfit_cli.files import expanded, file_sha256, remove_unfinished, write_whole, written_whole
+from clipfit_cli.files import (
+    expanded,
+    file_sha256,
+    folder_written_whole,
+    read_bytes,
+    read_text,
+    remove_unfinished,
+    write_whole,
+    written_whole,
+)
 
 KILLED = """
 import sys, time
@@ -56,6 +65,32 @@ def test_what_a_killed_process_left_goes_and_what_is_being_written_stays(tmp_pat
     assert path.read_text(encoding="utf-8") == "whole"
 
 
+@pytest.mark.parametrize("has_exchange", [True, False])
+def test_a_folder_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_exchange: bool) -> None:
+    if not has_exchange:
+        monkeypatch.setattr("ctypes.CDLL", lambda *_, **__: None)
+    path = tmp_path / "run"
+    for content in ("one", "two"):
+        with folder_written_whole(path) as folder:
+            (folder / content).write_text(content, encoding="utf-8")
+        with pytest.raises(ZeroDivisionError), folder_written_whole(path) as folder:
+            (folder / "three").touch()
+            raise ZeroDivisionError
+        assert [found.name for found in path.iterdir()] == [content]
+    assert list(tmp_path.iterdir()) == [path]
+    assert path.stat().st_mode & 0o777 == 0o777 & ~_umask()
+
+
+def test_a_folder_comes_back_if_its_writer_dies_between_two_renames(tmp_path: Path) -> None:
+    path, old = tmp_path / "run", tmp_path / ".run.xyz.old.unfinished"
+    old.mkdir()
+    (old / "record").touch()
+    (tmp_path / ".run.xyz.unfinished").mkdir()
+    remove_unfinished(path)
+    assert (path / "record").exists()
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_an_empty_file_goes_once_it_is_old(tmp_path: Path) -> None:
     left = tmp_path / ".a.csv.xyz.unfinished"
     left.touch()
@@ -88,3 +123,28 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+@pytest.mark.skipif(os.name == "nt", reason="has no pipes")
+def test_only_regular_files_of_a_bounded_size_are_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "file").write_bytes(b"12345")
+    assert read_bytes(tmp_path / "file", 5) == b"12345"
+    with pytest.raises(OSError, match="it has 5 bytes, at most 4 are accepted"):
+        read_bytes(tmp_path / "file", 4)
+    for path in (tmp_path / "pipe", Path("/dev/zero"), Path("/dev/tty"), tmp_path):
+        with pytest.raises(OSError):
+            read_bytes(path, 5)
+    for name in ("a\0", "\ud800", "x" * 5000):
+        with pytest.raises(OSError):
+            read_bytes(tmp_path / name, 5)
+    with pytest.raises(OSError):
+        file_sha256(tmp_path / "file", tmp_path / "pipe")
+
+
+def test_text_is_utf8(tmp_path: Path) -> None:
+    (tmp_path / "text").write_bytes(b"\xef\xbb\xbfB\xc3\xa4r\r\n")
+    assert read_text(tmp_path / "text") == "Bär\r\n"
+    (tmp_path / "text").write_bytes(b"B\xe4r")
+    with pytest.raises(OSError, match="it is not UTF-8 text"):
+        read_text(tmp_path / "text")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from clipfit_cli.cli.console import check_output, note
+from clipfit_cli.cli.console import note
 from clipfit_cli.cli.execute import execute
 from clipfit_cli.cli.model_options import ModelOptions
 from clipfit_cli.cli.options import (
@@ -35,7 +35,6 @@ def base2new(
 
     H of an average row is the harmonic mean of the averages, as published; the mean of the H stands beside it.
     """
-    check_output(output)
     say = partial(note, quiet=output.quiet)
     data_root = data_root_of(root.data_root)
     datasets, own = choose_datasets(data.dataset, data_root, say, prompts.class_names)
@@ -57,5 +56,5 @@ def base2new(
         data_root=data_root,
         own=own,
         machine=machine,
-        summarise=partial(compare.summarise, "base2new"),
+        summarise=partial(compare.summarise, "base2new", per_seed=output.per_seed),
     )

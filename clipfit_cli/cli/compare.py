@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from clipfit_cli.cli.console import check_output, note
+from clipfit_cli.cli.console import note
 from clipfit_cli.cli.execute import execute
 from clipfit_cli.cli.model_options import ModelOptions
 from clipfit_cli.cli.options import (
@@ -72,7 +72,6 @@ def compare(
 
     Finished runs are taken from --runs-dir; epochs, batch size and learning rate, where given, hold for all.
     """
-    check_output(output)
     say = partial(note, quiet=output.quiet)
     data_root = data_root_of(root.data_root)
     from clipfit_cli.protocols import compare as rules
@@ -85,14 +84,18 @@ def compare(
     methods = [ZERO_SHOT]
     methods += [choice for choice in (*baselines, *candidates) if choice not in methods]
     targets: tuple[TestSet, ...] = ()
+    options: dict[str, Any] = {"per_seed": output.per_seed}
     if protocol == "xdataset":
         if data.dataset:
             raise ConfigError("--protocol xdataset takes --source and --target instead of --dataset")
-        source, targets, own = choose_transfer(transfer.source, transfer.target, data_root, say, prompts.class_names)
+        source, targets, shifts, own = choose_transfer(
+            transfer.source, transfer.target, data_root, say, prompts.class_names, transfer.shift
+        )
+        options["shifts"] = shifts
         datasets: tuple[str, ...] = (source,)
     else:
-        if transfer.source or transfer.target:
-            raise ConfigError(f"--source and --target are for --protocol xdataset, not for {protocol}")
+        if transfer.source or transfer.target or transfer.shift:
+            raise ConfigError(f"--source, --target and --shift are for --protocol xdataset, not for {protocol}")
         datasets, own = choose_datasets(data.dataset, data_root, say, prompts.class_names)
     request = build_request(
         datasets=datasets,
@@ -111,5 +114,5 @@ def compare(
         data_root=data_root,
         own=own,
         machine=machine,
-        summarise=partial(rules.summarise_leads, protocol, method=candidates[0]),
+        summarise=partial(rules.summarise_leads, protocol, method=candidates[0], **options),
     )

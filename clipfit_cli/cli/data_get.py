@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import typer
 
-from clipfit_cli.cli.console import check_output, emit
+from clipfit_cli.cli.console import emit
 from clipfit_cli.cli.data_progress import DataProgress
 from clipfit_cli.cli.options import OutputOptions, RootOptions, command, complete_dataset
 from clipfit_cli.cli.request import data_root_of
@@ -36,12 +36,10 @@ def names_of(given: Sequence[str]) -> tuple[str, ...]:
 
     Raises:
         UnknownNameError: A name is not known.
-        ConfigError: There is none.
+        ConfigError: A name is blank.
     """
     published = (*catalog.FEW_SHOT_DATASETS, *catalog.IMAGENET_VARIANTS)
     expanded = [n for name in split_names(given) for n in (published if name == "all" else (name,))]
-    if not expanded:
-        raise ConfigError("no data set was named")
     return tuple(dict.fromkeys(catalog.row(name).name for name in expanded))
 
 
@@ -79,7 +77,6 @@ def get(
     What is there already is left alone; a broken download goes on where it stopped. Each set is checked against
     the published counts before it is moved into place.
     """
-    check_output(output)
     chosen = names_of(names)
     data_root = data_root_of(root.data_root)
     if imagenet_root is not None and "imagenet" not in chosen:

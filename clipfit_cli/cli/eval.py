@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from clipfit_cli.cli.console import check_output, note
+from clipfit_cli.cli.console import note
 from clipfit_cli.cli.execute import execute
 from clipfit_cli.cli.model_options import ModelOptions
 from clipfit_cli.cli.options import (
@@ -47,7 +47,6 @@ def eval_(
 
     Backbone, weights and templates given by hand are those that the adapter was made with.
     """
-    check_output(output)
     say = partial(note, quiet=output.quiet)
     data_root = data_root_of(root.data_root)
     datasets, own = choose_datasets(data.dataset, data_root, say, prompts.class_names)
@@ -57,10 +56,11 @@ def eval_(
 
     method, draw, settings = MethodChoice("zero-shot"), DrawOptions(seeds="0"), None
     if adapter:
-        from clipfit_cli.engine.checkpoint import find_adapter, read_card
+        from clipfit_cli import methods
+        from clipfit_cli.engine.checkpoint import find_adapter, read_card, settings_of
 
-        card = read_card(find_adapter(adapter.expanduser()))
-        method, settings = MethodChoice(card.method), card.settings
+        card = read_card(find_adapter(adapter))
+        method, settings = MethodChoice(card.method), vars(settings_of(card, methods.get(card.method)))
         if not templates and card.prompt_templates != (catalog.prompt_template(card.dataset),):
             templates = card.prompt_templates
         draw = DrawOptions(shots="all" if card.shots is None else str(card.shots), seeds=str(card.seed))
@@ -85,5 +85,5 @@ def eval_(
         data_root=data_root,
         own=own,
         machine=machine,
-        summarise=partial(compare.summarise, "eval"),
+        summarise=partial(compare.summarise, "eval", per_seed=output.per_seed),
     )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+from typing import Any
 
 from clipfit_cli.cli.options import PromptOptions
 from clipfit_cli.errors import ConfigError
+from clipfit_cli.files import expanded, read_text
 
 
 def choose_templates(options: PromptOptions) -> tuple[str, ...]:
@@ -39,25 +40,41 @@ def read_words(file: Path, *, what: str) -> tuple[str, ...]:
     """Return the lines of a text file, or the texts of a JSON list; blank lines at the end do not count.
 
     Args:
-        file: A leading ``~`` is the home folder.
+        file: The file.
         what: The file's purpose in words ("class names").
 
     Raises:
         ConfigError: The file is missing, not UTF-8, empty, or holds something else.
     """
+    words = _read(file, what, list[str])
+    return tuple(words)
+
+
+def read_class_names(file: Path) -> tuple[str, ...] | dict[str, str]:
+    """Return the names in a file of class names, as `read_words`; of a JSON object, each class and its name.
+
+    Raises:
+        ConfigError: As `read_words`.
+    """
+    words = _read(file, "class names", list[str] | dict[str, str])
+    return words if isinstance(words, dict) else tuple(words)
+
+
+def _read(file: Path, what: str, kind: Any) -> Any:
+    import msgspec
+
     try:
-        text = file.expanduser().read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"the file of {what} {file} is not UTF-8 text ({error}); save it as UTF-8") from error
+        text = read_text(expanded(file))
     except OSError as error:
         raise ConfigError(f"the file of {what} {file} cannot be read: {error.strerror or error}") from error
-    if text.lstrip().startswith("["):
+    start = text.lstrip()[:1]
+    if start == "[" or (start == "{" and kind != list[str]):
         try:
-            words = json.loads(text)
+            words = msgspec.json.decode(text, type=kind)
         except (ValueError, RecursionError) as error:
-            raise ConfigError(f"the file of {what} {file} begins as a JSON list, but is none: {error}") from error
+            raise ConfigError(f"the file of {what} {file} begins as JSON, but is not as expected: {error}") from error
     else:
         words = [line.strip() for line in text.rstrip().splitlines()]
-    if not words or not all(isinstance(word, str) and word.strip() for word in words):
+    if not words or not all(word.strip() for word in (words.values() if isinstance(words, dict) else words)):
         raise ConfigError(f"the file of {what} {file} must have one a line, or a JSON list of texts, and none empty")
-    return tuple(words)
+    return words

@@ -9,7 +9,7 @@ from typing import cast
 
 from clipfit_cli.cli.model_options import ModelOptions
 from clipfit_cli.cli.options import DrawOptions, MethodOptions
-from clipfit_cli.cli.prompts import read_words
+from clipfit_cli.cli.prompts import read_class_names
 from clipfit_cli.cli.words import parse_seeds, parse_shots, split_names
 from clipfit_cli.config import (
     TEXTURES,
@@ -109,7 +109,7 @@ def own_datasets(texts: Sequence[str], class_names: Path | None = None) -> tuple
     if class_names is not None:
         if len(own) != 1:
             raise ConfigError(f"--class-names is for one data set of your own images, here are {len(own)} of them")
-        words = read_words(class_names, what="class names")
+        words = read_class_names(class_names)
         own = {name: replace(one, class_names=words) for name, one in own.items()}
     return tuple(dict.fromkeys(names)), own
 
@@ -120,8 +120,9 @@ def choose_transfer(
     data_root: Path,
     say: Say,
     class_names: Path | None = None,
-) -> tuple[str, tuple[TestSet, ...], OwnDataSets]:
-    """Return the source of a cross-data-set run, its test sets, and what is behind names not in the catalog.
+    shifts: Sequence[str] | None = None,
+) -> tuple[str, tuple[TestSet, ...], tuple[str, ...], OwnDataSets]:
+    """Return the source of a cross-data-set run, its test sets, the shifts, and what is behind names of one's own.
 
     Raises:
         UnknownNameError: A name is not known.
@@ -143,7 +144,8 @@ def choose_transfer(
         chosen = catalog.row(chosen).name
     builtin = chosen in catalog.BUILTIN_DATASETS
     everything = catalog.BUILTIN_DATASETS if builtin else (*catalog.FEW_SHOT_DATASETS, *catalog.IMAGENET_VARIANTS)
-    texts = split_names(targets, is_one_source)
+    domains = split_names(shifts, is_one_source)
+    texts = split_names(targets, is_one_source) + domains
     if texts:
         found = [n for text in texts for n in (everything if text == "all" else (text,))]
     else:
@@ -153,7 +155,8 @@ def choose_transfer(
     names, own = own_datasets([chosen, *found], class_names)
     if len(names) < 2:
         raise ConfigError(f"no data set to test on besides the source {names[0]}; name one with --target")
-    return names[0], tuple(TestSet(name) for name in names[1:]), own
+    own = {name: replace(one, all_test=name != names[0]) for name, one in own.items()}
+    return names[0], tuple(TestSet(name) for name in names[1:]), own_datasets(domains)[0], own
 
 
 def choose_model(options: ModelOptions, datasets: Sequence[str], say: Say) -> ModelConfig:

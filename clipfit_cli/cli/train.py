@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from clipfit_cli.cli.console import check_output, note
+from clipfit_cli.cli.console import note
 from clipfit_cli.cli.execute import execute
 from clipfit_cli.cli.model_options import ModelOptions
 from clipfit_cli.cli.options import (
@@ -37,7 +37,6 @@ def train(
 
     Each run is kept under --runs-dir with its adapter; `clipfit eval --adapter` scores it elsewhere.
     """
-    check_output(output)
     say = partial(note, quiet=output.quiet)
     data_root = data_root_of(root.data_root)
     datasets, own = choose_datasets(data.dataset, data_root, say, prompts.class_names)
@@ -60,9 +59,9 @@ def train(
         data_root=data_root,
         own=own,
         machine=machine,
-        summarise=partial(compare.summarise, "few-shot"),
+        summarise=partial(compare.summarise, "few-shot", per_seed=output.per_seed),
     )
     store = RunStore(output.runs_dir)
     for record in records:
-        if record.adapter_file:
-            say(f"adapter: {store.folder(record.key, record.config)}")
+        if record.run.adapter_file:
+            say(f"adapter: {store.folder(record.run.key, record.run.config)}")

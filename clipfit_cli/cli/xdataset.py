@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from clipfit_cli.cli.console import check_output, note
+from clipfit_cli.cli.console import note
 from clipfit_cli.cli.execute import execute
 from clipfit_cli.cli.model_options import ModelOptions
 from clipfit_cli.cli.options import (
@@ -32,10 +32,11 @@ def xdataset(
     output: RunOptions,
 ) -> None:
     """Train on one data set, test on others and on shifted variants of it, each among its own classes."""
-    check_output(output)
     say = partial(note, quiet=output.quiet)
     data_root = data_root_of(root.data_root)
-    source, targets, own = choose_transfer(transfer.source, transfer.target, data_root, say, prompts.class_names)
+    source, targets, shifts, own = choose_transfer(
+        transfer.source, transfer.target, data_root, say, prompts.class_names, transfer.shift
+    )
     request = build_request(
         datasets=(source,),
         methods=parse_methods(training.method, training.set_),
@@ -55,5 +56,5 @@ def xdataset(
         data_root=data_root,
         own=own,
         machine=machine,
-        summarise=partial(compare.summarise, "xdataset"),
+        summarise=partial(compare.summarise, "xdataset", per_seed=output.per_seed, shifts=shifts),
     )

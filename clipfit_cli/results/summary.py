@@ -19,6 +19,11 @@ def mean(values: Sequence[float]) -> float:
     return math.fsum(values) / len(values)
 
 
+def mean_of(groups: Sequence[Sequence[float]]) -> float | None:
+    """The mean of the means of groups; None where a group has no value."""
+    return mean([mean(values) for values in groups]) if all(groups) else None
+
+
 def population_std(values: Sequence[float]) -> float:
     """The standard deviation with divisor n (ddof 0); 0 for a single value.
 

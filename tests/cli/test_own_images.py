@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
 
 import pytest
 
-from clipfit_cli.cli.prompts import read_words
+from clipfit_cli.cli.prompts import read_class_names, read_words
 from clipfit_cli.errors import ConfigError
 from tests.cli.test_commands import QUICK, invoke, ok, rows_of
 from tests.conftest import SmallWorld
@@ -232,11 +233,52 @@ def test_files_of_words(content: str, words: tuple[str, ...], tmp_path: Path) ->
     assert read_words(tmp_path / "words", what="class names") == words
 
 
-@pytest.mark.parametrize("content", ["", "\n\n", "a\n\nb", "[]", "[1]", '["a", ""]', "[a"])
+BAD_WORDS = ["", "\n\n", "a\n\nb", "[]", "[1]", '["a", ""]', "[a", "[" * 100_000, '["\\ud800"]', "[" + "9" * 5000 + "]"]
+
+
+@pytest.mark.parametrize("content", BAD_WORDS)
 def test_files_that_hold_no_words(content: str, tmp_path: Path) -> None:
     (tmp_path / "words").write_text(content)
     with pytest.raises(ConfigError, match="file of class names"):
         read_words(tmp_path / "words", what="class names")
+
+
+@pytest.mark.parametrize("content", [*BAD_WORDS, "{}", '{"a": 1}', '{"a": " "}', '{"a": ' * 100_000, "{a}", '{"a"'])
+def test_files_that_hold_no_class_names(content: str, tmp_path: Path) -> None:
+    (tmp_path / "words").write_text(content)
+    with pytest.raises(ConfigError, match="file of class names"):
+        read_class_names(tmp_path / "words")
+
+
+def test_files_of_class_names(tmp_path: Path) -> None:
+    (tmp_path / "words").write_text('{"a": "one", "b": "two"}')
+    assert read_class_names(tmp_path / "words") == {"a": "one", "b": "two"}
+    (tmp_path / "words").write_text("{} one\n{} two\n")
+    assert read_words(tmp_path / "words", what="templates") == ("{} one", "{} two"), "templates may begin with a brace"
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero"), tmp_path / ("x" * 300), Path("~nosuchuser/x")):
+        with pytest.raises(ConfigError):
+            read_class_names(path)
+
+
+def test_names_by_folder_reach_the_prompts(mine: Path, small_world: SmallWorld, tmp_path: Path) -> None:
+    names = {name: f"my {name}" for name in ("apple", "Zebra", "bee", "red_car", "stone wall")}
+    (tmp_path / "names.json").write_text(json.dumps(names))
+    shown = ok("data", "show", str(mine), "--class-names", str(tmp_path / "names.json")).stdout
+    assert "my Zebra, my apple, my bee, my red_car, my stone wall" in " ".join(shown.split())
+
+
+def test_a_target_is_tested_as_a_whole(mine: Path, small_world: SmallWorld, tmp_path: Path) -> None:
+    other = write_folder(tmp_path / "other", splits=False)
+    split = write_folder(tmp_path / "split")
+    targets = f"{other},{split}"
+    ok("xdataset", "--source", str(mine), "--target", targets, *QUICK, *small_world.options())
+    record = json.loads(next(small_world.runs_dir.glob("mine/clipfit/*/record.json")).read_text())
+    assert [(test["dataset"], test["num_images"]) for test in record["tests"]] == [
+        ("mine", 10),
+        ("other", 35),
+        ("split", 10),
+    ]
 
 
 def test_a_published_name_is_not_the_folder_of_that_name(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
+import sys
 import zlib
 from pathlib import Path
 
@@ -11,8 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipfit_cli.data.files.decode import MAX_PIXELS, decode_rgb, rgb_of
+from clipfit_cli.data.files.decode import FORMATS, MAX_PIXELS, decode_rgb, rgb_of
 from clipfit_cli.data.files.folder import ImageFolder
+from clipfit_cli.data.files.identity import MAX_BYTES
 from clipfit_cli.errors import DataError
 
 RED_OVER_BLUE = np.array([[[255, 0, 0]] * 3, [[0, 0, 255]] * 3], dtype=np.uint8)
@@ -198,3 +201,44 @@ def test_open_pictures_that_cannot_be_used(tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes()[:900])
     with Image.open(file) as picture, pytest.raises(DataError, match=r"image .*cut\.png is damaged"):
         rgb_of(picture)
+
+
+def eps() -> bytes:
+    """Return PostScript that Pillow, where Ghostscript is installed, would have drawn."""
+    return b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n0 0 10 10 rectfill\nshowpage\n%%EOF\n"
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".eps"])
+def test_postscript_is_never_drawn(suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *args, **kwargs: pytest.fail("a program was started"))
+    file = tmp_path / f"cat{suffix}"
+    file.write_bytes(eps())
+    with pytest.raises(DataError, match="not in a known image format"):
+        decode_rgb(file)
+    with Image.open(file) as picture, pytest.raises(DataError, match="is in the format EPS; expected one of JPEG, PNG"):
+        rgb_of(picture)
+
+
+def test_formats_go_by_content(tmp_path: Path) -> None:
+    pixel = Image.fromarray(RED_OVER_BLUE)
+    refused = {"TGA", "PCX", "SGI", "ICO", "DIB", "MSP", "SPIDER"}
+    for name in (*FORMATS, *refused):
+        file = tmp_path / "image.jpg"
+        (pixel.convert("1") if name == "MSP" else pixel.convert("F") if name == "SPIDER" else pixel).save(file, name)
+        if name in refused:
+            with pytest.raises(DataError, match="not in a known image format"):
+                decode_rgb(file)
+        else:
+            assert decode_rgb(file).size == (3, 2)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no pipes")
+def test_pipes_devices_and_huge_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    for path in (tmp_path / "pipe.png", Path("/dev/zero")):
+        with pytest.raises(DataError, match=f"image {path} cannot be read: it is no regular file"):
+            decode_rgb(path)
+    (tmp_path / "huge.png").touch()
+    os.truncate(tmp_path / "huge.png", MAX_BYTES + 1)
+    with pytest.raises(DataError, match=r"huge\.png cannot be read: it has 1,073,741,825 bytes, at most"):
+        decode_rgb(tmp_path / "huge.png")

@@ -128,8 +128,9 @@ def test_an_incomplete_folder_is_not_touched(lost: str | None, world: World) -> 
 
 
 def test_another_split_is_not_touched(world: World) -> None:
-    write_split(world.root, "dtd", {"train": [("a.jpg", 0, "a")], "val": [], "test": [("a.jpg", 0, "a")]}, images=True)
-    with pytest.raises(DataError, match="not the published split: 1 classes instead of 3"):
+    train = [("a.jpg", 0, "a"), ("b.jpg", 1, "b")]
+    write_split(world.root, "dtd", {"train": train, "val": [], "test": [("c.jpg", 0, "a")]}, images=True)
+    with pytest.raises(DataError, match="not the published split: 2 classes instead of 3"):
         get_dataset("dtd", world.root)
 
 

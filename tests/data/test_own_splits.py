@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from clipfit_cli.data.dataset import Item
+from clipfit_cli.data.files.folder import ImageFolder
 from clipfit_cli.data.lists.own import own_splits
 from clipfit_cli.data.lists.own.custom import OwnDataSet, read_own
 from clipfit_cli.data.lists.own.listing import Entry, Listing, Split
 from clipfit_cli.data.lists.own.own_splits import arrange, draw_split, own_split, share_out
 from clipfit_cli.errors import DataError
 from tests.data.own_images import write_folder
-from tests.data.trees import plain_image
 
 NAMES = ("ant", "bee")
 ITEMS = tuple(Item(f"{NAMES[label]}/{k:02d}.png", label) for label in (0, 1) for k in range(20))
@@ -49,7 +49,7 @@ def test_the_draw_is_fixed() -> None:
 
 
 def listing(*entries: tuple[str, int, Split | None]) -> Listing:
-    return Listing(NAMES, tuple(Entry(*entry) for entry in entries), plain_image)
+    return Listing(NAMES, tuple(Entry(*entry) for entry in entries), ImageFolder(Path()))
 
 
 def test_given_splits_stay_and_are_sorted() -> None:
@@ -58,10 +58,30 @@ def test_given_splits_stay_and_are_sorted() -> None:
     assert (lists.val, lists.test, lists.note, lists.test_only) == ((), (Item("t", 0),), "", False)
 
 
-def test_without_test_images_all_are_split_anew() -> None:
-    lists = arrange(listing(*((item.path, item.label, ("train", "val")[k % 2]) for k, item in enumerate(ITEMS))), None)
+@pytest.mark.parametrize("split", ["train", None])
+def test_without_test_images_all_are_split_anew(split: Split | None) -> None:
+    lists = arrange(listing(*((item.path, item.label, split) for item in ITEMS)), None)
     assert (lists.train, lists.val, lists.test) == draw_split(ITEMS, NAMES)
-    assert "train and val were split 50/20/30" in lists.note
+    assert ("training images were" if split else "images of each class were") + " split 50/20/30" in lists.note
+
+
+def test_validation_images_are_the_test_list_where_there_is_no_other() -> None:
+    both = listing(("a", 0, "train"), ("b", 1, "train"), ("c", 0, "val"), ("d", 1, "val"))
+    for all_test in (False, True):
+        lists = arrange(both, None, all_test=all_test)
+        assert (lists.train, lists.val) == ((Item("a", 0), Item("b", 1)), ())
+        assert (lists.test, lists.test_only) == ((Item("c", 0), Item("d", 1)), False)
+        assert lists.note == "no test images were given, so the validation images are the test list"
+    alone = arrange(listing(("c", 0, "val"), ("d", 1, "val")), None)
+    assert alone.test_only and alone.test == (Item("c", 0), Item("d", 1))
+
+
+@pytest.mark.parametrize("split", ["train", None])
+def test_where_nothing_trains_all_images_are_tested(split: Split | None) -> None:
+    lists = arrange(listing(*((item.path, item.label, split) for item in ITEMS)), None, all_test=True)
+    assert lists.test == ITEMS and lists.test_only and lists.train == ITEMS and not lists.val
+    given = arrange(listing(("a", 0, "train"), ("b", 1, "train"), ("t", 0, "test")), None, all_test=True)
+    assert given.test == (Item("t", 0),) and not given.test_only, "a test part stays the test list"
 
 
 def test_test_images_alone() -> None:
@@ -71,17 +91,17 @@ def test_test_images_alone() -> None:
 
 def test_a_split_is_kept_and_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = tmp_path / "runs" / ".splits"
-    first = own_split(ITEMS, NAMES, kept)
+    first = own_split(ITEMS, NAMES, kept)[0]
     (file,) = kept.iterdir()
     rows = json.loads(file.read_text(encoding="utf-8"))
     assert [len(rows[split]) for split in ("train", "val", "test")] == [20, 8, 12]
     assert rows["val"][0] == ["ant/08.png", 0, "ant"]
     monkeypatch.setattr(own_splits, "SPLIT_SEED", 2)
     assert draw_split(ITEMS, NAMES) != first
-    assert own_split(ITEMS, NAMES, kept) == first
+    assert own_split(ITEMS, NAMES, kept)[0] == first
     rows["test"], rows["val"] = rows["val"], rows["test"]
     file.write_text(json.dumps(rows), encoding="utf-8")
-    assert own_split(ITEMS, NAMES, kept) == (first[0], first[2], first[1]), "a split may be edited"
+    assert own_split(ITEMS, NAMES, kept)[0] == (first[0], first[2], first[1]), "a split may be edited"
     own_split(ITEMS[1:], NAMES, kept)
     assert len(list(kept.iterdir())) == 2
 
@@ -93,7 +113,9 @@ def test_a_split_is_kept_and_found_again(tmp_path: Path, monkeypatch: pytest.Mon
         ("[]", "is not a split file"),
         ('{"train": [["a"]], "val": [], "test": []}', "is not a split file"),
         ('{"train": [["ant/00.png", 0, "ant"]], "val": [], "test": []}', "does not list the images that are there"),
-        (b"\xff", "cannot be read"),
+        (b"\xff", "is not a split file"),
+        ("[" * 100_000, "is not a split file"),
+        ('{"train": [["a", ' + "9" * 5000 + ', "x"]], "val": [], "test": []}', "is not a split file"),
     ],
 )
 def test_a_kept_split_that_is_none(text: str | bytes, message: str, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from clipfit_cli.data.files.identity import read_file
 from clipfit_cli.errors import DataError
 
 MAX_PIXELS = 178_956_970
@@ -16,6 +17,9 @@ MAX_PIXELS = 178_956_970
 
 MAX_ASPECT = 1000
 """Longer images are refused: the resize of the shorter side would blow them up without bound."""
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+"""What is decoded, by content, whatever a file is called; others of Pillow's plugins start programs."""
 
 _START_OF_SCAN = 0xDA
 _SEGMENTS = range(0xC0, 0xFF)
@@ -32,20 +36,6 @@ def decode_rgb(path: Path) -> Image.Image:
         DataError: The file is missing, empty, truncated, not an image, of 32-bit pixels, or too large.
     """
     return decode_content(read_file(path), path)
-
-
-def read_file(path: Path) -> bytes:
-    """Return what is in an image file.
-
-    Raises:
-        DataError: It is missing or cannot be read.
-    """
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise DataError(f"image {path} is missing", path=path) from None
-    except OSError as error:
-        raise DataError(f"image {path} cannot be read: {error.strerror or error}", path=path) from error
 
 
 def decode_content(content: bytes, path: Path | str) -> Image.Image:
@@ -70,7 +60,7 @@ def decode_content(content: bytes, path: Path | str) -> Image.Image:
     except DataError as error:
         raise DataError(f"image {path} {error}", path=path) from None
     except UnidentifiedImageError:
-        raise DataError(f"image {path} is not in a known image format", path=path) from None
+        raise DataError(f"image {path} is not in a known image format ({', '.join(FORMATS)})", path=path) from None
     except Exception as error:  # Pillow's plugins raise what they like on a damaged file
         reason = str(error) or type(error).__name__
         raise DataError(f"image {path} is damaged: {reason}", path=path) from error
@@ -84,7 +74,7 @@ def _open(content: bytes) -> Image.Image:
     with _OPEN_LOCK:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            return Image.open(io.BytesIO(_without_metadata(content)))
+            return Image.open(io.BytesIO(_without_metadata(content)), formats=FORMATS)
         finally:
             Image.MAX_IMAGE_PIXELS = limit
 
@@ -134,10 +124,12 @@ def rgb_of(picture: Image.Image) -> Image.Image:
     """Return an image that is open already as RGB, as `decode_content` does it; the picture itself is not changed.
 
     Raises:
-        DataError: It is damaged, too large, or of 32-bit pixels.
+        DataError: It is damaged, too large, of 32-bit pixels, or in a format that is not decoded here.
     """
     name = f"image {getattr(picture, 'filename', '') or 'in memory'}"
     try:
+        if picture.format not in (*FORMATS, "MPO", None):  # an EPS would start a program; an MPO is a JPEG
+            raise DataError(f"is in the format {picture.format}; expected one of {', '.join(FORMATS)}")
         _check_size(picture.size)
         return _to_rgb(picture if picture.mode == "RGB" else picture.copy())
     except DataError as error:

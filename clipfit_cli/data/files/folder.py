@@ -1,12 +1,15 @@
-"""A folder of images on disk: the `load_image` of every data set that is not drawn by code."""
+"""A folder of images on disk: what is in it, and the `load_image` of every data set that is not drawn by code."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from clipfit_cli.data.files.identity import by_content, read_file, reading
+from clipfit_cli.errors import DataError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -16,8 +19,8 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".ti
 
 
 @dataclass(frozen=True)
-class ImageFolder:
-    """Loads images by the paths that a split file lists.
+class StoredImages:
+    """Loads images whose files lie somewhere, by the paths that a list gives.
 
     Attributes:
         root: What the listed paths are relative to.
@@ -29,18 +32,16 @@ class ImageFolder:
         """Return the image as RGB at its stored size.
 
         Raises:
-            DataError: The file is missing or damaged.
+            DataError: It is missing or damaged.
         """
         return self.decode(self.content(path), path)
 
     def content(self, path: str) -> bytes:
-        """Return what is in the file.
+        """Return what is in the image's file.
 
         Raises:
-            DataError: The file is missing or cannot be read.
+            DataError: It is missing or cannot be read.
         """
-        from clipfit_cli.data.files.decode import read_file
-
         return read_file(self.root / path)
 
     def decode(self, content: bytes, path: str) -> Image:
@@ -53,6 +54,19 @@ class ImageFolder:
 
         return decode_content(content, self.root / path)
 
+    def identify(self, paths: Sequence[str]) -> str:
+        """Return a hash of the images' names and contents, the same wherever they lie.
+
+        Raises:
+            DataError: One is missing or cannot be read.
+        """
+        return by_content(self.root, paths)
+
+
+@dataclass(frozen=True)
+class ImageFolder(StoredImages):
+    """Loads images that are files in a folder."""
+
     def missing(self, paths: Iterable[str]) -> tuple[str, ...]:
         """Return the paths without a file, each once, in the order given; one directory scan per folder."""
         present: dict[str, set[str]] = {}
@@ -62,15 +76,62 @@ class ImageFolder:
             if folder not in present:
                 present[folder] = _file_names(self.root / folder)
             # The second look serves file systems on which two spellings name one file.
-            if name not in present[folder] and not (present[folder] and (self.root / path).is_file()):
+            if name not in present[folder] and not (present[folder] and os.path.isfile(self.root / path)):  # noqa: PTH113
                 absent[path] = None
         return tuple(absent)
 
 
+def files_below(root: Path, below: str = "") -> Iterator[str]:
+    """Yield the files in a folder and in those below it, relative to `root`, sorted within each.
+
+    Hidden ones are passed over; links are followed, but not back into a folder above.
+
+    Args:
+        root: What the paths are relative to.
+        below: The folder, relative to `root`; empty = `root` itself.
+
+    Raises:
+        DataError: See `names_in`.
+    """
+    pending: list[tuple[str, tuple[tuple[int, int], ...]]] = [(below, ())]
+    while pending:
+        folder, above = pending.pop()
+        folders, files = names_in(root / folder)
+        state = (root / folder).stat()
+        place = (state.st_dev, state.st_ino)
+        if place not in above:
+            start = f"{folder}/" if folder else ""
+            yield from (start + name for name in files)
+            pending += ((start + name, (*above, place)) for name in reversed(folders))
+
+
+def names_in(folder: Path) -> tuple[list[str], list[str]]:
+    """Return the sorted names of the folders and of the files in a folder; hidden ones are left out.
+
+    Raises:
+        DataError: It cannot be read, or a name is not UTF-8.
+    """
+    found: tuple[list[str], list[str]] = ([], [])
+    with reading("folder", folder), os.scandir(folder) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            if entry.name.startswith("."):
+                continue
+            if entry.name.encode(errors="replace") != os.fsencode(entry.name):
+                shown = os.fsencode(entry.name)
+                raise DataError(f"the name {shown!r} in {folder} is not UTF-8 text; rename it", path=folder)
+            found[not entry.is_dir()].append(entry.name)
+    return found
+
+
+def is_image(name: str) -> bool:
+    """Return whether a file is called as images are."""
+    return name.lower().endswith(IMAGE_SUFFIXES)
+
+
 def _file_names(folder: Path) -> set[str]:
-    """Return the names of the files in a folder; none where there is no such folder."""
+    """Return the names of the files in a folder; none where there is no such folder, or it cannot be read."""
     try:
         with os.scandir(folder) as entries:
             return {entry.name for entry in entries if entry.is_file()}
-    except (FileNotFoundError, NotADirectoryError):
+    except (OSError, ValueError):
         return set()

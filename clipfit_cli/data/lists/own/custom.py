@@ -7,24 +7,33 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from clipfit_cli.data import catalog
+from clipfit_cli.data.dataset import DataSet, hash_lists
+from clipfit_cli.data.lists.own import hugging_face, image_folder, table, webdataset
+from clipfit_cli.data.lists.own.listing import Listing
+from clipfit_cli.data.lists.own.own_splits import arrange
+from clipfit_cli.data.splits import check_lists, names_problem
 from clipfit_cli.errors import ConfigError, DataError
-
-if TYPE_CHECKING:
-    from clipfit_cli.data.dataset import DataSet
-    from clipfit_cli.data.lists.own.listing import Listing
 
 Kind = Literal["folder", "table", "hf", "wds"]
 
 PREFIX = "own-"
 """Goes before a name that is also one of the catalog, so that the two are never mixed up."""
 
-_TABLES = (".csv", ".tsv", ".jsonl", ".ndjson")
+_READERS: dict[Kind, Callable[[str], Listing]] = {
+    "folder": lambda location: image_folder.read(Path(location)),
+    "table": lambda location: table.read(Path(location)),
+    "hf": hugging_face.read,
+    "wds": webdataset.read,
+}
+_TABLES = (*table.DELIMITERS, *table.JSON_SUFFIXES)
 _NAMED = re.compile(r"([\w.-]+)=(.+)", flags=re.S)
 _SCHEMES: tuple[Literal["hf", "wds"], ...] = ("hf", "wds")
 _RESERVED = ("all",)
+_SAYS_NOTHING = re.compile(r"n?\d+")
+"""WordNet ids, and the numbers of classes that have no name."""
 
 
 @dataclass(frozen=True)
@@ -35,13 +44,15 @@ class OwnDataSet:
         name: What tables, records and run folders call it; says nothing about where it lies.
         kind: Which reader reads it.
         location: Absolute path, shard pattern or name on the hub.
-        class_names: In label order, instead of those that the data set has; None = its own.
+        class_names: Instead of those that the data set has: in label order, or by its own ones; None = its own.
+        all_test: Whether all images are to be tested where no test images are given: nothing trains on it.
     """
 
     name: str
     kind: Kind
     location: str
-    class_names: tuple[str, ...] | None = None
+    class_names: tuple[str, ...] | dict[str, str] | None = None
+    all_test: bool = False
 
 
 def find_own(text: str) -> OwnDataSet | None:
@@ -89,16 +100,15 @@ def is_one_source(text: str) -> bool:
     scheme = _scheme(rest)
     location = rest.removeprefix(f"{scheme}:") if scheme else rest
     if scheme == "wds" and "://" not in location:
-        from clipfit_cli.data.lists.own.webdataset import shard_paths
-
-        return bool(shard_paths(location))
+        return bool(webdataset.shard_paths(location))
     return _on_disk(location) is not None
 
 
 def read_own(own: OwnDataSet, splits_dir: Path | None = None) -> DataSet:
     """Return a data set of the user's own by its lists; images are not decoded.
 
-    Paths, labels and class names identify it (`DataSet.split_sha256`), not the content of the images.
+    Paths, labels and class names identify its lists (`DataSet.split_sha256`), and their content the images
+    (`DataSet.identify`).
 
     Args:
         own: Which.
@@ -109,83 +119,59 @@ def read_own(own: OwnDataSet, splits_dir: Path | None = None) -> DataSet:
             what reads it is not installed.
         DataError: It is not there, damaged, has a single class, or a class without a training image.
     """
-    from dataclasses import replace
-
-    from clipfit_cli.data.dataset import DataSet, hash_lists
-    from clipfit_cli.data.lists.own.own_splits import arrange
-    from clipfit_cli.data.splits import check_classes
-
-    listing = _reader(own.kind)(own.location)
-    _check_utf8(own, (*listing.class_names, *(entry.path for entry in listing.entries)))
-    lists = arrange(listing, splits_dir)
-    if own.class_names is not None:
-        if len(own.class_names) != len(listing.class_names):
-            raise ConfigError(
-                f"{len(own.class_names)} class names were given, data set {own.name!r} has "
-                f"{len(listing.class_names)} classes: {', '.join(listing.class_names[:5])}"
-                f"{', ...' if len(listing.class_names) > 5 else ''}"
-            )
-        listing = replace(listing, class_names=own.class_names)
-    _check_names(own, listing.class_names)
+    listing = _READERS[own.kind](own.location)
+    class_names = _renamed(own, listing.class_names)
+    _check_text(own, (*listing.class_names, *class_names, *(entry.path for entry in listing.entries)))
+    lists = arrange(listing, splits_dir, all_test=own.all_test)
+    if problem := names_problem(class_names):
+        raise ConfigError(f"data set {own.name!r}: {problem}; rename one, or give names with --class-names FILE")
+    notes = [lists.note, listing.note]
+    if 2 * len([name for name in class_names if _SAYS_NOTHING.fullmatch(name)]) > len(class_names):
+        notes.append(
+            f"prompts are made of numbers ({', '.join(class_names[:3])}, ...), which say nothing about a picture; give "
+            "the names of the classes with --class-names FILE"
+        )
     dataset = DataSet(
         name=own.name,
         prompt_template=catalog.DEFAULT_TEMPLATE,
-        class_names=listing.class_names,
+        class_names=class_names,
         train=lists.train,
         val=lists.val,
         test=lists.test,
-        split_sha256=hash_lists(listing.class_names, lists.train, lists.val, lists.test),
-        load_image=listing.load_image,
+        split_sha256=hash_lists(class_names, lists.train, lists.val, lists.test),
+        load_image=listing.images,
         train_is_sampled=not lists.test_only,
-        notes=(f"{own.name}: {lists.note}",) if lists.note else (),
+        notes=tuple(f"{own.name}: {note}" for note in notes if note),
+        split_file_sha256=lists.file_sha256 or listing.file_sha256,
+        identify=listing.images.identify,
+        location=own.location.encode(errors="backslashreplace").decode(),
     )
-    check_classes(dataset)
+    check_lists(dataset)
     return dataset
 
 
-def _reader(kind: Kind) -> Callable[[str], Listing]:
-    """Return location -> listing."""
-    if kind == "folder":
-        from clipfit_cli.data.lists.own import image_folder
-
-        return lambda location: image_folder.read(Path(location))
-    if kind == "table":
-        from clipfit_cli.data.lists.own import table
-
-        return lambda location: table.read(Path(location))
-    if kind == "hf":
-        from clipfit_cli.data.lists.own import hugging_face
-
-        return hugging_face.read
-    from clipfit_cli.data.lists.own import webdataset
-
-    return webdataset.read
+def _renamed(own: OwnDataSet, names: Sequence[str]) -> tuple[str, ...]:
+    """Return the class names: those that were given instead of the data set's own, where there are any."""
+    given = own.class_names
+    if given is None:
+        return tuple(names)
+    shown = f"{', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"
+    if len(given) != len(names):
+        raise ConfigError(
+            f"{len(given)} class names were given, data set {own.name!r} has {len(names)} classes: {shown}"
+        )
+    if not isinstance(given, dict):
+        return given
+    if strange := [name for name in given if name not in names]:
+        raise ConfigError(f"a class name was given for {strange[0]!r}, data set {own.name!r} has the classes {shown}")
+    return tuple(given[name] for name in names)
 
 
-def _check_utf8(own: OwnDataSet, texts: Iterable[str]) -> None:
+def _check_text(own: OwnDataSet, texts: Iterable[str]) -> None:
     """Refuse names that cannot be written down."""
     for text in texts:
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            raise DataError(f"data set {own.name!r}: the name {text!r} is not UTF-8 text") from None
-
-
-def _check_names(own: OwnDataSet, class_names: Sequence[str]) -> None:
-    """Refuse what cannot be told apart: a single class, or two that are one in a prompt."""
-    if len(class_names) < 2:
-        raise DataError(f"data set {own.name!r} has a single class, {class_names[0]!r}; expected two or more")
-    seen: dict[str, str] = {}
-    for name in class_names:
-        words = " ".join(name.replace("_", " ").lower().split())
-        if not words:
-            raise ConfigError(f"data set {own.name!r}: a class has no name")
-        if words in seen:
-            raise ConfigError(
-                f"data set {own.name!r}: the classes {seen[words]!r} and {name!r} make the same prompt; rename one, "
-                "or give names with --class-names FILE"
-            )
-        seen[words] = name
+        if "\0" in text or text != text.encode(errors="replace").decode():
+            raise DataError(f"data set {own.name!r}: the name {text!r} is not UTF-8 text, or there is a NUL in it")
 
 
 def _parts(text: str) -> tuple[str, str]:

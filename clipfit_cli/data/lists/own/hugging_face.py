@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from clipfit_cli.data.lists.own.listing import Entry, Labelled, Listing, Split, number_classes, split_of
+from clipfit_cli.data.files.folder import StoredImages, files_below
+from clipfit_cli.data.files.identity import by_content, hash_parts, read_file
+from clipfit_cli.data.lists.own.listing import Found, Listing, listing_of, split_of
 from clipfit_cli.errors import ConfigError, DataError
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
+from clipfit_cli.files import expanded
 
 _LABEL_NAMES = ("label", "labels", "class", "class_name", "fine_label")
 _SAVED = ("dataset_dict.json", "state.json")
@@ -19,26 +20,19 @@ _SAVED = ("dataset_dict.json", "state.json")
 
 
 @dataclass(frozen=True)
-class Rows:
+class Rows(StoredImages):
     """Loads images out of the tables of a data set.
 
     Attributes:
+        root: What messages call the data set.
         tables: Split, as the data set calls it -> its image column, not decoded.
         column: Its name.
-        source: What messages call the data set.
+        folder: That the tables were read from; None = from the hub.
     """
 
     tables: Mapping[str, Any]
     column: str
-    source: str
-
-    def __call__(self, path: str) -> Image:
-        """Return the image of ``split/row`` as RGB at its stored size.
-
-        Raises:
-            DataError: It is missing or damaged.
-        """
-        return self.decode(self.content(path), path)
+    folder: Path | None = None
 
     def content(self, path: str) -> bytes:
         """Return the image file of ``split/row``.
@@ -46,25 +40,26 @@ class Rows:
         Raises:
             DataError: The row has no image, or names a file that cannot be read.
         """
-        from clipfit_cli.data.files.decode import read_file
-
         split, _, row = path.rpartition("/")
         image = self.tables[split][int(row)][self.column] or {}
         if image.get("bytes") is not None:
             return bytes(image["bytes"])
         if not image.get("path"):
-            raise DataError(f"{self.source}: row {int(row)} of {split} has no image")
+            raise DataError(f"{self.root}: row {int(row)} of {split} has no image")
         return read_file(Path(image["path"]))
 
-    def decode(self, content: bytes, path: str) -> Image:
-        """Return the image of a file's content as RGB at its stored size.
+    def identify(self, paths: Sequence[str]) -> str:
+        """Return a hash of the files in the folder, or of what tells the hub's tables with these images from others.
 
         Raises:
-            DataError: The content is damaged.
+            DataError: A file cannot be read.
         """
-        from clipfit_cli.data.files.decode import decode_content
-
-        return decode_content(content, f"{self.source}/{path}")
+        splits = sorted({path.rpartition("/")[0] for path in paths})
+        if self.folder is None:
+            return hash_parts((split, self.tables[split]._fingerprint) for split in splits)
+        columns = [self.tables[split].data.column(self.column) for split in splits]
+        named = {path for column in columns for path in _outside(column, self.folder)}
+        return by_content(self.folder, [*files_below(self.folder), *named])
 
 
 def read(location: str) -> Listing:
@@ -81,39 +76,37 @@ def read(location: str) -> Listing:
         DataError: The data set cannot be loaded, has no images, or its columns are not clear.
     """
     source = f"hf:{location}"
-    tables = _load(location, source)
+    folder, tables = _load(location, source)
     known = {name: split_of(name) for name in tables}
     chosen = [name for name in tables if known[name] or not any(known.values())]
     image, label = _columns(tables[chosen[0]].features, source)
-    found: list[tuple[str, Labelled, Split | None]] = []
-    for name in chosen:
-        found += [(path, one, known[name]) for path, one in _labelled(tables[name], name, label, source)]
+    found = [one for name in chosen for one in _labelled(tables[name], name, label, source)]
     if not found:
         raise DataError(f"{source} holds no image with a label")
-    class_names, labels = _classes(tables[chosen[0]].features[label], [one for _, one, _ in found])
-    entries = tuple(Entry(path, number, split) for (path, _, split), number in zip(found, labels, strict=True))
-    return Listing(class_names, entries, Rows({name: _images(tables[name], image) for name in chosen}, image, source))
+    images = {name: _images(tables[name], image) for name in chosen}
+    declared = getattr(tables[chosen[0]].features[label], "names", None) or ()
+    return listing_of(found, Rows(Path(source), images, image, folder), declared)
 
 
-def _load(location: str, source: str) -> dict[str, Any]:
-    """Return split name -> table."""
+def _load(location: str, source: str) -> tuple[Path | None, dict[str, Any]]:
+    """Return the folder on the disk, if it is one, and split name -> table."""
     try:
         import datasets
     except ImportError as error:
         raise ConfigError(f"{source} needs the package datasets: pip install 'clipfit-cli[hf]'") from error
-    folder = Path(location).expanduser()
-    name, _, config = (location, "", "") if folder.exists() else location.rpartition(":")
+    name, _, config = (location, "", "") if os.path.exists(expanded(location)) else location.rpartition(":")  # noqa: PTH110
     name, config = (name, config) if name else (config, "")
-    folder = Path(name).expanduser()
+    folder = expanded(name)
     try:
-        if any((folder / file).is_file() for file in _SAVED):
+        if any(os.path.isfile(folder / file) for file in _SAVED):  # noqa: PTH113
             loaded = datasets.load_from_disk(str(folder))
         else:
-            loaded = datasets.load_dataset(str(folder) if folder.is_dir() else name, config or None)
+            loaded = datasets.load_dataset(str(folder) if os.path.isdir(folder) else name, config or None)  # noqa: PTH112
     except Exception as error:  # the library raises errors of many packages
         reason = str(error) or type(error).__name__
         raise DataError(f"{source} cannot be loaded: {reason}") from error
-    return dict(loaded) if isinstance(loaded, dict) else {"all": loaded}
+    tables = dict(loaded) if isinstance(loaded, dict) else {"all": loaded}
+    return folder if os.path.isdir(folder) else None, tables  # noqa: PTH112
 
 
 def _columns(features: Mapping[str, Any], source: str) -> tuple[str, str]:
@@ -134,30 +127,27 @@ def _columns(features: Mapping[str, Any], source: str) -> tuple[str, str]:
     return images[0], labels[0]
 
 
-def _labelled(table: Any, split: str, column: str, source: str) -> list[tuple[str, Labelled]]:
-    """Return path and class of every row of a split; nothing where the labels are withheld."""
+def _labelled(table: Any, split: str, column: str, source: str) -> list[Found]:
+    """Return every row of a split; nothing where the labels are withheld."""
     values: Sequence[Any] = list(table[column])
     if values and all(value == -1 for value in values):
         return []
     found = []
     for row, value in enumerate(values):
         where = f"{source}, row {row} of {split}"
-        if isinstance(value, str) and value:
-            one = Labelled(None, value, where)
-        elif isinstance(value, int) and value >= 0:
-            one = Labelled(value, None, where)
-        else:
+        label, name = (None, value) if isinstance(value, str) else (value, None)
+        if not (name or (isinstance(label, int) and label >= 0)):
             raise DataError(f"{where} has the label {value!r}; expected a class name or a whole number from 0")
-        found.append((f"{split}/{row:08d}", one))
+        found.append(Found(f"{split}/{row:08d}", split_of(split), label, name, where))
     return found
 
 
-def _classes(kind: Any, given: Sequence[Labelled]) -> tuple[tuple[str, ...], list[int]]:
-    """Return the class names in label order, and the labels; names that the data set declares come first."""
-    names = getattr(kind, "names", None)
-    if names:
-        return tuple(names), [one.label or 0 for one in given]
-    return number_classes(given)
+def _outside(column: Any, folder: Path) -> list[str]:
+    """Return the image files that a column names instead of holding them, but for those in the folder."""
+    import pyarrow.compute
+
+    rows = column.filter(pyarrow.compute.is_null(pyarrow.compute.struct_field(column, "bytes"))).to_pylist()
+    return [row["path"] for row in rows if row and row["path"] and not Path(row["path"]).is_relative_to(folder)]
 
 
 def _images(table: Any, column: str) -> Any:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from clipfit_cli.data.files.folder import IMAGE_SUFFIXES, ImageFolder
-from clipfit_cli.data.lists.own.listing import Entry, Listing, Split, split_of
+from clipfit_cli.data.files.folder import ImageFolder, files_below, is_image, names_in
+from clipfit_cli.data.lists.own.listing import Found, Listing, Split, listing_of, split_of
 from clipfit_cli.errors import DataError
 
 _LAYOUT = "expected one folder per class with images in it, or the folders train, val and test with such folders"
@@ -16,87 +16,65 @@ _LAYOUT = "expected one folder per class with images in it, or the folders train
 def read(folder: Path) -> Listing:
     """Return what is in the folder; a class is called as its folder, and its images may lie in folders below that.
 
-    The folders are taken for splits where ``train`` and ``test`` are among them, or where all are called as splits
-    are. Hidden files and folders are passed over, and so are files that are no images.
+    The folders are taken for splits where ``train`` and ``test`` or ``val`` are among them, or where all are called
+    as splits are. Hidden files and folders are passed over, and so are files that are no images.
 
     Raises:
-        DataError: There is no image, a class has none, images lie beside the class folders, or a name is not UTF-8.
+        DataError: There is no image, a class has none, images lie beside the class folders, the folders look like
+            domains with a folder for each class, or a name is not UTF-8.
     """
-    below = _folders(folder)
-    splits = _splits(folder, below)
+    splits = _splits(folder, names_in(folder)[0])
     roots: dict[str, Split | None] = {name: split for split, name in splits.items()} if splits else {"": None}
-    classes: set[str] = set()
-    found: list[tuple[str, str, Split | None]] = []
+    found: list[Found] = []
+    seen: set[str] = set()
+    inner: set[tuple[str, str]] = set()
     for name, split in roots.items():
         root = folder / name
-        loose = next((file for file in _files(root) if _is_image(file)), None)
+        classes, files = names_in(root)
+        loose = next(filter(is_image, files), None)
         if loose:
             raise DataError(f"the image {root / loose} lies outside every class folder; {_LAYOUT}", path=root)
-        for class_name in _folders(root):
-            paths = [f"{name}/{path}" if name else path for path in _images(root, class_name)]
+        images = {one: [path for path in files_below(root, one) if is_image(path)] for one in classes}
+        for class_name, paths in images.items():
             if not paths and split is None:
                 raise DataError(f"the class folder {root / class_name} holds no image; fill or remove it", path=root)
-            classes.add(class_name)
-            found += [(path, class_name, split) for path in paths]
+            found += [Found(f"{name}/{path}" if name else path, split, None, class_name) for path in paths]
+        _check_domains(root, images)
+        seen |= images.keys()
+        inner |= {(name, path.rpartition("/")[0]) for paths in images.values() for path in paths if path.count("/") > 1}
     if not found:
         raise DataError(f"there are no images in {folder}; {_LAYOUT}", path=folder)
-    names = sorted(classes)
-    labels = {class_name: label for label, class_name in enumerate(names)}
-    entries = tuple(Entry(path, labels[class_name], split) for path, class_name, split in found)
-    return Listing(tuple(names), entries, ImageFolder(folder))
+    note = f"the images in {len(inner)} folders below the class folders count to the class above them" if inner else ""
+    return listing_of(found, ImageFolder(folder), sorted(seen), note=note)
 
 
 def _splits(folder: Path, names: list[str]) -> Mapping[Split, str]:
     """Return split -> folder name; empty where the folders are classes."""
     found: dict[Split, str] = {}
-    others = False
     for name in names:
         split = split_of(name)
-        if split is None:
-            others = True
-        elif split in found:
+        if split in found:
             raise DataError(f"{folder} has two folders for {split}: {found[split]} and {name}; remove one", path=folder)
-        else:
+        if split:
             found[split] = name
-    whole = {"train", "test"} <= found.keys()
-    return found if found and (whole or not others) else {}
+    whole = "train" in found and len(found) > 1
+    return found if whole or len(found) == len(names) else {}
 
 
-def _images(root: Path, below: str, above: tuple[str, ...] = ()) -> Iterator[str]:
-    """Yield the images below a folder, relative to `root`; a link back into a folder above is not followed."""
-    real = os.path.realpath(root / below)
-    if real in above:
-        return
-    for name in _files(root / below):
-        if _is_image(name):
-            yield f"{below}/{name}"
-    for name in _folders(root / below):
-        yield from _images(root, f"{below}/{name}", (*above, real))
-
-
-def _is_image(name: str) -> bool:
-    return name.lower().endswith(IMAGE_SUFFIXES)
-
-
-def _folders(folder: Path) -> list[str]:
-    return _names(folder, folders=True)
-
-
-def _files(folder: Path) -> list[str]:
-    return _names(folder, folders=False)
-
-
-def _names(folder: Path, *, folders: bool) -> list[str]:
-    """Return the sorted names of the folders, or else the files, in a folder; hidden ones are left out."""
-    try:
-        with os.scandir(folder) as entries:
-            found = [entry.name for entry in entries if entry.name[0] != "." and entry.is_dir() == folders]
-    except OSError as error:
-        raise DataError(f"{folder} cannot be read: {error.strerror or error}", path=folder) from error
-    for name in found:
-        try:
-            name.encode()
-        except UnicodeEncodeError:
-            shown = os.fsencode(name)
-            raise DataError(f"the name {shown!r} in {folder} is not UTF-8 text; rename it", path=folder) from None
-    return sorted(found)
+def _check_domains(root: Path, images: Mapping[str, Sequence[str]]) -> None:
+    """Refuse folders without images of their own that hold folders of the same names: they look like domains."""
+    inner = {
+        name: {path.split("/")[1] for path in paths}
+        for name, paths in images.items()
+        if paths and all(path.count("/") > 1 for path in paths)
+    }
+    counts = Counter(one for names in inner.values() for one in names)
+    shared = sorted(name for name, count in counts.items() if count > 1)
+    if len(shared) > 1:
+        outer = [name for name, names in inner.items() if not names.isdisjoint(shared)]
+        raise DataError(
+            f"the folders {', '.join(outer[:5])} of {root} hold folders of the same names: {', '.join(shared[:5])}. "
+            f"If they are domains, give the folder of one: --dataset {root / outer[0]}; if they are classes, move "
+            "their images up into them",
+            path=root,
+        )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import random
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -12,8 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clipfit_cli.data.dataset import Item
+from clipfit_cli.data.files.identity import MAX_BYTES
 from clipfit_cli.data.lists.own.listing import Listing
 from clipfit_cli.errors import DataError
+from clipfit_cli.files import read_bytes, remove_unfinished, write_whole
 
 SPLIT_SEED = 1
 """Of the draw; one for all data sets, so that a data set has one split."""
@@ -31,6 +32,7 @@ class Arranged:
         train, val, test: By label, then path.
         test_only: Whether the training list is the test list, there for its classes alone.
         note: How the lists came about where they were not given; empty where they were.
+        file_sha256: Of the file that keeps them; empty where none does.
     """
 
     train: tuple[Item, ...]
@@ -38,21 +40,24 @@ class Arranged:
     test: tuple[Item, ...]
     test_only: bool = False
     note: str = ""
+    file_sha256: str = ""
 
 
 Lists = tuple[tuple[Item, ...], tuple[Item, ...], tuple[Item, ...]]
 """The items of train, val and test, by label, then path."""
 
 
-def arrange(listing: Listing, splits_dir: Path | None) -> Arranged:
+def arrange(listing: Listing, splits_dir: Path | None, *, all_test: bool = False) -> Arranged:
     """Return the lists of a data set.
 
-    Splits that are given stay as they are; validation may be missing. Without test images, everything is split
-    anew. Test images alone are test and training list at once: they can be tested, not trained on.
+    Splits that are given stay as they are; validation may be missing. Without test images, the validation images
+    are the test list; without those, too, everything is split anew. Test images alone are test and training list at
+    once: they can be tested, not trained on.
 
     Args:
         listing: As a reader found it.
         splits_dir: Where a split that is made here is kept; None = nowhere.
+        all_test: Take all images for test images instead of splitting them anew.
 
     Raises:
         DataError: See `own_split`.
@@ -61,19 +66,26 @@ def arrange(listing: Listing, splits_dir: Path | None) -> Arranged:
     for entry in sorted(listing.entries, key=lambda entry: (entry.label, entry.path)):
         items.setdefault(entry.split, []).append(Item(entry.path, entry.label))
     train, val, test = (tuple(items.get(split, ())) for split in _SPLITS)
+    note = ""
+    if val and not test:
+        val, test, note = (), val, "no test images were given, so the validation images are the test list"
+    everything = train or tuple(items.get(None, ()))
+    if all_test and not test:
+        train, test = (), everything
     if test and not (train or val):
         return Arranged(test, (), test, test_only=True, note="all images are test images, so nothing can train on them")
     if test:
-        return Arranged(train, val, test)
-    everything = sorted((item for part in items.values() for item in part), key=lambda item: (item.label, item.path))
-    given = " and ".join(split for split in items if split)
-    what = f"no test images were given, so {given}" if given else "the images of each class"
+        return Arranged(train, val, test, note=note)
+    what = "no test images were given, so the training images" if train else "the images of each class"
     note = f"{what} were split 50/20/30 into train, val and test (seed {SPLIT_SEED})"
-    return Arranged(*own_split(everything, listing.class_names, splits_dir), note=note)
+    lists, sha256 = own_split(everything, listing.class_names, splits_dir)
+    return Arranged(*lists, note=note, file_sha256=sha256)
 
 
-def own_split(items: Sequence[Item], class_names: Sequence[str], splits_dir: Path | None) -> Lists:
-    """Return train, val and test of the items: the split that is kept for them, else one that is made and kept now.
+def own_split(items: Sequence[Item], class_names: Sequence[str], splits_dir: Path | None) -> tuple[Lists, str]:
+    """Return train, val and test of the items, and the sha256 of the file that keeps them.
+
+    The split is the one that is kept for the items, else one that is made and kept now.
 
     The file is called by a hash of paths and labels, so that it is found again wherever the images lie, and
     other images get another. It has the form of CoOp's split files.
@@ -86,27 +98,30 @@ def own_split(items: Sequence[Item], class_names: Sequence[str], splits_dir: Pat
     Raises:
         DataError: The file that is kept cannot be read, does not fit the items, or cannot be written.
     """
+    import msgspec
+
     if splits_dir is None:
-        return draw_split(items, class_names)
+        return draw_split(items, class_names), ""
     listing = json.dumps([[item.path, item.label] for item in items], separators=(",", ":"))
     path = splits_dir / f"{hashlib.sha256(listing.encode()).hexdigest()[:16]}.json"
+    _remove_litter(path)
     try:
-        kept = path.read_text(encoding="utf-8")
+        kept = read_bytes(path, MAX_BYTES)
     except FileNotFoundError:
         lists = draw_split(items, class_names)
-        _write(path, _to_json(lists, class_names))
-        return lists
-    except (OSError, UnicodeDecodeError) as error:
+        return lists, _keep(path, _to_json(lists, class_names).encode())
+    except OSError as error:
         raise DataError(f"the split {path} cannot be read ({error}); delete it to have it made anew") from error
     try:
-        train, val, test = (tuple(Item(str(p), int(label)) for p, label, _ in json.loads(kept)[s]) for s in _SPLITS)
-    except (ValueError, TypeError, KeyError) as error:
+        rows = msgspec.json.decode(kept, type=dict[str, list[tuple[str, int, str]]])
+        train, val, test = (tuple(Item(image, label) for image, label, _ in rows[split]) for split in _SPLITS)
+    except (ValueError, KeyError, RecursionError) as error:
         raise DataError(f"{path} is not a split file ({error}); delete it to have it made anew", path=path) from error
     if sorted((*train, *val, *test), key=lambda item: (item.label, item.path)) != list(items):
         raise DataError(
             f"the split {path} does not list the images that are there; delete it to have it made anew", path=path
         )
-    return train, val, test
+    return (train, val, test), hashlib.sha256(kept).hexdigest()
 
 
 def draw_split(items: Iterable[Item], class_names: Sequence[str]) -> Lists:
@@ -151,14 +166,19 @@ def _to_json(lists: Lists, class_names: Sequence[str]) -> str:
     return json.dumps(rows, ensure_ascii=False, indent=1) + "\n"
 
 
-def _write(path: Path, text: str) -> None:
-    """Write the file whole or not at all; of two processes the last wins, with the same content."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+def _keep(path: Path, content: bytes) -> str:
+    """Write a split file whole and return its sha256; of two processes the last wins, with the same content."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_text(text, encoding="utf-8", newline="\n")
-        unfinished.replace(path)
+        write_whole(path, content)
     except OSError as error:
-        with suppress(OSError):
-            unfinished.unlink(missing_ok=True)
         raise DataError(f"the split {path} cannot be written: {error.strerror or error}", path=path) from error
+    return hashlib.sha256(content).hexdigest()
+
+
+def _remove_litter(path: Path) -> None:
+    """Remove what killed commands left beside a split file; those of version 0.1.0 called it by their process."""
+    remove_unfinished(path)
+    for left in path.parent.glob(f".{path.name}.*"):
+        if left.suffix[1:].isdigit():
+            with suppress(OSError):
+                left.unlink()

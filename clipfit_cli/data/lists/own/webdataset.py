@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import glob
+import itertools
+import math
 import os
 import re
 import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from clipfit_cli.data.files.folder import IMAGE_SUFFIXES
-from clipfit_cli.data.lists.own.listing import Entry, Labelled, Listing, Split, number_classes, split_of
+from clipfit_cli.data.files.folder import IMAGE_SUFFIXES, StoredImages, files_below
+from clipfit_cli.data.files.identity import MAX_BYTES, by_content, reading
+from clipfit_cli.data.lists.own.listing import Found, Listing, Split, listing_of, split_of, whole_number
 from clipfit_cli.errors import ConfigError, DataError
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
+from clipfit_cli.files import expanded, open_regular, read_text
 
 CLASS_NAMES_FILE = "classnames.txt"
-_RANGE = re.compile(r"(\d+)\.\.(\d+)")
+_BRACES = re.compile(r"\{([^{}]*)\}")
+_RANGE = re.compile(r"(\d{1,18})\.\.(\d{1,18})")
+_MOST_SHARDS = 100_000
+_MOST_TEXT = 10_000_000
 
 
 @dataclass(frozen=True)
-class Shards:
+class Shards(StoredImages):
     """Loads images out of tar files, without unpacking them.
 
     Attributes:
@@ -31,16 +34,7 @@ class Shards:
         places: Path of an image -> its shard, and offset and size in bytes there.
     """
 
-    root: Path
     places: dict[str, tuple[Path, int, int]]
-
-    def __call__(self, path: str) -> Image:
-        """Return the image as RGB at its stored size.
-
-        Raises:
-            DataError: The shard is gone, or the image is damaged.
-        """
-        return self.decode(self.content(path), path)
 
     def content(self, path: str) -> bytes:
         """Return what is in the image file.
@@ -49,25 +43,21 @@ class Shards:
             DataError: The shard cannot be read, or has become shorter.
         """
         shard, offset, size = self.places[path]
-        try:
-            with shard.open("rb") as file:
-                file.seek(offset)
-                content = file.read(size)
-        except OSError as error:
-            raise DataError(f"shard {shard} cannot be read: {error.strerror or error}", path=shard) from error
+        with reading("shard", shard), open_regular(shard) as file:
+            file.seek(offset)
+            content = file.read(size)
         if len(content) < size:
             raise DataError(f"shard {shard} ends within image {path}", path=shard)
         return content
 
-    def decode(self, content: bytes, path: str) -> Image:
-        """Return the image of a file's content as RGB at its stored size.
+    def identify(self, paths: Sequence[str]) -> str:
+        """Return a hash of the names and contents of the shards that images are in.
 
         Raises:
-            DataError: The content is damaged.
+            DataError: A shard is gone or cannot be read.
         """
-        from clipfit_cli.data.files.decode import decode_content
-
-        return decode_content(content, self.root / path)
+        shards = {self.places[path][0].relative_to(self.root).as_posix() for path in paths}
+        return by_content(self.root, list(shards))
 
 
 def read(pattern: str) -> Listing:
@@ -88,25 +78,18 @@ def read(pattern: str) -> Listing:
     if not shards:
         raise DataError(f"no shard matches {pattern}; expected tar files such as 'shards/train-{{000..009}}.tar'")
     root = Path(os.path.commonpath([shard.parent for shard in shards]))
-    splits = [_split(shard.relative_to(root)) for shard in shards]
-    if None in splits and any(splits):
-        nameless = shards[splits.index(None)]
-        raise DataError(f"the name of shard {nameless} has no split (train, val or test) in it, others have one")
     names = _class_names(root)
     places: dict[str, tuple[Path, int, int]] = {}
-    found: list[tuple[str, Labelled, Split | None]] = []
-    for shard, split in zip(shards, splits, strict=True):
+    found: list[Found] = []
+    for shard in shards:
+        split = _split(shard.relative_to(root))
         for member, label, offset, size in _samples(shard, names):
             path = f"{shard.relative_to(root).as_posix()}/{member}"
             places[path] = (shard, offset, size)
-            found.append((path, Labelled(label, None, f"{shard}, {member}"), split))
+            found.append(Found(path, split, label, None, f"{shard}, {member}"))
     if not found:
         raise DataError(f"the {len(shards)} shards of {pattern} hold no images")
-    if names:
-        found = [(path, _named(one, names), split) for path, one, split in found]
-    class_names, labels = number_classes([one for _, one, _ in found])
-    entries = tuple(Entry(path, label, split) for (path, _, split), label in zip(found, labels, strict=True))
-    return Listing(class_names, entries, Shards(root, places))
+    return listing_of(found, Shards(root, places), names)
 
 
 def shard_paths(pattern: str) -> list[Path]:
@@ -117,35 +100,31 @@ def shard_paths(pattern: str) -> list[Path]:
             ``{train,test}``.
 
     Raises:
-        ConfigError: It is a URL, which cannot be read from.
+        ConfigError: It is a URL, which cannot be read from, no path, or stands for too many files.
+        DataError: A folder cannot be read.
     """
     if "://" in pattern:
         raise ConfigError(f"shards are read from files, not from {pattern}; download them and give their path")
-    path = Path(pattern).expanduser()
-    if path.is_dir():
-        return sorted(found.absolute() for found in path.rglob("*.tar"))
-    if path.is_file():
+    path = expanded(pattern)
+    if os.path.isdir(path):  # noqa: PTH112
+        return sorted(path.absolute() / found for found in files_below(path) if found.endswith(".tar"))
+    if os.path.isfile(path):  # noqa: PTH113
         return [path.absolute()]
-    matches = {found for name in _expanded(str(path)) for found in glob.glob(name)}  # noqa: PTH207
+    texts = _BRACES.split(str(path))
+    choices = [_choices(text) if number % 2 else [text] for number, text in enumerate(texts)]
+    if math.prod(map(len, choices)) > _MOST_SHARDS:
+        raise ConfigError(f"{pattern} stands for more than {_MOST_SHARDS:,} shards; name fewer, or give their folder")
+    matches = {found for parts in itertools.product(*choices) for found in glob.glob("".join(parts))}  # noqa: PTH207
     return sorted(Path(found).absolute() for found in matches)
 
 
-def _expanded(pattern: str) -> Iterator[str]:
-    """Yield the names that braces stand for."""
-    head, brace, rest = pattern.partition("{")
-    inner, close, tail = rest.partition("}")
-    if not (brace and close):
-        yield pattern
-        return
+def _choices(inner: str) -> Sequence[str]:
+    """Return what a pair of braces stands for."""
     numbers = _RANGE.fullmatch(inner)
-    if numbers:
-        first, last = numbers.groups()
-        words: Sequence[str] = [f"{n:0{len(first)}d}" for n in range(int(first), int(last) + 1)]
-    else:
-        words = inner.split(",")
-    for word in words:
-        for end in _expanded(tail):
-            yield f"{head}{word}{end}"
+    if numbers is None:
+        return inner.split(",")
+    first, last = numbers.groups()
+    return [f"{n:0{len(first)}d}" for n in range(int(first), min(int(last), int(first) + _MOST_SHARDS) + 1)]
 
 
 def _split(name: Path) -> Split | None:
@@ -163,24 +142,27 @@ def _samples(shard: Path, names: list[str]) -> Iterator[tuple[str, int, int, int
     labels: dict[str, int] = {}
     try:
         size = shard.stat().st_size
-        with tarfile.open(shard, "r:") as archive:
+        with open_regular(shard) as file, tarfile.open(fileobj=file, mode="r:") as archive:
             for member in archive:
                 if not member.isfile():
                     continue
                 if member.offset_data + member.size > size:
                     raise tarfile.ReadError(f"{member.name} goes beyond its end")
-                folder, slash, file = member.name.rpartition("/")
-                stem, _, suffix = file.partition(".")
+                folder, slash, name = member.name.rpartition("/")
+                stem, _, suffix = name.partition(".")
                 key = f"{folder}{slash}{stem}"
                 if f".{suffix.lower()}" in IMAGE_SUFFIXES:
                     if key in images:
                         raise DataError(f"shard {shard} has two images of the key {key!r}", path=shard)
+                    if member.size > MAX_BYTES:
+                        raise tarfile.ReadError(_too_large(member, MAX_BYTES))
                     images[key] = (member.name, member.offset_data, member.size)
                 elif suffix.lower() == "cls":
-                    labels[key] = _label(archive, member, shard)
-                elif file == CLASS_NAMES_FILE and not names:
-                    names += _lines(_content(archive, member), f"{shard}, {member.name}")
-    except (tarfile.TarError, OSError) as error:
+                    text = _content(archive, member).strip().decode(errors="replace")
+                    labels[key] = whole_number(text, f"shard {shard}: the label in {member.name}")
+                elif name == CLASS_NAMES_FILE and not names:
+                    names += _lines(_content(archive, member).decode("utf-8-sig"))
+    except (tarfile.TarError, OSError, ValueError, ArithmeticError, EOFError) as error:
         raise DataError(
             f"shard {shard} is not a sound, uncompressed tar file ({error}); unpack .gz, or fetch it anew", path=shard
         ) from error
@@ -192,15 +174,14 @@ def _samples(shard: Path, names: list[str]) -> Iterator[tuple[str, int, int, int
 
 
 def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    if member.size > _MOST_TEXT:
+        raise tarfile.ReadError(_too_large(member, _MOST_TEXT))
     file = archive.extractfile(member)
     return file.read() if file else b""
 
 
-def _label(archive: tarfile.TarFile, member: tarfile.TarInfo, shard: Path) -> int:
-    text = _content(archive, member).strip()
-    if not text.isdigit():
-        raise DataError(f"shard {shard}: {member.name} holds {text[:40]!r}, not a whole number from 0", path=shard)
-    return int(text)
+def _too_large(member: tarfile.TarInfo, most: int) -> str:
+    return f"{member.name} has {member.size:,} bytes, at most {most:,} are accepted"
 
 
 def _class_names(root: Path) -> list[str]:
@@ -208,18 +189,10 @@ def _class_names(root: Path) -> list[str]:
     for folder in (root, root.parent):
         path = folder / CLASS_NAMES_FILE
         if path.is_file():
-            return _lines(path.read_bytes(), str(path))
+            with reading("list", path):
+                return _lines(read_text(path))
     return []
 
 
-def _lines(content: bytes, where: str) -> list[str]:
-    try:
-        return content.decode("utf-8-sig").rstrip().splitlines()
-    except UnicodeDecodeError as error:
-        raise DataError(f"{where} is not UTF-8 text ({error})") from error
-
-
-def _named(one: Labelled, names: list[str]) -> Labelled:
-    if one.label is None or one.label >= len(names):
-        raise DataError(f"{one.where} has label {one.label}, but {CLASS_NAMES_FILE} names {len(names)} classes")
-    return Labelled(one.label, names[one.label].strip(), one.where)
+def _lines(text: str) -> list[str]:
+    return [line.strip() for line in text.rstrip().splitlines()]
