@@ -177,7 +177,7 @@ def test_the_plan_needs_no_network(tmp_path: Path) -> None:
         (["get", "dtd", "--data-root", "~nosuchuser/x"], 2, "give the whole path"),
         (["get", "dtd", "--csv", "-", "--json"], 2, "both want stdout"),
         (["check", "dtdd"], 2, "unknown data set"),
-        (["check", ","], 2, "no data set was named"),
+        (["check", ","], 2, "a name is missing in ','"),
         (["check", "./nowhere"], 3, "there is no folder or file ./nowhere"),
         (["check", "dtd"], 3, "1 of 1 data sets are not complete: dtd is missing"),
         (["path", "dtdd"], 2, "unknown data set"),
