@@ -14,9 +14,6 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 _MOST = 2**31 - 1
 _GIB = 2**30
 
-CLOSED_PIPE = 141
-"""What a shell sees of a program whose reader went away, as `head` does: 128 and the number of SIGPIPE."""
-
 
 class Terminated(KeyboardInterrupt):
     """The process was told to end, by the signal whose number this holds; whatever heeds Ctrl-C heeds this.
@@ -31,7 +28,14 @@ def set_up() -> None:
         if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):  # else it is to be ignored
             signal.signal(number, _terminate)
     if sys.platform != "win32":  # there a console is no file
-        _guard_streams()
+        for number, name in enumerate(("stdin", "stdout", "stderr")):
+            stream = getattr(sys, name)
+            if stream is None:  # closed: else the next file that is opened, an adapter say, would get what is printed
+                os.open(os.devnull, os.O_RDONLY)
+            if number:
+                raw, encoding = _Stream(number, "w", closefd=False), getattr(stream, "encoding", "utf-8")
+                wrapped = io.TextIOWrapper(io.BufferedWriter(raw), encoding, "backslashreplace", line_buffering=True)
+                setattr(sys, name, wrapped)
     for name in ("COLUMNS", "LINES", "TERMINAL_WIDTH"):
         if not re.fullmatch("[1-9][0-9]{0,3}", os.environ.get(name, "80")):  # no size that a terminal has
             del os.environ[name]
@@ -46,35 +50,24 @@ def _terminate(number: int, _: object) -> None:
 
 
 class _Stream(io.FileIO):
-    """Stdout or stderr: once it fails it takes no more, so that the interpreter does not stumble over it at the end.
+    """Stdout or stderr: once it fails it takes all in vain, for the interpreter would stumble over it at the end.
 
-    A loss of progress and notes stops no work; stdout that nobody reads any longer ends the process quietly.
+    A loss of progress and notes stops no work. Of stdout it is an error, but where nobody reads any longer, as `head`
+    does: then the process ends quietly, with 128 and the number of SIGPIPE.
     """
-
-    _failed = False
 
     def write(self, data: Any, /) -> int:
         try:
-            return memoryview(data).nbytes if self._failed else super().write(data)
+            return super().write(data)
         except OSError as error:
-            self._failed = True
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
             if self.fileno() == 2:
-                return memoryview(data).nbytes
-            if isinstance(error, BrokenPipeError):
-                raise SystemExit(CLOSED_PIPE) from None
-            raise OSError(error.errno, error.strerror, "stdout") from error
-
-
-def _guard_streams() -> None:
-    """Make `_Stream` of stdout and stderr; they write as escapes what their encoding lacks."""
-    for number, name in enumerate(("stdin", "stdout", "stderr")):
-        stream = getattr(sys, name)
-        if stream is None:  # closed: else the next file that is opened, an adapter say, would get what is printed
-            os.open(os.devnull, os.O_RDONLY)
-        if number:
-            raw = io.BufferedWriter(_Stream(number, "w", closefd=False))
-            encoding = getattr(stream, "encoding", "utf-8")
-            setattr(sys, name, io.TextIOWrapper(raw, encoding, "backslashreplace", line_buffering=True))
+                return super().write(data)
+            raise (
+                SystemExit(141)
+                if isinstance(error, BrokenPipeError)
+                else OSError(error.errno, error.strerror, "stdout")
+            ) from None
 
 
 def _let_waiting_threads_sleep() -> None:

@@ -100,9 +100,11 @@ def export(
 
 
 def _write(folder: Path, merged: _Merged) -> None:
-    """Write all files into an empty folder, the mark last."""
+    """Write all files into an empty folder, numbers with a fraction as float32, the mark last."""
     config = _config(merged)
-    (folder / MODEL_FILE).write_bytes(tensors_to_bytes(_state(merged.model)))
+    state = merged.model.state_dict()
+    plain = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+    (folder / MODEL_FILE).write_bytes(tensors_to_bytes(plain))
     (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     if config["model_cfg"]["text_cfg"].get("hf_tokenizer_name"):
         cast(Any, merged.bundle.tokenizer).save_pretrained(str(folder))
@@ -112,7 +114,7 @@ def _write(folder: Path, merged: _Merged) -> None:
         with path.open("rb") as file:
             os.fsync(file.fileno())
     mark = Mark(__version__, merged.run_key, {path.name: file_sha256(path) for path in files})
-    (folder / MARK_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(mark), indent=2))
+    (folder / MARK_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(mark), indent=2) + b"\n")
 
 
 def _check_target(out: Path, *, force: bool) -> None:
@@ -147,16 +149,12 @@ def _merge(run: Path, backbone: str | None, pretrained: str | None, say: Callabl
         raise CheckpointError(f"the run in {run} holds no adapter of its own; give the run that trained one")
     model_config = ModelConfig(backbone or used.backbone, pretrained or used.pretrained, used.bn)
     source = find_source(model_config, say=say)
-    if source.sha256 != record.weights_sha256:
-        raise CheckpointError(
-            f"the run in {run} used other weights ({record.weights_sha256[:12]}) than {model_config.backbone} / "
-            f"{model_config.pretrained} ({source.sha256[:12]}); leave --backbone and --pretrained out to use its own"
-        )
     bundle = load_bundle(model_config, device=cpu, source=source)
-    if bundle.activation != record.activation:
+    if (source.sha256, bundle.activation) != (record.weights_sha256, record.activation):
         raise CheckpointError(
-            f"the run in {run} used {record.activation}, but {bundle.backbone} runs with {bundle.activation}; leave "
-            "--backbone out to use its own"
+            f"the run in {run} used other weights ({record.weights_sha256[:12]}, {record.activation}) than "
+            f"{bundle.backbone} / {bundle.pretrained} ({source.sha256[:12]}, {bundle.activation}); leave --backbone "
+            "and --pretrained out to use its own"
         )
     return _Merged(bundle.model, bundle, source, record.key)
 
@@ -167,9 +165,3 @@ def _config(merged: _Merged) -> dict[str, Any]:
     preprocess = asdict(image_spec(merged.bundle))
     del preprocess["size"]  # it is the image tower's
     return {"model_cfg": model, "preprocess_cfg": preprocess}
-
-
-def _state(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Return all tensors by name, numbers with a fraction as float32."""
-    state = model.state_dict()
-    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}

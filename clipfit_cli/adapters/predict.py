@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -223,12 +224,11 @@ def check_classes(class_names: Sequence[str]) -> tuple[str, ...]:
     """
     if isinstance(class_names, str) or len(class_names) < 2:
         raise ConfigError(f"expected two or more class names to choose from, got {class_names!r}")
-    seen: dict[str, str] = {}
-    for name in class_names:
-        words = " ".join(name.replace("_", " ").lower().split())
-        if not words:
-            raise ConfigError(f"class name {name!r} is empty")
-        if words in seen:
-            raise ConfigError(f"the classes {seen[words]!r} and {name!r} make the same prompt; leave one of them out")
-        seen[words] = name
+    prompts = [" ".join(name.replace("_", " ").lower().split()) for name in class_names]
+    ((prompt, count),) = Counter(prompts).most_common(1)
+    if "" in prompts:
+        raise ConfigError(f"class name {class_names[prompts.index('')]!r} is empty")
+    if count > 1:
+        first, second, *_ = (name for name, own in zip(class_names, prompts, strict=True) if own == prompt)
+        raise ConfigError(f"the classes {first!r} and {second!r} make the same prompt; leave one of them out")
     return tuple(class_names)

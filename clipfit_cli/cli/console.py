@@ -136,7 +136,8 @@ class Reporter(DataProgress):
             for test in record.tests[:4]
         )
         more = f" and {len(record.tests) - 4} more" if len(record.tests) > 4 else ""
-        self._took.append(time.monotonic() - self._started)
+        began, self._started = self._started, time.monotonic()
+        self._took.append(self._started - began)
         self._done += 1
         left = f"; about {self._left()} for the other {self._total - self._done}" if self._done < self._total else ""
         self.say(f"{self._prefix}: {scores}{more} % in {self._took[-1]:.1f} s{left}")

@@ -38,7 +38,7 @@ class DataProgress:
             from rich.table import Column
 
             # the description gives way in a narrow terminal, then the bar; amounts and times stay whole
-            what = Column(width=max(12, min(44, self._console.width - 40)), no_wrap=True, overflow="ellipsis")
+            what = Column(width=max(12, min(44, self._console.width - 36)), no_wrap=True, overflow="ellipsis")
             amounts = (
                 (progress.DownloadColumn(), progress.TransferSpeedColumn())
                 if self._counts_bytes

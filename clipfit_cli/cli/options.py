@@ -26,11 +26,6 @@ _DATA, _METHOD, _OUTPUT = "Data", "Method", "Runs and output"
 _SCHEDULE = ScheduleConfig()
 
 
-def complete_dataset(incomplete: str) -> list[str]:
-    """Return the data set names that begin with what was typed."""
-    return [name for name in (*catalog.ALL, "all") if name.startswith(incomplete)]
-
-
 def complete_method(incomplete: str) -> list[str]:
     """Return the method names that begin with what was typed."""
     from clipfit_cli import methods
@@ -38,15 +33,14 @@ def complete_method(incomplete: str) -> list[str]:
     return [name for name in methods.available() if name.startswith(incomplete)]
 
 
-def complete_protocol(incomplete: str) -> list[str]:
-    """Return the protocols that begin with what was typed."""
-    return [name for name in ("base2new", "few-shot", "xdataset") if name.startswith(incomplete)]
-
-
 def complete_from(words: Iterable[str]) -> Callable[[str], list[str]]:
     """Return a completion that offers the words that begin with what was typed."""
     known = list(words)
     return lambda incomplete: [word for word in known if word.startswith(incomplete)]
+
+
+complete_dataset = complete_from((*catalog.ALL, "all"))
+complete_protocol = complete_from(("base2new", "few-shot", "xdataset"))
 
 
 @dataclass(frozen=True)
@@ -265,12 +259,17 @@ class OutputOptions:
         if self.csv in (None, "-"):
             return
         path, whole = csv_file(self.csv)
-        if path.is_dir():
-            raise ConfigError(f"--csv {self.csv} is a folder; give the name of a file in it")
-        if not path.parent.is_dir():
-            raise ConfigError(f"the folder of --csv {self.csv} does not exist; make it first")
-        if not os.access(path.parent if whole or not path.exists() else path, os.W_OK):
-            raise ConfigError(f"--csv {self.csv} cannot be written; give a file in a folder of yours")
+        problem = (
+            "is a folder; give the name of a file in it"
+            if path.is_dir()
+            else "lies in a folder that does not exist; make it first"
+            if not path.parent.is_dir()
+            else "cannot be written; give a file in a folder of yours"
+            if not os.access(path.parent if whole or not path.exists() else path, os.W_OK)
+            else ""
+        )
+        if problem:
+            raise ConfigError(f"--csv {self.csv} {problem}")
 
 
 def csv_file(text: str) -> tuple[Path, bool]:
@@ -415,10 +414,7 @@ def _text(text: str) -> str:
 
 
 def _path(text: str | Path) -> Path:
-    try:
-        return expanded(text if isinstance(text, Path) else _text(text))
-    except ConfigError as error:
-        raise typer.BadParameter(str(error)) from None
+    return expanded(text if isinstance(text, Path) else _text(text))
 
 
 def _default(field: dataclasses.Field[Any]) -> Any:

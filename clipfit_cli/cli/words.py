@@ -20,7 +20,7 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     Raises:
         ConfigError: A part is not a whole number, or greater than `MOST`.
     """
-    return tuple(_whole(part, "seeds", "1,2,3") for part in _parts(text, "seeds", "1,2,3"))
+    return tuple(_whole(part, "seeds", "1,2,3") for part in text.split(","))
 
 
 def parse_shots(text: str) -> tuple[int | None, ...]:
@@ -30,8 +30,8 @@ def parse_shots(text: str) -> tuple[int | None, ...]:
         ConfigError: A part is neither ``all`` nor a whole number from 1 to `MOST`, or is given twice.
     """
     example = "16, or 1,2,4,8,16, or all"
-    parts = _parts(text, "shots", example)
-    shots = tuple(None if part == "all" else _whole(part, "shots", example) for part in parts)
+    parts = text.split(",")
+    shots = tuple(None if part.strip() == "all" else _whole(part, "shots", example) for part in parts)
     for count in shots:
         if count is not None and count < 1:
             raise ConfigError(f"shots must be at least 1, got {count}; for zero-shot use --method zero-shot")
@@ -50,7 +50,7 @@ def split_names(texts: Sequence[str] | None, is_one: Callable[[str], bool] | Non
     Raises:
         ConfigError: There is nothing before, between or behind commas.
     """
-    parts = ([text] if is_one and is_one(text) else _named(text, _COMMA.split(text)) for text in texts or ())
+    parts = ([text] if is_one and is_one(text) else _named(_COMMA.split(text)) for text in texts or ())
     return list(dict.fromkeys(name for part in parts for name in part))
 
 
@@ -66,7 +66,7 @@ def parse_methods(texts: Sequence[str], settings: Sequence[str] | None = None) -
             methods; or there is nothing before, between or behind commas.
     """
     chosen: list[tuple[str, dict[str, str]]] = []
-    names = (name for text in texts for name in _named(text, text.split(",")))
+    names = (name for text in texts for name in _named(text.split(",")))
     for part in (part.strip() for name in names for part in name.replace(":", ",:").split(",") if part):
         if part.startswith(":") or "=" in part:
             if not chosen:
@@ -106,18 +106,11 @@ def _set(settings: dict[str, str], text: str) -> None:
     settings[key] = value
 
 
-def _named(text: str, parts: Sequence[str]) -> list[str]:
+def _named(parts: Sequence[str]) -> list[str]:
     names = [part.strip() for part in parts]
     if not all(names):
-        raise ConfigError(f"a name is missing in {shortened(text)!r}; is a variable of the shell empty?")
+        raise ConfigError(f"a name is missing in {shortened(','.join(parts))!r}; is a variable of the shell empty?")
     return names
-
-
-def _parts(text: str, what: str, example: str) -> list[str]:
-    parts = [part.strip() for part in text.split(",")]
-    if not all(parts):
-        raise ConfigError(f"{what} must be a list such as {example}; got {shortened(text)!r}")
-    return parts
 
 
 def _whole(text: str, what: str, example: str) -> int:

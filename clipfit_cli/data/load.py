@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import platformdirs
 
 from clipfit_cli.data import catalog
 from clipfit_cli.data.dataset import DataSet
+from clipfit_cli.data.files.identity import by_size
 from clipfit_cli.data.lists.own.custom import OwnDataSet, read_own
 from clipfit_cli.data.lists.published import fgvc, imagenet, split_json
 from clipfit_cli.data.splits import check_lists
+from clipfit_cli.files import expanded
 
 DATA_ROOT_VARIABLE = "CLIPFIT_DATA"
 
@@ -28,7 +32,7 @@ def default_data_root() -> Path:
     """Return the folder that holds the data sets: ``CLIPFIT_DATA``, else ``data`` in the user's data folder."""
     given = os.environ.get(DATA_ROOT_VARIABLE)
     if given:
-        return Path(given).expanduser().absolute()
+        return expanded(given).absolute()
     return platformdirs.user_data_path("clipfit", appauthor=False) / "data"
 
 
@@ -52,6 +56,8 @@ def load_dataset(name: str | OwnDataSet, data_root: Path, *, splits_dir: Path | 
         from clipfit_cli.data.builtin.textures import textures_dataset
 
         return textures_dataset(row.name)
-    dataset = _READERS[row.reader](row, data_root.expanduser().absolute())
+    data_root = expanded(data_root).absolute()
+    images = data_root / row.folder / row.image_folder
+    dataset = _READERS[row.reader](row, data_root)
     check_lists(dataset, row.same_names)
-    return dataset
+    return replace(dataset, identify=partial(by_size, images), location=str(images))

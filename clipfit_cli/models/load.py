@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, cast
 
 import torch
+from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 
 from clipfit_cli.config import ModelConfig
 from clipfit_cli.errors import CheckpointError, ModelError
@@ -16,8 +17,6 @@ from clipfit_cli.models.tiny import build_tiny
 from clipfit_cli.models.tokenizers import Tokenizer, simple_tokenizer, tokenizer_of
 from clipfit_cli.models.towers import activation_of, check_supported
 
-_CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-_CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 _NO_WEIGHTS = (
     "input_resolution",
     "context_length",
@@ -68,7 +67,7 @@ def bundle_of(
     """
     visual: Any = cast(Any, model).visual
     tokenizer = tokenizer or simple_tokenizer(int(cast(Any, model).context_length))
-    preprocess = getattr(visual, "preprocess_cfg", None) or {}
+    preprocess = merge_preprocess_dict(PreprocessCfg(), getattr(visual, "preprocess_cfg", None) or {})
     return ClipBundle(
         model=model,
         tokenizer=tokenizer.tokenize,
@@ -79,26 +78,23 @@ def bundle_of(
         activation=activation_of(model),
         bn=config.bn,
         image_size=_side(visual.image_size, config.backbone),
-        image_mean=_triple(preprocess.get("mean"), _CLIP_MEAN),
-        image_std=_triple(preprocess.get("std"), _CLIP_STD),
-        interpolation="bilinear" if preprocess.get("interpolation") == "bilinear" else "bicubic",
-        resize_mode=preprocess.get("resize_mode") or "shortest",
+        image_mean=cast("tuple[float, float, float]", tuple(map(float, preprocess["mean"]))),
+        image_std=cast("tuple[float, float, float]", tuple(map(float, preprocess["std"]))),
+        interpolation="bilinear" if preprocess["interpolation"] == "bilinear" else "bicubic",
+        resize_mode=preprocess["resize_mode"],
     )
 
 
 def _build(source: ModelSource) -> torch.nn.Module:
     from open_clip.convert import convert_state_dict
     from open_clip.model import convert_to_custom_text_state_dict
-    from open_clip.transform import merge_preprocess_dict
 
     # The side of the input stays the architecture's, as in open_clip.
     preprocess = {key: value for key, value in source.preprocess.items() if key != "size"}
     options: dict[str, Any] = {"force_preprocess_cfg": merge_preprocess_dict({}, preprocess)}
     if source.quick_gelu is not None:
         options["quick_gelu"] = source.quick_gelu
-    _check_size(
-        create(source, device="meta", **options), source
-    )  # costs nothing, so what is not supported ends at once
+    _check_size(create(source, device="meta", **options), source)  # costs nothing, so what cannot be ends at once
     model = create(source, device="cpu", **options)
     state = convert_state_dict(model, read_state_dict(source.path))
     if "positional_embedding" in state and not hasattr(model, "positional_embedding"):
@@ -129,13 +125,10 @@ def _load_strictly(model: torch.nn.Module, state: dict[str, Any], source: ModelS
     for extra in (*computed, *_NO_WEIGHTS):
         if extra not in own:
             state.pop(extra, None)
-    problems = [text for name, tensor in own.items() if name in state and (text := _misfit(name, state[name], tensor))][
-        :1
-    ]
-    if missing := [name for name in own if name not in state]:
-        problems.append(f"{len(missing)} tensors are missing, the first is {missing[0]}")
-    if unknown := [name for name in state if name not in own]:
-        problems.append(f"{len(unknown)} tensors are unknown, the first is {unknown[0]}")
+    problems = [text for name in own if name in state and (text := _misfit(name, state[name], own[name]))][:1]
+    missing, unknown = [name for name in own if name not in state], [name for name in state if name not in own]
+    for what, names in (("missing", missing), ("unknown", unknown)):
+        problems += [f"{len(names)} tensors are {what}, the first is {names[0]}"] if names else []
     if problems:
         raise CheckpointError(f"{source.path} does not fit the backbone {source.backbone}: {'; '.join(problems)}")
     model.load_state_dict(state)
@@ -155,8 +148,3 @@ def _misfit(name: str, given: torch.Tensor, own: torch.Tensor) -> str | None:
     if own.is_floating_point() and not given.is_floating_point():
         return f"{name} holds {given.dtype}, expected {own.dtype}"
     return None
-
-
-def _triple(given: Any, default: tuple[float, float, float]) -> tuple[float, float, float]:
-    values = tuple(given) if given else default
-    return (float(values[0]), float(values[1]), float(values[2]))

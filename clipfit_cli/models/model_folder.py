@@ -25,26 +25,18 @@ _MOST_LAYERS = 1000
 _INSTEAD = "give a local folder or file: --pretrained PATH"
 
 
-_Size = Annotated[int, msgspec.Meta(ge=1, le=1 << 16)]
 _Positive = Annotated[float, msgspec.Meta(gt=0)]
 
 
-class _Text(msgspec.Struct):
-    context_length: _Size = 77
-    hf_model_name: str | None = None
-    hf_tokenizer_name: str | None = None
-
-
 class _Model(msgspec.Struct):
-    embed_dim: _Size
+    embed_dim: Annotated[int, msgspec.Meta(ge=1, le=1 << 16)]
     vision_cfg: dict[str, Any]
-    text_cfg: _Text
+    text_cfg: dict[str, Any]
 
 
 class _Preprocess(msgspec.Struct):
     mean: tuple[float, float, float] | None = None
     std: tuple[_Positive, _Positive, _Positive] | None = None
-    interpolation: str | None = None
     resize_mode: Literal["shortest", "longest", "squash"] | None = None
 
 
@@ -70,11 +62,6 @@ class ModelFolder:
     config: Path
     architecture: dict[str, Any]
     preprocess: dict[str, Any]
-
-    @property
-    def is_on_hub(self) -> bool:
-        """Whether it is a repository of the hub."""
-        return self.given.startswith(HUB_PREFIX)
 
 
 def is_model_folder(text: str) -> bool:
@@ -117,7 +104,7 @@ def weights_of(folder: ModelFolder, *, offline: bool = False, say: Callable[[str
     Raises:
         ModelError: It is missing and cannot be fetched, or cannot be read.
     """
-    if folder.is_on_hub:
+    if folder.given.startswith(HUB_PREFIX):
         repository, what = folder.given.removeprefix(HUB_PREFIX), f"the weights of {folder.given}"
         return fetch(repository, WEIGHTS_FILES, what=what, instead=_INSTEAD, offline=offline, say=say)
     for path in (folder.config.parent / name for name in WEIGHTS_FILES):

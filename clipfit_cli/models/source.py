@@ -10,7 +10,7 @@ from typing import Any
 from clipfit_cli.config import TINY_BACKBONE, TINY_PRETRAINED, ModelConfig
 from clipfit_cli.errors import ConfigError, ModelError, UnknownNameError
 from clipfit_cli.files import expanded, file_sha256, why_unreadable
-from clipfit_cli.models.hub import fetch, find_cached
+from clipfit_cli.models.hub import HUB_PREFIX, fetch, find_cached
 from clipfit_cli.models.jit_archive import is_jit_archive
 from clipfit_cli.models.model_folder import (
     WEIGHTS_FILES,
@@ -107,7 +107,7 @@ def find_blueprint(
     else:
         raise UnknownNameError("backbone", backbone, [TINY_BACKBONE, *open_clip.list_models()])
     text_cfg = resolve_text_model(model_cfg["text_cfg"], backbone, say=say, offline=offline)
-    tokenizer = name if folder and not folder.is_on_hub else backbone
+    tokenizer = backbone if backbone.startswith(HUB_PREFIX) else name
     return Blueprint(backbone, name, tokenizer, model_cfg, text_cfg, folder)
 
 
@@ -166,36 +166,31 @@ def is_cached(backbone: str, pretrained: str) -> bool:
 
     if backbone == TINY_BACKBONE:
         return True
-    repository, _, file = str(open_clip.get_pretrained_cfg(backbone, pretrained).get("hf_hub") or "").rpartition("/")
-    return bool(repository) and find_cached(repository, _files_of(file)) is not None
+    repository, names = _place_of(open_clip.get_pretrained_cfg(backbone, pretrained))
+    return bool(repository) and find_cached(repository, names) is not None
 
 
 def _tagged_file(
     backbone: str, tag: str, tag_config: Mapping[str, Any], *, say: Callable[[str], None] | None, offline: bool
 ) -> Path:
-    repository, _, file = str(tag_config.get("hf_hub") or "").rpartition("/")
+    repository, names = _place_of(tag_config)
     if not repository:
         raise ModelError(
             f"open_clip has the weights {backbone} / {tag} at {tag_config.get('url')} alone, which is not the hub; "
             "download them and give the file: --pretrained FILE"
         )
-    return fetch(
-        repository,
-        _files_of(file),
-        what=f"the weights {backbone} / {tag}",
-        instead="give a local file: --pretrained FILE",
-        offline=offline,
-        say=say,
-    )
+    what, instead = f"the weights {backbone} / {tag}", "give a local file: --pretrained FILE"
+    return fetch(repository, names, what=what, instead=instead, offline=offline, say=say)
 
 
-def _files_of(file: str) -> Sequence[str]:
-    """Return the names to look for, as open_clip does: safetensors where there are some."""
+def _place_of(tag_config: Mapping[str, Any]) -> tuple[str, Sequence[str]]:
+    """Return the repository, and the names to look for as open_clip does: safetensors where there are some."""
+    repository, _, file = str(tag_config.get("hf_hub") or "").rpartition("/")
     if file in ("", WEIGHTS_FILES[-1]):
-        return WEIGHTS_FILES
+        return repository, WEIGHTS_FILES
     if Path(file).suffix in (".bin", ".pth"):
-        return (str(Path(file).with_suffix(".safetensors")), file)
-    return (file,)
+        return repository, (str(Path(file).with_suffix(".safetensors")), file)
+    return repository, (file,)
 
 
 def _own_file(backbone: str, pretrained: str) -> Path:

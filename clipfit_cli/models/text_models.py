@@ -37,7 +37,7 @@ def resolve_text_model(
         ModelError: The library is not installed, the configuration is not to be had, or open_clip cannot use the
             text model.
     """
-    name = text_cfg.get("hf_model_name")
+    name = str(text_cfg.get("hf_model_name") or "")
     if not name:
         return None
     what = f"the text tower of {backbone} is the Hugging Face model {name}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
@@ -30,7 +30,7 @@ class Tokenizer(NamedTuple):
 def simple_tokenizer(context_length: int) -> Tokenizer:
     """Return CLIP's own tokenizer; its vocabulary is read once."""
     tokenizer = SimpleTokenizer(context_length=context_length)
-    return Tokenizer(tokenizer, lambda prompt: len(tokenizer.encode(prompt)) + 2)
+    return Tokenizer(tokenizer, partial(_count, tokenizer))
 
 
 def tokenizer_of(blueprint: Blueprint) -> Tokenizer:
@@ -61,12 +61,12 @@ def tokenizer_of(blueprint: Blueprint) -> Tokenizer:
             "in the local cache: run once with access to huggingface.co, or copy the cache folder "
             "(~/.cache/huggingface, or HF_HOME) here"
         ) from error
+    return Tokenizer(tokenizer, partial(_count, tokenizer))
+
+
+def _count(tokenizer: SimpleTokenizer | HFTokenizer, prompt: str) -> int:
     if isinstance(tokenizer, SimpleTokenizer):
-        return Tokenizer(tokenizer, lambda prompt: len(tokenizer.encode(prompt)) + 2)
-    return Tokenizer(tokenizer, lambda prompt: _count(tokenizer, prompt))
-
-
-def _count(tokenizer: HFTokenizer, prompt: str) -> int:
+        return len(tokenizer.encode(prompt)) + 2
     words = tokenizer.clean_fn(prompt)
     if tokenizer.tokenizer_mode == "clips":  # start, end, and a class token behind the padding
         return len(tokenizer.tokenizer(words, add_special_tokens=False).input_ids) + 3

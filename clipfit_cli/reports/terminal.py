@@ -6,16 +6,18 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from rich import box
 from rich.cells import cell_len
+from rich.table import Table as Grid
+from rich.text import Text
 
 from clipfit_cli.errors import printable
 from clipfit_cli.reports.tables import MISSING, Column, Table, cell_text, is_average
 
 if TYPE_CHECKING:
-    import rich.table
     from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
-    from rich.text import Text
 
+_TEXTS = ("text", "prose")
 _LAYOUTS = (
     (1, False, False),
     (1, True, False),
@@ -50,8 +52,6 @@ class _Rendered:
         self._table = table
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        from rich.text import Text
-
         columns = [column for column in self._table.columns if column.terminal]
         heads = [_shown(column.head, options) for column in columns]
         cells = [[[_shown(text, options) for text in cell_text(row, c)] for row in self._table.rows] for c in columns]
@@ -84,7 +84,7 @@ def _grid(
     gap: int,
     tall_heads: bool,
     stacked: bool,
-) -> rich.table.Table | None:
+) -> Grid | None:
     """One row per row; None where that does not fit: prose is folded, but not within words.
 
     Args:
@@ -96,17 +96,12 @@ def _grid(
         tall_heads: Put every word of a number's head on a line of its own.
         stacked: Put the spread below the mean.
     """
-    from rich import box
-    from rich.table import Table as Grid
-    from rich.text import Text
-
-    shown: list[list[str]] = []
-    for column, head, values in zip(columns, heads, cells, strict=True):
-        if column.kind in ("text", "prose"):
-            shown.append([head, *(value for value, _ in values)])
-        else:
-            head = head.replace(" ", "\n") if tall_heads else head
-            shown.append(_aligned([head, *_with_spread(values, stacked=stacked)]))
+    shown = [
+        [head, *(value for value, _ in values)]
+        if column.kind in _TEXTS
+        else _aligned([head.replace(" ", "\n") if tall_heads else head, *_with_spread(values, stacked=stacked)])
+        for column, head, values in zip(columns, heads, cells, strict=True)
+    ]
     wants = [max(cell_len(line) for text in texts for line in text.split("\n")) for texts in shown]
     needs = [
         max(cell_len(piece.rstrip()) for text in texts for piece in _pieces(text)) if column.kind == "prose" else want
@@ -167,16 +162,13 @@ def _blocks(
     width: int,
 ) -> Text:
     """One block of lines per row: its texts on the first, a number on each of the others."""
-    from rich.text import Text
-
-    is_text = [column.kind in ("text", "prose") for column in columns]
-    indent = max((len(head) for head, text in zip(heads, is_text, strict=True) if not text), default=0)
+    texts = [values for column, values in zip(columns, cells, strict=True) if column.kind in _TEXTS]
+    numbers = [one for one in zip(columns, heads, cells, strict=True) if one[0].kind not in _TEXTS]
+    indent = max((len(head) for _, head, _ in numbers), default=0)
     blocks = []
     for i, is_bold in enumerate(bold):
-        lines = [" / ".join(values[i][0] for values, text in zip(cells, is_text, strict=True) if text and values[i][0])]
-        for head, values, text in zip(heads, cells, is_text, strict=True):
-            if not text:
-                lines.append(f"  {head.ljust(indent)}  {' '.join(filter(None, values[i]))}")
+        lines = [" / ".join(values[i][0] for values in texts if values[i][0])]
+        lines += [f"  {head.ljust(indent)}  {' '.join(filter(None, values[i]))}" for _, head, values in numbers]
         folded = "\n".join(_folded(line, width) for line in lines if line)
         blocks.append(Text(folded, style="bold" if is_bold else ""))
     return Text("\n").join(blocks)

@@ -53,13 +53,21 @@ def test_one_flipped_bit_is_noticed_by_every_command(run: Path, small_world: Sma
     content[-2] ^= 1
     (run / WEIGHTS_FILE).write_bytes(content)
     picture = next(small_world.data_root.rglob("*.jpg"))
-    places = ["--dataset", "dtd", "--data-root", small_world.data_root, "--runs-dir", small_world.runs_dir]
-    for command in (
+    places: list[str | Path] = [
+        "--dataset",
+        "dtd",
+        "--data-root",
+        small_world.data_root,
+        "--runs-dir",
+        small_world.runs_dir,
+    ]
+    commands: list[list[str | Path]] = [
         ["predict", "--adapter", run, picture],
         ["export", run, "--out", tmp_path / "out"],
-        ["eval", "--adapter", run, *places],
-    ):
-        result = invoke(*map(str, command))
+        ["eval", "--adapter", run, "--dataset", "dtd", *places],
+    ]
+    for command in commands:
+        result = invoke(*command)
         assert result.exit_code == 4 and "has been changed since" in " ".join(result.stderr.split()), result.output
 
 

@@ -167,12 +167,11 @@ def test_the_plan_needs_no_network(tmp_path: Path) -> None:
     ("arguments", "code", "message"),
     [
         (["get", "dtdd"], 2, "unknown data set 'dtdd'. Did you mean 'dtd'?"),
-        (["get", ","], 2, "no data set was named"),
+        (["get", ","], 2, "a name is missing in ','"),
         (["get", "dtd", "--imagenet-root", "x"], 2, "--imagenet-root is for imagenet"),
         (["get", "imagenet", "--imagenet-root", "nowhere"], 3, "is not laid out as ImageNet"),
         (["get", "dtd", "--csv", "-", "--json"], 2, "both want stdout"),
         (["check", "dtdd"], 2, "unknown data set"),
-        (["check", ","], 2, "no data set was named"),
         (["check", "./nowhere"], 3, "there is no folder or file ./nowhere"),
         (["check", "dtd"], 3, "1 of 1 data sets are not complete: dtd is missing"),
         (["path", "dtdd"], 2, "unknown data set"),

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -16,6 +17,7 @@ from clipfit_cli.data.dataset import hash_lists
 from clipfit_cli.data.lists.own.custom import OwnDataSet
 from clipfit_cli.data.load import load_dataset
 from clipfit_cli.errors import DataError, UnknownNameError
+from tests.data.own_images import write_hf, write_shards
 from tests.data.trees import small_lists, write_imagenet, write_images, write_split
 
 Make = Callable[[], Path]
@@ -155,3 +157,16 @@ def test_too_little_is_left(pattern: str, complaint: str, made: Path) -> None:
         path.write_bytes(b"")
     with pytest.raises(DataError, match=f"damaged or missing images are left out, .*{complaint}"):
         without_damaged(load_dataset("dtd", made.parent))
+
+
+@pytest.mark.parametrize("kind", ["hf", "wds"])
+def test_own_images_that_are_no_files(kind: Literal["hf", "wds"], tmp_path: Path) -> None:
+    location = str(write_hf(tmp_path / "hub")) if kind == "hf" else write_shards(tmp_path / "shards")
+    found = check_dataset(OwnDataSet("mine", kind, location), tmp_path, decode=True)
+    assert (found.state, found.missing, found.damaged) == ("present", (), ())
+    if kind == "wds":
+        shard = next((tmp_path / "shards").glob("test-*.tar"))
+        content = shard.read_bytes()
+        shard.write_bytes(content.replace(b"\x89PNG", b"\x89PNX").replace(b"\xff\xd8\xff", b"\xff\xd8\x00"))
+        found = check_dataset(OwnDataSet("mine", kind, location), tmp_path, decode=True)
+        assert found.state == "damaged" and len(found.damaged) == found.status.num_test

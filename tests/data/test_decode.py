@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipfit_cli.data.files.decode import FORMATS, MAX_BYTES, MAX_PIXELS, decode_rgb, rgb_of
+from clipfit_cli.data.files.decode import FORMATS, MAX_PIXELS, decode_rgb, rgb_of
 from clipfit_cli.data.files.folder import ImageFolder
+from clipfit_cli.data.files.identity import MAX_BYTES
 from clipfit_cli.errors import DataError
 
 RED_OVER_BLUE = np.array([[[255, 0, 0]] * 3, [[0, 0, 255]] * 3], dtype=np.uint8)

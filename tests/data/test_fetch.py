@@ -490,7 +490,7 @@ def test_a_hub_out_of_reach_then_the_authors(world: World, monkeypatch: pytest.M
     use(monkeypatch, Source(HUB + "a/b/resolve/c/dtd.zip", "mirror", ".zip"), authors)
     said: list[str] = []
     assert get_dataset("dtd", world.root, say=said.append).url == authors.url
-    assert sum("no answer" in line for line in said) == 1, "said once, and not tried again"
+    assert [line.endswith("; trying the next source") for line in said if "no answer" in line] == [True]
 
 
 @pytest.mark.parametrize("before", ["missing", "complete"])
@@ -565,7 +565,7 @@ def test_folders_that_may_not_be_read(
     def no_folder() -> str:
         raise FileNotFoundError(errno.ENOENT, "No such file or directory")
 
-    for name in ("stat", "scandir", "listdir", "mkdir"):
+    for name in ("scandir", "listdir") if what == "own" else ("stat", "scandir", "listdir", "mkdir"):
         monkeypatch.setattr(os, name, refusing(getattr(os, name)))
     if what == "cwd":
         monkeypatch.setattr(os, "getcwd", no_folder)

@@ -276,6 +276,14 @@ def test_tables_of_the_hub_by_their_fingerprints(tmp_path: Path) -> None:
     assert one == same != other
 
 
+def test_configurations_of_one_folder_are_told_apart(folder: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    rows = {"image": [{"bytes": b"1", "path": None}] * 2, "label": [0, 1]}
+    table = hugging_face._images(hub_set(rows, label=datasets.ClassLabel(names=["a", "b"])), "image")
+    one, other = (hugging_face.Rows(Path("x"), {"all": table}, "image", folder, config) for config in ("a", "b"))
+    assert one.identify(["all/00000000"]) != other.identify(["all/00000000"])
+
+
 def test_images_that_a_table_names_outside_its_folder(folder: Path, tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets")
     images = [{"bytes": None, "path": str(folder / name)} for name in NAMES]

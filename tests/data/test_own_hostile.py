@@ -137,11 +137,11 @@ def test_class_names_that_cannot_be_written_down(name: str, tmp_path: Path) -> N
     [
         ("x.csv", "path,label\na.png,0\nb.png,300000000\n", "no image has label 1, though there is a label 300000000"),
         ("x.csv", f"path,label\na.png,{'9' * 5000}\n", "the label '9{40}' is not a whole number"),
-        ("x.jsonl", '{"path": "a", "label": %s}' % ("9" * 5000), "line 1 is not JSON"),
+        ("x.jsonl", '{"path": "a", "label": %s}' % ("9" * 5000), "line 1 is not a JSON object"),
         ("x.jsonl", '{"path": "a", "label": %s}' % ("9" * 4000), "the label '9{40}' is not a whole number"),
         ("x.jsonl", '{"path": "a", "label": Infinity}', "the label 'inf' is not a whole number"),
         ("x.jsonl", '{"path": "a", "label": NaN}', "the label 'nan' is not a whole number"),
-        ("x.jsonl", '{"path": "a", "label": ' + "[" * 100_000, "line 1 is not JSON"),
+        ("x.jsonl", '{"path": "a", "label": ' + "[" * 100_000, "line 1 is not a JSON object"),
         ("x.jsonl", '{"path": ' + "[" * 900 + "]" * 900 + ', "label": 0}', "expected texts or numbers for path, label"),
         ("x.jsonl", '{"path": "a", "label": {"a": 1}}', "expected texts or numbers"),
         ("x.csv", "path,class_name\na\0.png,b\nc.png,d\n", "NUL|line contains"),
@@ -157,7 +157,7 @@ def test_hostile_tables(name: str, content: str, message: str, tmp_path: Path) -
 
 
 def test_other_columns_may_hold_what_they_like(tmp_path: Path) -> None:
-    rows = '{"path": "a", "label": 0, "meta": {"x": [1]}}\n{"path": "b", "label": 1, "meta": null}\n'
+    rows = '{"path": "a", "label": 0, "meta": {"x": [NaN]}}\n{"path": "b", "label": 1, "meta": null}\n'
     (tmp_path / "x.jsonl").write_text(rows)
     assert [entry.label for entry in table.read(tmp_path / "x.jsonl").entries] == [0, 1]
 

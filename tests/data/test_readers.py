@@ -193,8 +193,8 @@ def test_missing_split_file_says_where_to_get_it(tmp_path: Path) -> None:
         ('{"train": [["a.jpg", ' + "9" * 5000 + ', "ant"]], "val": [], "test": []}', "not JSON"),
         ('{"train": [["a.jpg", ' + "9" * 4000 + ', "ant"]], "val": [], "test": []}', "is too large for 1 images"),
         (
-            '{"train": [["a.jpg", 300000000, "ant"]], "val": [], "test": []}',
-            "300000000 is too large for 1 images",
+            '{"train": [["a.jpg", 3000000, "ant"]], "val": [], "test": []}',
+            "3000000 is too large for 1 images",
         ),
         (r'{"train": [["a\u0000.jpg", 0, "ant"]], "val": [], "test": []}', "is not called as a file can be"),
         (r'{"train": [["a\ud800.jpg", 0, "ant"]], "val": [], "test": []}', "is not called as a file can be"),

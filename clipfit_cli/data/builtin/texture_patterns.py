@@ -49,6 +49,9 @@ class Canvas:
         return np.sqrt(x * x + y * y) + 1e-9, np.arctan2(y, x)
 
 
+Pattern = Callable[[Canvas], Field]
+
+
 def _inside(distance: Field, pixel: float) -> Field:
     """Return 1 where the distance to an edge is positive, 0 where negative, soft over about a pixel."""
     soft: Field = np.clip(distance / (1.5 * pixel) + 0.5, 0.0, 1.0)
@@ -133,21 +136,26 @@ def _nearest(c: Canvas, jitter: float) -> Nearest:
     return Nearest(x, y, number, np.sqrt(first), np.sqrt(second))
 
 
+def _in_cells(low: float, high: float, stretch: float = 1.0) -> Callable[[Pattern], Pattern]:
+    """Return what makes a pattern draw on a canvas in cells, `low` to `high` of them a unit."""
+    return lambda pattern: lambda c: pattern(c.scaled(c.rng.uniform(low, high), stretch))
+
+
+@_in_cells(2.2, 3.2)
 def _blotchy(c: Canvas) -> Field:
-    c = c.scaled(c.rng.uniform(2.2, 3.2))
     noise = value_noise(c.x, c.y, c.rng) + 0.35 * value_noise(2.3 * c.x, 2.3 * c.y, c.rng)
     return _inside((noise - 0.675) / 2.5, c.pixel)
 
 
+@_in_cells(1.3, 2.0, stretch=2.0)
 def _bricked(c: Canvas) -> Field:
-    c = c.scaled(c.rng.uniform(1.3, 2.0), stretch=2.0)
     row = np.floor(c.y)
     joint = np.minimum(_triangle(c.x + 0.5 * row) * 2.0, _triangle(c.y))
     return _inside(joint - 0.09, 2 * c.pixel)
 
 
+@_in_cells(1.5, 2.2)
 def _bubbly(c: Canvas) -> Field:
-    c = c.scaled(c.rng.uniform(1.5, 2.2))
     ink = np.zeros(c.x.shape)
     for dx, dy, size in _cells(c, 0.8):
         radius = 0.2 + 0.45 * size
@@ -156,8 +164,8 @@ def _bubbly(c: Canvas) -> Field:
     return ink
 
 
+@_in_cells(1.2, 2.2)
 def _checkered(c: Canvas) -> Field:
-    c = c.scaled(c.rng.uniform(1.2, 2.2))
     a = _inside(_triangle(c.x) - 0.25, c.pixel)
     b = _inside(_triangle(c.y) - 0.25, c.pixel)
     return a + b - 2 * a * b
@@ -175,32 +183,32 @@ def _cobwebbed(c: Canvas) -> Field:
     return np.maximum(_inside(spoke, c.pixel), _inside(ring, c.pixel))
 
 
+@_in_cells(1.3, 1.9)
 def _cracked(c: Canvas) -> Field:
-    c = c.scaled(c.rng.uniform(1.3, 1.9))
     bend = 0.3 * value_noise(3 * c.x, 3 * c.y, c.rng)
     cell = _nearest(Canvas(c.x + bend, c.y - bend, c.pixel, c.rng), 0.95)
     return _inside(0.08 - (cell.far - cell.near), 1.4 * c.pixel)
 
 
+@_in_cells(1.4, 2.2)
 def _crystalline(c: Canvas) -> Field:
-    c = c.scaled(c.rng.uniform(1.4, 2.2))
     return _nearest(c, 0.95).number
 
 
+@_in_cells(1.5, 2.1, stretch=0.55)
 def _diamonded(c: Canvas) -> Field:
-    c = c.scaled(c.rng.uniform(1.5, 2.1), stretch=0.55)
     a, b = _triangle(0.5 * (c.x + c.y)), _triangle(0.5 * (c.x - c.y))
     return _inside(np.minimum(a, b) - 0.11, c.pixel)
 
 
+@_in_cells(1.8, 2.9)
 def _gridded(c: Canvas) -> Field:
-    c = c.scaled(c.rng.uniform(1.8, 2.9))
     width = c.rng.uniform(0.09, 0.13)
     return _inside(width - np.minimum(_triangle(c.x), _triangle(c.y)), c.pixel)
 
 
+@_in_cells(1.7, 2.5)
 def _honeycombed(c: Canvas) -> Field:
-    c = c.scaled(c.rng.uniform(1.7, 2.5))
     tall = np.sqrt(3.0)
     edge = np.zeros(c.x.shape)
     for shift in (0.0, 0.5):
@@ -210,16 +218,16 @@ def _honeycombed(c: Canvas) -> Field:
     return _inside(0.075 - edge, c.pixel)
 
 
+@_in_cells(1.3, 1.9)
 def _knitted(c: Canvas) -> Field:
-    c = c.scaled(c.rng.uniform(1.3, 1.9))
     across = _triangle(c.x)
     stitch = _triangle(1.7 * c.y + 1.6 * across)
     yarn = np.minimum((0.36 - stitch) / 1.7, np.minimum(across - 0.04, 0.46 - across))
     return _inside(yarn, c.pixel) * (1 - 0.9 * stitch)
 
 
+@_in_cells(2.0, 2.8)
 def _labyrinthine(c: Canvas) -> Field:
-    c = c.scaled(c.rng.uniform(2.0, 2.8))
     column, row = np.floor(c.x).astype(np.int64), np.floor(c.y).astype(np.int64)
     fx, fy = c.x - column, c.y - row
     flip = c.rng.random((_TABLE, _TABLE)).take(_address(column, row)) < 0.5
@@ -228,15 +236,15 @@ def _labyrinthine(c: Canvas) -> Field:
     return _inside(0.15 - np.minimum(np.abs(near - 0.5), np.abs(far - 0.5)), c.pixel)
 
 
+@_in_cells(1.0, 1.4)
 def _marbled(c: Canvas) -> Field:
-    c = c.scaled(c.rng.uniform(1.0, 1.4))
     flow = value_noise(1.3 * c.x, 1.3 * c.y, c.rng) + 0.4 * value_noise(3 * c.x, 3 * c.y, c.rng)
     vein = _triangle(0.55 * c.x + 0.35 * c.y + 2.2 * flow)
     return np.clip(1.15 - 4.2 * vein, 0.0, 1.0)
 
 
+@_in_cells(0.85, 1.25)
 def _plaid(c: Canvas) -> Field:
-    c = c.scaled(c.rng.uniform(0.85, 1.25))
     ink = np.zeros(c.x.shape)
     for axis in (c.x, c.y):
         wide = _inside(0.22 - _triangle(axis), c.pixel)
@@ -245,14 +253,14 @@ def _plaid(c: Canvas) -> Field:
     return np.minimum(ink, 1.0)
 
 
+@_in_cells(1.5, 2.4)
 def _pleated(c: Canvas) -> Field:
-    c = c.scaled(c.rng.uniform(1.5, 2.4))
     fold = _saw(c.x + 0.04 * value_noise(c.x, 0.4 * c.y, c.rng))
     return fold * np.clip((1 - fold) / (2.0 * c.pixel), 0.0, 1.0)
 
 
+@_in_cells(1.5, 2.3)
 def _polka_dotted(c: Canvas) -> Field:
-    c = c.scaled(c.rng.uniform(1.5, 2.3))
     x, y = c.x + 0.5 * (np.floor(c.y) % 2), c.y
     dx, dy = x - np.floor(x) - 0.5, y - np.floor(y) - 0.5
     return _inside(c.rng.uniform(0.26, 0.33) - np.sqrt(dx * dx + dy * dy), c.pixel)
@@ -265,8 +273,8 @@ def _ringed(c: Canvas) -> Field:
     return _inside(band, c.pixel * frequency)
 
 
+@_in_cells(1.7, 2.4, stretch=1.5)
 def _scaly(c: Canvas) -> Field:
-    c = c.scaled(c.rng.uniform(1.7, 2.4), stretch=1.5)
     ink = np.zeros(c.x.shape)
     low = np.floor(c.y)
     for step in (2.0, 1.0, 0.0):  # the upper scale is drawn last and lies on top
@@ -308,8 +316,8 @@ def _starry(c: Canvas) -> Field:
     return _inside(side / (0.75 * reach), 1.6 * c.pixel)
 
 
+@_in_cells(1.8, 3.4)
 def _striped(c: Canvas) -> Field:
-    c = c.scaled(c.rng.uniform(1.8, 3.4))
     return _inside(c.rng.uniform(0.2, 0.3) - _triangle(c.x), c.pixel)
 
 
@@ -320,14 +328,14 @@ def _sunburst(c: Canvas) -> Field:
     return _inside(band, c.pixel)
 
 
+@_in_cells(1.8, 2.8)
 def _wavy(c: Canvas) -> Field:
-    c = c.scaled(c.rng.uniform(1.8, 2.8))
     bend = c.rng.uniform(0.28, 0.4) * np.sin(_TURN * 0.45 * c.y)
     return _inside(c.rng.uniform(0.2, 0.28) - _triangle(c.x + bend), c.pixel)
 
 
+@_in_cells(1.6, 2.3)
 def _woven(c: Canvas) -> Field:
-    c = c.scaled(c.rng.uniform(1.6, 2.3))
     fx, fy = _saw(c.x), _saw(c.y)
     over = (np.floor(c.x) + np.floor(c.y)) % 2 < 0.5
     across, along = np.where(over, fx, fy), np.where(over, fy, fx)
@@ -335,13 +343,13 @@ def _woven(c: Canvas) -> Field:
     return strand * (1 - 1.7 * np.abs(along - 0.5)) * np.where(over, 1.0, 0.8)
 
 
+@_in_cells(1.6, 2.5)
 def _zigzagged(c: Canvas) -> Field:
-    c = c.scaled(c.rng.uniform(1.6, 2.5))
     bend = c.rng.uniform(0.9, 1.2) * _triangle(c.y * c.rng.uniform(0.6, 0.8))
     return _inside((c.rng.uniform(0.2, 0.28) - _triangle(c.x + bend)) / 1.3, c.pixel)
 
 
-PATTERNS: dict[str, Callable[[Canvas], Field]] = {
+PATTERNS: dict[str, Pattern] = {
     "blotchy": _blotchy,
     "bricked": _bricked,
     "bubbly": _bubbly,

@@ -92,8 +92,7 @@ def _blur(image: Field, amount: float) -> Field:
 
 def _mix(ground: Field, ink: Field, field: Field) -> Field:
     """Return the picture (size, size, 3) of ink (3,) on ground (3,)."""
-    picture: Field = (ink - ground) * field[..., None]
-    picture += ground
+    picture: Field = (ink - ground) * field[..., None] + ground
     return picture
 
 
@@ -114,20 +113,14 @@ def _photo(pattern: str, rng: np.random.Generator) -> Field:
     pair = np.array([low, low + rng.uniform(0.35, 0.55)])
     if rng.random() < 0.5:
         pair = pair[::-1]
-    image = _mix(pair[0] + tint[0], pair[1] + tint[1], field)
+    material = _mix(pair[0] + tint[0], pair[1] + tint[1], field)
     axis = np.linspace(-1, 1, SIZE)
     slope_x, slope_y = rng.uniform(-0.3, 0.3, 2)
-    light = 1 + slope_x * axis[None, :] + slope_y * axis[:, None]
-    light = light * (0.8 + 0.4 * _smooth_noise(rng, SIZE / 2.4))
-    image *= light[..., None]
-    image *= np.array([1.15, 0.95, 0.7])
+    light = (1 + slope_x * axis[None, :] + slope_y * axis[:, None]) * (0.8 + 0.4 * _smooth_noise(rng, SIZE / 2.4))
     grain = rng.uniform(0.04, 0.1)
     grey_noise, noise = rng.standard_normal((SIZE, SIZE, 1)), rng.standard_normal((SIZE, SIZE, 3))
-    noise *= 0.3
-    noise += grey_noise
-    noise *= grain
-    image += noise
-    return image
+    picture: Field = material * light[..., None] * np.array([1.15, 0.95, 0.7]) + grain * (0.3 * noise + grey_noise)
+    return picture
 
 
 def _dim(pattern: str, rng: np.random.Generator) -> Field:
@@ -179,11 +172,7 @@ def draw(pattern: str, style: str, rng: np.random.Generator, colour: str | None 
     if colour is not None and colour not in COLOURS:
         raise UnknownNameError("colour", colour, COLOURS)
     image = _clean(pattern, rng, colour) if style == "clean" else _PAINTERS[style](pattern, rng)
-    np.clip(image, 0, 1, out=image)
-    image *= 255
-    image += 0.5
-    pixels: NDArray[np.uint8] = image.astype(np.uint8)
-    return pixels
+    return (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8)
 
 
 def _generator(style: str, split: str, label: int, number: int) -> np.random.Generator:

@@ -79,8 +79,9 @@ def unpack(
     except Exception as error:  # a hostile archive can make the libraries raise any kind
         if isinstance(error, OSError) and error.errno:
             raise disk_error(error, into) from error
-        reason = first_line(error)
-        raise DataError(f"{archive.name} is not a sound zip or tar archive: {reason}", path=archive) from error
+        raise DataError(
+            f"{archive.name} is not a sound zip or tar archive: {first_line(error)}", path=archive
+        ) from error
 
 
 def _take(

@@ -92,7 +92,8 @@ def _from_first_source(row: CatalogRow, way: Way) -> Outcome:
                 raise
             except DataError as error:
                 failures.append(f"  - {error}")
-                way.say(f"{row.name}: {error}")
+                if source is not sources(row.name)[-1] and not way.offline:
+                    way.say(f"{row.name}: {error}; trying the next source")
     reason = "the network is not to be touched" if way.offline else "no source of it works"
     raise DataError(
         f"data set {row.name!r} could not be had, {reason}:\n" + "\n".join(failures) + f"\n{by_hand(row, way)}",

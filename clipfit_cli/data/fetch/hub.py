@@ -52,9 +52,10 @@ def located(source: Source) -> tuple[str, int | None, str | None]:
     try:
         known = get_hf_file_metadata(url, token=False)
     except Exception as error:  # the hub, its transport and ssl each raise their own kinds
-        if getattr(getattr(error, "response", None), "status_code", None) in TRY_AGAIN:
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        if status in TRY_AGAIN:
             return url, source.size, pinned  # who fetches it has more patience
-        raise DataError(f"{url}: {first_line(error)}") from error
+        raise DataError(f"{url}: {f'the hub answers {status}' if status else first_line(error)}") from error
     digest = f"sha256:{known.etag}" if re.fullmatch(r"[0-9a-f]{64}", known.etag or "") else None
     if digest and pinned and pinned.startswith("sha256:") and digest != pinned:
         raise DataError(f"{url}: the hub has another file, {digest} instead of {pinned}")

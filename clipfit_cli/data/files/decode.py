@@ -9,18 +9,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from clipfit_cli.data.files.identity import image_errors
+from clipfit_cli.data.files.identity import read_file
 from clipfit_cli.errors import DataError
-from clipfit_cli.files import read_bytes
 
 MAX_PIXELS = 178_956_970
 """Larger images are refused; the size at which Pillow, too, takes a file for a decompression bomb."""
 
 MAX_ASPECT = 1000
 """Longer images are refused: the resize of the shorter side would blow them up without bound."""
-
-MAX_BYTES = 1 << 30
-"""Larger files are refused; 16-bit colour of `MAX_PIXELS` pixels just fits."""
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 """What is decoded, by content, whatever a file is called; others of Pillow's plugins start programs."""
@@ -40,16 +36,6 @@ def decode_rgb(path: Path) -> Image.Image:
         DataError: The file is missing, empty, truncated, not an image, of 32-bit pixels, or too large.
     """
     return decode_content(read_file(path), path)
-
-
-def read_file(path: Path) -> bytes:
-    """Return what is in an image file.
-
-    Raises:
-        DataError: It is missing, cannot be read, or has more than `MAX_BYTES`.
-    """
-    with image_errors(path):
-        return read_bytes(path, MAX_BYTES)
 
 
 def decode_content(content: bytes, path: Path | str) -> Image.Image:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clipfit_cli.data.files.identity import by_content
+from clipfit_cli.data.files.identity import by_content, read_file, reading
 from clipfit_cli.errors import DataError
 
 if TYPE_CHECKING:
@@ -42,8 +42,6 @@ class StoredImages:
         Raises:
             DataError: It is missing or cannot be read.
         """
-        from clipfit_cli.data.files.decode import read_file
-
         return read_file(self.root / path)
 
     def decode(self, content: bytes, path: str) -> Image:
@@ -114,17 +112,14 @@ def names_in(folder: Path) -> tuple[list[str], list[str]]:
         DataError: It cannot be read, or a name is not UTF-8.
     """
     found: tuple[list[str], list[str]] = ([], [])
-    try:
-        with os.scandir(folder) as entries:
-            for entry in sorted(entries, key=lambda entry: entry.name):
-                if entry.name[0] != ".":
-                    entry.name.encode()
-                    found[not entry.is_dir()].append(entry.name)
-    except OSError as error:
-        raise DataError(f"{folder} cannot be read: {error.strerror or error}", path=folder) from error
-    except UnicodeEncodeError as error:
-        shown = os.fsencode(error.object)
-        raise DataError(f"the name {shown!r} in {folder} is not UTF-8 text; rename it", path=folder) from None
+    with reading("folder", folder), os.scandir(folder) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            if entry.name.startswith("."):
+                continue
+            if entry.name.encode(errors="replace") != os.fsencode(entry.name):
+                shown = os.fsencode(entry.name)
+                raise DataError(f"the name {shown!r} in {folder} is not UTF-8 text; rename it", path=folder)
+            found[not entry.is_dir()].append(entry.name)
     return found
 
 

@@ -1,4 +1,4 @@
-"""What tells the images of one data set from those of another, wherever they lie: names, and content or sizes."""
+"""Image files as bytes: read, and told from others of the same name, wherever they lie, by content or size."""
 
 from __future__ import annotations
 
@@ -11,21 +11,28 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import msgspec
-import platformdirs
-
 from clipfit_cli.errors import DataError
-from clipfit_cli.files import open_regular, read_bytes, write_whole
+from clipfit_cli.files import file_sha256, read_bytes, write_whole
+
+MAX_BYTES = 1 << 30
+"""Larger files are refused; 16-bit colour of as many pixels as are accepted just fits."""
 
 YOUNG_NS = 2_000_000_000
 """A file that was changed this short ago may change again without another time stamp, as coarse as some are."""
 
-_THREADS = 8
-_BLOCK = 1 << 16
-_MOST_REMEMBERED = 1 << 30
 
 _State = tuple[int, int, int, int]
 """Size, mtime_ns, ctime_ns and inode."""
+
+
+def read_file(path: Path) -> bytes:
+    """Return what is in an image file.
+
+    Raises:
+        DataError: It is missing, cannot be read, or has more than `MAX_BYTES`.
+    """
+    with reading("image", path):
+        return read_bytes(path, MAX_BYTES)
 
 
 def by_size(root: Path, paths: Sequence[str]) -> str:
@@ -54,6 +61,8 @@ def by_content(root: Path, paths: Sequence[str]) -> str:
     Raises:
         DataError: An image is not there or cannot be read.
     """
+    import platformdirs
+
     started = time.time_ns()
     place = hashlib.sha256(os.fsencode(root.absolute())).hexdigest()
     memory = platformdirs.user_cache_path("clipfit", appauthor=False) / "digests" / place
@@ -61,17 +70,23 @@ def by_content(root: Path, paths: Sequence[str]) -> str:
     states = {path: _state(root / path) for path in dict.fromkeys(paths)}
     digests = {path: known[path][1] for path, state in states.items() if path in known and known[path][0] == state}
     unknown = [path for path in states if path not in digests]
-    with ThreadPoolExecutor(_THREADS, thread_name_prefix="clipfit-digests") as pool:
+    with ThreadPoolExecutor(8, thread_name_prefix="clipfit-digests") as pool:
         digests |= zip(unknown, pool.map(_digest, [root / path for path in unknown]), strict=True)
     settled = [path for path in unknown if max(states[path][1:3]) < started - YOUNG_NS]
     if settled:
-        _remember(memory, known | {path: (states[path], digests[path]) for path in settled})
+        content = json.dumps(known | {path: (states[path], digests[path]) for path in settled}).encode()
+        with suppress(OSError):  # else the folder is read again next time
+            write_whole(memory, hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
     return hash_parts(digests.items())
 
 
 @contextmanager
-def image_errors(path: Path) -> Iterator[None]:
-    """Turn the errors of the system about an image file into those for users.
+def reading(what: str, path: Path) -> Iterator[None]:
+    """Turn the errors of the system about a file into those for users.
+
+    Args:
+        what: What messages call the file.
+        path: The file.
 
     Raises:
         DataError: It is missing or cannot be read.
@@ -79,23 +94,20 @@ def image_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
-        raise DataError(f"image {path} is missing", path=path) from None
+        raise DataError(f"{what} {path} is missing", path=path) from None
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
-        raise DataError(f"image {path} cannot be read: {getattr(error, 'strerror', error)}", path=path) from error
+        raise DataError(f"{what} {path} cannot be read: {getattr(error, 'strerror', error)}", path=path) from error
 
 
 def _state(path: Path) -> _State:
-    with image_errors(path):
+    with reading("image", path):
         found = path.stat()
     return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
 
 
 def _digest(path: Path) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    with image_errors(path), open_regular(path) as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
+    with reading("image", path):
+        return file_sha256(path)
 
 
 def hash_parts(parts: Iterable[tuple[str, int | str]]) -> str:
@@ -105,14 +117,10 @@ def hash_parts(parts: Iterable[tuple[str, int | str]]) -> str:
 
 def _remembered(memory: Path) -> dict[str, tuple[_State, str]]:
     """Return what is remembered; nothing where the file is missing, unreadable or damaged."""
+    import msgspec
+
     with suppress(OSError, ValueError, RecursionError):
-        checksum, _, content = read_bytes(memory, _MOST_REMEMBERED).partition(b"\n")
+        checksum, _, content = read_bytes(memory, MAX_BYTES).partition(b"\n")
         if checksum == hashlib.sha256(content).hexdigest().encode():
             return msgspec.json.decode(content, type=dict[str, tuple[_State, str]])
     return {}
-
-
-def _remember(memory: Path, known: dict[str, tuple[_State, str]]) -> None:
-    content = msgspec.json.encode(known)
-    with suppress(OSError):  # the folder is read again next time
-        write_whole(memory, hashlib.sha256(content).hexdigest().encode() + b"\n" + content)

@@ -7,21 +7,28 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from clipfit_cli.data import catalog
+from clipfit_cli.data.dataset import DataSet, hash_lists
+from clipfit_cli.data.lists.own import hugging_face, image_folder, table, webdataset
+from clipfit_cli.data.lists.own.listing import Listing
+from clipfit_cli.data.lists.own.own_splits import arrange
+from clipfit_cli.data.splits import check_lists, names_problem
 from clipfit_cli.errors import ConfigError, DataError
-
-if TYPE_CHECKING:
-    from clipfit_cli.data.dataset import DataSet
-    from clipfit_cli.data.lists.own.listing import Listing
 
 Kind = Literal["folder", "table", "hf", "wds"]
 
 PREFIX = "own-"
 """Goes before a name that is also one of the catalog, so that the two are never mixed up."""
 
-_TABLES = (".csv", ".tsv", ".jsonl", ".ndjson")
+_READERS: dict[Kind, Callable[[str], Listing]] = {
+    "folder": lambda location: image_folder.read(Path(location)),
+    "table": lambda location: table.read(Path(location)),
+    "hf": hugging_face.read,
+    "wds": webdataset.read,
+}
+_TABLES = (*table.DELIMITERS, *table.JSON_SUFFIXES)
 _NAMED = re.compile(r"([\w.-]+)=(.+)", flags=re.S)
 _SCHEMES: tuple[Literal["hf", "wds"], ...] = ("hf", "wds")
 _RESERVED = ("all",)
@@ -93,9 +100,7 @@ def is_one_source(text: str) -> bool:
     scheme = _scheme(rest)
     location = rest.removeprefix(f"{scheme}:") if scheme else rest
     if scheme == "wds" and "://" not in location:
-        from clipfit_cli.data.lists.own.webdataset import shard_paths
-
-        return bool(shard_paths(location))
+        return bool(webdataset.shard_paths(location))
     return _on_disk(location) is not None
 
 
@@ -114,11 +119,7 @@ def read_own(own: OwnDataSet, splits_dir: Path | None = None) -> DataSet:
             what reads it is not installed.
         DataError: It is not there, damaged, has a single class, or a class without a training image.
     """
-    from clipfit_cli.data.dataset import DataSet, hash_lists
-    from clipfit_cli.data.lists.own.own_splits import arrange
-    from clipfit_cli.data.splits import check_lists, names_problem
-
-    listing = _reader(own.kind)(own.location)
+    listing = _READERS[own.kind](own.location)
     class_names = _renamed(own, listing.class_names)
     _check_text(own, (*listing.class_names, *class_names, *(entry.path for entry in listing.entries)))
     lists = arrange(listing, splits_dir, all_test=own.all_test)
@@ -141,31 +142,12 @@ def read_own(own: OwnDataSet, splits_dir: Path | None = None) -> DataSet:
         load_image=listing.images,
         train_is_sampled=not lists.test_only,
         notes=tuple(f"{own.name}: {note}" for note in notes if note),
-        split_file_sha256=listing.file_sha256 or lists.file_sha256,
+        split_file_sha256=lists.file_sha256 or listing.file_sha256,
         identify=listing.images.identify,
-        location=own.location,
+        location=own.location.encode(errors="backslashreplace").decode(),
     )
     check_lists(dataset)
     return dataset
-
-
-def _reader(kind: Kind) -> Callable[[str], Listing]:
-    """Return location -> listing."""
-    if kind == "folder":
-        from clipfit_cli.data.lists.own import image_folder
-
-        return lambda location: image_folder.read(Path(location))
-    if kind == "table":
-        from clipfit_cli.data.lists.own import table
-
-        return lambda location: table.read(Path(location))
-    if kind == "hf":
-        from clipfit_cli.data.lists.own import hugging_face
-
-        return hugging_face.read
-    from clipfit_cli.data.lists.own import webdataset
-
-    return webdataset.read
 
 
 def _renamed(own: OwnDataSet, names: Sequence[str]) -> tuple[str, ...]:

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import re
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from clipfit_cli.data.files.folder import StoredImages, files_below
-from clipfit_cli.data.files.identity import by_content, hash_parts
-from clipfit_cli.data.lists.own.listing import Entry, Labelled, Listing, Split, number_classes, split_of
+from clipfit_cli.data.files.identity import by_content, hash_parts, read_file
+from clipfit_cli.data.lists.own.listing import Found, Listing, listing_of, split_of
 from clipfit_cli.errors import ConfigError, DataError
+from clipfit_cli.files import expanded
 
 _LABEL_NAMES = ("label", "labels", "class", "class_name", "fine_label")
 _SAVED = ("dataset_dict.json", "state.json")
 """Files that tell a folder of `save_to_disk` from other folders."""
-_MADE_BY_THE_LIBRARY = re.compile(r"(^|/)cache-[^/]*\.arrow$")
-"""Files that it adds to such a folder when somebody works on the data set."""
 
 
 @dataclass(frozen=True)
@@ -29,11 +28,13 @@ class Rows(StoredImages):
         tables: Split, as the data set calls it -> its image column, not decoded.
         column: Its name.
         folder: That the tables were read from; None = from the hub.
+        config: Which of the folder's; empty where it has one.
     """
 
     tables: Mapping[str, Any]
     column: str
     folder: Path | None = None
+    config: str = ""
 
     def content(self, path: str) -> bytes:
         """Return the image file of ``split/row``.
@@ -41,8 +42,6 @@ class Rows(StoredImages):
         Raises:
             DataError: The row has no image, or names a file that cannot be read.
         """
-        from clipfit_cli.data.files.decode import read_file
-
         split, _, row = path.rpartition("/")
         image = self.tables[split][int(row)][self.column] or {}
         if image.get("bytes") is not None:
@@ -62,8 +61,7 @@ class Rows(StoredImages):
             return hash_parts((split, self.tables[split]._fingerprint) for split in splits)
         columns = [self.tables[split].data.column(self.column) for split in splits]
         named = {path for column in columns for path in _outside(column, self.folder)}
-        kept = (file for file in files_below(self.folder) if not _MADE_BY_THE_LIBRARY.search(file))
-        return by_content(self.folder, [*kept, *named])
+        return hash_parts([(self.config, by_content(self.folder, [*files_below(self.folder), *named]))])
 
 
 def read(location: str) -> Listing:
@@ -80,41 +78,37 @@ def read(location: str) -> Listing:
         DataError: The data set cannot be loaded, has no images, or its columns are not clear.
     """
     source = f"hf:{location}"
-    folder, tables = _load(location, source)
+    folder, config, tables = _load(location, source)
     known = {name: split_of(name) for name in tables}
     chosen = [name for name in tables if known[name] or not any(known.values())]
     image, label = _columns(tables[chosen[0]].features, source)
-    found: list[tuple[str, Labelled, Split | None]] = []
-    for name in chosen:
-        found += [(path, one, known[name]) for path, one in _labelled(tables[name], name, label, source)]
+    found = [one for name in chosen for one in _labelled(tables[name], name, label, source)]
     if not found:
         raise DataError(f"{source} holds no image with a label")
-    class_names, labels = _classes(tables[chosen[0]].features[label], [one for _, one, _ in found])
-    entries = tuple(Entry(path, number, split) for (path, _, split), number in zip(found, labels, strict=True))
     images = {name: _images(tables[name], image) for name in chosen}
-    return Listing(class_names, entries, Rows(Path(source), images, image, folder))
+    declared = getattr(tables[chosen[0]].features[label], "names", None) or ()
+    return listing_of(found, Rows(Path(source), images, image, folder, config), declared)
 
 
-def _load(location: str, source: str) -> tuple[Path | None, dict[str, Any]]:
-    """Return the folder on the disk, if it is one, and split name -> table."""
+def _load(location: str, source: str) -> tuple[Path | None, str, dict[str, Any]]:
+    """Return the folder on the disk, if it is one, the configuration, and split name -> table."""
     try:
         import datasets
     except ImportError as error:
         raise ConfigError(f"{source} needs the package datasets: pip install 'clipfit-cli[hf]'") from error
-    folder = Path(location).expanduser()
-    name, _, config = (location, "", "") if folder.exists() else location.rpartition(":")
+    name, _, config = (location, "", "") if os.path.exists(expanded(location)) else location.rpartition(":")  # noqa: PTH110
     name, config = (name, config) if name else (config, "")
-    folder = Path(name).expanduser()
+    folder = expanded(name)
     try:
-        if any((folder / file).is_file() for file in _SAVED):
+        if any(os.path.isfile(folder / file) for file in _SAVED):  # noqa: PTH113
             loaded = datasets.load_from_disk(str(folder))
         else:
-            loaded = datasets.load_dataset(str(folder) if folder.is_dir() else name, config or None)
+            loaded = datasets.load_dataset(str(folder) if os.path.isdir(folder) else name, config or None)  # noqa: PTH112
     except Exception as error:  # the library raises errors of many packages
         reason = str(error) or type(error).__name__
         raise DataError(f"{source} cannot be loaded: {reason}") from error
     tables = dict(loaded) if isinstance(loaded, dict) else {"all": loaded}
-    return folder if folder.is_dir() else None, tables
+    return folder if os.path.isdir(folder) else None, config, tables  # noqa: PTH112
 
 
 def _columns(features: Mapping[str, Any], source: str) -> tuple[str, str]:
@@ -135,30 +129,19 @@ def _columns(features: Mapping[str, Any], source: str) -> tuple[str, str]:
     return images[0], labels[0]
 
 
-def _labelled(table: Any, split: str, column: str, source: str) -> list[tuple[str, Labelled]]:
-    """Return path and class of every row of a split; nothing where the labels are withheld."""
+def _labelled(table: Any, split: str, column: str, source: str) -> list[Found]:
+    """Return every row of a split; nothing where the labels are withheld."""
     values: Sequence[Any] = list(table[column])
     if values and all(value == -1 for value in values):
         return []
     found = []
     for row, value in enumerate(values):
         where = f"{source}, row {row} of {split}"
-        if isinstance(value, str) and value:
-            one = Labelled(None, value, where)
-        elif isinstance(value, int) and value >= 0:
-            one = Labelled(value, None, where)
-        else:
+        label, name = (None, value) if isinstance(value, str) else (value, None)
+        if not (name or (isinstance(label, int) and label >= 0)):
             raise DataError(f"{where} has the label {value!r}; expected a class name or a whole number from 0")
-        found.append((f"{split}/{row:08d}", one))
+        found.append(Found(f"{split}/{row:08d}", split_of(split), label, name, where))
     return found
-
-
-def _classes(kind: Any, given: Sequence[Labelled]) -> tuple[tuple[str, ...], list[int]]:
-    """Return the class names in label order, and the labels; names that the data set declares come first."""
-    names = getattr(kind, "names", None)
-    if names:
-        return tuple(names), [one.label or 0 for one in given]
-    return number_classes(given)
 
 
 def _outside(column: Any, folder: Path) -> list[str]:

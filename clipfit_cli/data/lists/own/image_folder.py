@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from clipfit_cli.data.files.folder import ImageFolder, files_below, is_image, names_in
-from clipfit_cli.data.lists.own.listing import Entry, Listing, Split, split_of
+from clipfit_cli.data.lists.own.listing import Found, Listing, Split, listing_of, split_of
 from clipfit_cli.errors import DataError
 
 _LAYOUT = "expected one folder per class with images in it, or the folders train, val and test with such folders"
@@ -25,9 +25,9 @@ def read(folder: Path) -> Listing:
     """
     splits = _splits(folder, names_in(folder)[0])
     roots: dict[str, Split | None] = {name: split for split, name in splits.items()} if splits else {"": None}
-    found: list[tuple[str, str, Split | None]] = []
+    found: list[Found] = []
     seen: set[str] = set()
-    inner: set[str] = set()
+    inner: set[tuple[str, str]] = set()
     for name, split in roots.items():
         root = folder / name
         classes, files = names_in(root)
@@ -38,17 +38,14 @@ def read(folder: Path) -> Listing:
         for class_name, paths in images.items():
             if not paths and split is None:
                 raise DataError(f"the class folder {root / class_name} holds no image; fill or remove it", path=root)
-            found += [(f"{name}/{path}" if name else path, class_name, split) for path in paths]
+            found += [Found(f"{name}/{path}" if name else path, split, None, class_name) for path in paths]
         _check_domains(root, images)
         seen |= images.keys()
-        inner |= {path.rpartition("/")[0] for path, _, _ in found if path.count("/") > (2 if name else 1)}
+        inner |= {(name, path.rpartition("/")[0]) for paths in images.values() for path in paths if path.count("/") > 1}
     if not found:
         raise DataError(f"there are no images in {folder}; {_LAYOUT}", path=folder)
-    names = sorted(seen)
-    labels = {class_name: label for label, class_name in enumerate(names)}
-    entries = tuple(Entry(path, labels[class_name], split) for path, class_name, split in found)
     note = f"the images in {len(inner)} folders below the class folders count to the class above them" if inner else ""
-    return Listing(tuple(names), entries, ImageFolder(folder), note=note)
+    return listing_of(found, ImageFolder(folder), sorted(seen), note=note)
 
 
 def _splits(folder: Path, names: list[str]) -> Mapping[Split, str]:

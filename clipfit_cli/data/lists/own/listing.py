@@ -59,18 +59,21 @@ class Listing:
 
 
 @dataclass(frozen=True)
-class Labelled:
-    """The class of one image as it was given.
+class Found:
+    """One image as a reader found it.
 
     Attributes:
+        path, split: As of an entry.
         label: None = only the name was given.
         class_name: None = only the label was given.
         where: What messages call the place.
     """
 
+    path: str
+    split: Split | None
     label: int | None
     class_name: str | None
-    where: str
+    where: str = ""
 
 
 def split_of(word: str) -> Split | None:
@@ -93,24 +96,47 @@ def whole_number(text: str, what: str) -> int:
     return int(text)
 
 
-def number_classes(given: Sequence[Labelled]) -> tuple[tuple[str, ...], list[int]]:
-    """Return the class names in label order, and the label of every image.
+def listing_of(
+    found: Sequence[Found],
+    images: StoredImages,
+    class_names: Sequence[str] = (),
+    *,
+    file_sha256: str = "",
+    note: str = "",
+) -> Listing:
+    """Return what was found, its classes numbered.
 
-    Labels that are given decide on the order; where there are none, the sorted names do. A class with a label
-    but no name is called by its number.
+    Args:
+        found: At least one.
+        images, file_sha256, note: As of a listing.
+        class_names: In label order, where the data set says so. Else labels that are given decide on the order; where
+            there are none, the sorted names do. A class with a label but no name is called by its number.
 
     Raises:
-        DataError: Only some images have a label, a label has two names or a name two labels, or a number between
-            0 and the largest label does not occur.
+        DataError: Only some images have a split, or a label; a label has two names, or a name two labels; or a number
+            between 0 and the largest label does not occur, or has no name.
     """
-    if all(one.label is None for one in given):
-        names = sorted({one.class_name or "" for one in given})
-        numbers = {name: number for number, name in enumerate(names)}
-        return tuple(names), [numbers[one.class_name or ""] for one in given]
+    nameless = next((one for one in found if one.split is None), None)
+    if nameless and any(one.split for one in found):
+        raise DataError(f"{nameless.where} names no split, others do; name it (train, val, test) for all, or for none")
+    names = tuple(class_names) or _names(found)
+    numbers = {name: number for number, name in enumerate(names)}
+    entries = []
+    for one in found:
+        label = numbers[one.class_name or ""] if one.label is None else one.label
+        if label >= len(names):
+            raise DataError(f"{one.where} has label {label}, but there are {len(names)} class names")
+        entries.append(Entry(one.path, label, one.split))
+    return Listing(names, tuple(entries), images, file_sha256, note)
+
+
+def _names(found: Sequence[Found]) -> tuple[str, ...]:
+    """Return the class names in label order, as the images have them."""
+    if all(one.label is None for one in found):
+        return tuple(sorted({one.class_name or "" for one in found}))
     name_of: dict[int, str] = {}
     label_of: dict[str, int] = {}
-    labels: list[int] = []
-    for one in given:
+    for one in found:
         if one.label is None:
             raise DataError(f"{one.where} has no label, others have one; give every image a label, or none")
         name = str(one.label) if one.class_name is None else one.class_name
@@ -120,10 +146,9 @@ def number_classes(given: Sequence[Labelled]) -> tuple[tuple[str, ...], list[int
         other = label_of.setdefault(name, one.label)
         if other != one.label:
             raise DataError(f"{one.where}: the class {name!r} has label {one.label} here and {other} before")
-        labels.append(one.label)
     for label in range(max(name_of)):
         if label not in name_of:
             raise DataError(
                 f"no image has label {label}, though there is a label {max(name_of)}; labels count from 0 without gaps"
             )
-    return tuple(name_of[label] for label in sorted(name_of)), labels
+    return tuple(name_of[label] for label in sorted(name_of))

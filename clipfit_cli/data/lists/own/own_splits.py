@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import random
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
-
 from clipfit_cli.data.dataset import Item
+from clipfit_cli.data.files.identity import MAX_BYTES
 from clipfit_cli.data.lists.own.listing import Listing
 from clipfit_cli.errors import DataError
 from clipfit_cli.files import read_bytes, remove_unfinished, write_whole
@@ -22,7 +22,6 @@ SPLIT_SEED = 1
 
 TRAIN_SHARE, VAL_SHARE = 0.5, 0.2
 
-_MOST_BYTES = 1 << 30
 _SPLITS = ("train", "val", "test")
 
 
@@ -100,18 +99,23 @@ def own_split(items: Sequence[Item], class_names: Sequence[str], splits_dir: Pat
     Raises:
         DataError: The file that is kept cannot be read, does not fit the items, or cannot be written.
     """
+    import msgspec
+
     if splits_dir is None:
         return draw_split(items, class_names), ""
     listing = json.dumps([[item.path, item.label] for item in items], separators=(",", ":"))
     path = splits_dir / f"{hashlib.sha256(listing.encode()).hexdigest()[:16]}.json"
     _remove_litter(path)
     try:
-        kept = read_bytes(path, _MOST_BYTES)
-    except FileNotFoundError:
-        lists = draw_split(items, class_names)
-        return lists, _keep(path, _to_json(lists, class_names).encode())
+        kept = read_bytes(path, MAX_BYTES) if os.path.lexists(path) else None
     except OSError as error:
         raise DataError(f"the split {path} cannot be read ({error}); delete it to have it made anew") from error
+    if kept is None:
+        kept = _to_json(draw_split(items, class_names), class_names).encode()
+        try:
+            write_whole(path, kept)  # of two processes the last wins, with the same content
+        except OSError as error:
+            raise DataError(f"the split {path} cannot be written: {error.strerror or error}", path=path) from error
     try:
         rows = msgspec.json.decode(kept, type=dict[str, list[tuple[str, int, str]]])
         train, val, test = (tuple(Item(image, label) for image, label, _ in rows[split]) for split in _SPLITS)
@@ -164,15 +168,6 @@ def _to_json(lists: Lists, class_names: Sequence[str]) -> str:
         for split, items in zip(_SPLITS, lists, strict=True)
     }
     return json.dumps(rows, ensure_ascii=False, indent=1) + "\n"
-
-
-def _keep(path: Path, content: bytes) -> str:
-    """Write a split file whole and return its sha256; of two processes the last wins, with the same content."""
-    try:
-        write_whole(path, content)
-    except OSError as error:
-        raise DataError(f"the split {path} cannot be written: {error.strerror or error}", path=path) from error
-    return hashlib.sha256(content).hexdigest()
 
 
 def _remove_litter(path: Path) -> None:

@@ -10,13 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path, PurePath
 
 from clipfit_cli.data.files.folder import ImageFolder
+from clipfit_cli.data.files.identity import reading
 from clipfit_cli.data.lists.own.listing import (
     SPLIT_WORDS,
-    Entry,
-    Labelled,
+    Found,
     Listing,
     Split,
-    number_classes,
+    listing_of,
     split_of,
     whole_number,
 )
@@ -41,11 +41,12 @@ def read(file: Path) -> Listing:
         DataError: The file is not what its name says, not UTF-8, or empty; a column is missing; a row has a bad
             label, an unknown split, no path, or an image that came before; only some rows name a split.
     """
-    rows = list(_json_rows(file) if file.suffix.lower() in JSON_SUFFIXES else _csv_rows(file))
+    with reading("list", file):
+        text, sha256 = read_text(file), file_sha256(file)
+    rows = list((_json_rows if file.suffix.lower() in JSON_SUFFIXES else _csv_rows)(file, text))
     if not rows:
         raise DataError(f"{file} lists no images", path=file)
-    given: list[Labelled] = []
-    splits: list[Split | None] = []
+    found: list[Found] = []
     lines: dict[str, int] = {}
     for line, row in rows:
         where = f"{file}, line {line}"
@@ -53,19 +54,13 @@ def read(file: Path) -> Listing:
         if path in lines:
             raise DataError(f"{where}: the image {path} was listed in line {lines[path]} already", path=file)
         lines[path] = line
-        given.append(Labelled(_label(row, where), row.get("class_name"), where))
-        splits.append(_split(row, where))
-    if None in splits and any(splits):
-        line = rows[splits.index(None)][0]
-        raise DataError(f"{file}, line {line} names no split, others do; fill the column, or leave it out", path=file)
-    class_names, labels = number_classes(given)
-    entries = tuple(Entry(*one) for one in zip(lines, labels, splits, strict=True))
-    return Listing(class_names, entries, ImageFolder(file.parent), file_sha256(file))
+        found.append(Found(path, _split(row, where), _label(row, where), row.get("class_name"), where))
+    return listing_of(found, ImageFolder(file.parent), file_sha256=sha256)
 
 
-def _csv_rows(file: Path) -> Iterator[Row]:
+def _csv_rows(file: Path, text: str) -> Iterator[Row]:
     """Yield the rows of a CSV or TSV file with a head."""
-    reader = csv.reader(io.StringIO(_text(file), newline=""), delimiter=DELIMITERS[file.suffix.lower()], strict=True)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=DELIMITERS[file.suffix.lower()], strict=True)
     try:
         head = [name.strip().lower() for name in next(reader, [])]
         if "path" not in head or not {"label", "class_name"} & set(head):
@@ -88,29 +83,19 @@ def _csv_rows(file: Path) -> Iterator[Row]:
         raise DataError(f"{file}, line {reader.line_num} is not as CSV must be: {error}", path=file) from error
 
 
-def _json_rows(file: Path) -> Iterator[Row]:
+def _json_rows(file: Path, whole: str) -> Iterator[Row]:
     """Yield the rows of a JSONL file: one object a line."""
-    for line, text in enumerate(_text(file).split("\n"), start=1):
+    for line, text in enumerate(whole.split("\n"), start=1):
         if not text.strip():
             continue
         try:
-            values = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{file}, line {line} is not JSON: {error}", path=file) from error
-        if not isinstance(values, dict):
-            raise DataError(f"{file}, line {line} is not an object such as {{'path': ...}}", path=file)
-        cells = {name.lower(): value for name, value in values.items() if value not in (None, "")}
+            values = dict(json.loads(text))
+        except (ValueError, TypeError, RecursionError) as error:
+            raise DataError(f"{file}, line {line} is not a JSON object such as {{'path': ...}}: {error}") from error
+        cells = {str(name).lower(): value for name, value in values.items() if value not in (None, "")}
         if not all(isinstance(cells.get(name), str | int | float | None) for name in COLUMNS):
             raise DataError(f"{file}, line {line}: expected texts or numbers for {', '.join(COLUMNS)}", path=file)
         yield line, {name: str(cells[name]).strip() for name in COLUMNS if name in cells}
-
-
-def _text(file: Path) -> str:
-    """Return the file's text, without the mark that some programs put before it."""
-    try:
-        return read_text(file)
-    except OSError as error:
-        raise DataError(f"{file} cannot be read: {error.strerror or error}", path=file) from error
 
 
 def _relative(folder: Path, text: str, where: str) -> str:

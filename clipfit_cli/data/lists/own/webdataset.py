@@ -12,12 +12,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from clipfit_cli.data.files.decode import MAX_BYTES
 from clipfit_cli.data.files.folder import IMAGE_SUFFIXES, StoredImages, files_below
-from clipfit_cli.data.files.identity import by_content
-from clipfit_cli.data.lists.own.listing import Entry, Labelled, Listing, Split, number_classes, split_of, whole_number
+from clipfit_cli.data.files.identity import MAX_BYTES, by_content, reading
+from clipfit_cli.data.lists.own.listing import Found, Listing, Split, listing_of, split_of, whole_number
 from clipfit_cli.errors import ConfigError, DataError
-from clipfit_cli.files import expanded, open_regular, read_bytes
+from clipfit_cli.files import expanded, open_regular, read_text
 
 CLASS_NAMES_FILE = "classnames.txt"
 _BRACES = re.compile(r"\{([^{}]*)\}")
@@ -44,12 +43,9 @@ class Shards(StoredImages):
             DataError: The shard cannot be read, or has become shorter.
         """
         shard, offset, size = self.places[path]
-        try:
-            with open_regular(shard) as file:
-                file.seek(offset)
-                content = file.read(size)
-        except OSError as error:
-            raise DataError(f"shard {shard} cannot be read: {error.strerror or error}", path=shard) from error
+        with reading("shard", shard), open_regular(shard) as file:
+            file.seek(offset)
+            content = file.read(size)
         if len(content) < size:
             raise DataError(f"shard {shard} ends within image {path}", path=shard)
         return content
@@ -82,25 +78,18 @@ def read(pattern: str) -> Listing:
     if not shards:
         raise DataError(f"no shard matches {pattern}; expected tar files such as 'shards/train-{{000..009}}.tar'")
     root = Path(os.path.commonpath([shard.parent for shard in shards]))
-    splits = [_split(shard.relative_to(root)) for shard in shards]
-    if None in splits and any(splits):
-        nameless = shards[splits.index(None)]
-        raise DataError(f"the name of shard {nameless} has no split (train, val or test) in it, others have one")
     names = _class_names(root)
     places: dict[str, tuple[Path, int, int]] = {}
-    found: list[tuple[str, Labelled, Split | None]] = []
-    for shard, split in zip(shards, splits, strict=True):
+    found: list[Found] = []
+    for shard in shards:
+        split = _split(shard.relative_to(root))
         for member, label, offset, size in _samples(shard, names):
             path = f"{shard.relative_to(root).as_posix()}/{member}"
             places[path] = (shard, offset, size)
-            found.append((path, Labelled(label, None, f"{shard}, {member}"), split))
+            found.append(Found(path, split, label, None, f"{shard}, {member}"))
     if not found:
         raise DataError(f"the {len(shards)} shards of {pattern} hold no images")
-    if names:
-        found = [(path, _named(one, names), split) for path, one, split in found]
-    class_names, labels = number_classes([one for _, one, _ in found])
-    entries = tuple(Entry(path, label, split) for (path, _, split), label in zip(found, labels, strict=True))
-    return Listing(class_names, entries, Shards(root, places))
+    return listing_of(found, Shards(root, places), names)
 
 
 def shard_paths(pattern: str) -> list[Path]:
@@ -172,7 +161,7 @@ def _samples(shard: Path, names: list[str]) -> Iterator[tuple[str, int, int, int
                     text = _content(archive, member).strip().decode(errors="replace")
                     labels[key] = whole_number(text, f"shard {shard}: the label in {member.name}")
                 elif name == CLASS_NAMES_FILE and not names:
-                    names += _lines(_content(archive, member), f"{shard}, {member.name}")
+                    names += _lines(_content(archive, member).decode("utf-8-sig"))
     except (tarfile.TarError, OSError, ValueError, ArithmeticError, EOFError) as error:
         raise DataError(
             f"shard {shard} is not a sound, uncompressed tar file ({error}); unpack .gz, or fetch it anew", path=shard
@@ -200,18 +189,10 @@ def _class_names(root: Path) -> list[str]:
     for folder in (root, root.parent):
         path = folder / CLASS_NAMES_FILE
         if path.is_file():
-            return _lines(read_bytes(path, _MOST_TEXT), str(path))
+            with reading("list", path):
+                return _lines(read_text(path))
     return []
 
 
-def _lines(content: bytes, where: str) -> list[str]:
-    try:
-        return content.decode("utf-8-sig").rstrip().splitlines()
-    except UnicodeDecodeError as error:
-        raise DataError(f"{where} is not UTF-8 text ({error})") from error
-
-
-def _named(one: Labelled, names: list[str]) -> Labelled:
-    if one.label is None or one.label >= len(names):
-        raise DataError(f"{one.where} has label {one.label}, but {CLASS_NAMES_FILE} names {len(names)} classes")
-    return Labelled(one.label, names[one.label].strip(), one.where)
+def _lines(text: str) -> list[str]:
+    return [line.strip() for line in text.rstrip().splitlines()]

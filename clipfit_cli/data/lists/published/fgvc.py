@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
 from clipfit_cli.data.catalog import CatalogRow
 from clipfit_cli.data.dataset import DataSet, Item, hash_lists
 from clipfit_cli.data.files.folder import ImageFolder
-from clipfit_cli.data.files.identity import by_size
 from clipfit_cli.data.lists.published.layout import dataset_folder, read_text
 from clipfit_cli.errors import DataError
 from clipfit_cli.files import file_sha256
@@ -38,8 +36,6 @@ def read(row: CatalogRow, data_root: Path) -> DataSet:
         split_sha256=hash_lists(class_names, train, val, test),
         split_file_sha256=file_sha256(variants, *lists),
         load_image=ImageFolder(folder / row.image_folder),
-        identify=partial(by_size, folder / row.image_folder),
-        location=str(folder / row.image_folder),
     )
 
 

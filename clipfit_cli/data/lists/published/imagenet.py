@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 from clipfit_cli.data.catalog import CatalogRow
 from clipfit_cli.data.dataset import DataSet, Item, hash_lists
 from clipfit_cli.data.files.folder import ImageFolder, names_in
-from clipfit_cli.data.files.identity import by_size
 from clipfit_cli.data.lists.published.layout import dataset_folder, read_text
 from clipfit_cli.errors import DataError
 from clipfit_cli.files import file_sha256
@@ -54,8 +52,6 @@ def read(row: CatalogRow, data_root: Path) -> DataSet:
         test=test,
         split_sha256=hash_lists(class_names, train, test, test),
         load_image=ImageFolder(images),
-        identify=partial(by_size, images),
-        location=str(images),
         samples_val=False,
         split_file_sha256=sha256,
     )
@@ -111,8 +107,6 @@ def _test_only(
         test=test,
         split_sha256=hash_lists(class_names, test, (), test),
         load_image=ImageFolder(images),
-        identify=partial(by_size, images),
-        location=str(images),
         train_is_sampled=False,
         split_file_sha256=sha256,
     )
