@@ -9,7 +9,6 @@ from typing import Any
 from clipfit_cli import methods
 from clipfit_cli.config import RunConfig, TestSet, TrainingConfig
 from clipfit_cli.data.dataset import DataSet
-from clipfit_cli.data.splits import class_subset
 from clipfit_cli.engine.checkpoint import WEIGHTS_FILE, AdapterCard, check_weights, find_adapter, read_card
 from clipfit_cli.errors import CheckpointError
 from clipfit_cli.files import file_sha256
@@ -109,8 +108,7 @@ def prepare(config: RunConfig, workspace: Workspace, store: RunStore) -> Prepare
         ClipfitError: A data set, an image, the weights or the adapter is not there.
     """
     info = methods.get(config.method)
-    draw = workspace.draw(config)
-    training_set = class_subset(draw, config.subset)
+    training_set = workspace.lists(config.dataset, config.subset, shots=config.shots, seed=config.seed)
     card: AdapterCard | None = None
     adapter_sha256: str | None = None
     images = ""
@@ -137,11 +135,11 @@ def prepare(config: RunConfig, workspace: Workspace, store: RunStore) -> Prepare
             images = workspace.images_sha256(training_set, training_set.train)
         else:
             training = replace(training, subset="all", shots=0, seed=0, templates=())
-        key = _key(training, workspace, config, draw.split_sha256, images, None)
+        key = _key(training, workspace, config, training_set.split_sha256, images, None)
         folder = store.folder(key, training)
     tests = []
     for asked in config.tests:
-        dataset = class_subset(workspace.dataset(asked.dataset), asked.subset)
+        dataset = workspace.lists(asked.dataset, asked.subset)
         trained_names = card.class_names if card else training_set.class_names
         if not info.new_classes and dataset.class_names != trained_names:
             workspace.say_once(f"{info.name} has no answer for classes that it was not trained on: {asked.dataset}")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from clipfit_cli.config import Execution, ModelConfig, Precision, RunConfig, TrainingConfig
+from clipfit_cli.config import Execution, ModelConfig, Precision, RunConfig, Subset
 from clipfit_cli.data.check.check import without_damaged
 from clipfit_cli.data.check.status import check_images
 from clipfit_cli.data.dataset import DataSet, Item
@@ -16,7 +16,7 @@ from clipfit_cli.data.lists.own.custom import OwnDataSet
 from clipfit_cli.data.load import load_dataset
 from clipfit_cli.data.pixels.images import ImageStore
 from clipfit_cli.data.pixels.transforms import ImageSpec
-from clipfit_cli.data.splits import few_shot
+from clipfit_cli.data.splits import class_subset, few_shot
 from clipfit_cli.engine.checkpoint import find_adapter
 from clipfit_cli.engine.environment import PeakMemory
 from clipfit_cli.errors import ClipfitError, ConfigError, DataError
@@ -66,7 +66,7 @@ class Workspace:
         self._say = say
         self._said: set[str] = set()
         self._datasets: dict[str, DataSet] = {}
-        self._draws: dict[tuple[str, int | None, int], DataSet] = {}
+        self._lists: dict[tuple[str, Subset, int | None, int], DataSet] = {}
         self._identities: dict[tuple[str, str, tuple[str, ...]], str] = {}
         self._sources: dict[tuple[str, str], ModelSource] = {}
         self.peak_memory = PeakMemory(device)
@@ -102,13 +102,17 @@ class Workspace:
             self._datasets[name] = dataset
         return self._datasets[name]
 
-    def draw(self, config: TrainingConfig) -> DataSet:
-        """Return the draw of a run, not cut to its class group; the whole data set where no image is drawn."""
-        key = (config.dataset, config.shots, config.seed)
-        if key not in self._draws:
-            dataset = self.dataset(config.dataset)
-            self._draws[key] = few_shot(dataset, shots=config.shots, seed=config.seed) if config.shots else dataset
-        return self._draws[key]
+    def lists(self, name: str, subset: Subset, *, shots: int | None = None, seed: int = 0) -> DataSet:
+        """Return a data set cut to a class group; with `shots`, a draw of it.
+
+        Raises:
+            DataError: A half has fewer than two classes; or see `dataset`.
+        """
+        key = (name, subset, shots, seed)
+        if key not in self._lists:
+            drawn = few_shot(self.dataset(name), shots=shots, seed=seed) if shots else self.dataset(name)
+            self._lists[key] = class_subset(drawn, subset)
+        return self._lists[key]
 
     def images_sha256(self, dataset: DataSet, items: Sequence[Item]) -> str:
         """Return what tells the images of a list from others under the same names.
