@@ -160,6 +160,16 @@ def test_other_pictures_of_the_same_size_and_time_are_seen(way: str, folder: Pat
     assert by_content(folder, NAMES) != first
 
 
+def test_another_file_of_the_same_times_is_seen(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the system's clock was set back, say, only the place on the disk differs."""
+    state = identity._state
+    monkeypatch.setattr(identity, "_state", lambda path: (state(path)[0], 1, 1, state(path)[3]))
+    first = by_content(folder, NAMES)
+    (folder / "other").write_bytes(b"other pix.")
+    (folder / "other").replace(folder / NAMES[0])
+    assert by_content(folder, NAMES) != first
+
+
 def test_a_folder_in_the_place_of_another(folder: Path) -> None:
     """The whole folder is exchanged, with the times of the files."""
     first = by_content(folder, NAMES)

@@ -105,7 +105,11 @@ def own_split(items: Sequence[Item], class_names: Sequence[str], splits_dir: Pat
         return draw_split(items, class_names), ""
     listing = json.dumps([[item.path, item.label] for item in items], separators=(",", ":"))
     path = splits_dir / f"{hashlib.sha256(listing.encode()).hexdigest()[:16]}.json"
-    _remove_litter(path)
+    remove_unfinished(path)
+    for left in splits_dir.glob(f".{path.name}.*"):
+        if left.suffix[1:].isdigit():  # version 0.1.0 called what a killed command left by its process
+            with suppress(OSError):
+                left.unlink()
     try:
         kept = read_bytes(path, MAX_BYTES) if os.path.lexists(path) else None
     except OSError as error:
@@ -168,12 +172,3 @@ def _to_json(lists: Lists, class_names: Sequence[str]) -> str:
         for split, items in zip(_SPLITS, lists, strict=True)
     }
     return json.dumps(rows, ensure_ascii=False, indent=1) + "\n"
-
-
-def _remove_litter(path: Path) -> None:
-    """Remove what killed commands left beside a split file; those of version 0.1.0 called it by their process."""
-    remove_unfinished(path)
-    for left in path.parent.glob(f".{path.name}.*"):
-        if left.suffix[1:].isdigit():
-            with suppress(OSError):
-                left.unlink()
