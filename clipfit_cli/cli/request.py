@@ -26,6 +26,7 @@ from clipfit_cli.config import (
 from clipfit_cli.data import catalog
 from clipfit_cli.data.lists.own.custom import OwnDataSet, find_own, is_one_source
 from clipfit_cli.errors import ConfigError
+from clipfit_cli.files import expanded
 from clipfit_cli.models.model_folder import is_model_folder
 
 Say = Callable[[str], None]
@@ -34,15 +35,23 @@ OwnDataSets = dict[str, OwnDataSet]
 
 
 def data_root_of(data_root: Path | None) -> Path:
-    """Return the data root: what was given, else the default."""
+    """Return the data root: what was given, else the default.
+
+    Raises:
+        ConfigError: It begins with the home folder of nobody.
+    """
     from clipfit_cli.data.load import default_data_root
 
-    return data_root.expanduser().absolute() if data_root else default_data_root()
+    return expanded(data_root).absolute() if data_root else default_data_root()
 
 
 def splits_dir_of(runs_dir: Path) -> Path:
-    """Return the folder of the splits that are made of a user's own images, beside the runs."""
-    return runs_dir.expanduser() / ".splits"
+    """Return the folder of the splits that are made of a user's own images, beside the runs.
+
+    Raises:
+        ConfigError: The folder of runs begins with the home folder of nobody.
+    """
+    return expanded(runs_dir) / ".splits"
 
 
 def choose_datasets(
