@@ -155,7 +155,7 @@ def show(
         "images": ", ".join(f"{len(items)} {split}" for split, items in lists.items()),
         "missing": f"{len(missing)} listed images, the first is {missing[0]}" if missing else "",
         "split sha256": whole.split_sha256,
-        "split": "; ".join(note.removeprefix(f"{name}: ") for note in whole.notes),
+        "split": " ".join(note.removeprefix(f"{name}: ") for note in whole.notes),
         "from": own[name].location if own else "",
         "licence": row.licence if row else "",
         "home": row.homepage if row else "",

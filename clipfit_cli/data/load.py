@@ -15,7 +15,6 @@ from clipfit_cli.data.files.identity import by_size
 from clipfit_cli.data.lists.own.custom import OwnDataSet, read_own
 from clipfit_cli.data.lists.published import fgvc, imagenet, split_json
 from clipfit_cli.data.splits import check_classes
-from clipfit_cli.files import expanded
 
 DATA_ROOT_VARIABLE = "CLIPFIT_DATA"
 
@@ -29,14 +28,10 @@ _READERS = {
 
 
 def default_data_root() -> Path:
-    """Return the folder that holds the data sets: ``CLIPFIT_DATA``, else ``data`` in the user's data folder.
-
-    Raises:
-        ConfigError: ``CLIPFIT_DATA`` begins with the home folder of nobody.
-    """
+    """Return the folder that holds the data sets: ``CLIPFIT_DATA``, else ``data`` in the user's data folder."""
     given = os.environ.get(DATA_ROOT_VARIABLE)
     if given:
-        return expanded(given).absolute()
+        return Path(given).expanduser().absolute()
     return platformdirs.user_data_path("clipfit", appauthor=False) / "data"
 
 
@@ -60,7 +55,7 @@ def load_dataset(name: str | OwnDataSet, data_root: Path, *, splits_dir: Path | 
         from clipfit_cli.data.builtin.textures import textures_dataset
 
         return textures_dataset(row.name)
-    data_root = expanded(data_root).absolute()
+    data_root = data_root.expanduser().absolute()
     images = data_root / row.folder / row.image_folder
     dataset = _READERS[row.reader](row, data_root)
     check_classes(dataset)
