@@ -57,7 +57,7 @@ from clipfit_cli.engine.train import Batches, Plan, train
 from clipfit_cli.models.bundle import ClipBundle
 from clipfit_cli.process import keep_freed_memory
 from clipfit_cli.protocols import base2new
-from clipfit_cli.results.record import RunRecord
+from clipfit_cli.results.record import Finished
 from clipfit_cli.results.store import RunStore
 from clipfit_cli.runs.run import TEST_BATCH_SIZE
 from clipfit_cli.runs.sweep import sweep
@@ -89,12 +89,12 @@ class Watcher:
     def testing(self, dataset: str, subset: str, done: int, total: int) -> None:
         """See `Progress`."""
 
-    def finished(self, record: RunRecord) -> None:
+    def finished(self, record: Finished) -> None:
         """See `SweepProgress`."""
         del record
         self.decoded.append((self._trained - self._before, self.images.decoded_images - self._trained))
 
-    def reused(self, index: int, total: int, record: RunRecord) -> None:
+    def reused(self, index: int, total: int, record: Finished) -> None:
         """See `SweepProgress`."""
 
     def waiting(self, config: RunConfig) -> None:
@@ -127,7 +127,7 @@ def whole_run(data_root: Path, device: torch.device, *, shots: int, seeds: tuple
         wall = time.perf_counter() - start
     images.close()
     towers = watch.seconds()
-    epochs_done = sum(config.schedule.epochs for config in plan if config.schedule)
+    epochs_done = sum(stage.epochs for config in plan for stage in config.stages)
     row = base2new.entries(records)[0].row
     return {
         "shots": shots,
@@ -136,8 +136,8 @@ def whole_run(data_root: Path, device: torch.device, *, shots: int, seeds: tuple
         **{f"{name.replace(' ', '_')}_s": seconds for name, seconds in towers.items()},
         "outside_the_towers_s": wall - sum(towers.values()),
         "share_outside_pct": 100 * (1 - sum(towers.values()) / wall),
-        "s_per_epoch": sum(record.train_time_s for record in records) / epochs_done,
-        "test_s_per_seed": [round(record.eval_time_s, 3) for record in records],
+        "s_per_epoch": sum(record.run.train_time_s for record in records) / epochs_done,
+        "test_s_per_seed": [round(sum(test.eval_time_s for test in record.tests), 3) for record in records],
         "test_images": sum(test.num_images for test in records[0].tests),
         "seeds": [
             {"seed": record.config.seed, "decoded_training": training, "decoded_testing": testing}
@@ -214,7 +214,7 @@ class Loops:
             for images, labels in self._store.test_batches(self._new, self._new.test, self._spec, TEST_BATCH_SIZE):
                 yield normalise(to_device(images, self._device), self._spec), labels
 
-        return evaluate(self._ours.logits, batches(), precision="fp32", device=self._device).accuracy_pct
+        return evaluate(self._ours.logits, batches(), precision="fp32", device=self._device).scores.accuracy_pct
 
     def close(self) -> None:
         """End our threads; the workers of the DataLoaders end with them."""

@@ -168,7 +168,7 @@ def towers_timed(watch: Stopwatch) -> Iterator[None]:
 
 def reset_memory_peak(device: torch.device) -> float:
     """Return the MiB in use now, and measure the peak from now on; on a CPU of this process's resident memory."""
-    environment.reset_peak_memory(device)
+    environment.PeakMemory(device).begin()
     return torch.cuda.memory_allocated(device) / 2**20 if device.type == "cuda" else _resident_mib("VmRSS")
 
 

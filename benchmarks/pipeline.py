@@ -4,6 +4,7 @@
 
 The images are drawn here: 500 x 375 JPEGs, held in memory. The usual pipeline is Pillow's RandomResizedCrop, flip,
 ToTensor and Normalize in a DataLoader of two workers; ours has two threads. All take turns, and the best turn counts.
+With them the towers of a ViT-B/16 test the same images, to see what reading costs beside it.
 """
 
 from __future__ import annotations
@@ -17,8 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from measuring import JSON, best_seconds, circumstances, write_json
-from numpy.typing import NDArray
+from measuring import CPU, JSON, best_seconds, circumstances, random_bundle, write_json
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
@@ -28,10 +28,12 @@ from torchvision import transforms
 
 from clipfit_cli.data.dataset import DataSet, Item
 from clipfit_cli.data.files.decode import decode_content
-from clipfit_cli.data.pixels.augment import DeviceBatch, HostBatch
+from clipfit_cli.data.pixels.augment import CropBatch
 from clipfit_cli.data.pixels.crops import CropDrawer
 from clipfit_cli.data.pixels.images import ImageStore
-from clipfit_cli.data.pixels.transforms import ImageSpec, normalise, train_crop
+from clipfit_cli.data.pixels.transforms import ImageSpec, normalise
+from clipfit_cli.engine.precision import autocast
+from clipfit_cli.models.encode import encode_image
 from clipfit_cli.process import keep_freed_memory
 
 WIDTH, HEIGHT = 500, 375
@@ -95,11 +97,11 @@ def our_images(files: Sequence[bytes]) -> DataSet:
     return DataSet("drawn", "a {}.", tuple("abcdefghij"), items, (), items, "drawn", load)
 
 
-def our_training(store: ImageStore, dataset: DataSet, device: torch.device) -> Batches:
+def our_training(store: ImageStore, dataset: DataSet) -> Batches:
     """Return one epoch of training batches."""
     order = torch.randperm(len(dataset.train)).tolist()
     parts = [order[start : start + TRAIN_BATCH] for start in range(0, len(order), TRAIN_BATCH)]
-    return store.train_batches(dataset, (([dataset.train[k] for k in part], part) for part in parts), SPEC, device)
+    return store.train_batches(dataset, (([dataset.train[k] for k in part], part) for part in parts), SPEC)
 
 
 def our_testing(store: ImageStore, dataset: DataSet) -> Batches:
@@ -117,7 +119,7 @@ def images_per_s(batches: Batches) -> float:
 
 def measure_pipelines(files: Sequence[bytes], turns: int) -> dict[str, float]:
     """Return images a second of every pipeline, all on this machine's processor."""
-    dataset, cpu = our_images(files), torch.device("cpu")
+    dataset = our_images(files)
     warm = ImageStore(threads=WORKERS)
     usual = {train: usual_loader(files, train=train) for train in (True, False)}
 
@@ -126,8 +128,8 @@ def measure_pipelines(files: Sequence[bytes], turns: int) -> dict[str, float]:
 
     pipelines: dict[str, Callable[[], Batches]] = {
         "training, Pillow and DataLoader": lambda: usual[True],
-        "training, ours, first epoch": lambda: our_training(new_store(), dataset, cpu),
-        "training, ours, later epochs": lambda: our_training(warm, dataset, cpu),
+        "training, ours, first epoch": lambda: our_training(new_store(), dataset),
+        "training, ours, later epochs": lambda: our_training(warm, dataset),
         "testing, Pillow and DataLoader": lambda: usual[False],
         "testing, ours, first time": lambda: our_testing(new_store(), dataset),
         "testing, ours, later times": lambda: our_testing(warm, dataset),
@@ -154,57 +156,42 @@ def measure_steps(files: Sequence[bytes], turns: int) -> dict[str, float]:
             transforms.RandomResizedCrop.get_params(empty, [0.08, 1.0], [3 / 4, 4 / 3])
             torch.rand(1)
 
-    def put(batch: HostBatch | DeviceBatch) -> Tensor:
+    def put() -> Tensor:
+        batch = CropBatch(len(images), SPEC)
         for place, (image, crop) in enumerate(zip(pixels, crops, strict=True)):
             batch.put(place, image, crop)
-        return batch.finish()
+        return batch.finish(CPU)
 
-    generator, cpu = torch.Generator(), torch.device("cpu")
+    def put_with_pillow() -> None:
+        for image, crop in zip(images, crops, strict=True):
+            box = image.crop((crop.left, crop.top, crop.left + crop.width, crop.top + crop.height))
+            resized = np.array(box.resize((SPEC.size, SPEC.size), Image.Resampling.BICUBIC))
+            normalise(torch.from_numpy(resized).permute(2, 0, 1)[None], SPEC)
+
     torch.set_num_threads(1)
     steps: dict[str, Callable[[], object]] = {
         "decode": lambda: [decode_content(file, "drawn") for file in files[: len(images)]],
         "draw as torchvision does": draw_as_torchvision,
         "draw": lambda: [drawer.seeded(WIDTH, HEIGHT, seed) for seed in range(len(images))],
-        "crop with Pillow": lambda: [normalise(train_crop(image, SPEC, generator)[None], SPEC) for image in images],
-        "crop with torch's uint8 resize": lambda: put(HostBatch(len(images), SPEC, cpu)),
-        "crop with matrix products": lambda: put(DeviceBatch(len(images), SPEC, cpu)),
+        "crop with Pillow": put_with_pillow,
+        "crop with torch's uint8 resize": put,
     }
     best = best_seconds(steps, turns)
     return {name: round(1000 * seconds / len(images), 4) for name, seconds in best.items()}
 
 
-def measure_cuda(files: Sequence[bytes], turns: int) -> dict[str, float] | None:
-    """Return images a second that arrive on a CUDA device, cropped there and cropped here; None without one."""
-    if not torch.cuda.is_available():
-        return None
-    cuda, dataset, store = torch.device("cuda"), our_images(files), ImageStore()
-    pixels: list[NDArray[np.uint8]] = [np.array(decode_content(file, "drawn")) for file in files[:TRAIN_BATCH]]
-    crops = [CropDrawer().seeded(WIDTH, HEIGHT, seed) for seed in range(len(pixels))]
-    batch = DeviceBatch(len(pixels), SPEC, cuda)
-    for place, (image, crop) in enumerate(zip(pixels, crops, strict=True)):
-        batch.put(place, image, crop)
+def measure_test(files: Sequence[bytes], turns: int) -> dict[str, float]:
+    """Return milliseconds an image of testing, from files and from crops in memory: a cache on disk lies between."""
+    bundle, dataset = random_bundle("ViT-B-16", CPU), our_images(files)
+    warm = ImageStore()
 
-    def finish() -> None:
-        batch.finish()
-        torch.cuda.synchronize()
+    def test(store: ImageStore) -> None:
+        with torch.inference_mode(), autocast("bf16", CPU):
+            for images, _ in our_testing(store, dataset):
+                encode_image(bundle.model, images)
 
-    def here() -> None:
-        for images, labels in our_training(store, dataset, torch.device("cpu")):
-            images.to(cuda), labels.to(cuda)
-        torch.cuda.synchronize()
-
-    def there() -> None:
-        for _ in our_training(store, dataset, cuda):
-            pass
-        torch.cuda.synchronize()
-
-    here()
-    seconds = best_seconds({"finish": finish, "here": here, "there": there}, turns)
-    return {
-        "training, cropped on the device": round(len(files) / seconds["there"], 1),
-        "training, cropped here": round(len(files) / seconds["here"], 1),
-        "upload, resize and normalise alone": round(len(pixels) / seconds["finish"], 1),
-    }
+    best = best_seconds({"from files": lambda: test(ImageStore()), "from memory": lambda: test(warm)}, turns)
+    return {name: round(1000 * seconds / len(files), 3) for name, seconds in best.items()}
 
 
 def show(title: str, rows: dict[str, float], unit: str, base: dict[str, str]) -> None:
@@ -219,6 +206,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=640)
+    parser.add_argument("--tested", type=int, default=100, help="so many of them by a ViT-B/16; 0 = none")
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--json", type=Path, help="write the figures there, too")
     options = parser.parse_args(arguments)
@@ -226,15 +214,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     files = [draw_jpeg(seed) for seed in range(options.images)]
     rates = {name: round(rate, 1) for name, rate in measure_pipelines(files, options.turns).items()}
+    tests = measure_test(files[: options.tested], min(options.turns, 2)) if options.tested else None
     steps = measure_steps(files, options.turns)
-    cuda = measure_cuda(files, options.turns)
     bases = {name: f"{name.split(',')[0]}, Pillow and DataLoader" for name in rates if "ours" in name}
     show("From memory to the tower", rates, "images/s", bases)
     show("One thread", steps, "ms an image", {})
-    if cuda:
-        show("To the CUDA device", cuda, "images/s", {})
-    else:
-        Console().print("no CUDA device: its part is left out")
+    if tests:
+        show("A test by ViT-B/16 in bfloat16", tests, "ms an image", {})
     found: JSON = {
         "config": {
             "image": f"{WIDTH} x {HEIGHT} JPEG",
@@ -248,7 +234,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "images_per_s": rates,
         "times_as_fast": {name: round(rates[name] / rates[base], 2) for name, base in bases.items()},
         "ms_per_image": steps,
-        "cuda_images_per_s": cuda,
+        "test_ms_per_image": tests,
     }
     write_json(options.json, found)
 

@@ -21,10 +21,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from open_clip.model import CLIP
 from open_clip.transformer import PatchDropout
+from safetensors.torch import save_file
 from torch import Tensor
 
 from clipfit_cli.data.builtin.textures import CLASS_NAMES, COLOURS, SIZE, TEXTURE_SETS, VERSION, draw, textures_dataset
-from clipfit_cli.models.tiny import TINY_CONFIG, build_tiny, save_tiny, tiny_weights_path
+from clipfit_cli.models.tiny import EMBEDDING, IDS, ROWS, TINY_CONFIG, build_tiny, tiny_weights_path
 
 COLOUR_NAMES = tuple(COLOURS)
 IMAGE_SIZE = int(TINY_CONFIG["vision_cfg"]["image_size"])
@@ -292,6 +293,14 @@ def train(
             numbers = report(model, tests, captions)
             seconds = time.perf_counter() - start
             print(f"{step + 1} mean loss {total / (step + 1):.3f} {numbers} {seconds:.0f} s", flush=True)
+
+
+def save_tiny(model: CLIP, token_ids: list[int], path: Path) -> None:
+    """Write the weights as float16, of the token embedding only the rows of `token_ids`."""
+    state = {name: tensor.detach().half().contiguous() for name, tensor in model.state_dict().items()}
+    embedding = state.pop(EMBEDDING)
+    ids = torch.tensor(sorted(set(token_ids)))
+    save_file({**state, ROWS: embedding[ids].contiguous(), IDS: ids}, path)
 
 
 def main() -> None:

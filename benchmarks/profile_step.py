@@ -42,6 +42,7 @@ from clipfit_cli.engine import environment
 from clipfit_cli.engine.optim import sgd
 from clipfit_cli.engine.precision import autocast, resolve_precision
 from clipfit_cli.methods.base import Adapted
+from clipfit_cli.models.source import find_blueprint
 from clipfit_cli.process import keep_freed_memory
 from clipfit_cli.runs.workspace import image_spec
 
@@ -93,9 +94,9 @@ def augmentation_timed(clock: ThreadClock, watch: Stopwatch) -> Iterator[None]:
             stack.enter_context(patch.object(owner, name, timed))
 
         replace(crops.CropDrawer, "seeded", clock.timed("draw the crop", crops.CropDrawer.seeded))
-        for batch in (augment.HostBatch, augment.DeviceBatch):
-            replace(batch, "put", clock.timed("cut, resize and normalise", batch.put))
-            replace(batch, "finish", watch.timed(PHASES[1], batch.finish))
+        batch = augment.CropBatch
+        replace(batch, "put", clock.timed("cut, resize and normalise", batch.put))
+        replace(batch, "finish", watch.timed(PHASES[1], batch.finish))
         yield
 
 
@@ -212,7 +213,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     keep_freed_memory()  # as the command does
     device = environment.resolve_device(options.device)
-    precision = resolve_precision(options.precision, device, options.backbone)
+    precision = resolve_precision(options.precision, device, find_blueprint(options.backbone))
 
     config = {name: value for name, value in vars(options).items() if name not in ("device", "precision", "json")}
     found = profile_all(**config, device=device, precision=precision)

@@ -9,19 +9,16 @@ reading is what is measured: the built-in one at 64 px, one with random weights 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
-import math
 import subprocess
 import sys
-import tempfile
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
-from measuring import CPU, GIB, JSON, circumstances
+from measuring import CPU, JSON, best_seconds, circumstances
 from open_clip.model import CLIP
 from PIL import Image
 
@@ -30,10 +27,8 @@ from clipfit_cli.config import ModelConfig
 from clipfit_cli.data.dataset import DataSet, Item
 from clipfit_cli.data.files.folder import ImageFolder
 from clipfit_cli.data.load import load_dataset
-from clipfit_cli.data.pixels.crop_cache import CropCache
-from clipfit_cli.data.pixels.disk_cache import DiskCache, cache_usage
 from clipfit_cli.data.pixels.images import ImageStore
-from clipfit_cli.data.pixels.transforms import ImageSpec, eval_crop, normalise, train_crop
+from clipfit_cli.data.pixels.transforms import ImageSpec, eval_crop, normalise
 from clipfit_cli.engine import environment
 from clipfit_cli.engine.evaluate import evaluate
 from clipfit_cli.models.bundle import ClipBundle
@@ -51,64 +46,29 @@ def listed_images(data_root: Path) -> DataSet:
     return replace(dataset, test=(*dataset.train, *dataset.val, *dataset.test))
 
 
-def open_cache(folder: Path) -> CropCache:
-    """Return a cache of 20 GiB."""
-    return CropCache(DiskCache(folder, limit_bytes=20 * GIB, on_note=print))
-
-
 def time_by_step(dataset: DataSet, every: int) -> JSON:
-    """Return milliseconds an image, one thread, files in the page cache.
-
-    The steps take turns and the best of seven turns counts, so that other work on the machine moves no ratio.
-    """
+    """Return milliseconds an image, one thread, files in the page cache."""
     folder = dataset.load_image
     assert isinstance(folder, ImageFolder)
     paths = [item.path for item in dataset.test[::every]]
     contents = {path: folder.content(path) for path in paths}
     images = {path: folder.decode(contents[path], path) for path in paths}
-    num_bytes = {path: 3 * image.width * image.height for path, image in images.items()}
-
-    def hashed(path: str) -> str:
-        return hashlib.sha256(folder.content(path)).hexdigest()
-
-    with tempfile.TemporaryDirectory() as below:
-        whole = DiskCache(Path(below) / "whole", limit_bytes=20 * GIB)
-        for path, image in images.items():
-            whole.put(hashed(path), image.tobytes())
-        steps: dict[str, Callable[[str], object]] = {
-            "read_and_hash_ms": hashed,
-            "decode_ms": lambda path: folder.decode(contents[path], path),
-            "whole_image_hit_ms": lambda path: whole.get(hashed(path), num_bytes[path]),
-        }
-        for size in SIZES:
-            steps |= crop_steps(ImageSpec(size=size), open_cache(Path(below) / str(size)), folder, images)
-        best = dict.fromkeys(steps, math.inf)
-        for _ in range(7):
-            for name, step in steps.items():
-                start = time.perf_counter()
-                for path in paths:
-                    step(path)
-                best[name] = min(best[name], time.perf_counter() - start)
+    steps: dict[str, Callable[[], object]] = {
+        "read_ms": lambda: [folder.content(path) for path in paths],
+        "decode_ms": lambda: [folder.decode(contents[path], path) for path in paths],
+    }
+    for size in SIZES:
+        steps[f"eval_crop_{size}px_ms"] = partial(_crop_all, list(images.values()), ImageSpec(size=size))
     return {
         "num_images": len(paths),
         "file_kib": round(sum(map(len, contents.values())) / len(paths) / 1024, 1),
-        "pixels_kib": round(sum(num_bytes.values()) / len(paths) / 1024, 1),
-        **{name: round(1000 * seconds / len(paths), 3) for name, seconds in best.items()},
+        **{name: round(1000 * seconds / len(paths), 3) for name, seconds in best_seconds(steps, 7).items()},
     }
 
 
-def crop_steps(
-    spec: ImageSpec, cache: CropCache, folder: ImageFolder, images: dict[str, Image.Image]
-) -> dict[str, Callable[[str], object]]:
-    """Return what is done to an image for one size of crop; its crops are put into the cache."""
-    generator = torch.Generator().manual_seed(1)
-    for path, image in images.items():
-        cache.put(cache.key(folder.content(path), spec), eval_crop(image, spec))
-    return {
-        f"train_crop_{spec.size}px_ms": lambda path: train_crop(images[path], spec, generator),
-        f"eval_crop_{spec.size}px_ms": lambda path: eval_crop(images[path], spec),
-        f"crop_hit_{spec.size}px_ms": lambda path: cache.get(cache.key(folder.content(path), spec), spec.size),
-    }
+def _crop_all(images: Sequence[Image.Image], spec: ImageSpec) -> None:
+    for image in images:
+        eval_crop(image, spec)
 
 
 def small_bundle(size: int) -> ClipBundle:
@@ -122,14 +82,14 @@ def small_bundle(size: int) -> ClipBundle:
     return bundle_of(model.eval().requires_grad_(False), ModelConfig("small", "none"), weights_sha256="")
 
 
-def evaluate_twice(data_root: Path, size: int, cache: Path | None) -> JSON:
+def evaluate_twice(data_root: Path, size: int) -> JSON:
     """Return decodings and peak memory after a first and a second evaluation in this process."""
     dataset, bundle = listed_images(data_root), small_bundle(size)
     info = methods.get("zero-shot")
     adapted = info.attach(bundle, dataset.class_names, [dataset.prompt_template], info.settings())
     adapted.train_mode(False)
     spec = ImageSpec(size=size)
-    store = ImageStore(crop_cache=open_cache(cache) if cache else None)
+    store = ImageStore()
     found: JSON = {
         "num_images": len(dataset.test),
         "budget_mib": store.memory_budget_mib,
@@ -142,7 +102,7 @@ def evaluate_twice(data_root: Path, size: int, cache: Path | None) -> JSON:
         found[turn] = {
             "decoded": store.decoded_images - before,
             "peak_mb": peak_mb(),
-            "accuracy_pct": scores.accuracy_pct,
+            "accuracy_pct": scores.scores.accuracy_pct,
         }
     return found
 
@@ -164,7 +124,7 @@ def stream(data_root: Path, size: int, budget_mib: int | None) -> JSON:
 
 def peak_mb() -> int:
     """Return the peak of this process's resident memory in MB (10^6 bytes)."""
-    return round((environment.peak_memory_mib(CPU) or 0) * 2**20 / 1e6)
+    return round((environment.PeakMemory(CPU).mib() or 0) * 2**20 / 1e6)
 
 
 def in_a_process(*arguments: object) -> JSON:
@@ -180,13 +140,7 @@ def measure_all(data_root: Path, every: int) -> JSON:
     found["by_step"] = time_by_step(listed_images(data_root), every)
     root = ("--data-root", data_root)
     for size in SIZES:
-        with tempfile.TemporaryDirectory() as cache:
-            child = (*root, "--evaluate", size)
-            runs: JSON = {"no cache": in_a_process(*child)}
-            runs["cache, first process"] = in_a_process(*child, "--cache", cache)
-            runs["cache, later process"] = in_a_process(*child, "--cache", cache)
-            runs["cache_mb"] = round(cache_usage(Path(cache)).num_bytes / 1e6)
-        found[f"evaluation_{size}px"] = runs
+        found[f"evaluation_{size}px"] = in_a_process(*root, "--evaluate", size)
     found["stream_224px"] = {
         "default budget": in_a_process(*root, "--stream", 224),
         "budget 256 MiB": in_a_process(*root, "--stream", 224, "--budget", 256),
@@ -202,12 +156,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", type=Path, help="write the figures there, too")
     parser.add_argument("--evaluate", type=int, metavar="PX", help="only evaluate twice, in this process")
     parser.add_argument("--stream", type=int, metavar="PX", help="only read 50,000 images, in this process")
-    parser.add_argument("--cache", type=Path, help="of --evaluate")
     parser.add_argument("--budget", type=int, help="of --stream, in MiB")
     options = parser.parse_args(arguments)
     keep_freed_memory()  # as the command does
     if options.evaluate:
-        found = evaluate_twice(options.data_root, options.evaluate, options.cache)
+        found = evaluate_twice(options.data_root, options.evaluate)
     elif options.stream:
         found = stream(options.data_root, options.stream, options.budget)
     else:

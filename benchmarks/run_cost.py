@@ -21,6 +21,7 @@ from clipfit_cli.engine import environment
 from clipfit_cli.engine.precision import resolve_precision
 from clipfit_cli.engine.seeding import steps_per_epoch
 from clipfit_cli.engine.train import Batches, Plan, train
+from clipfit_cli.models.source import find_blueprint
 from clipfit_cli.process import keep_freed_memory
 
 
@@ -40,7 +41,7 @@ def main() -> None:
     keep_freed_memory()  # as the command does
 
     device = environment.resolve_device(options.device)
-    precision = resolve_precision(options.precision, device, options.backbone)
+    precision = resolve_precision(options.precision, device, find_blueprint(options.backbone))
     bundle = random_bundle(options.backbone, device)
     info = methods.get(options.method)
     names = [f"texture number {index}" for index in range(options.classes)]
@@ -73,7 +74,8 @@ def main() -> None:
         return (time.perf_counter() - start) / steps
 
     run(1)
-    environment.reset_peak_memory(device)
+    peak = environment.PeakMemory(device)
+    peak.begin()
     step_s = run(options.steps)
     steps = options.epochs * steps_per_epoch(options.images, options.batch_size)
     print(
@@ -87,7 +89,7 @@ def main() -> None:
                 "precision": precision,
                 "tflop_per_step": round(counter.get_total_flops() / 1e12, 3),
                 "step_s": round(step_s, 3),
-                "peak_memory_mib": round(environment.peak_memory_mib(device) or 0),
+                "peak_memory_mib": round(peak.mib() or 0),
                 "steps_of_the_run": steps,
                 "training_of_the_run_h": round(steps * step_s / 3600, 2),
                 "versions": environment.versions(),

@@ -5,15 +5,14 @@ From Python, `clipfit_cli.load_adapter(PATH)` gives a saved adapter ready to cla
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from clipfit_cli._version import __version__ as __version__
 
+TYPE_CHECKING = False  # of typing's, which would be read before a command can heed Ctrl-C
 if TYPE_CHECKING:
     from clipfit_cli.adapters.predict import load_adapter as load_adapter
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """Import what needs torch when it is first asked for."""
     if name == "load_adapter":
         from clipfit_cli.adapters.predict import load_adapter

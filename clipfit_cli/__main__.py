@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from clipfit_cli import process
-
 
 def main() -> None:
-    """Run the command line."""
-    process.set_up()
-    from clipfit_cli.cli.app import app
+    """Run the command line; what goes wrong outside of a command, in the first moments too, is a message as well."""
+    try:
+        from clipfit_cli import process
 
-    app(prog_name="clipfit")
+        process.set_up()
+        from clipfit_cli.cli.app import app
+
+        app(prog_name="clipfit")
+    except (Exception, KeyboardInterrupt) as error:
+        from clipfit_cli.cli.errors import report
+
+        raise SystemExit(report(error)) from None
 
 
 if __name__ == "__main__":

@@ -101,25 +101,21 @@ class TestSet:
 
 
 @dataclass(frozen=True)
-class RunConfig:
-    """One training (or none) and the evaluations that follow it.
+class TrainingConfig:
+    """One training, or the use of a model as it is: what decides its numbers, beside data and weights themselves.
 
     Attributes:
-        protocol: Which table the run belongs to.
         dataset, subset: What is trained on. For a method that does not train, what is tested.
         shots: Training images per class; None = all; 0 = nothing is trained.
         seed: Decides the draw, the batch order and the augmentation.
         method: The method's name.
         settings: The method's resolved settings, every one of them.
         model: Backbone and weights.
-        schedule: None where nothing is trained.
-        precision: Resolved: fp32, bf16 or fp16.
-        tests: Where the result is tested.
-        adapter: Path of a saved adapter that is scored instead of training one.
+        stages: How long and how fast, stage by stage; empty where nothing is trained.
+        precision: Of the towers; resolved before anything is computed: fp32, bf16 or fp16.
         templates: Prompt templates of every data set of the run; empty = each data set's own.
     """
 
-    protocol: ProtocolName
     dataset: str
     subset: Subset
     shots: int | None
@@ -127,15 +123,31 @@ class RunConfig:
     method: str
     settings: dict[str, Any]
     model: ModelConfig
-    schedule: ScheduleConfig | None
+    stages: tuple[ScheduleConfig, ...]
     precision: Precision
-    tests: tuple[TestSet, ...]
-    adapter: str | None = None
     templates: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.shots is not None and self.shots < 0:
             raise ConfigError(f"shots must be at least 1, got {self.shots}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(TrainingConfig):
+    """One training (or none) and the evaluations that follow it.
+
+    Attributes:
+        protocol: Which table the run belongs to.
+        tests: Where the result is tested.
+        adapter: Path of a saved adapter that is scored instead of training one.
+    """
+
+    protocol: ProtocolName
+    tests: tuple[TestSet, ...]
+    adapter: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.tests:
             raise ConfigError("a run needs at least one test set")
 
@@ -161,6 +173,7 @@ class Request:
         targets: Test data sets of `xdataset`.
         subset: Class group for `few-shot` runs.
         templates: Prompt templates for every data set; empty = each data set's own.
+        shifts: Targets that are the source's classes in another domain, beside those that are known.
     """
 
     datasets: tuple[str, ...]
@@ -175,6 +188,7 @@ class Request:
     subset: Subset = "all"
     targets: tuple[TestSet, ...] = ()
     templates: tuple[str, ...] = ()
+    shifts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.datasets:

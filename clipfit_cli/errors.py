@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from pathlib import Path
+
+_UNPRINTABLE = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""What drives a terminal or turns the order of a line, and halves of characters; a new line is none of them."""
 
 
 class ClipfitError(Exception):
@@ -38,7 +42,7 @@ class UnknownNameError(ConfigError):
             hint = f"Known: {', '.join(self.known)}."
         else:
             hint = f"{len(self.known)} names are known, none of them close."
-        super().__init__(f"unknown {kind} {name!r}. {hint}")
+        super().__init__(f"unknown {kind} {shortened(name)!r}. {hint}")
 
 
 class DataError(ClipfitError):
@@ -83,6 +87,10 @@ class TrainingError(ClipfitError):
     """Training cannot go on: the loss is no longer a finite number."""
 
 
+class UndefinedClasses(ClipfitError):
+    """A method has no answer for these classes; the test is left out, and its cells are empty."""
+
+
 class SweepError(ClipfitError):
     """Some runs of a sweep failed; the others are finished and stored."""
 
@@ -93,3 +101,18 @@ def first_line(error: BaseException) -> str:
     """Return the first line of a foreign error's message, cut to 200 characters, without its full stop."""
     text = str(error).strip() or type(error).__name__
     return text.splitlines()[0][:200].rstrip(".")
+
+
+def shortened(text: str) -> str:
+    """Return what a message shows of a text that can be of any length: all of it, or its two ends."""
+    return text if len(text) <= 200 else f"{text[:140]} ... {text[-40:]}"
+
+
+def printable(text: str) -> str:
+    """Return a text whose control characters, which drive a terminal, are written as escapes such as ``\\x1b``."""
+    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def counted(count: int, noun: str) -> str:
+    """Return ``1 run``, ``2 runs``: the number with its noun, which is given in the singular."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
+import glob
 import hashlib
 import os
+import shutil
 import stat
 import tempfile
 import time
@@ -15,7 +18,8 @@ from typing import IO
 
 from clipfit_cli.errors import ConfigError
 
-_UNFINISHED = ".unfinished"
+_UNFINISHED, _OLD = ".unfinished", ".old.unfinished"
+_HERE, _RENAME_EXCHANGE = -100, 2  # Linux's fcntl.h and fs.h
 _MOST_TEXT = 200_000_000
 _YOUNG_S = 2.0
 """An empty file of this age may be one whose writer is about to lock it."""
@@ -32,9 +36,7 @@ def expanded(text: str | Path) -> Path:
             raise ConfigError(f"{str(text)!r} is no path: there is a NUL in it")
         return Path(text).expanduser()
     except RuntimeError:
-        raise ConfigError(
-            f"{text} begins with the home folder of a user who is not here; give the whole path"
-        ) from None
+        raise ConfigError(f"{text}: there is no user of that name here; give the whole path") from None
 
 
 def open_regular(path: Path) -> IO[bytes]:
@@ -82,18 +84,32 @@ def read_text(path: Path) -> str:
         raise OSError(errno.EILSEQ, f"it is not UTF-8 text ({error}); save it as UTF-8") from error
 
 
-def file_sha256(*paths: Path) -> str:
-    """Return the sha256 (hex) of the bytes of files, one after another.
+def file_sha256(*paths: Path, kind: str = "sha256") -> str:
+    """Return the sha256 (hex), or another digest, of the bytes of files, one after another.
 
     Raises:
         OSError: One cannot be read.
     """
-    digest = hashlib.sha256()
+    digest = hashlib.new(kind, usedforsecurity=False)
     for path in paths:
         with open_regular(path) as stream:
             while block := stream.read(1 << 20):
                 digest.update(block)
     return digest.hexdigest()
+
+
+def why_unreadable(path: Path) -> str | None:
+    """Return what keeps a file from being read, as the end of a sentence about it; None where nothing does.
+
+    Pipes and devices, which may never end, are not opened.
+    """
+    try:
+        open_regular(path).close()
+    except (FileNotFoundError, NotADirectoryError):
+        return "does not exist"
+    except OSError as error:
+        return f"cannot be read: {error.strerror or error}"
+    return None
 
 
 @contextmanager
@@ -113,10 +129,10 @@ def written_whole(path: Path) -> Iterator[IO[bytes]]:
     descriptor, unfinished = tempfile.mkstemp(_UNFINISHED, f".{path.name[:100]}.", path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            _lock(file)
+            _lock(descriptor)
             yield file
             file.flush()
-            os.fchmod(descriptor, 0o666 & ~_umask())
+            os.chmod(unfinished, 0o666 & ~_umask())  # noqa: PTH101
             os.fsync(descriptor)
             os.replace(unfinished, path)  # noqa: PTH105
     except BaseException:
@@ -137,14 +153,46 @@ def write_whole(path: Path, content: str | bytes) -> None:
 
 
 def remove_unfinished(path: Path) -> None:
-    """Remove what killed processes left of a file; what another process is writing stays."""
+    """Remove what killed processes left of a file or folder; what another process is writing stays."""
     with suppress(OSError):
-        for left in path.parent.glob(f".{_literal(path.name[:100])}.*{_UNFINISHED}"):
-            with suppress(OSError), left.open("rb+") as file:
-                state = os.fstat(file.fileno())
-                if state.st_size or time.time() - state.st_mtime > _YOUNG_S:
-                    _lock(file)
+        for left in path.parent.glob(f".{glob.escape(path.name[:100])}.*{_UNFINISHED}"):
+            with suppress(OSError), _held(left) as state:
+                if left.name.endswith(_OLD) and not path.exists():
+                    left.rename(path)
+                elif left.is_dir():
+                    shutil.rmtree(left)
+                elif state.st_size or time.time() - state.st_mtime > _YOUNG_S:
                     left.unlink()
+
+
+@contextmanager
+def folder_written_whole(path: Path) -> Iterator[Path]:
+    """Yield an empty folder to fill; at the end of the block, and not before, it takes the place of `path` in one step.
+
+    If anything goes wrong, what was there stays. What killed processes left of the same folder is removed, and where
+    one died while it replaced the folder in two steps (no Linux), the earlier folder is put back.
+
+    Args:
+        path: Anything that is there is replaced; the folder above it is made if it is not there.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_unfinished(path)
+    unfinished = Path(tempfile.mkdtemp(_UNFINISHED, f".{path.name[:100]}.", path.parent))
+    try:
+        with _held(unfinished):
+            yield unfinished
+            unfinished.chmod(0o777 & ~_umask())
+            flush_folder(unfinished)
+            if path.is_dir():
+                _exchange(unfinished, path)
+            else:
+                unfinished.rename(path)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    flush_folder(path.parent)
 
 
 def flush_folder(path: Path) -> None:
@@ -161,24 +209,55 @@ def _open_at_once(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
-def _literal(name: str) -> str:
-    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
-
-
 def _umask() -> int:
     mask = os.umask(0o077)
     os.umask(mask)
     return mask
 
 
-def _lock(file: IO[bytes]) -> None:
-    """Hold a file against every other process; free again when this one closes it, or dies.
+def _exchange(new: Path, path: Path) -> None:
+    """Put a new folder in the place of another, which is then within or in the place of the new one."""
+    try:
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.renameat2(_HERE, os.fsencode(new), _HERE, os.fsencode(path), _RENAME_EXCHANGE) == 0:
+            return
+    except (AttributeError, TypeError):  # no Linux, or an old one
+        pass
+    old = new.with_name(new.name.replace(_UNFINISHED, _OLD))
+    path.rename(old)
+    try:
+        new.rename(path)
+    except OSError:
+        old.rename(path)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def _held(path: Path) -> Iterator[os.stat_result]:
+    """Hold a file or folder against every other process, and give its state.
 
     Raises:
         OSError: Another holds it.
     """
-    try:
-        import fcntl
-    except ImportError:  # Windows, which does not remove a file that is open
+    if os.name == "nt":  # which opens no folder, and removes nothing that is open
+        yield path.stat()
         return
-    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        _lock(descriptor)
+        yield os.fstat(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int) -> None:
+    """Hold an open file until it is closed, or its process dies.
+
+    Raises:
+        OSError: Another process holds it.
+    """
+    if os.name != "nt":
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

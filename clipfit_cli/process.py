@@ -3,20 +3,71 @@
 from __future__ import annotations
 
 import gc
+import io
 import os
+import re
+import signal
 import sys
+from typing import Any
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 _MOST = 2**31 - 1
 _GIB = 2**30
 
 
+class Terminated(KeyboardInterrupt):
+    """The process was told to end, by the signal whose number this holds; whatever heeds Ctrl-C heeds this.
+
+    Ctrl-C itself is one, too: Python dies of a plain `KeyboardInterrupt` that went through an `exec`, caught or not.
+    """
+
+
 def set_up() -> None:
     """Make the process ready; to be called before torch is imported."""
+    for number in {signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}:  # Windows lacks the last
+        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):  # else it is to be ignored
+            signal.signal(number, _terminate)
+    if sys.platform != "win32":  # there a console is no file
+        for number, name in enumerate(("stdin", "stdout", "stderr")):
+            stream = getattr(sys, name)
+            if stream is None:  # closed: else the next file that is opened, an adapter say, would get what is printed
+                os.open(os.devnull, os.O_RDONLY)
+            if number:
+                raw, encoding = _Stream(number, "w", closefd=False), getattr(stream, "encoding", "utf-8")
+                wrapped = io.TextIOWrapper(io.BufferedWriter(raw), encoding, "backslashreplace", line_buffering=True)
+                setattr(sys, name, wrapped)
+    for name in ("COLUMNS", "LINES", "TERMINAL_WIDTH"):
+        if not re.fullmatch("[1-9][0-9]{0,3}", os.environ.get(name, "80")):  # no size that a terminal has
+            del os.environ[name]
     # while torch and open_clip are imported there is nothing for Python's collector to find
     gc.set_threshold(100_000)
     _let_waiting_threads_sleep()
     keep_freed_memory()
+
+
+def _terminate(number: int, _: object) -> None:
+    raise Terminated(number)
+
+
+class _Stream(io.FileIO):
+    """Stdout or stderr: once it fails it takes all in vain, for the interpreter would stumble over it at the end.
+
+    A loss of progress and notes stops no work. Of stdout it is an error, but where nobody reads any longer, as `head`
+    does: then the process ends quietly, with 128 and the number of SIGPIPE.
+    """
+
+    def write(self, data: Any, /) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
+            if self.fileno() == 2:
+                return super().write(data)
+            raise (
+                SystemExit(141)
+                if isinstance(error, BrokenPipeError)
+                else OSError(error.errno, error.strerror, "stdout")
+            ) from None
 
 
 def _let_waiting_threads_sleep() -> None:

@@ -15,6 +15,7 @@ from clipfit_cli.errors import ConfigError
 from clipfit_cli.files import (
     expanded,
     file_sha256,
+    folder_written_whole,
     read_bytes,
     read_text,
     remove_unfinished,
@@ -62,6 +63,32 @@ def test_what_a_killed_process_left_goes_and_what_is_being_written_stays(tmp_pat
     remove_unfinished(path)
     assert sorted(found.name for found in tmp_path.iterdir()) == ["a1x.csv", path.name]
     assert path.read_text(encoding="utf-8") == "whole"
+
+
+@pytest.mark.parametrize("has_exchange", [True, False])
+def test_a_folder_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_exchange: bool) -> None:
+    if not has_exchange:
+        monkeypatch.setattr("ctypes.CDLL", lambda *_, **__: None)
+    path = tmp_path / "run"
+    for content in ("one", "two"):
+        with folder_written_whole(path) as folder:
+            (folder / content).write_text(content, encoding="utf-8")
+        with pytest.raises(ZeroDivisionError), folder_written_whole(path) as folder:
+            (folder / "three").touch()
+            raise ZeroDivisionError
+        assert [found.name for found in path.iterdir()] == [content]
+    assert list(tmp_path.iterdir()) == [path]
+    assert path.stat().st_mode & 0o777 == 0o777 & ~_umask()
+
+
+def test_a_folder_comes_back_if_its_writer_dies_between_two_renames(tmp_path: Path) -> None:
+    path, old = tmp_path / "run", tmp_path / ".run.xyz.old.unfinished"
+    old.mkdir()
+    (old / "record").touch()
+    (tmp_path / ".run.xyz.unfinished").mkdir()
+    remove_unfinished(path)
+    assert (path / "record").exists()
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_an_empty_file_goes_once_it_is_old(tmp_path: Path) -> None:

@@ -65,14 +65,14 @@ def test_what_one_run_freed_does_not_count_as_memory_of_the_next() -> None:
 from clipfit_cli import process
 process.keep_freed_memory()
 import torch
-from clipfit_cli.engine.environment import peak_memory_mib, reset_peak_memory
-cpu = torch.device("cpu")
+from clipfit_cli.engine.environment import PeakMemory
+memory = PeakMemory(torch.device("cpu"))
 blocks = [torch.ones(4 << 20) for _ in range(20)]  # 16 MiB each, the first half of them freed
 kept = torch.ones(1)
 del blocks[:10]
-full = peak_memory_mib(cpu)
-reset_peak_memory(cpu)
-print(full - peak_memory_mib(cpu))
+full = memory.mib()
+memory.begin()
+print(full - memory.mib())
 """
     out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     assert float(out) > 150

@@ -5,19 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import torch
 from torch import nn
 
 from clipfit_cli import methods
-from clipfit_cli.config import BnMode, ModelConfig
-from clipfit_cli.engine.checkpoint import AdapterCard, check_weights, find_adapter, load_tensors, read_card
-from clipfit_cli.errors import CheckpointError, ConfigError
+from clipfit_cli.config import ModelConfig
+from clipfit_cli.engine.checkpoint import AdapterCard, check_weights, find_adapter, load_tensors, read_card, settings_of
+from clipfit_cli.errors import ConfigError
 from clipfit_cli.methods.base import Adapted, Mergeable
 from clipfit_cli.models.bundle import ClipBundle
 from clipfit_cli.models.load import load_bundle
-from clipfit_cli.models.weights import find_weights
+from clipfit_cli.models.source import ModelSource, find_source
 
 
 @dataclass(frozen=True)
@@ -27,12 +26,14 @@ class AttachedAdapter:
     Attributes:
         adapted: In evaluation mode.
         bundle: The model beneath, unchanged.
+        source: Where that model came from.
         card: What the adapter says of itself.
         folder: Where it was found.
     """
 
     adapted: Adapted
     bundle: ClipBundle
+    source: ModelSource
     card: AdapterCard
     folder: Path
 
@@ -61,21 +62,18 @@ def attach_adapter(
         UnknownNameError: Backbone, weights or method are not known.
         ConfigError: A prompt is too long for the text tower.
     """
-    folder = find_adapter(path.expanduser())
+    folder = find_adapter(path)
     card = read_card(folder)
     info = methods.get(card.method)
-    config = ModelConfig(backbone or card.backbone, pretrained or card.pretrained, cast(BnMode, card.bn))
-    weights = find_weights(config.backbone, config.pretrained, say=say)
-    check_weights(card, folder, config, weights.sha256)
-    bundle = load_bundle(config, device=device, weights=weights)
-    try:
-        settings = info.settings(**card.settings)
-    except TypeError as error:
-        raise CheckpointError(f"the adapter in {folder} has settings that {card.method} lacks ({error})") from error
+    settings = settings_of(card, info)
+    config = ModelConfig(backbone or card.backbone, pretrained or card.pretrained, card.bn)
+    source = find_source(config, say=say)
+    check_weights(card, folder, config, source.sha256)
+    bundle = load_bundle(config, device=device, source=source)
     adapted = info.attach(bundle, class_names or card.class_names, card.prompt_templates, settings)
     load_tensors(adapted, folder, bundle)
     adapted.train_mode(False)
-    return AttachedAdapter(adapted, bundle, card, folder)
+    return AttachedAdapter(adapted, bundle, source, card, folder)
 
 
 def merged_model(adapted: Adapted, method: str) -> nn.Module:

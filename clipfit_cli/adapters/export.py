@@ -3,31 +3,48 @@
 from __future__ import annotations
 
 import json
-import secrets
+import os
 import shutil
 from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
+import msgspec
 import torch
 from torch import nn
 
-from clipfit_cli import methods
+from clipfit_cli._version import __version__
 from clipfit_cli.adapters.attach import attach_adapter, merged_model
-from clipfit_cli.config import TINY_BACKBONE, ModelConfig
-from clipfit_cli.engine.checkpoint import CARD_FILE, WEIGHTS_FILE, write_tensors
+from clipfit_cli.config import ModelConfig
+from clipfit_cli.engine.checkpoint import CARD_FILE, WEIGHTS_FILE, tensors_to_bytes
 from clipfit_cli.errors import CheckpointError, ConfigError, ResultsError
+from clipfit_cli.files import expanded, file_sha256, folder_written_whole, read_bytes, remove_unfinished
 from clipfit_cli.models.bundle import ClipBundle
 from clipfit_cli.models.load import load_bundle
 from clipfit_cli.models.model_folder import CONFIG_FILE, WEIGHTS_FILES
-from clipfit_cli.models.weights import find_weights
-from clipfit_cli.results.record import from_json
-from clipfit_cli.results.store import RECORD_FILE
+from clipfit_cli.models.source import ModelSource, find_source
+from clipfit_cli.results.store import RECORD_FILE, find_run
 from clipfit_cli.runs.workspace import image_spec
 
 MODEL_FILE = WEIGHTS_FILES[0]
+MARK_FILE = ".clipfit-export.json"
+_MOST_MARK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Mark:
+    """Tells an exported folder from any other.
+
+    Attributes:
+        clipfit: The version that wrote it.
+        run_key: Of the run.
+        files: Name -> sha256 of all others.
+    """
+
+    clipfit: str
+    run_key: str
+    files: dict[str, str]
 
 
 class _Merged(NamedTuple):
@@ -35,7 +52,9 @@ class _Merged(NamedTuple):
 
     model: nn.Module
     bundle: ClipBundle
-    card: Path | None
+    source: ModelSource
+    run_key: str
+    card: Path | None = None
 
 
 def export(
@@ -55,7 +74,7 @@ def export(
         run: Folder of a run, or one of its adapter's two files; of a method that trains nothing, the folder of a run
             gives the model as it was.
         out: Must not exist.
-        force: Replace `out`, which then must be an earlier export or an empty folder.
+        force: Replace `out`, which then must be an earlier export with nothing added, or an empty folder.
         backbone, pretrained: Where the model's weights are found now; None = as in the run.
         say: Told where weights are fetched from, if they have to be.
 
@@ -65,113 +84,84 @@ def export(
         ModelError: The model's weights are not to be had.
         ResultsError: The folder cannot be written.
     """
-    out = out.expanduser().resolve()  # of a link, its target is replaced
+    out = Path(os.path.realpath(expanded(out)))  # of a link, its target is replaced
+    run = expanded(run)
+    remove_unfinished(out)
     _check_target(out, force=force)
-    merged = _merge(run.expanduser(), backbone, pretrained, say)
-    config = _config(merged.bundle)
-    unfinished = out.parent / f".{out.name}.unfinished-{secrets.token_hex(4)}"
+    merged = _merge(run, backbone, pretrained, say)
+    if any(Path(os.path.realpath(path)).is_relative_to(out) for path in (run, merged.source.path)):
+        raise ConfigError(f"{out} holds what is being exported, or the model it needs; name another folder with --out")
     try:
-        unfinished.mkdir(parents=True)
-        write_tensors(unfinished / MODEL_FILE, _state(merged.model))
-        (unfinished / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        if config["model_cfg"]["text_cfg"].get("hf_tokenizer_name"):
-            _save_tokenizer(merged.bundle.backbone, unfinished)
-        if merged.card:
-            shutil.copyfile(merged.card, unfinished / CARD_FILE)
-        _put_in_place(unfinished, out)
+        with folder_written_whole(out) as folder:
+            _write(folder, merged)
     except OSError as error:
         raise ResultsError(f"cannot write {out}: {error.strerror or error}; an earlier export is untouched") from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     return out
+
+
+def _write(folder: Path, merged: _Merged) -> None:
+    """Write all files into an empty folder, numbers with a fraction as float32, the mark last."""
+    config = _config(merged)
+    state = merged.model.state_dict()
+    plain = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+    (folder / MODEL_FILE).write_bytes(tensors_to_bytes(plain))
+    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    if config["model_cfg"]["text_cfg"].get("hf_tokenizer_name"):
+        cast(Any, merged.bundle.tokenizer).save_pretrained(str(folder))
+    if merged.card:
+        shutil.copyfile(merged.card, folder / CARD_FILE)
+    for path in (files := sorted(folder.iterdir())):
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    mark = Mark(__version__, merged.run_key, {path.name: file_sha256(path) for path in files})
+    (folder / MARK_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(mark), indent=2) + b"\n")
 
 
 def _check_target(out: Path, *, force: bool) -> None:
     """Refuse to overwrite what is there, unless told to, and anything but an export even then."""
-    if not out.exists():
+    if not os.path.lexists(out):
         return
     if not force:
         raise ConfigError(f"{out} exists already; name another folder with --out, or replace it with --force")
-    if not out.is_dir() or (any(out.iterdir()) and not (out / CONFIG_FILE).is_file()):
-        raise ConfigError(f"{out} is no exported model, so --force does not replace it; name another folder with --out")
+    try:
+        names = {path.name for path in out.iterdir()}
+        mark = msgspec.json.decode(read_bytes(out / MARK_FILE, _MOST_MARK), type=Mark) if names else None
+    except (OSError, ValueError, RecursionError):
+        raise ConfigError(
+            f"{out} is no exported model, or one of clipfit 0.1, which left no {MARK_FILE}; --force does not replace "
+            "it: name another folder with --out, or delete this one"
+        ) from None
+    if mark and (others := sorted(names - mark.files.keys() - {MARK_FILE})):
+        raise ConfigError(f"{out} holds what no export wrote ({others[0]}); move it away, or name another folder")
 
 
 def _merge(run: Path, backbone: str | None, pretrained: str | None, say: Callable[[str], None] | None) -> _Merged:
     """Return the tuned model, on the CPU; of a run that trained nothing, the model as it is."""
     cpu = torch.device("cpu")
-    if not (run / RECORD_FILE).is_file() or (run / WEIGHTS_FILE).is_file():
+    if not os.path.isfile(run / RECORD_FILE) or os.path.isfile(run / WEIGHTS_FILE):  # noqa: PTH113
         attached = attach_adapter(run, device=cpu, backbone=backbone, pretrained=pretrained, say=say)
         model = merged_model(attached.adapted, attached.card.method)
-        return _Merged(model, attached.bundle, attached.folder / CARD_FILE)
-    path = run / RECORD_FILE
-    record = from_json(path.read_text(encoding="utf-8"), path)
+        return _Merged(model, attached.bundle, attached.source, attached.card.run_key, attached.folder / CARD_FILE)
+    record = find_run(run)
+    assert record is not None
     used = record.config.model
-    if record.config.adapter or methods.get(record.config.method).trains:
+    if record.adapter_sha256:
         raise CheckpointError(f"the run in {run} holds no adapter of its own; give the run that trained one")
     model_config = ModelConfig(backbone or used.backbone, pretrained or used.pretrained, used.bn)
-    weights = find_weights(model_config.backbone, model_config.pretrained, say=say)
-    if weights.sha256 != record.weights_sha256:
+    source = find_source(model_config, say=say)
+    bundle = load_bundle(model_config, device=cpu, source=source)
+    if (source.sha256, bundle.activation) != (record.weights_sha256, record.activation):
         raise CheckpointError(
-            f"the run in {run} used other weights ({record.weights_sha256[:12]}) than {model_config.backbone} / "
-            f"{model_config.pretrained} ({weights.sha256[:12]}); leave --backbone and --pretrained out to use its own"
+            f"the run in {run} used other weights ({record.weights_sha256[:12]}, {record.activation}) than "
+            f"{bundle.backbone} / {bundle.pretrained} ({source.sha256[:12]}, {bundle.activation}); leave --backbone "
+            "and --pretrained out to use its own"
         )
-    bundle = load_bundle(model_config, device=cpu, weights=weights)
-    if bundle.activation != record.activation:
-        raise CheckpointError(
-            f"the run in {run} used {record.activation}, but {bundle.backbone} runs with {bundle.activation}; leave "
-            "--backbone out to use its own"
-        )
-    return _Merged(bundle.model, bundle, None)
+    return _Merged(bundle.model, bundle, source, record.key)
 
 
-def _config(bundle: ClipBundle) -> dict[str, Any]:
+def _config(merged: _Merged) -> dict[str, Any]:
     """Return what open_clip's ``local-dir:`` and its folders on the hub need to know of a model."""
-    model = {**_architecture(bundle.backbone), "quick_gelu": bundle.activation == "quickgelu"}
-    preprocess = asdict(image_spec(bundle))
+    model = {**merged.source.model_cfg, "quick_gelu": merged.bundle.activation == "quickgelu"}
+    preprocess = asdict(image_spec(merged.bundle))
     del preprocess["size"]  # it is the image tower's
     return {"model_cfg": model, "preprocess_cfg": preprocess}
-
-
-def _architecture(backbone: str) -> dict[str, Any]:
-    """Return open_clip's configuration of a backbone; it is named, or in a folder or on the hub."""
-    if backbone == TINY_BACKBONE:
-        from clipfit_cli.models.tiny import TINY_CONFIG
-
-        return TINY_CONFIG
-    import open_clip
-
-    config: dict[str, Any] = open_clip.get_model_config(_open_clip_name(backbone))
-    return config
-
-
-def _save_tokenizer(backbone: str, folder: Path) -> None:
-    """Write the files of a Hugging Face tokenizer, which ``local-dir:`` looks for beside the weights."""
-    import open_clip
-
-    open_clip.get_tokenizer(_open_clip_name(backbone)).save_pretrained(str(folder))
-
-
-def _open_clip_name(backbone: str) -> str:
-    return f"local-dir:{backbone}" if Path(backbone).is_dir() else backbone
-
-
-def _state(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Return all tensors by name, numbers with a fraction as float32."""
-    state = model.state_dict()
-    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
-
-
-def _put_in_place(unfinished: Path, out: Path) -> None:
-    """Rename the new folder; an old one is moved aside first and removed last."""
-    if not out.exists():
-        unfinished.rename(out)
-        return
-    old = unfinished.with_name(f"{unfinished.name}-old")
-    out.rename(old)
-    try:
-        unfinished.rename(out)
-    except OSError:
-        with suppress(OSError):
-            old.rename(out)
-        raise
-    shutil.rmtree(old, ignore_errors=True)

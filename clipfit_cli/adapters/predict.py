@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -19,7 +20,6 @@ from clipfit_cli.data.files.decode import rgb_of
 from clipfit_cli.data.files.pictures import unlabelled
 from clipfit_cli.data.pixels.images import ImageStore
 from clipfit_cli.data.pixels.transforms import eval_crop, normalise
-from clipfit_cli.engine.checkpoint import find_adapter, read_card
 from clipfit_cli.engine.environment import resolve_device
 from clipfit_cli.engine.micro_batches import MicroBatches, is_out_of_memory
 from clipfit_cli.engine.precision import autocast, resolve_precision
@@ -211,9 +211,8 @@ def load_adapter(
     if precision not in PRECISIONS:
         raise UnknownNameError("precision", precision, PRECISIONS)
     machine = resolve_device(device)
-    trained_on = read_card(find_adapter(Path(path).expanduser())).backbone
-    resolved = resolve_precision(cast(Precision, precision), machine, backbone or trained_on)
     attached = attach_adapter(Path(path), device=machine, backbone=backbone, pretrained=pretrained, say=say)
+    resolved = resolve_precision(cast(Precision, precision), machine, attached.source)
     return Classifier(attached, precision=resolved, say=say)
 
 
@@ -225,12 +224,11 @@ def check_classes(class_names: Sequence[str]) -> tuple[str, ...]:
     """
     if isinstance(class_names, str) or len(class_names) < 2:
         raise ConfigError(f"expected two or more class names to choose from, got {class_names!r}")
-    seen: dict[str, str] = {}
-    for name in class_names:
-        words = " ".join(name.replace("_", " ").lower().split())
-        if not words:
-            raise ConfigError(f"class name {name!r} is empty")
-        if words in seen:
-            raise ConfigError(f"the classes {seen[words]!r} and {name!r} make the same prompt; leave one of them out")
-        seen[words] = name
+    prompts = [" ".join(name.replace("_", " ").lower().split()) for name in class_names]
+    ((prompt, count),) = Counter(prompts).most_common(1)
+    if "" in prompts:
+        raise ConfigError(f"class name {class_names[prompts.index('')]!r} is empty")
+    if count > 1:
+        first, second, *_ = (name for name, own in zip(class_names, prompts, strict=True) if own == prompt)
+        raise ConfigError(f"the classes {first!r} and {second!r} make the same prompt; leave one of them out")
     return tuple(class_names)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from clipfit_cli._version import __version__
 from clipfit_cli.cli import data, models
 from clipfit_cli.cli.base2new import base2new
 from clipfit_cli.cli.compare import compare
+from clipfit_cli.cli.errors import reported
 from clipfit_cli.cli.eval import eval_
 from clipfit_cli.cli.export import export
 from clipfit_cli.cli.methods import methods
@@ -17,7 +19,19 @@ from clipfit_cli.cli.predict import predict
 from clipfit_cli.cli.train import train
 from clipfit_cli.cli.xdataset import xdataset
 
+
+class _Reporting(TyperGroup):
+    """Reports what goes wrong in any command, and in reading its options."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        return reported(super().make_context)(*args, **kwargs)
+
+    def invoke(self, ctx: Any) -> Any:
+        return reported(super().invoke)(ctx)
+
+
 app = typer.Typer(
+    cls=_Reporting,
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_show_locals=False,

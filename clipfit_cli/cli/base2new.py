@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import partial
 
-from clipfit_cli.cli.console import check_output, note
 from clipfit_cli.cli.execute import execute
 from clipfit_cli.cli.model_options import ModelOptions
 from clipfit_cli.cli.options import (
@@ -16,8 +15,7 @@ from clipfit_cli.cli.options import (
     RunOptions,
     command,
 )
-from clipfit_cli.cli.prompts import choose_templates
-from clipfit_cli.cli.request import build_request, choose_datasets, choose_model, data_root_of
+from clipfit_cli.cli.request import ask
 from clipfit_cli.cli.words import parse_methods
 
 
@@ -35,27 +33,17 @@ def base2new(
 
     H of an average row is the harmonic mean of the averages, as published; the mean of the H stands beside it.
     """
-    check_output(output)
-    say = partial(note, quiet=output.quiet)
-    data_root = data_root_of(root.data_root)
-    datasets, own = choose_datasets(data.dataset, data_root, say, prompts.class_names)
-    request = build_request(
-        datasets=datasets,
+    asked = ask(
         methods=parse_methods(training.method, training.set_),
-        model=choose_model(machine, datasets, say),
-        machine=machine,
+        data=data,
+        root=root,
+        prompts=prompts,
         draw=draw,
         training=training,
-        templates=choose_templates(prompts),
+        machine=machine,
+        output=output,
     )
     from clipfit_cli.protocols import base2new as protocol
     from clipfit_cli.protocols import compare
 
-    execute(
-        protocol.plan(request),
-        output,
-        data_root=data_root,
-        own=own,
-        machine=machine,
-        summarise=partial(compare.summarise, "base2new"),
-    )
+    execute(protocol.plan(asked.request), asked, machine, output, partial(compare.summarise, "base2new"))

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from clipfit_cli.cli.console import check_output, note
 from clipfit_cli.cli.execute import execute
 from clipfit_cli.cli.model_options import ModelOptions
 from clipfit_cli.cli.options import (
@@ -23,16 +22,9 @@ from clipfit_cli.cli.options import (
     complete_method,
     complete_protocol,
 )
-from clipfit_cli.cli.prompts import choose_templates
-from clipfit_cli.cli.request import (
-    build_request,
-    choose_datasets,
-    choose_model,
-    choose_transfer,
-    data_root_of,
-)
+from clipfit_cli.cli.request import ask
 from clipfit_cli.cli.words import parse_methods
-from clipfit_cli.config import MethodChoice, TestSet
+from clipfit_cli.config import MethodChoice
 from clipfit_cli.errors import ConfigError
 
 ZERO_SHOT = MethodChoice("zero-shot")
@@ -72,44 +64,31 @@ def compare(
 
     Finished runs are taken from --runs-dir; epochs, batch size and learning rate, where given, hold for all.
     """
-    check_output(output)
-    say = partial(note, quiet=output.quiet)
-    data_root = data_root_of(root.data_root)
     from clipfit_cli.protocols import compare as rules
 
     rules.protocol(protocol)
     candidates = parse_methods(training.method, training.set_)
     if len(candidates) > 1:
         raise ConfigError("compare takes one --method; name the others with --baseline")
-    baselines = parse_methods(baseline) if baseline else ()
     methods = [ZERO_SHOT]
-    methods += [choice for choice in (*baselines, *candidates) if choice not in methods]
-    targets: tuple[TestSet, ...] = ()
-    if protocol == "xdataset":
-        if data.dataset:
-            raise ConfigError("--protocol xdataset takes --source and --target instead of --dataset")
-        source, targets, own = choose_transfer(transfer.source, transfer.target, data_root, say, prompts.class_names)
-        datasets: tuple[str, ...] = (source,)
-    else:
-        if transfer.source or transfer.target:
-            raise ConfigError(f"--source and --target are for --protocol xdataset, not for {protocol}")
-        datasets, own = choose_datasets(data.dataset, data_root, say, prompts.class_names)
-    request = build_request(
-        datasets=datasets,
+    methods += [choice for choice in (*parse_methods(baseline or ["zero-shot"]), *candidates) if choice not in methods]
+    transfers = protocol == "xdataset"
+    if transfers and data.dataset:
+        raise ConfigError("--protocol xdataset takes --source and --target instead of --dataset")
+    if not transfers and (transfer.source or transfer.target or transfer.shift):
+        raise ConfigError(f"--source, --target and --shift are for --protocol xdataset, not for {protocol}")
+    asked = ask(
         methods=tuple(methods),
-        model=choose_model(machine, [*datasets, *(target.dataset for target in targets)], say),
-        machine=machine,
+        data=data,
+        transfer=transfer if transfers else None,
+        root=root,
+        prompts=prompts,
         draw=draw,
         training=training,
-        templates=choose_templates(prompts),
-        subset=classes.subset,
-        targets=targets,
-    )
-    execute(
-        rules.plan(protocol, request),
-        output,
-        data_root=data_root,
-        own=own,
         machine=machine,
-        summarise=partial(rules.summarise_leads, protocol, method=candidates[0]),
+        output=output,
+        subset=classes.subset,
     )
+    options: dict[str, Any] = {"shifts": asked.request.shifts} if transfers else {}
+    summarise = partial(rules.summarise_leads, protocol, method=candidates[0], **options)
+    execute(rules.plan(protocol, asked.request), asked, machine, output, summarise)

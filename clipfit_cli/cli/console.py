@@ -2,42 +2,31 @@
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console
 
-from clipfit_cli.cli.options import OutputOptions
-from clipfit_cli.errors import ClipfitError, ConfigError, ResultsError
+from clipfit_cli.cli.data_progress import DataProgress, clock
+from clipfit_cli.cli.errors import say
+from clipfit_cli.cli.options import OutputOptions, csv_file
+from clipfit_cli.errors import ClipfitError, ResultsError, counted, printable
+from clipfit_cli.files import write_whole
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
     from clipfit_cli.config import RunConfig
     from clipfit_cli.reports.tables import Table
-    from clipfit_cli.results.record import RunRecord
+    from clipfit_cli.results.record import Finished
 
 
 def note(text: str, *, quiet: bool) -> None:
     """Say something on stderr, unless quiet."""
     if not quiet:
-        typer.secho(text, err=True, dim=True)
-
-
-def check_output(options: OutputOptions) -> None:
-    """Do nothing if the output can be written as asked; called before any work.
-
-    Raises:
-        ConfigError: Two things want stdout, or the CSV file's folder does not exist.
-    """
-    if options.csv == "-" and options.json:
-        raise ConfigError("--csv - and --json both want stdout; write the CSV to a file, or leave one of them out")
-    if options.csv and options.csv != "-" and not Path(options.csv).expanduser().absolute().parent.is_dir():
-        raise ConfigError(f"the folder of --csv {options.csv} does not exist; make it first")
+        say(text, dim=True)
 
 
 def emit(table: Table, options: OutputOptions, *, for_people: Table | None = None, as_json: str | None = None) -> None:
@@ -50,30 +39,46 @@ def emit(table: Table, options: OutputOptions, *, for_people: Table | None = Non
         as_json: The text printed as JSON, where it has a form of its own; ends in a newline.
 
     Raises:
-        ResultsError: The CSV file cannot be written.
+        ResultsError: The CSV file cannot be written; all the same the table is printed.
+        OSError: Stdout cannot be written.
     """
     from clipfit_cli.reports.tables import to_csv, to_json
 
-    if options.csv and options.csv != "-":
-        path = Path(options.csv).expanduser()
-        try:
-            path.write_text(to_csv(table), encoding="utf-8", newline="")
-        except OSError as error:
-            raise ResultsError(f"cannot write {path}: {error.strerror or error}") from error
-    if options.csv == "-":
-        typer.echo(to_csv(table), nl=False)
-    elif options.json:
-        typer.echo(as_json or to_json(table), nl=False)
-    else:
-        from clipfit_cli.reports.terminal import to_terminal
+    try:
+        if options.csv == "-":
+            _print(to_csv(table))
+        elif options.json:
+            _print(as_json or to_json(table))
+        else:
+            from clipfit_cli.reports.terminal import to_terminal
 
-        Console().print(to_terminal(for_people or table))
-    if options.csv and options.csv != "-":
-        note(f"wrote {options.csv}", quiet=options.quiet)
+            console = Console()
+            with console.capture() as shown:
+                console.print(to_terminal(for_people or table))
+            _print(shown.get(), console.encoding)
+    finally:
+        if options.csv and options.csv != "-":
+            _write_csv(options.csv, to_csv(table))
+            note(f"wrote {options.csv}", quiet=options.quiet)
 
 
-class Reporter:
+def _print(text: str, encoding: str = "utf-8") -> None:
+    typer.echo(text.encode(encoding, "backslashreplace"), nl=False)
+
+
+def _write_csv(file: str, text: str) -> None:
+    path, whole = csv_file(file)
+    content = text.encode(errors="backslashreplace")
+    try:
+        write_whole(path, content) if whole else path.write_bytes(content)
+    except OSError as error:
+        raise ResultsError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+class Reporter(DataProgress):
     """Shows how a plan goes on: bars with the time left on a terminal, a line a run elsewhere, or nothing."""
+
+    note = DataProgress.say
 
     def __init__(self, *, quiet: bool, runs_dir: Path) -> None:
         """Decide how much is shown.
@@ -82,44 +87,29 @@ class Reporter:
             quiet: Show nothing.
             runs_dir: Named where finished runs are taken from it.
         """
-        self._quiet = quiet
+        super().__init__(quiet=quiet, counts_bytes=False)
         self._runs_dir = runs_dir
-        self._console = Console(stderr=True)
-        self._bars: Any = None
-        self._task: TaskID | None = None
+        self._plan: TaskID | None = None
         self._prefix = ""
-        self._reused = 0
+        self._reused = self._done = self._total = 0
+        self._took: list[float] = []
         self._started = time.monotonic()
 
-    def __enter__(self) -> Reporter:
-        if not self._quiet and self._console.is_terminal:
-            from rich import progress
-
-            self._bars = progress.Progress(
-                progress.TextColumn("{task.description}"),
-                progress.BarColumn(bar_width=None),
-                progress.MofNCompleteColumn(),
-                progress.TimeRemainingColumn(compact=True),
-                progress.TextColumn("{task.fields[extra]}"),
-                console=self._console,
-                transient=True,
-            )
-            self._bars.start()
-        return self
-
     def __exit__(self, *exception: object) -> None:
-        if self._bars:
-            self._bars.stop()
+        super().__exit__(*exception)
         if self._reused:
-            note(
-                f"{self._reused} finished runs taken from {self._runs_dir} (--force runs them again)", quiet=self._quiet
-            )
+            runs = counted(self._reused, "finished run")
+            note(f"{runs} taken from {self._runs_dir} (--force runs them again)", quiet=self._quiet)
 
     def begin(self, index: int, total: int, config: RunConfig) -> None:
         """See `SweepProgress`."""
         self._prefix = f"[{index + 1}/{total}] {_name(config)}"
-        self._started = time.monotonic()
+        self._started, self._total = time.monotonic(), total
+        if self._bars and self._plan is None:
+            self._plan = self._bars.add_task("", left="", extra="runs")
         self._show("preparing", 0, 1)
+        if self._bars:
+            self._bars.update(self._plan, description=printable(_name(config)))
 
     def training(self, done: int, total: int, loss: float) -> None:
         """See `Progress`."""
@@ -129,99 +119,48 @@ class Reporter:
         """See `Progress`."""
         self._show(f"testing {dataset}{'' if subset == 'all' else f' {subset}'}", done, total)
 
-    def reused(self, index: int, total: int, record: RunRecord) -> None:
+    def reused(self, index: int, total: int, record: Finished) -> None:
         """See `SweepProgress`."""
         del index, total, record
         self._reused += 1
+        self._done += 1
 
     def waiting(self, config: RunConfig) -> None:
         """See `SweepProgress`."""
-        self._line(f"{_name(config)}: another process is busy with this run, waiting for it")
+        self.say(f"{_name(config)}: another process is busy with this run, waiting for it")
 
-    def finished(self, record: RunRecord) -> None:
+    def finished(self, record: Finished) -> None:
         """See `SweepProgress`."""
         scores = ", ".join(
             f"{test.dataset if len(record.tests) > 2 else test.subset} {test.accuracy_pct:.2f}"
             for test in record.tests[:4]
         )
         more = f" and {len(record.tests) - 4} more" if len(record.tests) > 4 else ""
-        self._line(f"{self._prefix}: {scores}{more} % in {time.monotonic() - self._started:.1f} s")
+        began, self._started = self._started, time.monotonic()
+        self._took.append(self._started - began)
+        self._done += 1
+        left = f"; about {self._left()} for the other {self._total - self._done}" if self._done < self._total else ""
+        self.say(f"{self._prefix}: {scores}{more} % in {self._took[-1]:.1f} s{left}")
 
     def failed(self, config: RunConfig, error: ClipfitError) -> None:
         """See `SweepProgress`."""
-        self._line(f"{_name(config)} failed: {error}")
-
-    def note(self, text: str) -> None:
-        """Say something that belongs to no run; from any thread."""
-        self._line(text)
+        self._done += 1
+        self.say(f"{_name(config)} failed: {error}")
 
     def _show(self, what: str, done: int, total: int, extra: str = "") -> None:
-        if not self._bars:
-            return
-        description = f"{self._prefix} {what}"
-        current = self._bars.tasks[0] if self._bars.tasks else None
-        if current is None or current.description != description:
-            if self._task is not None:
-                self._bars.remove_task(self._task)
-            self._task = self._bars.add_task(description, total=total, extra=extra)
-        self._bars.update(self._task, completed=done, total=total, extra=extra)
-
-    def _line(self, text: str) -> None:
-        if self._quiet:
-            return
+        self.step(f"  {what}", done, total, extra)
         if self._bars:
-            self._console.print(text, style="dim", highlight=False, markup=False)
-        else:
-            sys.stderr.write(text + "\n")
-            sys.stderr.flush()
+            self._bars.update(self._plan, completed=self._done, total=self._total, left=self._left())
+
+    def _left(self) -> str:
+        """Return the time that the runs which are not done need, if they are as long as those that were."""
+        if not self._took:
+            return clock(None)
+        each, spent = sum(self._took) / len(self._took), time.monotonic() - self._started
+        return clock(each * (self._total - self._done) - min(each, spent))
 
 
 def _name(config: RunConfig) -> str:
     if not config.shots:
         return f"{config.method} on {config.dataset}"
-    return f"{config.method} on {config.dataset}, {config.shots} shots, seed {config.seed}"
-
-
-def plan_table(configs: Sequence[RunConfig]) -> Table:
-    """Return what ``--dry-run`` prints: a row a run."""
-    from clipfit_cli.reports.tables import Column, Table
-
-    columns = (
-        Column("protocol", "protocol", terminal=False),
-        Column("dataset", "data set"),
-        Column("subset", "subset", terminal=False),
-        Column("method", "method"),
-        Column("settings", "settings", "prose"),
-        Column("backbone", "backbone", terminal=False),
-        Column("pretrained", "pretrained", terminal=False),
-        Column("shots", "shots"),
-        Column("seed", "seed", "int"),
-        Column("epochs", "epochs", "int"),
-        Column("batch_size", "batch size", "int", terminal=False),
-        Column("lr", "lr", terminal=False),
-        Column("precision", "precision", terminal=False),
-        Column("templates", "templates", "prose", terminal=False),
-        Column("tests", "tests", "prose"),
-    )
-    rows = tuple(
-        {
-            "protocol": config.protocol,
-            "dataset": config.dataset,
-            "subset": config.subset,
-            "method": config.method,
-            "settings": " ".join(f"{name}={value}" for name, value in config.settings.items()),
-            "backbone": config.model.backbone,
-            "pretrained": config.model.pretrained,
-            "shots": "all" if config.shots is None else str(config.shots),
-            "seed": config.seed,
-            "epochs": config.schedule.epochs if config.schedule else None,
-            "batch_size": config.schedule.batch_size if config.schedule else None,
-            "lr": repr(config.schedule.lr) if config.schedule else None,
-            "precision": config.precision,
-            "templates": " | ".join(config.templates) or None,
-            "tests": " ".join(f"{test.dataset}/{test.subset}" for test in config.tests),
-        }
-        for config in configs
-    )
-    protocols = " and ".join(dict.fromkeys(config.protocol for config in configs))
-    return Table(title=f"{protocols}: {len(rows)} runs", columns=columns, rows=rows)
+    return f"{config.method} on {config.dataset}, {counted(config.shots, 'shot')}, seed {config.seed}"

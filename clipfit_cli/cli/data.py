@@ -7,7 +7,7 @@ from typing import Annotated, cast
 
 import typer
 
-from clipfit_cli.cli.console import check_output, emit, note
+from clipfit_cli.cli.console import emit, note
 from clipfit_cli.cli.data_cache import cache
 from clipfit_cli.cli.data_check import check
 from clipfit_cli.cli.data_get import get
@@ -37,7 +37,6 @@ app.command("check")(check)
 @command
 def list_(root: RootOptions, output: OutputOptions) -> None:
     """List every known data set: whether it is present and complete, and what is listed."""
-    check_output(output)
     data_root = data_root_of(root.data_root)
     from clipfit_cli.data.check.status import dataset_status
     from clipfit_cli.reports.tables import Column, Table
@@ -64,7 +63,7 @@ def list_(root: RootOptions, output: OutputOptions) -> None:
             "num_train": status.num_train,
             "num_val": status.num_val,
             "num_test": status.num_test,
-            "num_missing": status.num_missing or None,
+            "num_missing": len(status.missing) or None,
             "folder": catalog.row(status.name).folder or None,
             "message": status.message,
         }
@@ -117,11 +116,10 @@ def show(
 
     The split file is enough, the images need not be there.
     """
-    check_output(output)
     counts = parse_shots(shots)
     if len(counts) != 1:
         raise ConfigError(f"data show takes one number of shots, got {shots}")
-    from clipfit_cli.data.check.status import missing_images
+    from clipfit_cli.data.check.status import empty_images, missing_images
     from clipfit_cli.data.load import load_dataset
     from clipfit_cli.data.splits import class_subset, few_shot, short_classes
     from clipfit_cli.reports.tables import Column, Table
@@ -148,15 +146,20 @@ def show(
         for split, items in lists.items()
         for item in items
     )
-    missing = missing_images(whole, (*whole.train, *whole.val, *whole.test))
+    everything = (*whole.train, *whole.val, *whole.test)
+    missing = missing_images(whole, everything)
+    lost = set(missing)
+    empty = empty_images(whole, (item.path for item in everything if item.path not in lost))
     row = None if own else catalog.row(name)
     facts = {
         "prompts" if len(templates) > 1 else "prompt": "\n".join(templates or (whole.prompt_template,)),
         "images": ", ".join(f"{len(items)} {split}" for split, items in lists.items()),
         "missing": f"{len(missing)} listed images, the first is {missing[0]}" if missing else "",
-        "split sha256": whole.split_sha256,
+        "empty": f"{len(empty)} listed images, the first is {empty[0]}" if empty else "",
+        "split file sha256": whole.split_file_sha256,
+        "lists sha256": whole.split_sha256,
         "split": " ".join(note.removeprefix(f"{name}: ") for note in whole.notes),
-        "from": own[name].location if own else "",
+        "from": own[name].location if own else whole.location,
         "licence": row.licence if row else "",
         "home": row.homepage if row else "",
         "cite": row.citation if row else "",

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 from urllib.parse import urlsplit
 
 import typer
 
-from clipfit_cli.cli.console import check_output, emit
+from clipfit_cli.cli.console import emit
 from clipfit_cli.cli.data_progress import DataProgress
 from clipfit_cli.cli.options import OutputOptions, RootOptions, command, complete_dataset
 from clipfit_cli.cli.request import data_root_of
@@ -29,20 +29,6 @@ Names = Annotated[
         autocompletion=complete_dataset,
     ),
 ]
-
-
-def names_of(given: Sequence[str]) -> tuple[str, ...]:
-    """Return the data sets that were named.
-
-    Raises:
-        UnknownNameError: A name is not known.
-        ConfigError: There is none.
-    """
-    published = (*catalog.FEW_SHOT_DATASETS, *catalog.IMAGENET_VARIANTS)
-    expanded = [n for name in split_names(given) for n in (published if name == "all" else (name,))]
-    if not expanded:
-        raise ConfigError("no data set was named")
-    return tuple(dict.fromkeys(catalog.row(name).name for name in expanded))
 
 
 @command
@@ -79,8 +65,9 @@ def get(
     What is there already is left alone; a broken download goes on where it stopped. Each set is checked against
     the published counts before it is moved into place.
     """
-    check_output(output)
-    chosen = names_of(names)
+    published = (*catalog.FEW_SHOT_DATASETS, *catalog.IMAGENET_VARIANTS)
+    named = [n for name in split_names(names) for n in (published if name == "all" else (name,))]
+    chosen = tuple(dict.fromkeys(catalog.row(name).name for name in named))
     data_root = data_root_of(root.data_root)
     if imagenet_root is not None and "imagenet" not in chosen:
         raise ConfigError("--imagenet-root is for imagenet, which is not among the data sets that were named")
@@ -90,22 +77,26 @@ def get(
     from clipfit_cli.data.disk import NoSpaceError
     from clipfit_cli.data.fetch.fetch import get_dataset
 
-    outcomes: list[Outcome] = []
-    failures: dict[str, DataError] = {}
+    results: dict[str, Outcome | DataError] = {}
     with DataProgress(quiet=output.quiet) as progress:
         for name in chosen:
             try:
-                outcome = get_dataset(name, data_root, offline=offline, imagenet_root=imagenet_root, progress=progress)
+                results[name] = outcome = get_dataset(
+                    name,
+                    data_root,
+                    offline=offline,
+                    imagenet_root=imagenet_root,
+                    say=progress.say,
+                    step=progress.step,
+                )
+                progress.say(f"{name}: {'needs no download' if outcome.state == 'built-in' else outcome.state}")
             except DataError as error:
-                failures[name] = error
+                results[name] = error
                 if isinstance(error, NoSpaceError):
                     break
-                continue
-            progress.say(f"{name}: {'needs no download' if outcome.state == 'built-in' else outcome.state}")
-            outcomes.append(outcome)
-    emit(_done(chosen, data_root, outcomes, failures), output)
-    if failures:
-        raise DataError("\n".join(str(error) for error in failures.values()))
+    emit(_done(chosen, data_root, results), output)
+    if failures := [str(result) for result in results.values() if isinstance(result, DataError)]:
+        raise DataError("\n".join(failures))
 
 
 def _plan(chosen: Sequence[str], data_root: Path) -> Table:
@@ -126,20 +117,28 @@ def _plan(chosen: Sequence[str], data_root: Path) -> Table:
     )
     rows: list[dict[str, object]] = []
     for row in map(catalog.row, chosen):
-        common = {"dataset": row.name, "licence": row.licence, "homepage": row.homepage}
-        if row.folder:
-            common["folder"] = str(data_root / row.folder)
-        for source in sources(row.name):
-            size = round(source.megabytes) if source.megabytes else None
-            address = {"host": urlsplit(source.url).netloc, "url": source.url, "digest": source.digest}
-            rows.append({**common, "origin": source.origin, "size_mb": size, **address})
-        if not sources(row.name):
-            origin = "built-in" if row.reader == "builtin" else "your own copy"
-            rows.append({**common, "origin": origin, "host": row.homepage, "url": row.homepage})
+        common = {
+            "dataset": row.name,
+            "folder": str(data_root / row.folder) if row.folder else None,
+            "licence": row.licence,
+            "homepage": row.homepage,
+        }
+        origin = "built-in" if row.reader == "builtin" else "your own copy"
+        rows += [
+            {
+                **common,
+                "origin": source.origin,
+                "size_mb": round(source.megabytes) if source.megabytes else None,
+                "host": urlsplit(source.url).netloc,
+                "url": source.url,
+                "digest": source.digest,
+            }
+            for source in sources(row.name)
+        ] or [{**common, "origin": origin, "host": row.homepage, "url": row.homepage}]
     return Table(f"Sources in the order in which they are tried, for {data_root}", columns, tuple(rows))
 
 
-def _done(chosen: Sequence[str], data_root: Path, outcomes: Sequence[Outcome], failures: dict[str, DataError]) -> Table:
+def _done(chosen: Sequence[str], data_root: Path, results: Mapping[str, Outcome | DataError]) -> Table:
     """Return what became of each data set."""
     from clipfit_cli.reports.tables import Column, Table
 
@@ -154,16 +153,15 @@ def _done(chosen: Sequence[str], data_root: Path, outcomes: Sequence[Outcome], f
         Column("licence", "licence of the images", "prose"),
         Column("message", "message", terminal=False),
     )
-    by_name = {outcome.name: outcome for outcome in outcomes}
-    rows = []
+    rows: list[dict[str, object]] = []
     for name in chosen:
-        row, outcome = catalog.row(name), by_name.get(name)
-        shown: dict[str, object] = {"dataset": name, "licence": row.licence, "folder": row.folder or None}
-        if outcome is None:
-            error = failures.get(name)
-            rows.append({**shown, "state": "failed" if error else "not tried", "message": str(error or "")})
+        row, result = catalog.row(name), results.get(name)
+        rows.append({"dataset": name, "licence": row.licence, "folder": row.folder or None, "message": ""})
+        if result is None or isinstance(result, DataError):
+            rows[-1] |= {"state": "failed" if result else "not tried", "message": str(result or "")}
             continue
-        known = {True: "confirmed", False: "unconfirmed", None: None}[outcome.confirmed]
-        shown |= {"state": outcome.state, "url": outcome.url, "size_bytes": outcome.size, "sha256_state": known}
-        rows.append({**shown, "sha256": outcome.sha256, "message": ""})
+        rows[-1] |= {"state": result.state, "url": result.url}
+        if archive := result.archive:
+            known = "confirmed" if archive.confirmed else "unconfirmed"
+            rows[-1] |= {"size_bytes": archive.size, "sha256": archive.sha256, "sha256_state": known}
     return Table(f"Data sets under {data_root}", columns, tuple(rows))

@@ -2,40 +2,88 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
+import signal
+import traceback
 from collections.abc import Callable
-from typing import ParamSpec
+from typing import Any, ParamSpec, TypeVar
 
 import typer
 
-from clipfit_cli.errors import ClipfitError
+from clipfit_cli.errors import ClipfitError, DataError, printable, shortened
+from clipfit_cli.process import Terminated
 
 DEBUG_VARIABLE = "CLIPFIT_DEBUG"
-INTERRUPTED = 130
+
+_ADVICE = {
+    errno.ENOENT: "check that it is there",
+    errno.EACCES: "check who may read and write it",
+    errno.EPERM: "check who may read and write it",
+    errno.EROFS: "choose a place that can be written",
+    errno.ENAMETOOLONG: "give a shorter name",
+    errno.ENOSPC: "free some space and run the same command again",
+    errno.EDQUOT: "free some space and run the same command again",
+}
 
 P = ParamSpec("P")
+T = TypeVar("T")
 
 
-def reported(command: Callable[P, None]) -> Callable[P, None]:
-    """Return the command with known errors as a message on stderr and the exit code of their kind.
+def say(text: str, *, nl: bool = True, **style: Any) -> None:
+    """Print on stderr: no control character of a name reaches the terminal, and no colour where none is wanted.
 
-    With the environment variable ``CLIPFIT_DEBUG`` set, the traceback is shown instead. What is no `ClipfitError`
-    is a bug and keeps its traceback.
+    Args:
+        text: What is said.
+        nl: End the line.
+        style: As `typer.style` takes it.
     """
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    typer.secho(printable(text), err=True, nl=nl, color=False if plain else None, **style)
+
+
+def reported(command: Callable[P, T]) -> Callable[P, T]:
+    """Return the command with errors from outside as a message on stderr and the exit code of their kind."""
 
     @functools.wraps(command)
-    def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
-            command(*args, **kwargs)
-        except ClipfitError as error:
-            if os.environ.get(DEBUG_VARIABLE):
-                raise
-            typer.secho("error: ", err=True, fg="red", bold=True, nl=False)
-            typer.echo(str(error), err=True)
-            raise typer.Exit(error.exit_code) from None
-        except KeyboardInterrupt:
-            typer.echo("interrupted; finished runs are kept, the same command goes on from here", err=True)
-            raise typer.Exit(INTERRUPTED) from None
+            return command(*args, **kwargs)
+        except (ClipfitError, OSError, RecursionError, KeyboardInterrupt) as error:
+            raise typer.Exit(report(error)) from None
 
     return wrapper
+
+
+def report(error: BaseException) -> int:
+    """Print an error as a message and return its exit code.
+
+    With the environment variable ``CLIPFIT_DEBUG`` set, the traceback is shown instead.
+
+    Raises:
+        BaseException: The error itself, where it is a bug: what is neither ours nor came from outside keeps its
+            traceback.
+    """
+    if isinstance(error, KeyboardInterrupt):
+        number = error.args[0] if isinstance(error, Terminated) else signal.SIGINT
+        word = "interrupted" if number == signal.SIGINT else "terminated"
+        say(f"{word}; what is finished is kept, the same command goes on from here")
+        return 128 + number
+    found = error if isinstance(error, ClipfitError) else _from_outside(error)
+    if found is None or os.environ.get(DEBUG_VARIABLE):
+        raise error
+    say("error: ", fg="red", bold=True, nl=False)
+    say(str(found))
+    return found.exit_code
+
+
+def _from_outside(error: BaseException) -> DataError | None:
+    """Return what says that a file, a disk or a network brought a foreign error about; None where none did."""
+    if isinstance(error, RecursionError) and len(list(traceback.walk_tb(error.__traceback__))) < 300:
+        return DataError(f"a file is nested too deeply to be read; {DEBUG_VARIABLE}=1 shows where")
+    if not isinstance(error, OSError) or (error.filename is None and error.errno in (None, errno.EBADF)):
+        return None
+    where = error.filename or ("the current folder" if error.errno == errno.ENOENT else "the system")
+    advice = _ADVICE.get(error.errno or 0, f"{DEBUG_VARIABLE}=1 shows where it happened")
+    return DataError(f"{shortened(str(where))}: {error.strerror}; {advice}")

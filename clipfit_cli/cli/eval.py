@@ -9,7 +9,6 @@ from typing import Annotated
 
 import typer
 
-from clipfit_cli.cli.console import check_output, note
 from clipfit_cli.cli.execute import execute
 from clipfit_cli.cli.model_options import ModelOptions
 from clipfit_cli.cli.options import (
@@ -22,9 +21,10 @@ from clipfit_cli.cli.options import (
     command,
 )
 from clipfit_cli.cli.prompts import choose_templates
-from clipfit_cli.cli.request import build_request, choose_datasets, choose_model, data_root_of
+from clipfit_cli.cli.request import ask
 from clipfit_cli.config import MethodChoice
 from clipfit_cli.data import catalog
+from clipfit_cli.files import expanded
 
 
 @command
@@ -47,20 +47,17 @@ def eval_(
 
     Backbone, weights and templates given by hand are those that the adapter was made with.
     """
-    check_output(output)
-    say = partial(note, quiet=output.quiet)
-    data_root = data_root_of(root.data_root)
-    datasets, own = choose_datasets(data.dataset, data_root, say, prompts.class_names)
-    templates = choose_templates(prompts)
     from clipfit_cli.protocols import compare
     from clipfit_cli.protocols import eval as protocol
 
+    templates = choose_templates(prompts)
     method, draw, settings = MethodChoice("zero-shot"), DrawOptions(seeds="0"), None
     if adapter:
-        from clipfit_cli.engine.checkpoint import find_adapter, read_card
+        from clipfit_cli import methods
+        from clipfit_cli.engine.checkpoint import find_adapter, read_card, settings_of
 
-        card = read_card(find_adapter(adapter.expanduser()))
-        method, settings = MethodChoice(card.method), card.settings
+        card = read_card(find_adapter(adapter))
+        method, settings = MethodChoice(card.method), vars(settings_of(card, methods.get(card.method)))
         if not templates and card.prompt_templates != (catalog.prompt_template(card.dataset),):
             templates = card.prompt_templates
         draw = DrawOptions(shots="all" if card.shots is None else str(card.shots), seeds=str(card.seed))
@@ -70,20 +67,17 @@ def eval_(
             pretrained=machine.pretrained or (card.pretrained if machine.backbone is None else None),
             bn=card.bn,
         )
-    request = build_request(
-        datasets=datasets,
+    asked = ask(
         methods=(method,),
-        model=choose_model(machine, datasets, say),
-        machine=machine,
+        data=data,
+        root=root,
+        prompts=prompts,
         draw=draw,
-        templates=templates,
-        subset=classes.subset,
-    )
-    execute(
-        protocol.plan(request, adapter=str(adapter.expanduser().absolute()) if adapter else None, settings=settings),
-        output,
-        data_root=data_root,
-        own=own,
         machine=machine,
-        summarise=partial(compare.summarise, "eval"),
+        output=output,
+        subset=classes.subset,
+        templates=templates,
     )
+    path = str(expanded(adapter).absolute()) if adapter else None
+    plan = protocol.plan(asked.request, adapter=path, settings=settings)
+    execute(plan, asked, machine, output, partial(compare.summarise, "eval"))

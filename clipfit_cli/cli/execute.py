@@ -2,103 +2,119 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clipfit_cli.cli.console import Reporter, emit, note, plan_table
-from clipfit_cli.cli.data_cache import open_crop_cache
+from clipfit_cli.cli.console import Reporter, emit, note
+from clipfit_cli.cli.data_cache import open_image_cache
 from clipfit_cli.cli.model_options import ModelOptions
 from clipfit_cli.cli.network import offline_if
 from clipfit_cli.cli.options import RunOptions
-from clipfit_cli.cli.request import splits_dir_of
+from clipfit_cli.cli.plan import plan_table
+from clipfit_cli.cli.request import Asked, splits_dir_of
 from clipfit_cli.config import Execution
-from clipfit_cli.errors import ClipfitError, SweepError
+from clipfit_cli.errors import ClipfitError, DataError, ModelError, SweepError, UnknownNameError, first_line
+from clipfit_cli.files import expanded
 
 if TYPE_CHECKING:
     from clipfit_cli.config import RunConfig
-    from clipfit_cli.data.lists.own.custom import OwnDataSet
     from clipfit_cli.reports.tables import Table
-    from clipfit_cli.results.record import RunRecord
+    from clipfit_cli.results.record import Finished
     from clipfit_cli.runs.sweep import SweepResult
 
 
 def execute(
     configs: Sequence[RunConfig],
-    output: RunOptions,
-    *,
-    data_root: Path,
-    own: Mapping[str, OwnDataSet],
+    asked: Asked,
     machine: ModelOptions,
-    summarise: Callable[[list[RunRecord]], Table],
-) -> list[RunRecord]:
+    output: RunOptions,
+    summarise: Callable[..., Table],
+) -> list[Finished]:
     """Run what is not finished, print the table, and return the records; with ``--dry-run`` print the plan.
 
     Args:
         configs: The plan.
-        output: What is printed, and where runs are kept.
-        data_root: Folder of the data sets of the catalog.
-        own: Name -> data set of the user's own.
+        asked: Where the data are.
         machine: As typed: the device, how it computes, whether it is offline; the environment may say so too.
-        summarise: Records -> table.
+        output: What is printed, and where runs are kept.
+        summarise: Records, and whether there is a row a seed -> table.
 
     Raises:
         ConfigError: The image cache cannot be one.
         SweepError: Some runs failed, for several reasons or beside others that are finished.
         ClipfitError: All runs failed for one reason, or something that they need is missing.
     """
-    if output.dry_run:
-        emit(plan_table(configs), output)
-        return []
+    if output.keep_adapters not in ("all", "none"):
+        raise UnknownNameError("value of --keep-adapters", output.keep_adapters, ("all", "none"))
     note("loading torch and open_clip ...", quiet=output.quiet)
-    with offline_if(machine.offline):
-        result = _sweep(configs, output, data_root=data_root, own=own, machine=machine)
-    if result.records:
-        emit(summarise(result.records), output)
+    from clipfit_cli.runs.sweep import SweepResult
+
+    result, interrupted, table = SweepResult(), None, None
+    with offline_if(machine.offline), Reporter(quiet=output.quiet, runs_dir=output.runs_dir) as reporter:
+        try:
+            table = _execute(configs, asked, machine, output, reporter, result)
+        except KeyboardInterrupt as error:
+            interrupted = error
+    if table is None and result.finished:
+        table = summarise(result.records, per_seed=output.per_seed)
+    if table is not None:
+        emit(table, output)
+    if interrupted:
+        raise interrupted
     if result.failures:
-        raise _failure(result.failures, finished=len(result.records))
+        raise _failure(result.failures, finished=len(result.finished))
     return result.records
 
 
-def _sweep(
+def _execute(
     configs: Sequence[RunConfig],
-    output: RunOptions,
-    *,
-    data_root: Path,
-    own: Mapping[str, OwnDataSet],
+    asked: Asked,
     machine: ModelOptions,
-) -> SweepResult:
-    """Run what is not finished; what is imported here may ask once, when it is imported, whether it is offline."""
+    output: RunOptions,
+    reporter: Reporter,
+    result: SweepResult,
+) -> Table | None:
+    """Run what is not finished, or return the plan with what it will take as far as data and model are here to tell.
+
+    What is imported here may ask once, when it is imported, whether it is offline.
+    """
     from clipfit_cli.data.pixels.images import ImageStore
     from clipfit_cli.engine.environment import resolve_device
     from clipfit_cli.engine.precision import resolve_precision
+    from clipfit_cli.models.source import find_blueprint
     from clipfit_cli.results.store import RunStore
+    from clipfit_cli.runs.forecast import forecast
+    from clipfit_cli.runs.prepare import prepare
+    from clipfit_cli.runs.run import Keep
     from clipfit_cli.runs.sweep import sweep
     from clipfit_cli.runs.workspace import Workspace
 
-    device, runs_dir = resolve_device(machine.device), output.runs_dir.expanduser()
-    configs = [
-        replace(config, precision=resolve_precision(config.precision, device, config.model.backbone))
-        for config in configs
-    ]
-    with Reporter(quiet=output.quiet, runs_dir=output.runs_dir) as reporter:
-        images = ImageStore(crop_cache=open_crop_cache(output, reporter.note))
-        return sweep(
-            configs,
-            workspace=Workspace(
-                data_root=data_root,
-                device=device,
-                images=images,
-                say=reporter.note,
-                own=own,
-                splits_dir=splits_dir_of(runs_dir),
-                execution=Execution(compile=machine.compile, recompute=machine.recompute),
-            ),
-            store=RunStore(runs_dir),
-            progress=reporter,
-            force=output.force,
-        )
+    device, runs_dir = resolve_device(machine.device), expanded(output.runs_dir)
+    keep = Keep(output.keep_adapters == "all", output.save_logits, output.force)
+    store = RunStore(runs_dir)
+    workspace = Workspace(
+        data_root=asked.data_root,
+        device=device,
+        images=ImageStore(disk=open_image_cache(output, reporter.note)),
+        say=reporter.note,
+        own=asked.own,
+        splits_dir=splits_dir_of(runs_dir),
+        execution=Execution(compile=machine.compile, recompute=machine.recompute),
+        skip_damaged=output.skip_damaged,
+    )
+    try:
+        model = find_blueprint(asked.request.model.backbone, asked.request.model.pretrained, say=reporter.note)
+        configs = [replace(one, precision=resolve_precision(one.precision, device, model)) for one in configs]
+        if output.dry_run:
+            plan = [prepare(config, workspace, store) for config in configs]
+            return plan_table(configs, [one.key for one in plan], forecast(plan, store, keep_adapters=keep.adapter), "")
+    except (DataError, ModelError) as error:
+        if not output.dry_run:
+            raise
+        return plan_table(configs, (), (), first_line(error))
+    sweep(configs, workspace=workspace, store=store, progress=reporter, keep=keep, result=result)
+    return None
 
 
 def _failure(failures: Sequence[tuple[RunConfig, ClipfitError]], *, finished: int) -> ClipfitError:

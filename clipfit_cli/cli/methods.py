@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 
-from clipfit_cli.cli.console import check_output, emit
+from clipfit_cli.cli.console import emit
 from clipfit_cli.cli.options import OutputOptions, command
 
 
 @command
 def methods(output: OutputOptions) -> None:
     """List the methods: what trains, with which settings, and where each comes from."""
-    check_output(output)
     from clipfit_cli import methods as room
     from clipfit_cli.reports.tables import Column, Table
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from clipfit_cli.cli.console import check_output, emit, note
+from clipfit_cli.cli.console import emit, note
 from clipfit_cli.cli.options import OutputOptions, command, complete_method
 from clipfit_cli.cli.words import parse_methods
 
@@ -42,21 +42,21 @@ def list_(
 
     Sizes and towers come from the architecture alone; nothing is downloaded.
     """
-    check_output(output)
     from clipfit_cli.errors import ConfigError, ModelError
-    from clipfit_cli.models.architectures import ArchitectureCache, pairs
-    from clipfit_cli.models.weights import is_cached
+    from clipfit_cli.models.architectures import describe_all, pairs
+    from clipfit_cli.models.source import is_cached
     from clipfit_cli.reports.tables import Column, Table
 
     found = pairs(words or ())
     if not found:
         raise ConfigError(f"no backbone and no weights contain {' and '.join(words or ())}; see clipfit models")
 
-    def look(count: int) -> None:
-        if count > 20:
-            note(f"looking at {count} architectures, which is done once ...", quiet=output.quiet)
-
-    known = ArchitectureCache().describe_all((pair.backbone for pair in found), on_new=look)
+    known = describe_all(
+        (backbone for backbone, _ in found),
+        on_new=lambda count: note(
+            f"looking at {count} architectures, which is done once ...", quiet=output.quiet or count <= 20
+        ),
+    )
     columns = (
         Column("backbone", "backbone"),
         Column("pretrained", "pretrained", "prose"),
@@ -70,22 +70,16 @@ def list_(
         Column("problem", "problem", terminal=False),
     )
     rows: list[dict[str, object]] = []
-    for pair in found:
-        facts = known[pair.backbone]
-        row: dict[str, object] = {"backbone": pair.backbone, "pretrained": pair.pretrained}
+    for backbone, pretrained in found:
+        facts = known[backbone]
+        row: dict[str, object] = {"backbone": backbone, "pretrained": pretrained}
         if isinstance(facts, ModelError):
             row |= {"towers": "(not to be built)", "problem": str(facts)}
         else:
-            row |= {
-                "num_parameters": facts.num_parameters,
-                "parameters": f"{facts.num_parameters / 1e6:.1f}M",
-                "image_size": facts.image_size,
-                "towers": f"{facts.image_tower} + {facts.text_tower}",
-                "image_tower": facts.image_tower,
-                "text_tower": facts.text_tower,
-            }
-        if pair.pretrained:
-            row["cached"] = "yes" if is_cached(pair.backbone, pair.pretrained) else "no"
+            towers = f"{facts.image_tower} + {facts.text_tower}"
+            row |= {**vars(facts), "parameters": f"{facts.num_parameters / 1e6:.1f}M", "towers": towers}
+        if pretrained:
+            row["cached"] = "yes" if is_cached(backbone, pretrained) else "no"
         rows.append(row)
     captions = ["here: the weights are in the local cache; size: parameters of the whole model"]
     if unbuilt := sorted({row["backbone"] for row in rows if "problem" in row}, key=str):
@@ -112,7 +106,6 @@ def show(
 
     They come from the architecture alone; no weights are needed. CSV and JSON have every tensor.
     """
-    check_output(output)
     from clipfit_cli import methods
     from clipfit_cli.errors import ConfigError
     from clipfit_cli.methods.base import resolve_settings

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import os
 import typing
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -12,20 +13,17 @@ from typing import Annotated, Any
 
 import typer
 
-from clipfit_cli.cli.errors import reported
+from clipfit_cli.cli.words import MOST
 from clipfit_cli.config import SUBSETS, TEXTURES, ScheduleConfig
 from clipfit_cli.data import catalog
 from clipfit_cli.data.pixels.disk_cache import DEFAULT_SIZE_GIB
+from clipfit_cli.errors import ConfigError, shortened
+from clipfit_cli.files import expanded
 from clipfit_cli.models.templates import TEMPLATE_SETS
 from clipfit_cli.protocols.presets import preset_of
 
 _DATA, _METHOD, _OUTPUT = "Data", "Method", "Runs and output"
 _SCHEDULE = ScheduleConfig()
-
-
-def complete_dataset(incomplete: str) -> list[str]:
-    """Return the data set names that begin with what was typed."""
-    return [name for name in (*catalog.ALL, "all") if name.startswith(incomplete)]
 
 
 def complete_method(incomplete: str) -> list[str]:
@@ -35,15 +33,14 @@ def complete_method(incomplete: str) -> list[str]:
     return [name for name in methods.available() if name.startswith(incomplete)]
 
 
-def complete_protocol(incomplete: str) -> list[str]:
-    """Return the protocols that begin with what was typed."""
-    return [name for name in ("base2new", "few-shot", "xdataset") if name.startswith(incomplete)]
-
-
 def complete_from(words: Iterable[str]) -> Callable[[str], list[str]]:
     """Return a completion that offers the words that begin with what was typed."""
     known = list(words)
     return lambda incomplete: [word for word in known if word.startswith(incomplete)]
+
+
+complete_dataset = complete_from((*catalog.ALL, "all"))
+complete_protocol = complete_from(("base2new", "few-shot", "xdataset"))
 
 
 @dataclass(frozen=True)
@@ -99,6 +96,16 @@ class TransferOptions:
             metavar="NAME",
             help="Data set, or images of your own, to test on; repeat it, or give a comma list. 'all' = every other "
             "one and the shifted variants. Default: those of 'all' that are there.",
+            rich_help_panel=_DATA,
+            autocompletion=complete_dataset,
+        ),
+    ] = None
+    shift: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="As --target, and a shift of the source: its classes in another domain. Repeat it, or give a comma "
+            "list.",
             rich_help_panel=_DATA,
             autocompletion=complete_dataset,
         ),
@@ -240,6 +247,38 @@ class OutputOptions:
         bool, typer.Option("--quiet", "-q", help="No progress and no notes on stderr.", rich_help_panel=_OUTPUT)
     ] = False
 
+    def __post_init__(self) -> None:
+        """Check, before any work, that the table can be written as asked.
+
+        Raises:
+            ConfigError: Two things want stdout, or the CSV file is a folder, or its own is not there or not writable.
+            OSError: Its name cannot be one.
+        """
+        if self.csv == "-" and self.json:
+            raise ConfigError("--csv - and --json both want stdout; write the CSV to a file, or leave one of them out")
+        if self.csv in (None, "-"):
+            return
+        path, whole = csv_file(self.csv)
+        problem = (
+            "is a folder; give the name of a file in it"
+            if path.is_dir()
+            else "lies in a folder that does not exist; make it first"
+            if not path.parent.is_dir()
+            else "cannot be written; give a file in a folder of yours"
+            if not os.access(path.parent if whole or not path.exists() else path, os.W_OK)
+            else ""
+        )
+        if problem:
+            raise ConfigError(f"--csv {self.csv} {problem}")
+
+
+def csv_file(text: str) -> tuple[Path, bool]:
+    """Return the file of ``--csv``, and whether it is replaced as a whole: a pipe or a device takes the text."""
+    path = expanded(text).absolute()
+    if path.parts[1:2] in (("dev",), ("proc",)) or (path.exists() and not path.is_file()):
+        return path, False
+    return Path(os.path.realpath(path)), True
+
 
 RunsDir = Annotated[
     Path,
@@ -256,7 +295,7 @@ DEFAULT_RUNS_DIR = Path("runs")
 
 @dataclass(frozen=True)
 class CacheFolderOptions:
-    """Where prepared images are kept."""
+    """Where features of images are kept."""
 
     image_cache: Annotated[
         str | None,
@@ -264,7 +303,7 @@ class CacheFolderOptions:
             metavar="DIR|auto",
             envvar="CLIPFIT_IMAGE_CACHE",
             show_envvar=True,
-            help="Keep prepared test images, and the features a frozen model gives them, on disk for later commands; "
+            help="Keep the features that a frozen model gives to test images on disk for later commands; "
             "auto = in your user cache folder. "
             "`clipfit data cache` shows and empties it. Default: none is kept.",
             rich_help_panel=_DATA,
@@ -274,7 +313,7 @@ class CacheFolderOptions:
 
 @dataclass(frozen=True)
 class CacheOptions(CacheFolderOptions):
-    """Where prepared images are kept, and how many."""
+    """Where features of images are kept, and how many."""
 
     image_cache_size: Annotated[
         float,
@@ -295,14 +334,42 @@ class RunOptions(CacheOptions, OutputOptions):
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the runs that would be made, and stop.", rich_help_panel=_OUTPUT)
     ] = False
+    per_seed: Annotated[
+        bool, typer.Option("--per-seed", help="A row for every seed, too.", rich_help_panel=_OUTPUT)
+    ] = False
+    keep_adapters: Annotated[
+        str,
+        typer.Option(
+            metavar="all|none",
+            help="Whether the tuned tensors are kept; without them, a further test trains anew.",
+            rich_help_panel=_OUTPUT,
+            autocompletion=complete_from(("all", "none")),
+        ),
+    ] = "all"
+    save_logits: Annotated[
+        bool,
+        typer.Option(
+            "--save-logits", help="Keep all logits of every test beside its predictions.", rich_help_panel=_OUTPUT
+        ),
+    ] = False
+    skip_damaged: Annotated[
+        bool,
+        typer.Option(
+            "--skip-damaged",
+            help="Decode every image first, and go on without those that are missing or damaged: they are counted and "
+            "recorded.",
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = False
     force: Annotated[bool, typer.Option("--force", help="Run again what is finished.", rich_help_panel=_OUTPUT)] = False
 
 
 def command(function: Callable[..., None]) -> Callable[..., None]:
-    """Return the function as Typer takes it, errors reported.
+    """Return the function as Typer takes it.
 
     Each parameter that is annotated with a dataclass of options is replaced by the options themselves, and gets
-    the filled dataclass when the command is called.
+    the filled dataclass when the command is called. Blank texts and paths are refused, and whole numbers beyond all
+    use; a leading ``~`` of a path is replaced.
     """
     hints = typing.get_type_hints(function, include_extras=True)
     parameters: dict[str, inspect.Parameter] = {}
@@ -320,7 +387,15 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
                 field.name, inspect.Parameter.KEYWORD_ONLY, default=_default(field), annotation=types[field.name]
             )
 
+    for parameter in parameters.values():
+        kind, *marks = typing.get_args(parameter.annotation)
+        for mark in marks:
+            mark.parser = _path if "Path" in repr(kind) else _text if "str" in repr(kind) else mark.parser
+
     def wrapper(**values: Any) -> None:
+        for name, value in values.items():
+            if isinstance(value, int) and abs(value) > MOST:
+                raise ConfigError(f"--{name.replace('_', '-')} is {shortened(str(value))}; the most is {MOST}")
         filled = {
             name: kind(**{field: values.pop(field) for field in fields}) for name, (kind, fields) in groups.items()
         }
@@ -329,12 +404,20 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     wrapper.__name__, wrapper.__doc__ = function.__name__, function.__doc__
     wrapper.__signature__ = inspect.Signature(list(parameters.values()))  # type: ignore[attr-defined]
     wrapper.__annotations__ = {name: parameter.annotation for name, parameter in parameters.items()}
-    return reported(wrapper)
+    return wrapper
+
+
+def _text(text: str) -> str:
+    if not text.strip():
+        raise typer.BadParameter("the text is empty; is a variable of the shell empty?")
+    return text
+
+
+def _path(text: str | Path) -> Path:
+    return expanded(text if isinstance(text, Path) else _text(text))
 
 
 def _default(field: dataclasses.Field[Any]) -> Any:
-    if field.default is not dataclasses.MISSING:
-        return field.default
     if field.default_factory is not dataclasses.MISSING:
         return field.default_factory()
-    return inspect.Parameter.empty
+    return inspect.Parameter.empty if field.default is dataclasses.MISSING else field.default

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,16 +12,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clipfit_cli.cli.adapter_options import BaseModelOptions, MachineOptions
-from clipfit_cli.cli.console import check_output, emit, note
+from clipfit_cli.cli.console import emit, note
 from clipfit_cli.cli.data_progress import DataProgress
 from clipfit_cli.cli.network import offline_if
 from clipfit_cli.cli.options import OutputOptions, command
 from clipfit_cli.cli.prompts import read_words
 from clipfit_cli.config import TOP_CLASSES
+from clipfit_cli.errors import ConfigError, counted
+from clipfit_cli.files import expanded
 
 if TYPE_CHECKING:
     from clipfit_cli.engine.checkpoint import AdapterCard
     from clipfit_cli.reports.tables import Table
+
+_NAMED = 5
 
 
 @command
@@ -51,12 +57,18 @@ def predict(
 
     All pictures are decoded before the first is classified, so a damaged one stops the command at once.
     """
-    check_output(output)
     say = partial(note, quiet=output.quiet)
     names = _class_names(classes) if classes is not None else None
     from clipfit_cli.data.files.pictures import find_pictures
+    from clipfit_cli.results.store import RECORD_FILE
 
-    pictures = find_pictures(image)
+    if runs := [path for path in image if os.path.isfile(path / RECORD_FILE)]:  # noqa: PTH113
+        raise ConfigError(f"{runs[0]} is the folder of a run, not a picture; --adapter takes one run")
+    left_out: list[str] = []
+    pictures = find_pictures(image, left_out)
+    if left_out:
+        more = "; ..." if len(left_out) > _NAMED else ""
+        say(f"left out {len(left_out)} that cannot be read: {'; '.join(left_out[:_NAMED])}{more}")
     say("loading torch and open_clip ...")
     from clipfit_cli.adapters.predict import load_adapter
 
@@ -71,7 +83,7 @@ def predict(
         )
     if names:
         classifier.set_classes(names)
-    say(f"classifying {len(pictures)} pictures among {len(classifier.class_names)} classes ...")
+    say(f"classifying {counted(len(pictures), 'picture')} among {len(classifier.class_names)} classes ...")
     with DataProgress(quiet=output.quiet, counts_bytes=False) as progress:
         found = classifier.classify(pictures, top=top, on_progress=progress.step)
     predictions = [
@@ -90,9 +102,16 @@ def predict(
 
 
 def _class_names(text: str) -> tuple[str, ...]:
-    """Return the names of a comma list, or of a file where that is what the text names."""
-    if Path(text).expanduser().is_file():
-        return read_words(Path(text), what="class names")
+    """Return the names of a comma list, or of a file where that is what the text names.
+
+    Raises:
+        ConfigError: It names a file that is not there, or cannot be used.
+    """
+    file = expanded(text)
+    if os.path.isfile(file):  # noqa: PTH113 - a list of names may be longer than a path can be
+        return read_words(file, what="class names")
+    if re.search(r"/|\\|\.\w{1,5}$", text) and "," not in text:
+        raise ConfigError(f"there is no file {text} of class names; names of classes stand in a comma list")
     return tuple(name.strip() for name in text.split(","))
 
 
@@ -111,6 +130,6 @@ def _table(predictions: list[dict[str, Any]], card: AdapterCard, *, every_row: b
         for one in predictions
         for rank, best in enumerate(one["predictions"], start=1)
     )
-    shots = "all" if card.shots is None else card.shots
-    title = f"Predictions · {card.backbone} / {card.pretrained} · {card.method} on {card.dataset}, {shots} shots"
+    shots = "all shots" if card.shots is None else counted(card.shots, "shot")
+    title = f"Predictions · {card.backbone} / {card.pretrained} · {card.method} on {card.dataset}, {shots}"
     return Table(title, columns, rows)

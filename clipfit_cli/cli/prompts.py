@@ -40,7 +40,7 @@ def read_words(file: Path, *, what: str) -> tuple[str, ...]:
     """Return the lines of a text file, or the texts of a JSON list; blank lines at the end do not count.
 
     Args:
-        file: A leading ``~`` is the home folder.
+        file: The file.
         what: The file's purpose in words ("class names").
 
     Raises:

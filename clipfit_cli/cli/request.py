@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import cast
 
+from clipfit_cli.cli.console import note
 from clipfit_cli.cli.model_options import ModelOptions
-from clipfit_cli.cli.options import DrawOptions, MethodOptions
-from clipfit_cli.cli.prompts import read_class_names
+from clipfit_cli.cli.options import (
+    DatasetOptions,
+    DrawOptions,
+    MethodOptions,
+    PromptOptions,
+    RootOptions,
+    RunOptions,
+    TransferOptions,
+)
+from clipfit_cli.cli.prompts import choose_templates, read_class_names
 from clipfit_cli.cli.words import parse_seeds, parse_shots, split_names
 from clipfit_cli.config import (
     TEXTURES,
@@ -32,6 +42,21 @@ from clipfit_cli.models.model_folder import is_model_folder
 Say = Callable[[str], None]
 OwnDataSets = dict[str, OwnDataSet]
 """Name -> where that data set of the user's own is."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a command is to do.
+
+    Attributes:
+        request: The request.
+        data_root: Folder of the data sets of the catalog.
+        own: What is behind names that are not in the catalog.
+    """
+
+    request: Request
+    data_root: Path
+    own: OwnDataSets
 
 
 def data_root_of(data_root: Path | None) -> Path:
@@ -123,13 +148,9 @@ def own_datasets(texts: Sequence[str], class_names: Path | None = None) -> tuple
 
 
 def choose_transfer(
-    source: str | None,
-    targets: Sequence[str] | None,
-    data_root: Path,
-    say: Say,
-    class_names: Path | None = None,
-) -> tuple[str, tuple[TestSet, ...], OwnDataSets]:
-    """Return the source of a cross-data-set run, its test sets, and what is behind names not in the catalog.
+    asked: TransferOptions, data_root: Path, say: Say, class_names: Path | None = None
+) -> tuple[str, tuple[str, ...], tuple[str, ...], OwnDataSets]:
+    """Return the source of a cross-data-set run, its targets, the shifts among them, and what is behind own names.
 
     Raises:
         UnknownNameError: A name is not known.
@@ -141,17 +162,18 @@ def choose_transfer(
     def is_there(name: str) -> bool:
         return dataset_status(name, data_root).state in ("present", "built-in")
 
-    if source is None and not is_there("imagenet"):
+    if asked.source is None and not is_there("imagenet"):
         say(f"no imagenet under {data_root}: using the built-in '{TEXTURES}' as the source")
         chosen = TEXTURES
     else:
-        chosen = source or "imagenet"
+        chosen = asked.source or "imagenet"
     own_datasets((chosen,))
     if catalog.is_known(chosen):
         chosen = catalog.row(chosen).name
     builtin = chosen in catalog.BUILTIN_DATASETS
     everything = catalog.BUILTIN_DATASETS if builtin else (*catalog.FEW_SHOT_DATASETS, *catalog.IMAGENET_VARIANTS)
-    texts = split_names(targets, is_one_source)
+    domains = split_names(asked.shift, is_one_source)
+    texts = split_names(asked.target, is_one_source) + domains
     if texts:
         found = [n for text in texts for n in (everything if text == "all" else (text,))]
     else:
@@ -162,7 +184,7 @@ def choose_transfer(
     if len(names) < 2:
         raise ConfigError(f"no data set to test on besides the source {names[0]}; name one with --target")
     own = {name: replace(one, all_test=name != names[0]) for name, one in own.items()}
-    return names[0], tuple(TestSet(name) for name in names[1:]), own
+    return names[0], names[1:], own_datasets(domains)[0], own
 
 
 def choose_model(options: ModelOptions, datasets: Sequence[str], say: Say) -> ModelConfig:
@@ -187,41 +209,57 @@ def choose_model(options: ModelOptions, datasets: Sequence[str], say: Say) -> Mo
     return ModelConfig(backbone or defaults.backbone, pretrained or defaults.pretrained, bn)
 
 
-def build_request(
+def ask(
     *,
-    datasets: tuple[str, ...],
     methods: tuple[MethodChoice, ...],
-    model: ModelConfig,
-    machine: ModelOptions,
+    root: RootOptions,
+    prompts: PromptOptions,
     draw: DrawOptions,
+    machine: ModelOptions,
+    output: RunOptions,
+    data: DatasetOptions | None = None,
+    transfer: TransferOptions | None = None,
     training: MethodOptions | None = None,
     subset: str = "all",
-    targets: tuple[TestSet, ...] = (),
     templates: tuple[str, ...] = (),
-) -> Request:
-    """Return the request.
+) -> Asked:
+    """Return the request that a command's options make, and where its data are.
 
     Args:
-        datasets, methods, model, targets, templates: Chosen already.
-        machine: Of it the precision is taken, as it was given.
-        draw: Shots and seeds as typed.
-        training: Epochs, batch size and learning rate, where they can be given.
+        methods: Chosen already.
+        root, prompts, draw, machine, output, training: As typed.
+        data: Which data sets; or
+        transfer: which source and targets.
         subset: As typed.
+        templates: Instead of those in `prompts`.
 
     Raises:
-        ConfigError: A value is not possible.
+        ConfigError: A value is not possible, or there is nothing to test on.
+        DataError: A path leads nowhere.
     """
-    return Request(
+    say = partial(note, quiet=output.quiet)
+    templates = templates or choose_templates(prompts)
+    data_root = data_root_of(root.data_root)
+    targets: tuple[str, ...] = ()
+    shifts: tuple[str, ...] = ()
+    if transfer:
+        source, targets, shifts, own = choose_transfer(transfer, data_root, say, prompts.class_names)
+        datasets: tuple[str, ...] = (source,)
+    else:
+        datasets, own = choose_datasets(data.dataset if data else None, data_root, say, prompts.class_names)
+    request = Request(
         datasets=datasets,
         methods=methods,
         shots=parse_shots(draw.shots),
         seeds=parse_seeds(draw.seeds),
-        model=model,
+        model=choose_model(machine, [*datasets, *targets], say),
         epochs=training.epochs if training else None,
         batch_size=training.batch_size if training else None,
         lr=training.lr if training else None,
         precision=cast(Precision, machine.precision),
         subset=cast(Subset, subset),
-        targets=targets,
+        targets=tuple(map(TestSet, targets)),
         templates=templates,
+        shifts=shifts,
     )
+    return Asked(request, data_root, own)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from clipfit_cli.cli.console import check_output, note
+from clipfit_cli.cli.console import note
 from clipfit_cli.cli.execute import execute
 from clipfit_cli.cli.model_options import ModelOptions
 from clipfit_cli.cli.options import (
@@ -17,8 +17,7 @@ from clipfit_cli.cli.options import (
     SubsetOptions,
     command,
 )
-from clipfit_cli.cli.prompts import choose_templates
-from clipfit_cli.cli.request import build_request, choose_datasets, choose_model, data_root_of
+from clipfit_cli.cli.request import ask
 from clipfit_cli.cli.words import parse_methods
 
 
@@ -37,32 +36,22 @@ def train(
 
     Each run is kept under --runs-dir with its adapter; `clipfit eval --adapter` scores it elsewhere.
     """
-    check_output(output)
-    say = partial(note, quiet=output.quiet)
-    data_root = data_root_of(root.data_root)
-    datasets, own = choose_datasets(data.dataset, data_root, say, prompts.class_names)
-    request = build_request(
-        datasets=datasets,
+    asked = ask(
         methods=parse_methods(training.method, training.set_),
-        model=choose_model(machine, datasets, say),
-        machine=machine,
+        data=data,
+        root=root,
+        prompts=prompts,
         draw=draw,
         training=training,
-        templates=choose_templates(prompts),
+        machine=machine,
+        output=output,
         subset=classes.subset,
     )
     from clipfit_cli.protocols import compare, few_shot
     from clipfit_cli.results.store import RunStore
 
-    records = execute(
-        few_shot.plan(request),
-        output,
-        data_root=data_root,
-        own=own,
-        machine=machine,
-        summarise=partial(compare.summarise, "few-shot"),
-    )
-    store = RunStore(output.runs_dir)
+    records = execute(few_shot.plan(asked.request), asked, machine, output, partial(compare.summarise, "few-shot"))
     for record in records:
-        if record.adapter_file:
-            say(f"adapter: {store.folder(record.key, record.config)}")
+        if record.run.adapter_file:
+            folder = RunStore(output.runs_dir).folder(record.run.key, record.run.config)
+            note(f"adapter: {folder}", quiet=output.quiet)

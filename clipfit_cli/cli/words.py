@@ -6,7 +6,10 @@ import re
 from collections.abc import Callable, Sequence
 
 from clipfit_cli.config import MethodChoice
-from clipfit_cli.errors import ConfigError
+from clipfit_cli.errors import ConfigError, shortened
+
+MOST = 2**32 - 1
+"""The greatest seed: numpy's; torch and Python take greater ones. No other whole number has to be greater, either."""
 
 _COMMA = re.compile(r",(?![^{]*\})")
 
@@ -15,25 +18,25 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     """Return the seeds of a comma list.
 
     Raises:
-        ConfigError: A part is not a whole number.
+        ConfigError: A part is not a whole number, or greater than `MOST`.
     """
-    return tuple(_whole(part, "seeds", "1,2,3") for part in _parts(text, "seeds", "1,2,3"))
+    return tuple(_whole(part, "seeds", "1,2,3") for part in text.split(","))
 
 
 def parse_shots(text: str) -> tuple[int | None, ...]:
     """Return the shot counts of a comma list; ``all`` is None.
 
     Raises:
-        ConfigError: A part is neither ``all`` nor a whole number of at least 1, or is given twice.
+        ConfigError: A part is neither ``all`` nor a whole number from 1 to `MOST`, or is given twice.
     """
     example = "16, or 1,2,4,8,16, or all"
-    parts = _parts(text, "shots", example)
-    shots = tuple(None if part == "all" else _whole(part, "shots", example) for part in parts)
+    parts = text.split(",")
+    shots = tuple(None if part.strip() == "all" else _whole(part, "shots", example) for part in parts)
     for count in shots:
         if count is not None and count < 1:
             raise ConfigError(f"shots must be at least 1, got {count}; for zero-shot use --method zero-shot")
     if len(set(shots)) != len(shots):
-        raise ConfigError(f"a number of shots is given twice: {text}")
+        raise ConfigError(f"a number of shots is given twice: {shortened(text)}")
     return shots
 
 
@@ -43,10 +46,12 @@ def split_names(texts: Sequence[str] | None, is_one: Callable[[str], bool] | Non
     Args:
         texts: As typed. A comma between braces separates nothing.
         is_one: Whether a text is one name as it is, commas and all; None = none is.
+
+    Raises:
+        ConfigError: There is nothing before, between or behind commas.
     """
-    parts = ([text] if is_one and is_one(text) else _COMMA.split(text) for text in texts or ())
-    names = (name.strip() for part in parts for name in part)
-    return list(dict.fromkeys(name for name in names if name))
+    parts = ([text] if is_one and is_one(text) else _named(_COMMA.split(text)) for text in texts or ())
+    return list(dict.fromkeys(name for part in parts for name in part))
 
 
 def parse_methods(texts: Sequence[str], settings: Sequence[str] | None = None) -> tuple[MethodChoice, ...]:
@@ -57,16 +62,16 @@ def parse_methods(texts: Sequence[str], settings: Sequence[str] | None = None) -
         settings: ``key=value`` for the one method that is given.
 
     Raises:
-        ConfigError: A setting has no ``=``, stands before any method, or could belong to several methods.
+        ConfigError: A setting has no ``=``, is given twice, stands before any method, or could belong to several
+            methods; or there is nothing before, between or behind commas.
     """
     chosen: list[tuple[str, dict[str, str]]] = []
-    parts = (part.strip() for text in texts for part in text.replace(":", ",:").split(","))
-    for part in filter(None, parts):
+    names = (name for text in texts for name in _named(text.split(",")))
+    for part in (part.strip() for name in names for part in name.replace(":", ",:").split(",") if part):
         if part.startswith(":") or "=" in part:
             if not chosen:
                 raise ConfigError(f"the setting {part.lstrip(':')!r} stands before any method")
-            key, value = parse_setting(part.lstrip(":"))
-            chosen[-1][1][key] = value
+            _set(chosen[-1][1], part.lstrip(":"))
         else:
             chosen.append((part, {}))
     if not chosen:
@@ -78,8 +83,7 @@ def parse_methods(texts: Sequence[str], settings: Sequence[str] | None = None) -
                 f"--method {chosen[0][0]}:{settings[0]}"
             )
         for text in settings:
-            key, value = parse_setting(text)
-            chosen[0][1][key] = value
+            _set(chosen[0][1], text)
     return tuple(MethodChoice(name, overrides) for name, overrides in chosen)
 
 
@@ -91,19 +95,29 @@ def parse_setting(text: str) -> tuple[str, str]:
     """
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
-        raise ConfigError(f"a setting is KEY=VALUE, such as beta=2; got {text!r}")
+        raise ConfigError(f"a setting is KEY=VALUE, such as beta=2; got {shortened(text)!r}")
     return key.strip(), value.strip()
 
 
-def _parts(text: str, what: str, example: str) -> list[str]:
-    parts = [part.strip() for part in text.split(",")]
-    if not all(parts):
-        raise ConfigError(f"{what} must be a list such as {example}; got {text!r}")
-    return parts
+def _set(settings: dict[str, str], text: str) -> None:
+    key, value = parse_setting(text)
+    if key in settings:
+        raise ConfigError(f"the setting {key} is given twice, as {settings[key]} and as {value}; leave one of them out")
+    settings[key] = value
+
+
+def _named(parts: Sequence[str]) -> list[str]:
+    names = [part.strip() for part in parts]
+    if not all(names):
+        raise ConfigError(f"a name is missing in {shortened(','.join(parts))!r}; is a variable of the shell empty?")
+    return names
 
 
 def _whole(text: str, what: str, example: str) -> int:
     try:
-        return int(text)
-    except ValueError:
-        raise ConfigError(f"{what} must be whole numbers such as {example}; got {text!r}") from None
+        number = int(text)
+    except ValueError:  # no number, or of more digits than Python reads
+        raise ConfigError(f"{what} must be whole numbers such as {example}; got {shortened(text)!r}") from None
+    if number > MOST:
+        raise ConfigError(f"{what} must be at most {MOST}, got {shortened(text)}")
+    return number

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import partial
 
-from clipfit_cli.cli.console import check_output, note
 from clipfit_cli.cli.execute import execute
 from clipfit_cli.cli.model_options import ModelOptions
 from clipfit_cli.cli.options import (
@@ -16,8 +15,7 @@ from clipfit_cli.cli.options import (
     TransferOptions,
     command,
 )
-from clipfit_cli.cli.prompts import choose_templates
-from clipfit_cli.cli.request import build_request, choose_model, choose_transfer, data_root_of
+from clipfit_cli.cli.request import ask
 from clipfit_cli.cli.words import parse_methods
 
 
@@ -32,28 +30,18 @@ def xdataset(
     output: RunOptions,
 ) -> None:
     """Train on one data set, test on others and on shifted variants of it, each among its own classes."""
-    check_output(output)
-    say = partial(note, quiet=output.quiet)
-    data_root = data_root_of(root.data_root)
-    source, targets, own = choose_transfer(transfer.source, transfer.target, data_root, say, prompts.class_names)
-    request = build_request(
-        datasets=(source,),
+    asked = ask(
         methods=parse_methods(training.method, training.set_),
-        model=choose_model(machine, [source, *(target.dataset for target in targets)], say),
-        machine=machine,
+        transfer=transfer,
+        root=root,
+        prompts=prompts,
         draw=draw,
         training=training,
-        templates=choose_templates(prompts),
-        targets=targets,
+        machine=machine,
+        output=output,
     )
     from clipfit_cli.protocols import compare
     from clipfit_cli.protocols import xdataset as protocol
 
-    execute(
-        protocol.plan(request),
-        output,
-        data_root=data_root,
-        own=own,
-        machine=machine,
-        summarise=partial(compare.summarise, "xdataset"),
-    )
+    summarise = partial(compare.summarise, "xdataset", shifts=asked.request.shifts)
+    execute(protocol.plan(asked.request), asked, machine, output, summarise)

@@ -39,6 +39,7 @@ class CatalogRow:
         split_file: The published list of images below `folder`, where there is one.
         split_url: Where to get that list (for the ImageNet family: the list of class names).
         num_train, num_val, num_test: Images of the published split; None = not known, or drawn by code.
+        same_names: Class names that the published list gives to two classes each, in lower case.
     """
 
     name: str
@@ -56,6 +57,7 @@ class CatalogRow:
     num_train: int | None = None
     num_val: int | None = None
     num_test: int | None = None
+    same_names: tuple[str, ...] = ()
 
 
 def _coop(name: str, split: str, drive_id: str, counts: tuple[int, int, int, int], **fields: str) -> CatalogRow:
@@ -70,6 +72,7 @@ def _coop(name: str, split: str, drive_id: str, counts: tuple[int, int, int, int
         num_train=train,
         num_val=val,
         num_test=test,
+        same_names=(),
         **{"prompt_template": DEFAULT_TEMPLATE, "folder": name, **fields},
     )
 
@@ -86,6 +89,7 @@ def _imagenet(name: str, reader: ReaderKind, counts: tuple[int, int, int, int], 
         num_train=train,
         num_val=val,
         num_test=test,
+        same_names=("missile", "sunglasses"),
         **fields,
     )
 

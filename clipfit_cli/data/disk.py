@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import shutil
 from pathlib import Path
 
 from clipfit_cli.errors import DataError
 
-_FULL = {errno.ENOSPC, errno.EDQUOT} if hasattr(errno, "EDQUOT") else {errno.ENOSPC}
-_BLOCK = 1 << 20
+_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", None))
 
 
 class NoSpaceError(DataError):
@@ -46,34 +44,15 @@ def check_room(folder: Path, needed: float, *, what: str) -> None:
         )
 
 
-def write_error(error: OSError, path: Path, *, kept: str = "") -> DataError:
-    """Return the error of a failed write as one for users.
+def disk_error(error: OSError, path: Path, *, kept: str = "") -> DataError:
+    """Return what the system said of a file or folder as an error for users.
 
     Args:
-        error: What the system said.
-        path: What was written.
+        error: What it said.
+        path: What was read or written, where the error does not tell.
         kept: What is left for a further try; only told where the disk is full.
     """
+    at = error.filename2 or error.filename or path
     if error.errno in _FULL:
-        return NoSpaceError(f"the disk is full: {path} could not be written{kept}", path=path)
-    return DataError(f"cannot write {path}: {error.strerror or error}", path=path)
-
-
-def file_digest(path: Path, kind: str = "sha256") -> str:
-    """Return the digest of a file, hexadecimal.
-
-    Args:
-        path: The file.
-        kind: ``sha256``, or ``md5`` where authors give no other.
-
-    Raises:
-        DataError: The file cannot be read.
-    """
-    digest = hashlib.new(kind, usedforsecurity=False)
-    try:
-        with path.open("rb") as file:
-            while block := file.read(_BLOCK):
-                digest.update(block)
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}", path=path) from error
-    return digest.hexdigest()
+        return NoSpaceError(f"the disk is full: {at} could not be written{kept}", path=path)
+    return DataError(f"cannot read or write {at}: {error.strerror or error}", path=path)

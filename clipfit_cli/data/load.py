@@ -14,7 +14,8 @@ from clipfit_cli.data.dataset import DataSet
 from clipfit_cli.data.files.identity import by_size
 from clipfit_cli.data.lists.own.custom import OwnDataSet, read_own
 from clipfit_cli.data.lists.published import fgvc, imagenet, split_json
-from clipfit_cli.data.splits import check_classes
+from clipfit_cli.data.splits import check_lists
+from clipfit_cli.files import expanded
 
 DATA_ROOT_VARIABLE = "CLIPFIT_DATA"
 
@@ -31,7 +32,7 @@ def default_data_root() -> Path:
     """Return the folder that holds the data sets: ``CLIPFIT_DATA``, else ``data`` in the user's data folder."""
     given = os.environ.get(DATA_ROOT_VARIABLE)
     if given:
-        return Path(given).expanduser().absolute()
+        return expanded(given).absolute()
     return platformdirs.user_data_path("clipfit", appauthor=False) / "data"
 
 
@@ -46,7 +47,7 @@ def load_dataset(name: str | OwnDataSet, data_root: Path, *, splits_dir: Path | 
     Raises:
         UnknownNameError: There is no such data set.
         ConfigError: See `read_own`.
-        DataError: It is not there, its lists are damaged, or a class has no training image.
+        DataError: It is not there, or its lists are damaged; see `check_lists`.
     """
     if isinstance(name, OwnDataSet):
         return read_own(name, splits_dir)
@@ -55,8 +56,8 @@ def load_dataset(name: str | OwnDataSet, data_root: Path, *, splits_dir: Path | 
         from clipfit_cli.data.builtin.textures import textures_dataset
 
         return textures_dataset(row.name)
-    data_root = data_root.expanduser().absolute()
+    data_root = expanded(data_root).absolute()
     images = data_root / row.folder / row.image_folder
     dataset = _READERS[row.reader](row, data_root)
-    check_classes(dataset)
+    check_lists(dataset, row.same_names)
     return replace(dataset, identify=partial(by_size, images), location=str(images))

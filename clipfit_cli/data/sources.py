@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from clipfit_cli.data.catalog import CatalogRow
 
 HUB = "https://huggingface.co/"
-HUB_ENDPOINT_VARIABLE = "HF_ENDPOINT"
 
 CLASS_NAMES_FILE = "classnames.txt"
 
 _MIRROR = HUB + "zhengli97/prompt_learning_dataset/resolve/ceb3112337fb6e1bf71534e355ca5569b63f19a6/"
 _OXFORD = "https://www.robots.ox.ac.uk/~vgg/data/"
 _DRIVE = "https://drive.google.com/uc?export=download&id="
-_LARGE_DRIVE = "https://drive.usercontent.google.com/download?export=download&confirm=t&id="
-_CLASS_NAMES_ID = "1-61f_ol79pViBFDG_IDlUQSwoLcn2XXF"
 
 
 @dataclass(frozen=True)
@@ -67,8 +63,7 @@ class ListFile:
 
 
 def _mirror(file: str, megabytes: float | None = None, *, size: int | None = None, sha256: str = "") -> Source:
-    about = size / 1e6 if size else megabytes
-    digest = f"sha256:{sha256}" if sha256 else None
+    about, digest = size / 1e6 if size else megabytes, f"sha256:{sha256}" if sha256 else None
     return Source(_MIRROR + file, "mirror", PurePosixPath(file).suffix, about, size, digest)
 
 
@@ -81,8 +76,7 @@ def _authors(
     image_folder: str | None = None,
     nested: str | None = None,
 ) -> Source:
-    digest = f"md5:{md5}" if md5 else None
-    return Source(url, "authors", suffix, megabytes, None, digest, image_folder, nested)
+    return Source(url, "authors", suffix, megabytes, None, f"md5:{md5}" if md5 else None, image_folder, nested)
 
 
 # The md5 sums are those that torchvision pins. The sha256 sums and exact sizes of the mirror stand on the hub's page
@@ -154,7 +148,12 @@ _SOURCES: dict[str, tuple[Source, ...]] = {
             size=140_164_538,
             sha256="2fe1bd40e64408d02ff173badf744da557033ae6c75dd4ea51519366551f3ae6",
         ),
-        _authors(_LARGE_DRIVE + "10Jqome3vtUA2keJkNanAiFpgbyC9Hc2O", ".zip", 140),
+        _authors(
+            "https://drive.usercontent.google.com/download?export=download&confirm=t"
+            "&id=10Jqome3vtUA2keJkNanAiFpgbyC9Hc2O",
+            ".zip",
+            140,
+        ),
     ),
     "imagenetv2": (
         _mirror("imagenetv2.zip"),
@@ -199,14 +198,8 @@ def sources(name: str) -> tuple[Source, ...]:
 def list_file(row: CatalogRow) -> ListFile | None:
     """Return the list that a data set's reader needs; None where it comes with the images or there is none."""
     if row.reader.startswith("imagenet"):
-        return ListFile(CLASS_NAMES_FILE, _DRIVE + _CLASS_NAMES_ID)
+        return ListFile(CLASS_NAMES_FILE, _DRIVE + "1-61f_ol79pViBFDG_IDlUQSwoLcn2XXF")
     if row.split_file is None or row.split_url is None:
         return None
     drive_id = PurePosixPath(row.split_url).parts[-2]
     return ListFile(row.split_file, _DRIVE + drive_id, _SPLIT_SHA256.get(row.name))
-
-
-def real_url(url: str) -> str:
-    """Return the address that is asked: the hub may have another one, which ``HF_ENDPOINT`` gives."""
-    endpoint = os.environ.get(HUB_ENDPOINT_VARIABLE)
-    return endpoint.rstrip("/") + "/" + url.removeprefix(HUB) if endpoint and url.startswith(HUB) else url

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from clipfit_cli.config import SUBSETS, Subset
@@ -38,6 +38,64 @@ def check_classes(dataset: DataSet) -> None:
             f"data set {dataset.name!r}: class {dataset.class_names[without[0]]!r} (label {without[0]}) has no "
             f"training image{more}. Every class needs at least one; complete the training list."
         )
+
+
+def check_lists(dataset: DataSet, same_names: Collection[str] = ()) -> None:
+    """Check the lists of a whole data set: classes that can be told apart, and each image once.
+
+    Lists that repeat another by design (validation of ImageNet, training of a test-only set) do not count.
+
+    Args:
+        dataset: As a reader made it.
+        same_names: Class names that the published list is known to give to more than one class.
+
+    Raises:
+        DataError: See `check_classes`; or there is a single class, one has no name, two make the same prompt, or an
+            image is listed more than once.
+    """
+    if dataset.num_classes == 1:
+        raise DataError(
+            f"data set {dataset.name!r} has a single class, {dataset.class_names[0]!r}; expected two or more"
+        )
+    check_classes(dataset)
+    if problem := names_problem(dataset.class_names, same_names):
+        raise DataError(f"data set {dataset.name!r}: {problem}")
+    lists = {
+        "train": dataset.train if dataset.train_is_sampled else (),
+        "val": dataset.val if dataset.samples_val else (),
+        "test": dataset.test,
+    }
+    listed: dict[str, Item] = {}
+    for item in (item for items in lists.values() for item in items):
+        if listed.setdefault(item.path, item) is not item:
+            places = [
+                f"in {split} as {dataset.class_names[other.label]!r}"
+                for split, items in lists.items()
+                for other in items
+                if other.path == item.path
+            ]
+            raise DataError(
+                f"data set {dataset.name!r} lists the image {item.path} more than once, {' and '.join(places[:3])}; "
+                "expected each image once"
+            )
+
+
+def names_problem(class_names: Sequence[str], same_names: Collection[str] = ()) -> str:
+    """Return what keeps classes from being told apart in a prompt; empty where nothing does.
+
+    Args:
+        class_names: As shown to people.
+        same_names: Names that more than one class may have, in lower case.
+    """
+    seen: dict[str, str] = {}
+    for name in class_names:
+        words = " ".join(name.replace("_", " ").lower().split())
+        if not words or "\0" in words:
+            return f"a class has no name, or one with a NUL in it: {name!r}"
+        if words in seen and words not in same_names:
+            return f"the classes {seen[words]!r} and {name!r} make the same prompt"
+        seen[words] = name
+    return ""
 
 
 def few_shot(dataset: DataSet, *, shots: int | None, seed: int) -> DataSet:
@@ -109,7 +167,7 @@ def class_subset(dataset: DataSet, subset: Subset) -> DataSet:
 
     Raises:
         UnknownNameError: `subset` is none of the three.
-        DataError: The data set has a single class, so that ``new`` would be empty; or no test image is left.
+        DataError: The half has fewer than two classes, or no test image.
 
     Source: CoOp ff61507c, `OxfordPets.subsample_classes`.
     """
@@ -120,8 +178,11 @@ def class_subset(dataset: DataSet, subset: Subset) -> DataSet:
     labels = sorted({item.label for item in dataset.train})
     base = (len(labels) + 1) // 2
     kept = labels[:base] if subset == "base" else labels[base:]
-    if not kept:
-        raise DataError(f"data set {dataset.name!r} has {len(labels)} class, so its 'new' half is empty")
+    if len(kept) < 2:
+        raise DataError(
+            f"the {subset} half of data set {dataset.name!r} would have {len(kept)} of its {len(labels)} classes, and "
+            "one class alone has no accuracy; base and new halves need four classes or more"
+        )
     new_label = {old: new for new, old in enumerate(kept)}
 
     def cut(items: Sequence[Item]) -> tuple[Item, ...]:

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
+import hashlib
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
+import torch
 from torch import Tensor
 
-from clipfit_cli.config import ModelConfig
-from clipfit_cli.errors import CheckpointError
-from clipfit_cli.methods.base import Adapted
+from clipfit_cli.config import BnMode, ModelConfig, Subset
+from clipfit_cli.errors import CheckpointError, ConfigError, first_line
+from clipfit_cli.files import expanded, read_bytes, why_unreadable
+from clipfit_cli.methods.base import Adapted, MethodInfo
 from clipfit_cli.models.bundle import ClipBundle
+from clipfit_cli.models.templates import check_templates
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 CARD_FILE = "adapter_config.json"
-CARD_VERSION = 1
+CARD_VERSION = 2
+"""1 had no digest of the weights file."""
+
+_NAMED_TWICE = ("imagenet",)
+"""Data sets whose published list of class names has some twice."""
+
+_MOST_CARD, _MOST_WEIGHTS = 1 << 26, 1 << 40
 
 
 @dataclass(frozen=True)
@@ -30,6 +40,7 @@ class AdapterCard:
         class_names, prompt_templates: What it was trained to tell apart.
         trainable_parameters: How many numbers it holds.
         run_key: Of the run that made it.
+        adapter_sha256: Of its weights file; None in the cards of clipfit 0.1.
     """
 
     method: str
@@ -38,44 +49,44 @@ class AdapterCard:
     pretrained: str
     weights_sha256: str
     activation: str
-    bn: str
+    bn: BnMode
     dataset: str
-    subset: str
-    shots: int | None
-    seed: int
+    subset: Subset
+    shots: Annotated[int, msgspec.Meta(ge=1)] | None
+    seed: Annotated[int, msgspec.Meta(ge=0)]
     class_names: tuple[str, ...]
     prompt_templates: tuple[str, ...]
     trainable_parameters: int
     run_key: str
+    adapter_sha256: str | None = None
 
 
-def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Write tensors by name as safetensors.
-
-    Raises:
-        OSError: As the system gives it (safetensors' own writer would hide a full disk behind another error).
-    """
+def tensors_to_bytes(tensors: dict[str, Tensor]) -> bytes:
+    """Return tensors by name as safetensors, whose own writer would hide a full disk behind another error."""
     from safetensors.torch import save
 
-    path.write_bytes(save({name: tensor.contiguous() for name, tensor in tensors.items()}))
+    return save({name: tensor.contiguous() for name, tensor in tensors.items()})
 
 
-def write_card(path: Path, card: AdapterCard) -> None:
-    """Write the card as JSON."""
-    values = {"card_version": CARD_VERSION, **vars(card)}
-    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+def card_to_bytes(card: AdapterCard) -> bytes:
+    """Return the card as JSON."""
+    return msgspec.json.format(msgspec.json.encode({"card_version": CARD_VERSION, **vars(card)}), indent=2) + b"\n"
 
 
 def find_adapter(path: Path) -> Path:
     """Return the folder of an adapter, given that folder or one of its two files.
 
     Raises:
-        CheckpointError: There is no adapter.
+        CheckpointError: There is no adapter, or it cannot be read.
+        ConfigError: The path begins with the home folder of nobody, or holds a NUL.
     """
-    folder = path if path.is_dir() else path.parent
-    for file in (CARD_FILE, WEIGHTS_FILE):
-        if not (folder / file).is_file():
+    path = expanded(path)
+    folder = path.parent if path.name in (CARD_FILE, WEIGHTS_FILE) else path
+    for file in (folder / CARD_FILE, folder / WEIGHTS_FILE):
+        if (reason := why_unreadable(file)) == "does not exist":
             raise CheckpointError(f"no adapter at {path}: expected {CARD_FILE} and {WEIGHTS_FILE} in {folder}")
+        if reason:
+            raise CheckpointError(f"no adapter at {path}: {file.name} {reason}")
     return folder
 
 
@@ -83,44 +94,80 @@ def read_card(folder: Path) -> AdapterCard:
     """Return the card of an adapter.
 
     Raises:
-        CheckpointError: The card is damaged or of a later version.
+        CheckpointError: The card cannot be read, is damaged or of a later version.
     """
     path = folder / CARD_FILE
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        if values.pop("card_version") != CARD_VERSION:
+        values = msgspec.json.decode(read_bytes(path, _MOST_CARD), type=dict[str, Any])
+        version = values.pop("card_version", None)
+        if type(version) is not int or not 1 <= version <= CARD_VERSION:
             raise CheckpointError(f"{path} was written by another version of clipfit; install that version")
-        return AdapterCard(**{**values, **{name: tuple(values[name]) for name in ("class_names", "prompt_templates")}})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path} is not an adapter card ({error}); train the adapter again") from error
+        card = msgspec.convert(values, AdapterCard)
+        check_templates(card.prompt_templates)
+        if len(card.class_names) < 2 or not all(map(str.strip, card.class_names)):
+            raise ValueError("it names fewer than two classes, or one without a name")
+        if len(set(card.class_names)) < len(card.class_names) and card.dataset not in _NAMED_TWICE:
+            raise ValueError("it names a class twice")
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
+    except (ValueError, RecursionError, ConfigError) as error:
+        raise CheckpointError(
+            f"{path} is not an adapter card ({first_line(error)}); train the adapter again"
+        ) from error
+    return card
 
 
-def read_tensors(folder: Path) -> dict[str, Tensor]:
-    """Return the tensors of an adapter by name.
+def settings_of(card: AdapterCard, info: MethodInfo) -> Any:
+    """Return the settings of an adapter, of the type that its method wants.
 
     Raises:
-        CheckpointError: The file is damaged.
+        CheckpointError: The method has no such settings, or they are of other types or refused by it.
+    """
+    try:
+        if unknown := sorted(card.settings.keys() - {field.name for field in fields(info.settings)}):
+            raise ValueError(f"{unknown[0]!r} is not among them")
+        return msgspec.convert(card.settings, info.settings)
+    except (ValueError, ConfigError) as error:
+        raise CheckpointError(f"the adapter has settings that {info.name} lacks ({first_line(error)})") from error
+
+
+def read_tensors(folder: Path, *sha256: str | None) -> dict[str, Tensor]:
+    """Return the tensors of an adapter by name.
+
+    Args:
+        folder: Of the adapter.
+        sha256: Of the file, as the run's record and the card have it; None = not known.
+
+    Raises:
+        CheckpointError: The file cannot be read, is damaged, or is not the one that the run wrote.
     """
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors.torch import load
 
     path = folder / WEIGHTS_FILE
     try:
-        return dict(load_file(path))
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is damaged ({error}); train the adapter again") from error
+        content = read_bytes(path, _MOST_WEIGHTS)
+        if {*sha256} - {None, hashlib.sha256(content).hexdigest()}:
+            raise CheckpointError(f"{path} is damaged: it has been changed since its run was recorded; train it again")
+        return dict(load(content))
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path} is damaged ({first_line(error)}); train the adapter again") from error
 
 
-def load_tensors(adapted: Adapted, folder: Path, bundle: ClipBundle) -> None:
+def load_tensors(adapted: Adapted, folder: Path, bundle: ClipBundle, *, sha256: str | None = None) -> None:
     """Give an attached method what an adapter holds.
 
     Args:
         adapted: The adapter's method on the model.
         folder: Of the adapter.
         bundle: The model.
+        sha256: Of the tensors' file as the run's record has it, beside what the card says.
 
     Raises:
-        CheckpointError: The adapter is damaged, or was made for other weights or another activation.
+        CheckpointError: The adapter is damaged, is not the one that was recorded, holds numbers of another type or
+            that are none, or was made for other weights or another activation.
     """
     card = read_card(folder)
     check_weights(card, folder, ModelConfig(bundle.backbone, bundle.pretrained), bundle.weights_sha256)
@@ -129,7 +176,15 @@ def load_tensors(adapted: Adapted, folder: Path, bundle: ClipBundle) -> None:
             f"the adapter in {folder} was trained with {card.activation}, but {bundle.backbone} / {bundle.pretrained} "
             f"runs with {bundle.activation}; its own backbone is {card.backbone}"
         )
-    adapted.load_trained_tensors(read_tensors(folder))
+    tensors, own = read_tensors(folder, sha256, card.adapter_sha256), adapted.trained_tensors()
+    for name in sorted(tensors.keys() & own.keys()):
+        if tensors[name].dtype != own[name].dtype:
+            raise CheckpointError(f"the adapter's {name} holds {tensors[name].dtype}, expected {own[name].dtype}")
+        if not torch.isfinite(tensors[name]).all():
+            raise CheckpointError(
+                f"the adapter's {name} holds numbers that are not finite; its training broke down, so train it again"
+            )
+    adapted.load_trained_tensors(tensors)
 
 
 def check_weights(card: AdapterCard, folder: Path, model: ModelConfig, weights_sha256: str) -> None:

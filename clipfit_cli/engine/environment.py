@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import platform
 import sys
 from contextlib import suppress
@@ -52,27 +53,55 @@ def versions() -> dict[str, str]:
     return {"clipfit": __version__, "python": platform.python_version(), **found}
 
 
-def reset_peak_memory(device: torch.device) -> None:
-    """Begin a new measurement; of a process, only Linux can do that, and only where it is permitted.
+class PeakMemory:
+    """Measures what one run after another takes at its peak, each by itself.
 
-    What glibc keeps for later (see `clipfit_cli.process`) goes back to the system first: it is no part of what follows.
+    What earlier runs of the process left behind, such as images that are kept, is no part of a later one's.
     """
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        return
-    if sys.platform == "linux" and (malloc_trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
-        malloc_trim(0)
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text(_RESET_PEAK, encoding="ascii")
+
+    def __init__(self, device: torch.device) -> None:
+        """Measure nothing yet."""
+        self._device = device
+        self._first: float | None = None
+        self._left = 0.0
+
+    def begin(self, *, give_back: bool = True) -> None:
+        """Begin a new measurement; of a process, only Linux can do that, and only where it is permitted.
+
+        Args:
+            give_back: Give what glibc keeps for later (see `clipfit_cli.process`) back to the system first, as a new
+                run does.
+        """
+        if give_back:
+            gc.collect()
+        if self._device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self._device)
+        else:
+            if (
+                give_back
+                and sys.platform == "linux"
+                and (malloc_trim := getattr(ctypes.CDLL(None), "malloc_trim", None))
+            ):
+                malloc_trim(0)
+            with suppress(OSError):
+                Path("/proc/self/clear_refs").write_text(_RESET_PEAK, encoding="ascii")
+        if give_back:
+            now = _peak_mib(self._device) or 0.0
+            self._first = now if self._first is None else self._first
+            self._left = max(0.0, now - self._first)
+
+    def mib(self) -> float | None:
+        """Return the peak of allocated GPU memory since `begin`, or of the process's resident memory, in MiB.
+
+        The process's holds all that is in it: libraries, the images that are kept, the model. Where there is no reset
+        (not Linux, or not permitted), it is the peak since the process began. None on a CPU under Windows, which does
+        not tell.
+        """
+        peak = _peak_mib(self._device)
+        return None if peak is None else peak - self._left
 
 
-def peak_memory_mib(device: torch.device) -> float | None:
-    """Return the peak of allocated GPU memory since the reset, or of the process's resident memory, in MiB.
-
-    The process's holds all that is in it: libraries, the images that are kept, the model. Where there is no reset (not
-    Linux, or not permitted), it is the peak since the process began, so a later run of a command has at least that of
-    an earlier one. None on a CPU under Windows, which does not tell.
-    """
+def _peak_mib(device: torch.device) -> float | None:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     with suppress(OSError):

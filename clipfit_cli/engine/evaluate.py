@@ -4,15 +4,34 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from clipfit_cli.config import Precision
 from clipfit_cli.engine.metrics import Scores, score
 from clipfit_cli.engine.micro_batches import MicroBatches, OnSmaller
 from clipfit_cli.engine.precision import autocast
+from clipfit_cli.results.predictions import Predictions
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What a test list gave.
+
+    Attributes:
+        scores: Of the arg-max class of every image; of tied classes, the first.
+        predictions: Image by image, in order.
+        logits: float32 (num_images, num_classes); None where they were not asked for.
+    """
+
+    scores: Scores
+    predictions: Predictions
+    logits: NDArray[np.float32] | None
 
 
 def evaluate(
@@ -21,10 +40,11 @@ def evaluate(
     *,
     precision: Precision,
     device: torch.device,
+    keep_logits: bool = False,
     on_progress: Callable[[int], None] | None = None,
     on_smaller: OnSmaller | None = None,
-) -> Scores:
-    """Return the scores of the arg-max class of every image; of tied classes, the first.
+) -> Evaluation:
+    """Return scores and predictions of a test list.
 
     A batch that memory runs out on is classified in parts of half its size, and so are those that follow.
 
@@ -33,6 +53,7 @@ def evaluate(
         batches: What `logits` takes (batch, ...), on the device, and labels (batch,) on the CPU.
         precision: Of the towers.
         device: Where the model is.
+        keep_logits: Return all logits, too.
         on_progress: Told the number of images done.
         on_smaller: Told of smaller parts.
 
@@ -40,23 +61,43 @@ def evaluate(
         ValueError: There are no images.
         RuntimeError: Memory ran out with one image at a time; `is_out_of_memory` tells.
     """
-    predictions: list[Tensor] = []
-    labels: list[Tensor] = []
+    parts: list[tuple[Tensor, ...]] = []
+    kept: list[Tensor] = []
     done = 0
     at_a_time = MicroBatches(sys.maxsize, on_smaller)
     with torch.inference_mode(), autocast(precision, device):
-        for inputs, batch_labels in batches:
-            predictions.append(at_a_time.run(len(inputs), partial(_classify, logits, inputs)))
+        for inputs, labels in batches:
+            found = at_a_time.run(len(inputs), partial(_logits, logits, inputs)).cpu()
             del inputs  # not two batches at once, while the next one is made
-            labels.append(batch_labels)
-            done += len(batch_labels)
+            parts.append(_predict(found, labels))
+            if keep_logits:
+                kept.append(found)
+            done += len(labels)
             if on_progress:
                 on_progress(done)
-    if not labels:
+    if not parts:
         raise ValueError("nothing to evaluate")
-    return score(torch.cat(predictions).cpu(), torch.cat(labels).cpu())
+    columns = [torch.cat(column) for column in zip(*parts, strict=True)]
+    label, predicted = columns[:2]
+    return Evaluation(
+        scores=score(predicted, label),
+        predictions=Predictions(
+            label.numpy().astype(np.int32),
+            predicted.numpy().astype(np.int32),
+            *(column.numpy() for column in columns[2:]),
+        ),
+        logits=torch.cat(kept).numpy() if kept else None,
+    )
 
 
-def _classify(logits: Callable[[Tensor], Tensor], inputs: Tensor, size: int) -> Tensor:
-    """Return the class of every input, int64 (batch,), `size` of them at a time."""
-    return torch.cat([logits(part).argmax(dim=-1) for part in torch.split(inputs, size)])
+def _logits(logits: Callable[[Tensor], Tensor], inputs: Tensor, size: int) -> Tensor:
+    """Return the logits (batch, num_classes), `size` inputs at a time."""
+    return torch.cat([logits(part) for part in torch.split(inputs, size)])
+
+
+def _predict(logits: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+    """Return the columns of `Predictions` of a batch."""
+    predicted = logits.argmax(dim=-1)
+    log_probabilities = logits.double().log_softmax(dim=-1)
+    own, top = (log_probabilities.gather(1, classes[:, None])[:, 0] for classes in (labels, predicted))
+    return labels, predicted, own, top, log_probabilities.exp().square().sum(dim=-1)

@@ -6,22 +6,25 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
-from clipfit_cli.config import TINY_BACKBONE, Precision
+from clipfit_cli.config import Precision
 from clipfit_cli.errors import ConfigError
+from clipfit_cli.models.source import Blueprint
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_SMALL = 256
+"""Numbers in a feature; no backbone that open_clip has a name for has so few."""
 
 
-def resolve_precision(precision: Precision, device: torch.device, backbone: str) -> Precision:
+def resolve_precision(precision: Precision, device: torch.device, blueprint: Blueprint) -> Precision:
     """Return fp32, bf16 or fp16: ``auto`` is bf16 where the device computes in it, fp32 elsewhere.
 
-    For the built-in backbone ``auto`` is fp32 on every device: its matrices are too small to gain, and its numbers
-    shall be the same on every machine.
+    For a small model, such as the built-in one and whatever was exported from it, ``auto`` is fp32 on every device:
+    its matrices are too small to gain, and its numbers shall be the same on every machine.
 
     Args:
         precision: As asked for.
         device: Where the model runs.
-        backbone: Its name.
+        blueprint: The model's architecture.
 
     Raises:
         ConfigError: fp16 on a CPU, where it would be slow and unscaled.
@@ -30,7 +33,7 @@ def resolve_precision(precision: Precision, device: torch.device, backbone: str)
         raise ConfigError(f"precision fp16 needs a CUDA device, this run is on {device.type}; use bf16 or fp32")
     if precision != "auto":
         return precision
-    if backbone == TINY_BACKBONE:
+    if blueprint.model_cfg["embed_dim"] < _SMALL:
         return "fp32"
     has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False) if device.type == "cuda" else _cpu_has_bf16()
     return "bf16" if has_bf16 else "fp32"

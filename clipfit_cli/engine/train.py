@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain, islice, pairwise
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -45,13 +46,18 @@ class Training:
 
     Attributes:
         steps: Optimiser updates.
+        skipped_steps: Steps whose gradients overflowed in fp16, so that nothing was updated.
         final_loss: Mean loss over the last epoch.
+        losses, rates: Loss and learning rate of every step, the skipped ones too.
         time_s: Wall-clock seconds.
         micro_batch_size: Images that went through the model at a time, in the end; a whole batch where all fit.
     """
 
     steps: int
+    skipped_steps: int
     final_loss: float
+    losses: tuple[float, ...]
+    rates: tuple[float, ...]
     time_s: float
     micro_batch_size: int
 
@@ -92,13 +98,13 @@ def train(
     )
     between_reads = steps_between_reads(device, steps)
     at_a_time = MicroBatches(min(schedule.batch_size, num_images), on_smaller)
-    done, final_loss = 0, math.nan
+    done, losses, rates = 0, list[float](), list[float]()
+    scales: list[Tensor] = []
     adapted.train_mode(True)
     with closing(load_batches(chain.from_iterable(epochs))) as batches:
         for epoch in range(schedule.epochs):
             lr = lr_at_epoch(epoch, schedule)
             set_lr(optimiser, lr)
-            epoch_losses: list[float] = []
             unread: list[Tensor] = []
             for images, labels in islice(batches, steps):
                 unread.append(
@@ -109,18 +115,25 @@ def train(
                 )
                 scaler.step(optimiser)
                 scaler.update()
+                if scaler.is_enabled():
+                    scales.append(cast(Tensor, scaler._scale).clone())  # to ask for its value would wait for the device
                 done += 1
+                rates.append(lr)
                 if len(unread) == between_reads:
-                    epoch_losses += _read(unread, epoch=epoch, lr=lr, steps_done=done)
-                    _report(on_progress, done, total, epoch_losses)
+                    losses += _read(unread, epoch=epoch, lr=lr, steps_done=done)
+                    _report(on_progress, done, total, losses)
             if unread:
-                epoch_losses += _read(unread, epoch=epoch, lr=lr, steps_done=done)
-            _report(on_progress, done, total, epoch_losses)
-            final_loss = sum(epoch_losses) / len(epoch_losses)
+                losses += _read(unread, epoch=epoch, lr=lr, steps_done=done)
+            _report(on_progress, done, total, losses)
     adapted.train_mode(False)
+    skipped = _num_skipped(scales)
+    last = losses[-steps:]
     return Training(
-        steps=done,
-        final_loss=final_loss,
+        steps=done - skipped,
+        skipped_steps=skipped,
+        final_loss=sum(last) / len(last),
+        losses=tuple(losses),
+        rates=tuple(rates),
         time_s=time.perf_counter() - start,
         micro_batch_size=at_a_time.size,
     )
@@ -132,6 +145,15 @@ def steps_between_reads(device: torch.device, steps_per_epoch: int) -> int:
     To read, the host waits until the device has done all that it was given, and has to refill it afterwards.
     """
     return _STEPS_BETWEEN_READS if device.type == "cpu" else steps_per_epoch
+
+
+def _num_skipped(scales: Sequence[Tensor]) -> int:
+    """Return how many steps a loss scaler skipped, told by its scale after each: it falls with every one.
+
+    Of the first step nothing is known beforehand but the scale that torch begins with.
+    """
+    values = [2.0**16, *(torch.stack(list(scales)).tolist() if scales else ())]
+    return sum(after < before for before, after in pairwise(values))
 
 
 def _attempt(

@@ -102,6 +102,7 @@ class MethodInfo:
         attach: Makes the `Adapted`.
         trains: False where nothing is trained.
         presets: (protocol, data set) -> settings that the paper fixes there.
+        new_classes: False where the method has no answer for other classes than those it was trained on.
         starts_at_zero_shot: True where the logits before the first step are the zero-shot ones.
     """
 
@@ -113,6 +114,7 @@ class MethodInfo:
     attach: Attach
     trains: bool = True
     presets: Callable[[ProtocolName, str], dict[str, Any]] = lambda *_: {}
+    new_classes: bool = True
     starts_at_zero_shot: bool = True
 
 

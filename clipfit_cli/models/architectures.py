@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import logging
-import os
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.metadata import distributions
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
+import msgspec
 from torch import nn
 
 from clipfit_cli.config import TINY_BACKBONE, TINY_PRETRAINED
-from clipfit_cli.errors import ModelError, UnknownNameError, first_line
-from clipfit_cli.models.model_folder import config_file, is_model_folder, read_config
-from clipfit_cli.models.text_models import resolve_text_model
+from clipfit_cli.errors import ModelError, first_line
+from clipfit_cli.files import read_bytes, write_whole
+from clipfit_cli.models.source import Blueprint, find_blueprint
 from clipfit_cli.models.towers import check_supported, kinds_of
+
+_MOST_MEMORY = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -38,19 +38,11 @@ class Architecture:
     text_tower: str
 
 
-class Pair(NamedTuple):
-    """A backbone and weights of it that open_clip knows; None where it knows none."""
-
-    backbone: str
-    pretrained: str | None
-
-
-def create(name: str, backbone: str, *, device: str, **options: Any) -> nn.Module:
+def create(blueprint: Blueprint, *, device: str, **options: Any) -> nn.Module:
     """Return open_clip's model of random weights, its towers of supported kinds.
 
     Args:
-        name: As ``open_clip.create_model`` takes it.
-        backbone: As a user knows it.
+        blueprint: What to build.
         device: ``meta`` for names and shapes alone, which costs no memory and little time; or ``cpu``.
         options: Further ones of ``open_clip.create_model``.
 
@@ -60,16 +52,21 @@ def create(name: str, backbone: str, *, device: str, **options: Any) -> nn.Modul
     import open_clip
     import torch
 
+    options = {"load_weights": False, "pretrained_text": False, **options}
+    if blueprint.text_cfg:
+        options["text_cfg"] = dict(blueprint.text_cfg)
     quiet = logging.root.manager.disable
     logging.disable(logging.WARNING)  # open_clip reports missing weights, which are loaded elsewhere or not wanted
     try:
         with torch.device(device):
-            model = open_clip.create_model(name, device=device, load_weights=False, pretrained_text=False, **options)
+            if blueprint.is_builtin:
+                return cast(nn.Module, open_clip.CLIP(**blueprint.model_cfg))
+            model = open_clip.create_model(blueprint.name, device=device, **options)
     except Exception as error:  # some architectures need packages or files that are not here
-        raise ModelError(f"open_clip cannot build {backbone} here: {first_line(error)}") from error
+        raise ModelError(f"open_clip cannot build {blueprint.backbone} here: {first_line(error)}") from error
     finally:
         logging.disable(quiet)
-    check_supported(model, backbone)
+    check_supported(model, blueprint.backbone)
     return cast(nn.Module, model)
 
 
@@ -85,23 +82,7 @@ def build_on_meta(backbone: str, *, offline: bool = False) -> nn.Module:
         UnknownNameError: There is no such backbone.
         ModelError: It cannot be built here, or the kind of a tower is not supported.
     """
-    import open_clip
-    import torch
-
-    if backbone == TINY_BACKBONE:
-        from clipfit_cli.models.tiny import TINY_CONFIG
-
-        with torch.device("meta"):
-            return cast(nn.Module, open_clip.CLIP(**TINY_CONFIG))
-    if is_model_folder(backbone):
-        config = config_file(backbone, offline=offline)
-        name, text_cfg = f"local-dir:{config.parent}", read_config(config)[0]["text_cfg"]
-    elif known := open_clip.get_model_config(backbone):
-        name, text_cfg = backbone, known["text_cfg"]
-    else:
-        raise UnknownNameError("backbone", backbone, [TINY_BACKBONE, *open_clip.list_models()])
-    resolved = resolve_text_model(text_cfg, backbone, offline=offline)
-    return create(name, backbone, device="meta", **({"text_cfg": resolved} if resolved else {}))
+    return create(find_blueprint(backbone, offline=offline), device="meta")
 
 
 def describe(backbone: str) -> Architecture:
@@ -122,79 +103,56 @@ def describe(backbone: str) -> Architecture:
     )
 
 
-def pairs(words: Sequence[str] = ()) -> list[Pair]:
-    """Return the backbones with weights, the built-in one first, of which each of the words is a part.
+def pairs(words: Sequence[str] = ()) -> list[tuple[str, str | None]]:
+    """Return the backbones with their weights, the built-in one first, of which each of the words is a part.
 
     Args:
         words: Looked for in "backbone pretrained", in small letters.
+
+    Returns:
+        Backbone and weights that open_clip knows; None where it knows none.
     """
     import open_clip
 
     tags: dict[str, list[str | None]] = {TINY_BACKBONE: [TINY_PRETRAINED]}
     for backbone in open_clip.list_models():
         tags[backbone] = list(open_clip.list_pretrained_tags_by_model(backbone)) or [None]
-    found = (Pair(backbone, tag) for backbone, own in tags.items() for tag in own)
-    wanted = [word.lower() for word in words]
-    return [pair for pair in found if all(word in f"{pair.backbone} {pair.pretrained}".lower() for word in wanted)]
+    found = ((backbone, tag) for backbone, own in tags.items() for tag in own)
+    return [pair for pair in found if all(word.lower() in f"{pair[0]} {pair[1]}".lower() for word in words)]
 
 
-class ArchitectureCache:
-    """Remembers what backbones are like, since building all of them takes half a minute.
+def describe_all(
+    backbones: Iterable[str], *, on_new: Callable[[int], None] | None = None, file: Path | None = None
+) -> dict[str, Architecture | ModelError]:
+    """Return what each backbone is like, or why it cannot be built here.
 
-    One small file in the user's cache folder, which counts as empty once open_clip or timm are of another version.
+    What was found is remembered, since building all of them takes half a minute.
+
+    Args:
+        backbones: Their names.
+        on_new: Told how many have to be looked at first.
+        file: The memory; a damaged one, or one of other versions of open_clip or timm, counts as empty. None = in the
+            user's cache folder.
     """
+    import platformdirs
 
-    def __init__(self, file: Path | None = None) -> None:
-        """Read the file, if there is one; a damaged one counts as empty.
-
-        Args:
-            file: None = in the user's cache folder.
-        """
-        import platformdirs
-
-        self._file = file or platformdirs.user_cache_path("clipfit", appauthor=False) / "architectures.json"
-        self._made_by = " ".join(f"{name} {_version(name)}" for name in ("open_clip_torch", "timm", "transformers"))
-        self._known: dict[str, Architecture] = {}
-        with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
-            stored = json.loads(self._file.read_text(encoding="utf-8"))
-            if stored["made_by"] == self._made_by:
-                self._known = {name: Architecture(**facts) for name, facts in stored["architectures"].items()}
-
-    def describe_all(
-        self, backbones: Iterable[str], *, on_new: Callable[[int], None] | None = None
-    ) -> dict[str, Architecture | ModelError]:
-        """Return what each backbone is like, or why it cannot be built here.
-
-        Args:
-            backbones: Their names.
-            on_new: Told how many have to be looked at first.
-        """
-        wanted = list(dict.fromkeys(backbones))
-        new = [name for name in wanted if name not in self._known]
-        failed: dict[str, ModelError] = {}
-        if new and on_new:
-            on_new(len(new))
-        for name in new:
-            try:
-                self._known[name] = describe(name)
-            except ModelError as error:  # may have another end tomorrow, so it is not remembered
-                failed[name] = error
-        if len(failed) < len(new):
-            self._save()
-        return {name: failed.get(name) or self._known[name] for name in wanted}
-
-    def _save(self) -> None:
-        content = {"made_by": self._made_by, "architectures": {n: asdict(facts) for n, facts in self._known.items()}}
-        with contextlib.suppress(OSError):  # a cache that cannot be written costs time only
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            descriptor, temporary = tempfile.mkstemp(dir=self._file.parent, prefix=".architectures")
-            with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-                json.dump(content, stream)
-            Path(temporary).replace(self._file)
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "-"
+    file = file or platformdirs.user_cache_path("clipfit", appauthor=False) / "architectures.json"
+    packages = [found for name in ("open_clip_torch", "timm", "transformers") for found in distributions(name=name)]
+    made_by = " ".join(f"{found.metadata['Name']} {found.version}" for found in packages)
+    known: dict[str, Architecture] = {}
+    with suppress(OSError, ValueError, RecursionError):
+        by, stored = msgspec.json.decode(read_bytes(file, _MOST_MEMORY), type=tuple[str, dict[str, Architecture]])
+        known = stored if by == made_by else {}
+    wanted = list(dict.fromkeys(backbones))
+    new, failed = [name for name in wanted if name not in known], dict[str, ModelError]()
+    if new and on_new:
+        on_new(len(new))
+    for name in new:
+        try:
+            known[name] = describe(name)
+        except ModelError as error:  # may have another end tomorrow, so it is not remembered
+            failed[name] = error
+    if len(failed) < len(new):
+        with suppress(OSError):  # a memory that cannot be written costs time only
+            write_whole(file, msgspec.json.encode((made_by, known)))
+    return {name: failed.get(name) or known[name] for name in wanted}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 from open_clip.transformer import QuickGELU, ResidualAttentionBlock
@@ -34,17 +35,19 @@ def _is_plain(block: nn.Module) -> bool:
     )
 
 
-def run_block(block: ResidualAttentionBlock, states: Tensor, attend: Attend) -> Tensor:
+def run_block(block: ResidualAttentionBlock, states: Tensor, attend: Attend, *, fold: bool = True) -> Tensor:
     """Return the states (..., width) behind a block.
 
     Args:
         block: One of `plain_blocks`.
         states: (..., width).
         attend: Lets positions see one another.
+        fold: Whether QuickGELU's factors go into the weights, which saves memory where there are many positions and
+            rounds otherwise; so it must not depend on how many images a batch happens to have.
     """
     attention = block.attn
     mixed = attend(F.linear(block.ln_1(states), attention.in_proj_weight, attention.in_proj_bias), attention.num_heads)
-    return _feed_forward(block, states + block.ls_1(attention.out_proj(mixed)))
+    return _feed_forward(block, states + block.ls_1(attention.out_proj(mixed)), fold)
 
 
 def run_block_at(
@@ -52,6 +55,8 @@ def run_block_at(
     states: Tensor,
     pick: Callable[[Tensor], Tensor],
     attend: Callable[[Tensor, Tensor, int], Tensor],
+    *,
+    fold: bool = False,
 ) -> Tensor:
     """Return the states (batch, width) behind a block at one position a sequence; the others give keys and values only.
 
@@ -61,6 +66,7 @@ def run_block_at(
         pick: Takes the wanted positions out of states: (..., width) -> (batch, width).
         attend: (queries (batch, width), keys and values side by side (..., 2 * width), number of heads) -> heads
             joined (batch, width).
+        fold: See `run_block`.
     """
     attention = block.attn
     width = states.shape[-1]
@@ -69,24 +75,20 @@ def run_block_at(
     queries = F.linear(pick(normed), weight[:width], bias[:width])
     keys_values = F.linear(normed, weight[width:], bias[width:])
     mixed = attend(queries, keys_values, attention.num_heads)
-    return _feed_forward(block, pick(states) + block.ls_1(attention.out_proj(mixed)))
+    return _feed_forward(block, pick(states) + block.ls_1(attention.out_proj(mixed)), fold)
 
 
-def _feed_forward(block: ResidualAttentionBlock, states: Tensor) -> Tensor:
-    normed = block.ln_2(states)
-    hidden = block.mlp(normed) if not _worth_folding(block.mlp, normed) else _quick_gelu_folded(block.mlp, normed)
-    return cast(Tensor, states + block.ls_2(hidden))
-
-
-def _worth_folding(mlp: Any, states: Tensor) -> bool:
-    return type(mlp.gelu) is QuickGELU and states.shape[:-1].numel() > 2 * states.shape[-1]
+def _feed_forward(block: ResidualAttentionBlock, states: Tensor, fold: bool) -> Tensor:
+    run = partial(_quick_gelu_folded, block.mlp) if fold and type(block.mlp.gelu) is QuickGELU else block.mlp
+    return cast(Tensor, states + block.ls_2(run(block.ln_2(states))))
 
 
 def _quick_gelu_folded(mlp: Any, states: Tensor) -> Tensor:
     """Return what the feed-forward part makes of states (..., width), in fewer passes over its wide middle.
 
     QuickGELU, x * sigmoid(1.702 x), is silu(1.702 x) / 1.702; the factors go into the weights, which are smaller than
-    the middle where there are many positions. The gradient keeps one tensor of the middle instead of two.
+    the middle where there are many positions. The gradient keeps one tensor of the middle instead of two: a step of
+    ViT-B/16 takes 1 GiB less (`benchmarks/LOG.md`).
     """
     factor = 1.702
     wide = F.silu(F.linear(states, mlp.c_fc.weight * factor, mlp.c_fc.bias * factor))

@@ -8,7 +8,7 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clipfit_cli.errors import CheckpointError
+from clipfit_cli.errors import CheckpointError, first_line
 from clipfit_cli.models.jit_archive import is_jit_archive, read_jit_archive
 
 if TYPE_CHECKING:
@@ -93,5 +93,4 @@ def _reason(error: BaseException) -> str:
     """Return the sentence that tells; torch puts advice around it, some of it unsafe."""
     while isinstance(error, pickle.UnpicklingError) and error.__context__ is not None:
         error = error.__context__
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0].split(". ")[0][:200].rstrip(".")
+    return first_line(error).split(". ")[0]

@@ -63,18 +63,18 @@ def fetch(
         )
     if say:
         say(f"fetching {what} from {source} ...")
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # a retry is no news; the reason stands in the error
     try:
         reach(source)
         for name in names:
             try:
-                with _without_retry_notes():
-                    return Path(hf_hub_download(repository, name))
+                return Path(hf_hub_download(repository, name))
             except LocalEntryNotFoundError:
                 raise
             except EntryNotFoundError:
                 continue
     except Exception as error:  # the hub, its transport and ssl each raise their own kinds
-        raise ModelError(_refusal(error, repository, source) or _unreachable(error, what, source, copy)) from error
+        raise ModelError(_explained(error, repository, source, f"{what}: not in the local cache", copy)) from error
     raise ModelError(
         f"{source} has no {' and no '.join(names)}; expected a repository that open_clip can load"
         f"{instead and f', or {instead}'}"
@@ -89,11 +89,8 @@ def find_cached(repository: str, names: Sequence[str]) -> Path | None:
     """
     from huggingface_hub import try_to_load_from_cache
 
-    for name in names:
-        found = try_to_load_from_cache(repository, name)
-        if isinstance(found, str):
-            return Path(found)
-    return None
+    found = (try_to_load_from_cache(repository, name) for name in names)
+    return next((Path(path) for path in found if isinstance(path, str)), None)
 
 
 @contextmanager
@@ -107,14 +104,12 @@ def network_closed() -> Iterator[None]:
         yield
     finally:
         constants.HF_HUB_OFFLINE = before
-        if variable is None:
-            del os.environ[_OFFLINE_VARIABLE]
-        else:
-            os.environ[_OFFLINE_VARIABLE] = variable
+        os.environ.pop(_OFFLINE_VARIABLE)
+        os.environ |= {} if variable is None else {_OFFLINE_VARIABLE: variable}
 
 
-def _refusal(error: BaseException, repository: str, source: str) -> str | None:
-    """Return what the hub means by refusing; None where it did not."""
+def _explained(error: BaseException, repository: str, source: str, missing: str, copy: str) -> str:
+    """Return what the hub means by refusing; where it did not, why it could not be reached."""
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
     status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
@@ -125,25 +120,9 @@ def _refusal(error: BaseException, repository: str, source: str) -> str | None:
             f"there is no repository {repository} at {source}, or it is private: check its name, or run "
             "`hf auth login` with an account that may read it"
         )
-    return None
-
-
-def _unreachable(error: BaseException, what: str, source: str, copy: str) -> str:
     while error.__cause__ is not None:  # the hub's own words hide that of the transport
         error = error.__cause__
-    return f"{what}: not in the local cache, and could not be fetched from {source} ({first_line(error)}). {copy}"
-
-
-@contextmanager
-def _without_retry_notes() -> Iterator[None]:
-    """Silence the library: every retry would be a line of its own; the reason stands in the error."""
-    logger = logging.getLogger("huggingface_hub")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
+    return f"{missing}, and could not be fetched from {source} ({first_line(error)}). {copy}"
 
 
 def reach(source: str) -> None:

@@ -57,9 +57,7 @@ def read_jit_archive(path: Path) -> dict[str, Tensor]:
         CheckpointError: A pickle in it asks for anything but tensors, or the file is damaged.
     """
     with zipfile.ZipFile(path) as archive:
-        root = _root_of(archive)
-        if root is None:
-            raise CheckpointError(f"{path} is no TorchScript archive: it has no {_CONSTANTS}")
+        root = _root_of(archive) or ""
         _unpickle(archive, root, _CONSTANTS, "constants")
         return _tensors(_unpickle(archive, root, _TREE, "data"), path)
 
@@ -101,12 +99,6 @@ class _Unpickler(pickle._Unpickler):  # the one in Python: that in C reserves wh
                     raise pickle.UnpicklingError(f"a module holds a {type(state).__name__}")
                 self.held = state
 
-        def as_list(values: Any) -> Any:
-            return values
-
-        def as_typed(value: Any, _kind: Any) -> Any:
-            return value
-
         def as_tensor(storage: Tensor, offset: int, size: Any, stride: Any, *_rest: Any) -> Tensor:
             if math.prod(size) > storage.numel():
                 raise pickle.UnpicklingError(f"a tensor of {tuple(size)} is larger than its {storage.numel()} numbers")
@@ -116,8 +108,8 @@ class _Unpickler(pickle._Unpickler):  # the one in Python: that in C reserves wh
         self._known: dict[tuple[str, str], Any] = {
             ("collections", "OrderedDict"): OrderedDict,
             ("torch._utils", "_rebuild_tensor_v2"): as_tensor,
-            ("torch.jit._pickle", "restore_type_tag"): as_typed,
-            **{("torch.jit._pickle", name): as_list for name in _LISTS},
+            ("torch.jit._pickle", "restore_type_tag"): lambda value, _: value,
+            **{("torch.jit._pickle", name): lambda values: values for name in _LISTS},
             **{("torch", storage): getattr(torch, dtype) for storage, dtype in _DTYPES.items()},
         }
 

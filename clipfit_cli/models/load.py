@@ -5,18 +5,18 @@ from __future__ import annotations
 from typing import Any, cast
 
 import torch
+from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 
-from clipfit_cli.config import TINY_BACKBONE, ModelConfig
+from clipfit_cli.config import ModelConfig
 from clipfit_cli.errors import CheckpointError, ModelError
 from clipfit_cli.models.architectures import create
 from clipfit_cli.models.bundle import ClipBundle
 from clipfit_cli.models.checkpoints import read_state_dict
+from clipfit_cli.models.source import ModelSource, find_source
+from clipfit_cli.models.tiny import build_tiny
 from clipfit_cli.models.tokenizers import Tokenizer, simple_tokenizer, tokenizer_of
 from clipfit_cli.models.towers import activation_of, check_supported
-from clipfit_cli.models.weights import Weights, find_weights
 
-_CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-_CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 _NO_WEIGHTS = (
     "input_resolution",
     "context_length",
@@ -26,8 +26,10 @@ _NO_WEIGHTS = (
 )
 """Buffers that older checkpoints carry although the architecture decides them."""
 
+_MOST_BUFFERED = 1 << 28
 
-def load_bundle(config: ModelConfig, *, device: torch.device, weights: Weights | None = None) -> ClipBundle:
+
+def load_bundle(config: ModelConfig, *, device: torch.device, source: ModelSource | None = None) -> ClipBundle:
     """Return the model with its weights, float32, frozen, in evaluation mode, on the device.
 
     Weights that were trained with QuickGELU run with QuickGELU, whatever the backbone is called.
@@ -35,24 +37,18 @@ def load_bundle(config: ModelConfig, *, device: torch.device, weights: Weights |
     Args:
         config: Backbone, weights and BatchNorm mode.
         device: Where the model goes.
-        weights: What `find_weights` returned, if it was asked already.
+        source: What `find_source` returned, if it was asked already.
 
     Raises:
         UnknownNameError: No such backbone or weights.
         ModelError: The weights cannot be fetched, or the kind of tower is not supported.
         CheckpointError: The file is damaged, unsafe, or its tensors do not fit the backbone.
     """
-    weights = weights or find_weights(config.backbone, config.pretrained)
-    if config.backbone == TINY_BACKBONE:
-        from clipfit_cli.models.tiny import build_tiny
-
-        model = cast(torch.nn.Module, build_tiny())
-    else:
-        model = _build(config, weights)
+    source = source or find_source(config)
+    model = cast(torch.nn.Module, build_tiny()) if source.is_builtin else _build(source)
     check_supported(model, config.backbone)
     model.to(device).float().eval().requires_grad_(False)
-    tokenizer = None if config.backbone == TINY_BACKBONE else tokenizer_of(config.backbone)
-    return bundle_of(model, config, weights_sha256=weights.sha256, tokenizer=tokenizer)
+    return bundle_of(model, config, weights_sha256=source.sha256, tokenizer=tokenizer_of(source))
 
 
 def bundle_of(
@@ -71,7 +67,7 @@ def bundle_of(
     """
     visual: Any = cast(Any, model).visual
     tokenizer = tokenizer or simple_tokenizer(int(cast(Any, model).context_length))
-    preprocess = getattr(visual, "preprocess_cfg", None) or {}
+    preprocess = merge_preprocess_dict(PreprocessCfg(), getattr(visual, "preprocess_cfg", None) or {})
     return ClipBundle(
         model=model,
         tokenizer=tokenizer.tokenize,
@@ -82,39 +78,43 @@ def bundle_of(
         activation=activation_of(model),
         bn=config.bn,
         image_size=_side(visual.image_size, config.backbone),
-        image_mean=_triple(preprocess.get("mean"), _CLIP_MEAN),
-        image_std=_triple(preprocess.get("std"), _CLIP_STD),
-        interpolation="bilinear" if preprocess.get("interpolation") == "bilinear" else "bicubic",
-        resize_mode=preprocess.get("resize_mode") or "shortest",
+        image_mean=cast("tuple[float, float, float]", tuple(map(float, preprocess["mean"]))),
+        image_std=cast("tuple[float, float, float]", tuple(map(float, preprocess["std"]))),
+        interpolation="bilinear" if preprocess["interpolation"] == "bilinear" else "bicubic",
+        resize_mode=preprocess["resize_mode"],
     )
 
 
-def _build(config: ModelConfig, weights: Weights) -> torch.nn.Module:
+def _build(source: ModelSource) -> torch.nn.Module:
     from open_clip.convert import convert_state_dict
     from open_clip.model import convert_to_custom_text_state_dict
-    from open_clip.transform import merge_preprocess_dict
 
     # The side of the input stays the architecture's, as in open_clip.
-    preprocess = {key: value for key, value in weights.preprocess.items() if key != "size"}
-    options: dict[str, Any] = {
-        "force_preprocess_cfg": merge_preprocess_dict({}, preprocess),
-    }
-    if weights.quick_gelu is not None:
-        options["quick_gelu"] = weights.quick_gelu
-    if weights.text_cfg is not None:
-        options["text_cfg"] = dict(weights.text_cfg)
-    described = weights.config is not None and config.backbone == config.pretrained
-    name = f"local-dir:{weights.config.parent}" if weights.config and described else config.backbone
-    create(name, config.backbone, device="meta", **options)  # costs nothing, so what is not supported ends at once
-    model = create(name, config.backbone, device="cpu", **options)
-    state = convert_state_dict(model, read_state_dict(weights.path))
+    preprocess = {key: value for key, value in source.preprocess.items() if key != "size"}
+    options: dict[str, Any] = {"force_preprocess_cfg": merge_preprocess_dict({}, preprocess)}
+    if source.quick_gelu is not None:
+        options["quick_gelu"] = source.quick_gelu
+    _check_size(create(source, device="meta", **options), source)  # costs nothing, so what cannot be ends at once
+    model = create(source, device="cpu", **options)
+    state = convert_state_dict(model, read_state_dict(source.path))
     if "positional_embedding" in state and not hasattr(model, "positional_embedding"):
         state = convert_to_custom_text_state_dict(state)  # of before text towers became modules of their own
-    _load_strictly(model, state, config, weights)
+    _load_strictly(model, state, source)
     return model
 
 
-def _load_strictly(model: torch.nn.Module, state: dict[str, Any], config: ModelConfig, weights: Weights) -> None:
+def _check_size(sketch: torch.nn.Module, source: ModelSource) -> None:
+    """Refuse a model that its weights file cannot fill, before any memory is taken for it."""
+    parameters = sum(parameter.numel() for parameter in sketch.parameters())
+    size, buffers = source.path.stat().st_size, sum(buffer.numel() for buffer in sketch.buffers())
+    if parameters > size or buffers > _MOST_BUFFERED:  # the smallest type of number takes a byte
+        raise CheckpointError(
+            f"{source.path} does not fit the backbone {source.backbone}: it has {size:,} bytes, which cannot hold "
+            f"{parameters:,} parameters and {buffers:,} fixed numbers"
+        )
+
+
+def _load_strictly(model: torch.nn.Module, state: dict[str, Any], source: ModelSource) -> None:
     own = model.state_dict()
     if "logit_bias" in own and "logit_scale" in state:
         state.setdefault("logit_bias", torch.zeros(()))  # as open_clip, for weights that were trained without one
@@ -125,15 +125,12 @@ def _load_strictly(model: torch.nn.Module, state: dict[str, Any], config: ModelC
     for extra in (*computed, *_NO_WEIGHTS):
         if extra not in own:
             state.pop(extra, None)
-    problems = [text for name, tensor in own.items() if name in state and (text := _misfit(name, state[name], tensor))][
-        :1
-    ]
-    if missing := [name for name in own if name not in state]:
-        problems.append(f"{len(missing)} tensors are missing, the first is {missing[0]}")
-    if unknown := [name for name in state if name not in own]:
-        problems.append(f"{len(unknown)} tensors are unknown, the first is {unknown[0]}")
+    problems = [text for name in own if name in state and (text := _misfit(name, state[name], own[name]))][:1]
+    missing, unknown = [name for name in own if name not in state], [name for name in state if name not in own]
+    for what, names in (("missing", missing), ("unknown", unknown)):
+        problems += [f"{len(names)} tensors are {what}, the first is {names[0]}"] if names else []
     if problems:
-        raise CheckpointError(f"{weights.path} does not fit the backbone {config.backbone}: {'; '.join(problems)}")
+        raise CheckpointError(f"{source.path} does not fit the backbone {source.backbone}: {'; '.join(problems)}")
     model.load_state_dict(state)
 
 
@@ -151,8 +148,3 @@ def _misfit(name: str, given: torch.Tensor, own: torch.Tensor) -> str | None:
     if own.is_floating_point() and not given.is_floating_point():
         return f"{name} holds {given.dtype}, expected {own.dtype}"
     return None
-
-
-def _triple(given: Any, default: tuple[float, float, float]) -> tuple[float, float, float]:
-    values = tuple(given) if given else default
-    return (float(values[0]), float(values[1]), float(values[2]))

@@ -2,36 +2,64 @@
 
 from __future__ import annotations
 
-import json
-import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from clipfit_cli.errors import ModelError
+import msgspec
+
+from clipfit_cli.errors import ModelError, first_line
+from clipfit_cli.files import expanded, read_bytes, why_unreadable
 from clipfit_cli.models.hub import HUB_PREFIX, fetch
 
 CONFIG_FILE = "open_clip_config.json"
 WEIGHTS_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 """In open_clip's order."""
 
+MOST_CONFIG = 1 << 26
+"""Bytes of a configuration."""
+
+_MOST_LAYERS = 1000
 _INSTEAD = "give a local folder or file: --pretrained PATH"
+
+
+_Positive = Annotated[float, msgspec.Meta(gt=0)]
+
+
+class _Model(msgspec.Struct):
+    embed_dim: Annotated[int, msgspec.Meta(ge=1, le=1 << 16)]
+    vision_cfg: dict[str, Any]
+    text_cfg: dict[str, Any]
+
+
+class _Preprocess(msgspec.Struct):
+    mean: tuple[float, float, float] | None = None
+    std: tuple[_Positive, _Positive, _Positive] | None = None
+    resize_mode: Literal["shortest", "longest", "squash"] | None = None
+
+
+class _Config(msgspec.Struct):
+    """What is asked of a configuration before open_clip sees it; it has more."""
+
+    model_cfg: _Model
+    preprocess_cfg: _Preprocess | None = None
 
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """Both files of a model, and what the configuration says.
+    """A model's configuration, found.
 
     Attributes:
+        given: The folder, or ``hf-hub:org/name``, as a user wrote it.
         config: The configuration file; its folder is one that open_clip can load.
-        weights: The weights file.
         architecture: ``model_cfg``: open_clip's model configuration.
         preprocess: ``preprocess_cfg``: mean, standard deviation, interpolation, resize mode.
     """
 
+    given: str
     config: Path
-    weights: Path
     architecture: dict[str, Any]
     preprocess: dict[str, Any]
 
@@ -40,77 +68,79 @@ def is_model_folder(text: str) -> bool:
     """Return whether a text means a repository of the hub or a folder, not open_clip's name or tag of something.
 
     A folder counts where it is written as a path, or holds a configuration.
+
+    Raises:
+        ConfigError: It begins with the home folder of nobody, or holds a NUL.
     """
     if text.startswith(HUB_PREFIX):
         return True
-    path = Path(text).expanduser()
+    path = expanded(text)
     written_as_path = "/" in text or "\\" in text or text in (".", "..", "~")
-    return path.is_dir() and (written_as_path or (path / CONFIG_FILE).is_file())
+    return os.path.isdir(path) and (written_as_path or why_unreadable(path / CONFIG_FILE) is None)  # noqa: PTH112
 
 
 def open_model_folder(text: str, *, offline: bool = False, say: Callable[[str], None] | None = None) -> ModelFolder:
-    """Return the files of ``hf-hub:org/name`` (out of the local cache, else fetched) or of a folder.
+    """Return the configuration of ``hf-hub:org/name`` (out of the local cache, else fetched) or of a folder.
 
     Raises:
-        ModelError: A file is missing and cannot be fetched, or the configuration is not open_clip's.
-    """
-    config = config_file(text, offline=offline, say=say)
-    architecture, preprocess = read_config(config)
-    if text.startswith(HUB_PREFIX):
-        repository, what = text.removeprefix(HUB_PREFIX), f"the weights of {text}"
-        weights = fetch(repository, WEIGHTS_FILES, what=what, instead=_INSTEAD, offline=offline, say=say)
-        return ModelFolder(config, weights, architecture, preprocess)
-    for name in WEIGHTS_FILES:
-        if (config.parent / name).is_file():
-            return ModelFolder(config, config.parent / name, architecture, preprocess)
-    raise ModelError(f"the folder {config.parent} holds no weights; expected {' or '.join(WEIGHTS_FILES)}")
-
-
-def config_file(text: str, *, offline: bool = False, say: Callable[[str], None] | None = None) -> Path:
-    """Return the configuration file of ``hf-hub:org/name`` (out of the local cache, else fetched) or of a folder.
-
-    Raises:
-        ModelError: It is missing and cannot be fetched.
+        ModelError: It is missing and cannot be fetched, or is not one of open_clip's.
     """
     if text.startswith(HUB_PREFIX):
         repository, what = text.removeprefix(HUB_PREFIX), f"{CONFIG_FILE} of {text}"
-        return fetch(repository, [CONFIG_FILE], what=what, instead=_INSTEAD, offline=offline, say=say)
-    folder = Path(text).expanduser()
-    if not (folder / CONFIG_FILE).is_file():
+        config = fetch(repository, [CONFIG_FILE], what=what, instead=_INSTEAD, offline=offline, say=say)
+    else:
+        config = expanded(text) / CONFIG_FILE
+    if why_unreadable(config) == "does not exist":
         raise ModelError(
-            f"the folder {folder} holds no {CONFIG_FILE}; expected what open_clip shares: {CONFIG_FILE} beside "
+            f"the folder {config.parent} holds no {CONFIG_FILE}; expected what open_clip shares: {CONFIG_FILE} beside "
             f"{' or '.join(WEIGHTS_FILES)}. For weights alone give the file: --backbone NAME --pretrained FILE"
         )
-    return folder / CONFIG_FILE
+    return ModelFolder(text, config, *read_config(config))
+
+
+def weights_of(folder: ModelFolder, *, offline: bool = False, say: Callable[[str], None] | None = None) -> Path:
+    """Return the weights file that belongs to a configuration.
+
+    Raises:
+        ModelError: It is missing and cannot be fetched, or cannot be read.
+    """
+    if folder.given.startswith(HUB_PREFIX):
+        repository, what = folder.given.removeprefix(HUB_PREFIX), f"the weights of {folder.given}"
+        return fetch(repository, WEIGHTS_FILES, what=what, instead=_INSTEAD, offline=offline, say=say)
+    for path in (folder.config.parent / name for name in WEIGHTS_FILES):
+        if (reason := why_unreadable(path)) is None:
+            return path
+        if reason != "does not exist":
+            raise ModelError(f"{path} {reason}; expected the weights of the model")
+    raise ModelError(f"the folder {folder.config.parent} holds no weights; expected {' or '.join(WEIGHTS_FILES)}")
 
 
 def read_config(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return architecture and preprocessing of a configuration file.
 
     Raises:
-        ModelError: It is not one of open_clip's.
+        ModelError: It cannot be read, is not one of open_clip's, or is of a size that no model has.
     """
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"{path} cannot be read as JSON ({error})") from error
-    architecture = config.get("model_cfg") if isinstance(config, dict) else None
-    if not isinstance(architecture, dict):
-        raise ModelError(f"{path} has no model_cfg; expected open_clip's configuration of a model")
-    for part in ("vision_cfg", "text_cfg"):
-        if not isinstance(architecture.get(part), dict):
-            raise ModelError(f"{path} has no model_cfg.{part}; expected open_clip's configuration of a model")
-    preprocess = config.get("preprocess_cfg") or {}
-    if not isinstance(preprocess, dict):
-        raise ModelError(f"preprocess_cfg of {path} is a {type(preprocess).__name__}, expected names with values")
-    for name in ("mean", "std"):
-        if preprocess.get(name) is not None and not _is_triple(preprocess[name], positive=name == "std"):
-            raise ModelError(f"preprocess_cfg.{name} of {path} is {preprocess[name]!r}, expected three numbers")
-    return architecture, preprocess
+        config = msgspec.json.decode(read_bytes(path, MOST_CONFIG))
+        msgspec.convert(config, _Config)
+        check_layers(config["model_cfg"])
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{path} is not open_clip's configuration of a model: {first_line(error)}") from error
+    return config["model_cfg"], config.get("preprocess_cfg") or {}
 
 
-def _is_triple(values: Any, *, positive: bool) -> bool:
-    if not isinstance(values, list) or len(values) != 3:
-        return False
-    numbers = [value for value in values if isinstance(value, int | float) and math.isfinite(value)]
-    return len(numbers) == 3 and (not positive or min(numbers) > 0)
+def check_layers(value: Any, name: str = "") -> None:
+    """Do nothing for a configuration, or a part of one under this name, that no tower is built by for ever.
+
+    Raises:
+        ValueError: It asks for more than 1,000 layers.
+    """
+    for key, part in value.items() if isinstance(value, dict) else ():
+        check_layers(part, key)
+    for part in value if isinstance(value, list) else ():
+        check_layers(part, name)
+    if isinstance(value, int | float) and ("layer" in name or "depth" in name) and value > _MOST_LAYERS:
+        raise ValueError(f"{name} is {value}, more than the {_MOST_LAYERS} that any model has")

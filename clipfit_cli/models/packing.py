@@ -97,7 +97,8 @@ def shared_prefix(tokens: Tensor, lengths: Tensor) -> int:
 
 def run_packed(block: ResidualAttentionBlock, states: Tensor, packing: Packing) -> Tensor:
     """Return the states (num_rows, width) behind a causal block."""
-    return run_block(block, states, lambda qkv, heads: _attend(qkv, heads, packing))
+    fold = len(states) > 2 * states.shape[1]
+    return run_block(block, states, lambda qkv, heads: _attend(qkv, heads, packing), fold=fold)
 
 
 def run_packed_at_ends(block: ResidualAttentionBlock, states: Tensor, packing: Packing) -> Tensor:
@@ -108,7 +109,8 @@ def run_packed_at_ends(block: ResidualAttentionBlock, states: Tensor, packing: P
         spread: Tensor = cast(Any, _SpreadKeys).apply(keys_values, packing)
         return attend_from(queries, spread.view(num_prompts, -1, spread.shape[-1]), heads, mask=packing.end_mask)
 
-    return run_block_at(block, states, lambda rows: rows.index_select(0, packing.end_rows), attend)
+    fold = num_prompts > 2 * states.shape[1]
+    return run_block_at(block, states, lambda rows: rows.index_select(0, packing.end_rows), attend, fold=fold)
 
 
 def _attend(qkv: Tensor, heads: int, packing: Packing) -> Tensor:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
-import json
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from clipfit_cli.errors import ModelError
+from clipfit_cli.files import read_bytes
 from clipfit_cli.models.hub import fetch
+from clipfit_cli.models.model_folder import MOST_CONFIG, check_layers
 
 
 def resolve_text_model(
@@ -33,13 +37,13 @@ def resolve_text_model(
         ModelError: The library is not installed, the configuration is not to be had, or open_clip cannot use the
             text model.
     """
-    name = text_cfg.get("hf_model_name")
+    name = str(text_cfg.get("hf_model_name") or "")
     if not name:
         return None
     what = f"the text tower of {backbone} is the Hugging Face model {name}"
     if importlib.util.find_spec("transformers") is None:
         raise ModelError(f"{what}, and transformers is not installed: pip install 'clipfit-cli[hf]'")
-    if Path(name).is_dir():
+    if os.path.isdir(name):  # noqa: PTH112
         config = Path(name) / "config.json"
     else:
         asked_for = f"the configuration of {name} (text model of {backbone})"
@@ -47,8 +51,10 @@ def resolve_text_model(
     from open_clip.hf_configs import arch_dict
 
     try:
-        kind = json.loads(config.read_text(encoding="utf-8"))["model_type"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        described = msgspec.json.decode(read_bytes(config, MOST_CONFIG), type=dict[str, Any])
+        kind = described["model_type"]
+        check_layers(described)
+    except (OSError, ValueError, KeyError, RecursionError) as error:
         raise ModelError(f"{what}, whose configuration {config} cannot be read ({error!r})") from error
     if kind not in arch_dict:  # other kinds may ask to run code that comes with them
         raise ModelError(f"{what}, of the kind {kind!r}; open_clip has {', '.join(arch_dict)}")

@@ -27,9 +27,9 @@ TINY_CONFIG: dict[str, Any] = {
 }
 """open_clip's model configuration; the tokenizer is open_clip's own, cut to this context length."""
 
-_EMBEDDING = "token_embedding.weight"
-_ROWS = "token_embedding.rows"
-_IDS = "token_embedding.ids"
+EMBEDDING = "token_embedding.weight"
+ROWS = "token_embedding.rows"
+IDS = "token_embedding.ids"
 
 
 def tiny_weights_path() -> Path:
@@ -53,9 +53,9 @@ def build_tiny(weights: Path | None = None) -> CLIP:
     path = weights or tiny_weights_path()
     try:
         stored = load_file(path)
-        state = {name: tensor.float() for name, tensor in stored.items() if name not in (_ROWS, _IDS)}
+        state = {name: tensor.float() for name, tensor in stored.items() if name not in (ROWS, IDS)}
         vocabulary = TINY_CONFIG["text_cfg"]["vocab_size"]
-        state[_EMBEDDING] = _full_embedding(stored[_ROWS].float(), stored[_IDS], vocabulary)
+        state[EMBEDDING] = _full_embedding(stored[ROWS].float(), stored[IDS], vocabulary)
         model = CLIP(**TINY_CONFIG)
         model.load_state_dict(state)
     except (OSError, SafetensorError, KeyError, IndexError, RuntimeError) as error:
@@ -63,17 +63,6 @@ def build_tiny(weights: Path | None = None) -> CLIP:
             f"the weights of clipfit-tiny cannot be read from {path} ({error}); install the package anew"
         ) from error
     return model.eval()
-
-
-def save_tiny(model: CLIP, token_ids: list[int], path: Path) -> None:
-    """Write the weights as float16, of the token embedding only the rows of `token_ids`."""
-    import torch
-    from safetensors.torch import save_file
-
-    state = {name: tensor.detach().half().contiguous() for name, tensor in model.state_dict().items()}
-    embedding = state.pop(_EMBEDDING)
-    ids = torch.tensor(sorted(set(token_ids)))
-    save_file({**state, _ROWS: embedding[ids].contiguous(), _IDS: ids}, path)
 
 
 def _full_embedding(rows: Tensor, ids: Tensor, vocabulary: int) -> Tensor:

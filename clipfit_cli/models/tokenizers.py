@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
-from pathlib import Path
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 from torch import Tensor
 
 from clipfit_cli.errors import ModelError, first_line
-from clipfit_cli.models.hub import HUB_PREFIX, network_closed, reach
-from clipfit_cli.models.model_folder import is_model_folder
+from clipfit_cli.models.hub import network_closed, reach
+from clipfit_cli.models.source import Blueprint
 
 
 class Tokenizer(NamedTuple):
@@ -31,14 +30,11 @@ class Tokenizer(NamedTuple):
 def simple_tokenizer(context_length: int) -> Tokenizer:
     """Return CLIP's own tokenizer; its vocabulary is read once."""
     tokenizer = SimpleTokenizer(context_length=context_length)
-    return Tokenizer(tokenizer, lambda prompt: len(tokenizer.encode(prompt)) + 2)
+    return Tokenizer(tokenizer, partial(_count, tokenizer))
 
 
-def tokenizer_of(backbone: str) -> Tokenizer:
-    """Return the tokenizer that open_clip's configuration of a backbone names.
-
-    Args:
-        backbone: A name of open_clip's, ``hf-hub:org/name``, or a folder with ``open_clip_config.json``.
+def tokenizer_of(blueprint: Blueprint) -> Tokenizer:
+    """Return the tokenizer that open_clip's configuration of a model names: from this machine, else fetched.
 
     Raises:
         ModelError: It is one of Hugging Face's, and neither on this machine nor to be fetched.
@@ -46,40 +42,31 @@ def tokenizer_of(backbone: str) -> Tokenizer:
     import open_clip
     from huggingface_hub import constants
 
-    folder = is_model_folder(backbone) and not backbone.startswith(HUB_PREFIX)
-    name = f"local-dir:{Path(backbone).expanduser()}" if folder else backbone
+    if blueprint.is_builtin:
+        return simple_tokenizer(blueprint.model_cfg["text_cfg"]["context_length"])
     try:
-        tokenizer: Any = _local(name)
-        if tokenizer is None:
+        may_fetch = not constants.HF_HUB_OFFLINE
+        try:
+            with network_closed():
+                tokenizer: Any = open_clip.get_tokenizer(blueprint.tokenizer)
+        except Exception:
+            if not may_fetch:
+                raise
             reach(constants.ENDPOINT)
-            tokenizer = open_clip.get_tokenizer(name)
+            tokenizer = open_clip.get_tokenizer(blueprint.tokenizer)
     except Exception as error:  # transformers and the hub raise kinds of their own
         raise ModelError(
-            f"the tokenizer of {backbone} is one of Hugging Face's and cannot be loaded ({first_line(error)}). It "
-            'needs the package transformers (pip install "clipfit-cli[hf]") and its files in the local cache: run once '
-            "with access to huggingface.co, or copy the cache folder (~/.cache/huggingface, or HF_HOME) here"
+            f"the tokenizer of {blueprint.backbone} is one of Hugging Face's and cannot be loaded "
+            f'({first_line(error)}). It needs the package transformers (pip install "clipfit-cli[hf]") and its files '
+            "in the local cache: run once with access to huggingface.co, or copy the cache folder "
+            "(~/.cache/huggingface, or HF_HOME) here"
         ) from error
+    return Tokenizer(tokenizer, partial(_count, tokenizer))
+
+
+def _count(tokenizer: SimpleTokenizer | HFTokenizer, prompt: str) -> int:
     if isinstance(tokenizer, SimpleTokenizer):
-        return Tokenizer(tokenizer, lambda prompt: len(tokenizer.encode(prompt)) + 2)
-    return Tokenizer(tokenizer, lambda prompt: _count(tokenizer, prompt))
-
-
-def _local(name: str) -> Any:
-    """Return the tokenizer from what is on this machine; None where that is not enough and the network may be used."""
-    import open_clip
-    from huggingface_hub import constants
-
-    may_fetch = not constants.HF_HUB_OFFLINE
-    try:
-        with network_closed():
-            return open_clip.get_tokenizer(name)
-    except Exception:
-        if may_fetch:
-            return None
-        raise
-
-
-def _count(tokenizer: HFTokenizer, prompt: str) -> int:
+        return len(tokenizer.encode(prompt)) + 2
     words = tokenizer.clean_fn(prompt)
     if tokenizer.tokenizer_mode == "clips":  # start, end, and a class token behind the padding
         return len(tokenizer.tokenizer(words, add_special_tokens=False).input_ids) + 3

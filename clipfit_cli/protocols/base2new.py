@@ -5,26 +5,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from clipfit_cli.config import Request, RunConfig, TestSet
-from clipfit_cli.protocols.planning import runs_of
+from clipfit_cli.protocols.planning import once, runs_of
 from clipfit_cli.protocols.series import (
     CONDITION_COLUMNS,
+    ROW,
     RUN_COLUMNS,
     Entry,
     Series,
     average_groups,
     condition_cells,
+    entries_of,
     run_cells,
     series_of,
     spread_cells,
 )
 from clipfit_cli.reports.tables import AVERAGE_ROW, Column
-from clipfit_cli.results.record import RunRecord
+from clipfit_cli.results.record import Finished
 from clipfit_cli.results.summary import (
     harmonic_mean,
     harmonic_of_means,
     mean,
+    mean_of,
     mean_of_harmonics,
-    population_std,
 )
 
 TITLE = "Base-to-new accuracy (%)"
@@ -35,6 +37,7 @@ CAPTIONS = (
 METRICS = ("base_accuracy", "new_accuracy", "harmonic_mean")
 COLUMNS = (
     *CONDITION_COLUMNS,
+    Column("num_images", "images", "int"),
     Column("base_accuracy_pct", "base", "pct", spread="base_accuracy_std_pct"),
     Column("new_accuracy_pct", "new", "pct", spread="new_accuracy_std_pct"),
     Column("harmonic_mean_pct", "H", "pct", spread="harmonic_mean_std_pct"),
@@ -48,7 +51,7 @@ COLUMNS = (
 
 def plan(request: Request) -> list[RunConfig]:
     """Return the runs: data sets x methods x shots x seeds, each trained on base and tested on base and new."""
-    return [
+    return once(
         run
         for dataset in request.datasets
         for choice in request.methods
@@ -60,10 +63,10 @@ def plan(request: Request) -> list[RunConfig]:
             subset="base",
             tests=(TestSet(dataset, "base"), TestSet(dataset, "new")),
         )
-    ]
+    )
 
 
-def entries(records: Sequence[RunRecord]) -> list[Entry]:
+def entries(records: Sequence[Finished], *, per_seed: bool = False) -> list[Entry]:
     """Return a row a data set, method and shot count, then the averages over data sets where there are several.
 
     H of a row is the harmonic mean of mean base and mean new accuracy; its spread is that of the seeds' H. H of
@@ -71,25 +74,41 @@ def entries(records: Sequence[RunRecord]) -> list[Entry]:
     sets' H stands beside it in a column of its own.
     """
     series = series_of(records)
-    return [_entry(one) for one in series] + [_average(group) for group in average_groups(series)]
+    return entries_of(series, _entry, per_seed=per_seed) + [_average(group) for group in average_groups(series)]
 
 
 def halves(series: Series) -> tuple[list[float], list[float]]:
     """Return base accuracy and new accuracy, in percent, one value a seed."""
-    return series.values(TestSet(series.dataset, "base")), series.values(TestSet(series.dataset, "new"))
+    base, new = tests_of(series)
+    return series.values(base), series.values(new)
+
+
+def tests_of(series: Series) -> tuple[TestSet, TestSet]:
+    """Return the two halves."""
+    return TestSet(series.dataset, "base"), TestSet(series.dataset, "new")
+
+
+def captions(records: Sequence[Finished]) -> tuple[str, ...]:
+    """Return how many images were tested, where all rows are about one data set."""
+    series = series_of(records)
+    if len({one.dataset for one in series}) != 1:
+        return ()
+    base, new = tests_of(series[0])
+    return (f"tested on {series[0].num_images(base):,} base and {series[0].num_images(new):,} new images",)
 
 
 def _entry(series: Series) -> Entry:
     base, new = halves(series)
-    harmonic = [harmonic_mean(b, n) for b, n in zip(base, new, strict=True)]
+    harmonic = [harmonic_mean(b, n) for b, n in zip(base, new, strict=bool(base and new))]
     return Entry(
         row={
             **condition_cells(series),
+            "num_images": series.num_images(*tests_of(series)),
             **spread_cells("base_accuracy", base),
             **spread_cells("new_accuracy", new),
-            "harmonic_mean_pct": harmonic_mean(mean(base), mean(new)),
-            "harmonic_mean_std_pct": population_std(harmonic),
-            **run_cells(series),
+            **spread_cells("harmonic_mean", harmonic),
+            "harmonic_mean_pct": harmonic_mean(mean(base), mean(new)) if harmonic else None,
+            **run_cells(series, *tests_of(series)),
         },
         place=(series.dataset,),
         label=series.label,
@@ -104,15 +123,17 @@ def _entry(series: Series) -> Entry:
 
 def _average(group: Sequence[Series]) -> Entry:
     both = [halves(series) for series in group]
-    bases = [mean(base) for base, _ in both]
-    news = [mean(new) for _, new in both]
+    whole = all(base and new for base, new in both)
+    bases = [mean(base) for base, _ in both] if whole else []
+    news = [mean(new) for _, new in both] if whole else []
     return Entry(
         row={
             **condition_cells(group[0], dataset=f"average of {len(group)}"),
-            "base_accuracy_pct": mean(bases),
-            "new_accuracy_pct": mean(news),
-            "harmonic_mean_pct": harmonic_of_means(bases, news),
-            "mean_of_harmonic_means_pct": mean_of_harmonics(bases, news),
+            ROW: "average",
+            "base_accuracy_pct": mean_of([base for base, _ in both]),
+            "new_accuracy_pct": mean_of([new for _, new in both]),
+            "harmonic_mean_pct": harmonic_of_means(bases, news) if whole else None,
+            "mean_of_harmonic_means_pct": mean_of_harmonics(bases, news) if whole else None,
             AVERAGE_ROW: True,
         },
         place=("average",),

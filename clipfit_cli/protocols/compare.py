@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence, Set
 from dataclasses import replace
 from types import ModuleType
+from typing import Any
 
 from clipfit_cli.config import MethodChoice, Request, RunConfig
 from clipfit_cli.errors import UnknownNameError
@@ -14,7 +16,7 @@ from clipfit_cli.protocols.planning import settings_of
 from clipfit_cli.protocols.series import Entry, series_of, table_of
 from clipfit_cli.reports.tables import Column, Table
 from clipfit_cli.results.compare import check_alike, paired_difference
-from clipfit_cli.results.record import RunRecord
+from clipfit_cli.results.record import Finished
 
 PROTOCOLS: dict[str, ModuleType] = {
     "base2new": base2new,
@@ -50,19 +52,31 @@ def plan(name: str, request: Request) -> list[RunConfig]:
     return make(request)
 
 
-def summarise(name: str, records: Sequence[RunRecord]) -> Table:
-    """Return the protocol's table."""
+def summarise(name: str, records: Sequence[Finished], **options: Any) -> Table:
+    """Return the protocol's table.
+
+    Args:
+        name: Of the protocol.
+        records: At least one.
+        options: Of the protocol's `entries`.
+    """
     rules = protocol(name)
-    entries: list[Entry] = rules.entries(records)
-    return table_of(rules.TITLE, _columns(rules, entries), entries, records, _captions(rules, entries))
+    entries: list[Entry] = rules.entries(records, **options)
+    return table_of(rules.TITLE, _columns(rules, entries), entries, records, _captions(rules, entries, records))
 
 
-def summarise_leads(name: str, records: Sequence[RunRecord], *, method: MethodChoice) -> Table:
+def summarise_leads(name: str, records: Sequence[Finished], *, method: MethodChoice, **options: Any) -> Table:
     """Return the protocol's table with the lead of one method over every other row.
 
-    A lead is that method's cell minus the row's, in percentage points, at the same shots (zero-shot CLIP stands
-    beside every shot count, so its row has a lead where there is one count). Its spread is that of the
-    differences seed by seed; wins count the seeds in which the method is strictly better.
+    A lead is that method's cell minus the row's, in percentage points, at the same shots; zero-shot CLIP stands beside
+    every shot count, and its row has the lead at the most shots. Its spread is that of the differences seed by seed;
+    wins count the seeds in which the method is strictly better.
+
+    Args:
+        name: Of the protocol.
+        records: At least one.
+        method: Whose lead it is.
+        options: Of the protocol's `entries`.
 
     Raises:
         ResultsError: The records were not made under the same conditions.
@@ -70,12 +84,13 @@ def summarise_leads(name: str, records: Sequence[RunRecord], *, method: MethodCh
     for series in _by_dataset_and_shots(records):
         check_alike(series)
     rules = protocol(name)
-    entries: list[Entry] = rules.entries(records)
+    entries: list[Entry] = rules.entries(records, **options)
     leaders = {
         one.label
         for one in series_of(records)
         if (config := one.records[0].config).method == method.name
-        and config.settings == settings_of(method, protocol=config.protocol, dataset=config.dataset)
+        and config.settings
+        == settings_of(method, protocol=config.protocol, dataset=config.dataset, subset=config.subset)
     }
     led = [_with_lead(entry, entries, rules.METRICS, leaders) for entry in entries]
     last = rules.METRICS[-1]
@@ -93,11 +108,14 @@ def summarise_leads(name: str, records: Sequence[RunRecord], *, method: MethodCh
     columns += [
         *(column for column in lead_columns if not column.terminal),
         Column("lead_wins", "wins", terminal=False),
+        Column("lead_shots", "at shots", "value", terminal=False),
     ]
     leader = " / ".join(sorted(leaders)) or method.name
     cell = {"harmonic_mean": "H", "accuracy": "accuracy"}[last]
     caption = f"lead: {cell} of {leader} minus that of the row, in points; --csv and --json have its spread over seeds."
-    return table_of(rules.TITLE, columns, led, records, (caption, *_captions(rules, led)))
+    if len({entry.shots for entry in led} - {0}) > 1:
+        caption += " Of a row that trains nothing: at the most shots."
+    return table_of(rules.TITLE, columns, led, records, (caption, *_captions(rules, led, records)))
 
 
 def _with_lead(entry: Entry, entries: Sequence[Entry], metrics: Sequence[str], leaders: Set[str]) -> Entry:
@@ -106,23 +124,19 @@ def _with_lead(entry: Entry, entries: Sequence[Entry], metrics: Sequence[str], l
         for other in entries
         if other.label in leaders and other.place == entry.place and entry.shots in (0, other.shots)
     ]
-    if entry.label in leaders or len(rivals) != 1:
+    if entry.label in leaders or not rivals or len({other.label for other in rivals}) != 1:
         return entry
-    (leader,) = rivals
-    row = dict(entry.row)
+    leader = max(rivals, key=lambda other: math.inf if other.shots is None else other.shots)
+    row = {**entry.row, "lead_shots": "all" if leader.shots is None else leader.shots}
     for metric in metrics:
-        row[f"lead_{metric}_pct"] = _number(leader, metric) - _number(entry, metric)
-        if metric in entry.seed_values and metric in leader.seed_values:
-            paired = paired_difference(leader.seed_values[metric], entry.seed_values[metric])
-            row[f"lead_{metric}_std_pct"] = paired.std
-            row["lead_wins"] = f"{paired.wins}/{paired.n}"
+        ours, theirs = leader.row[f"{metric}_pct"], entry.row[f"{metric}_pct"]
+        if isinstance(ours, float) and isinstance(theirs, float):
+            row[f"lead_{metric}_pct"] = ours - theirs
+            if metric in entry.seed_values and metric in leader.seed_values:
+                paired = paired_difference(leader.seed_values[metric], entry.seed_values[metric])
+                row[f"lead_{metric}_std_pct"] = paired.std if paired.n > 1 else None
+                row["lead_wins"] = f"{paired.wins}/{paired.n}"
     return replace(entry, row=row)
-
-
-def _number(entry: Entry, metric: str) -> float:
-    value = entry.row[f"{metric}_pct"]
-    assert isinstance(value, float)
-    return value
 
 
 def _has_averages(entries: Sequence[Entry]) -> bool:
@@ -130,22 +144,20 @@ def _has_averages(entries: Sequence[Entry]) -> bool:
 
 
 def _columns(rules: ModuleType, entries: Sequence[Entry]) -> list[Column]:
-    """Return the protocol's columns; people see the mean of H only where there are averages."""
+    """Return the protocol's columns; people see the mean of H, and images of both halves, only beside averages."""
     shown = _has_averages(entries)
-    return [
-        replace(column, terminal=shown) if column.key == "mean_of_harmonic_means_pct" else column
-        for column in rules.COLUMNS
-    ]
+    only_beside = ("mean_of_harmonic_means_pct", *(("num_images",) if rules is base2new else ()))
+    return [replace(column, terminal=shown) if column.key in only_beside else column for column in rules.COLUMNS]
 
 
-def _captions(rules: ModuleType, entries: Sequence[Entry]) -> tuple[str, ...]:
-    captions: tuple[str, ...] = rules.CAPTIONS
-    return captions if _has_averages(entries) else ()
+def _captions(rules: ModuleType, entries: Sequence[Entry], records: Sequence[Finished]) -> tuple[str, ...]:
+    found: tuple[str, ...] = rules.CAPTIONS if _has_averages(entries) else ()
+    return found + (base2new.captions(records) if rules is base2new else ())
 
 
-def _by_dataset_and_shots(records: Sequence[RunRecord]) -> list[list[RunRecord]]:
+def _by_dataset_and_shots(records: Sequence[Finished]) -> list[list[Finished]]:
     """Return what must be alike: per data set, all runs of one shot count with those that train nothing."""
-    groups: list[list[RunRecord]] = []
+    groups: list[list[Finished]] = []
     for dataset in dict.fromkeys(record.config.dataset for record in records):
         here = [one for one in series_of(records) if one.dataset == dataset]
         untrained = [r for one in here if one.trains_nothing for r in one.records]

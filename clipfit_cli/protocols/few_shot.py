@@ -5,21 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from clipfit_cli.config import Request, RunConfig, TestSet
-from clipfit_cli.protocols.planning import runs_of
+from clipfit_cli.protocols.planning import once, runs_of
 from clipfit_cli.protocols.series import (
     CONDITION_COLUMNS,
+    ROW,
     RUN_COLUMNS,
     Entry,
     Series,
     average_groups,
     condition_cells,
+    entries_of,
     run_cells,
     series_of,
     spread_cells,
 )
 from clipfit_cli.reports.tables import AVERAGE_ROW, Column
-from clipfit_cli.results.record import RunRecord
-from clipfit_cli.results.summary import mean
+from clipfit_cli.results.record import Finished
+from clipfit_cli.results.summary import mean_of
 
 TITLE = "Few-shot accuracy (%)"
 CAPTIONS: tuple[str, ...] = ()
@@ -27,6 +29,7 @@ METRICS = ("accuracy",)
 COLUMNS = (
     *CONDITION_COLUMNS,
     Column("subset", "subset", terminal=False),
+    Column("num_images", "images", "int"),
     Column("accuracy_pct", "accuracy", "pct", spread="accuracy_std_pct"),
     Column("macro_f1_pct", "macro-F1", "pct", spread="macro_f1_std_pct"),
     Column("accuracy_std_pct", "", "pct", terminal=False),
@@ -37,7 +40,7 @@ COLUMNS = (
 
 def plan(request: Request) -> list[RunConfig]:
     """Return the runs: data sets x methods x shots x seeds, tested on the class group that was trained."""
-    return [
+    return once(
         run
         for dataset in request.datasets
         for choice in request.methods
@@ -49,13 +52,13 @@ def plan(request: Request) -> list[RunConfig]:
             subset=request.subset,
             tests=(TestSet(dataset, request.subset),),
         )
-    ]
+    )
 
 
-def entries(records: Sequence[RunRecord]) -> list[Entry]:
+def entries(records: Sequence[Finished], *, per_seed: bool = False) -> list[Entry]:
     """Return a row a data set, method and shot count, then the averages over data sets where there are several."""
     series = series_of(records)
-    return [_entry(one) for one in series] + [_average(group) for group in average_groups(series)]
+    return entries_of(series, _entry, per_seed=per_seed) + [_average(group) for group in average_groups(series)]
 
 
 def _entry(series: Series) -> Entry:
@@ -65,9 +68,10 @@ def _entry(series: Series) -> Entry:
         row={
             **condition_cells(series),
             "subset": test.subset,
+            "num_images": series.num_images(test),
             **spread_cells("accuracy", accuracy),
             **spread_cells("macro_f1", series.values(test, "macro_f1_pct")),
-            **run_cells(series),
+            **run_cells(series, test),
         },
         place=(series.dataset, test.subset),
         label=series.label,
@@ -83,8 +87,9 @@ def _average(group: Sequence[Series]) -> Entry:
         row={
             **condition_cells(group[0], dataset=f"average of {len(group)}"),
             "subset": tests[0].subset,
-            "accuracy_pct": mean([mean(series.values(test)) for series, test in pairs]),
-            "macro_f1_pct": mean([mean(series.values(test, "macro_f1_pct")) for series, test in pairs]),
+            ROW: "average",
+            "accuracy_pct": mean_of([series.values(test) for series, test in pairs]),
+            "macro_f1_pct": mean_of([series.values(test, "macro_f1_pct") for series, test in pairs]),
             AVERAGE_ROW: True,
         },
         place=("average",),

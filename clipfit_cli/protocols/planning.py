@@ -38,7 +38,7 @@ def runs_of(
         ConfigError: A setting's value is not possible.
     """
     info = methods.get(choice.name)
-    settings = settings_of(choice, protocol=protocol, dataset=dataset)
+    settings = settings_of(choice, protocol=protocol, dataset=dataset, subset=subset)
     draws: list[tuple[int | None, int]] = [(shots, seed) for shots in request.shots for seed in request.seeds]
     for shots, seed in draws if info.trains else [(0, 0)]:
         yield RunConfig(
@@ -50,22 +50,36 @@ def runs_of(
             method=info.name,
             settings=settings,
             model=request.model,
-            schedule=_schedule(request, dataset) if info.trains else None,
+            stages=(_schedule(request, dataset),) if info.trains else (),
             precision=request.precision,
             tests=tests,
             templates=templates_of(request, [dataset, *(test.dataset for test in tests)]),
         )
 
 
-def settings_of(choice: MethodChoice, *, protocol: ProtocolName, dataset: str) -> dict[str, Any]:
+def once(configs: Iterable[RunConfig]) -> list[RunConfig]:
+    """Return the runs without those that are the same by another name, such as a default that was typed."""
+    found: list[RunConfig] = []
+    for config in configs:
+        if config not in found:
+            found.append(config)
+    return found
+
+
+def settings_of(
+    choice: MethodChoice, *, protocol: ProtocolName, dataset: str, subset: Subset = "all"
+) -> dict[str, Any]:
     """Return all settings of a method: its defaults, then the paper's for the data set, then the user's.
+
+    Who trains on half of the classes has the settings of base-to-new runs, whatever the table is: it is one training.
 
     Raises:
         UnknownNameError: No such method or setting.
         ConfigError: A setting's value is not possible.
     """
     info = methods.get(choice.name)
-    return resolve_settings(info, choice.overrides, info.presets(protocol, dataset))
+    presets = info.presets(protocol if subset == "all" else "base2new", dataset)
+    return resolve_settings(info, choice.overrides, presets)
 
 
 def templates_of(request: Request, datasets: Iterable[str]) -> tuple[str, ...]:

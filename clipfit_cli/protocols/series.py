@@ -2,33 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from clipfit_cli.config import ModelConfig, TestSet
 from clipfit_cli.reports.tables import NUM_SEEDS, Column, Row, Table
 from clipfit_cli.results.compare import trains_nothing
-from clipfit_cli.results.record import RunRecord, TestMetrics
+from clipfit_cli.results.record import Finished, Test
 from clipfit_cli.results.summary import mean, population_std
 
+ROW = "row"
+"""Column that tells what a row is: of one data set (over all seeds, or a single one), or an average over data sets."""
+
 CONDITION_COLUMNS = (
+    Column(ROW, "row", terminal=False),
     Column("protocol", "protocol", terminal=False),
     Column("dataset", "data set"),
     Column("method", "method"),
     Column("backbone", "backbone", terminal=False),
     Column("pretrained", "pretrained", terminal=False),
-    Column("shots", "shots"),
-    Column("seeds", "seeds", terminal=False),
+    Column("shots", "shots", "value"),
+    Column("seeds", "seeds", "value", terminal=False),
 )
 RUN_COLUMNS = (
     Column(NUM_SEEDS, "n", "int", terminal=False),
-    Column("settings", "settings", terminal=False),
+    Column("settings", "settings", "value", terminal=False),
     Column("templates", "templates", terminal=False),
     Column("epochs", "epochs", "int", terminal=False),
+    Column("lr", "lr", "number", terminal=False),
+    Column("precision", "precision", terminal=False),
     Column("trainable_parameters", "parameters", "int"),
     Column("train_time_s", "training", "seconds"),
     Column("peak_memory_mib", "memory", "mib", terminal=False),
+    Column("device", "device", terminal=False),
+    Column("clipfit_version", "version", terminal=False),
+    Column("split_sha256", "split file", terminal=False),
+    Column("record_keys", "records", "value", terminal=False),
 )
 
 
@@ -42,7 +52,7 @@ class Series:
     """
 
     label: str
-    records: tuple[RunRecord, ...]
+    records: tuple[Finished, ...]
 
     @property
     def dataset(self) -> str:
@@ -60,14 +70,20 @@ class Series:
         return trains_nothing(self.records[0])
 
     def values(self, test: TestSet, metric: str = "accuracy_pct") -> list[float]:
-        """Return a metric on one test set, in percent, one value a seed."""
-        return [getattr(metrics_of(record, test), metric) for record in self.records]
+        """Return a metric on one test set, in percent, one value a seed; nothing where the test is not defined."""
+        found = [metrics_of(record, test) for record in self.records]
+        return [] if None in found else [getattr(metrics, metric) for metrics in found]
+
+    def num_images(self, *tests: TestSet) -> int:
+        """Return how many images were tested."""
+        found = (metrics_of(self.records[0], test) for test in tests)
+        return sum(metrics.num_images for metrics in found if metrics)
 
     def by_seed(self, values: Sequence[float]) -> dict[int, float] | float:
         """Return seed -> value; a bare value where nothing was trained."""
-        if self.trains_nothing:
+        if self.trains_nothing and values:
             return values[0]
-        return {record.config.seed: value for record, value in zip(self.records, values, strict=True)}
+        return {record.config.seed: value for record, value in zip(self.records, values, strict=bool(values))}
 
 
 @dataclass(frozen=True)
@@ -89,21 +105,27 @@ class Entry:
     seed_values: dict[str, dict[int, float] | float] = field(default_factory=dict)
 
 
-def metrics_of(record: RunRecord, test: TestSet) -> TestMetrics:
-    """Return the metrics of one test set of a run.
-
-    Raises:
-        KeyError: The run was not tested there.
-    """
-    for metrics in record.tests:
-        if (metrics.dataset, metrics.subset) == (test.dataset, test.subset):
-            return metrics
-    raise KeyError(test)
+def metrics_of(record: Finished, test: TestSet) -> Test | None:
+    """Return the metrics of one test set of a run; None where it was not, or cannot be, tested there."""
+    wanted = (test.dataset, test.subset)
+    return next((metrics for metrics in record.tests if (metrics.dataset, metrics.subset) == wanted), None)
 
 
-def series_of(records: Sequence[RunRecord]) -> list[Series]:
+def entries_of(series: Sequence[Series], make: Callable[[Series], Entry], *, per_seed: bool) -> list[Entry]:
+    """Return an entry a series and, if asked, one for each of its seeds behind it."""
+    found: list[Entry] = []
+    for one in series:
+        found.append(make(one))
+        for record in one.records if per_seed and not one.trains_nothing else ():
+            entry = make(Series(one.label, (record,)))
+            place = (*entry.place, f"seed {record.config.seed}")
+            found.append(replace(entry, row={**entry.row, ROW: "seed"}, place=place))
+    return found
+
+
+def series_of(records: Sequence[Finished]) -> list[Series]:
     """Return the records grouped by data set, shots and method with settings, in order of first appearance."""
-    groups: dict[tuple[Any, ...], list[RunRecord]] = {}
+    groups: dict[tuple[Any, ...], list[Finished]] = {}
     for record in records:
         config = record.config
         settings = tuple(sorted(config.settings.items()))
@@ -133,43 +155,67 @@ def condition_cells(series: Series, *, dataset: str | None = None) -> Row:
         dataset: What stands in that column, if not what was trained on.
     """
     config = series.records[0].config
+    seeds = [record.config.seed for record in series.records]
     return {
+        ROW: "data set",
         "protocol": config.protocol,
         "dataset": dataset or config.dataset,
         "method": series.label,
         "backbone": config.model.backbone,
         "pretrained": config.model.pretrained,
-        "shots": shots_text(config.shots),
-        "seeds": None if series.trains_nothing else _seeds_text(series),
+        "shots": "all" if config.shots is None else config.shots,
+        "seeds": None if series.trains_nothing else seeds,
     }
 
 
-def run_cells(series: Series) -> Row:
-    """Return the cells of `RUN_COLUMNS`; times and memory are means over the runs."""
+def run_cells(series: Series, *tests: TestSet) -> Row:
+    """Return the cells of `RUN_COLUMNS`; times and memory are means over the runs.
+
+    Args:
+        series: The runs.
+        tests: What the row is about.
+    """
     first = series.records[0]
-    memory = [record.peak_memory_mib for record in series.records if record.peak_memory_mib is not None]
-    trains = first.config.schedule is not None
+    config, run = first.config, first.run
+    tested = [metrics for test in tests if (metrics := metrics_of(first, test))]
+    memory = [max(found) for record in series.records if (found := _memory(record))]
+    stage = config.stages[0] if config.stages else None
     return {
         NUM_SEEDS: len(series.records),
-        "settings": " ".join(f"{name}={value}" for name, value in first.config.settings.items()),
-        "templates": templates_text(first.config.templates),
-        "epochs": first.config.schedule.epochs if first.config.schedule else None,
-        "trainable_parameters": first.trainable_parameters,
-        "train_time_s": mean([record.train_time_s for record in series.records]) if trains else None,
+        "settings": dict(config.settings),
+        "templates": templates_text(config.templates),
+        "epochs": stage.epochs if stage else None,
+        "lr": stage.lr if stage else None,
+        "precision": config.precision,
+        "trainable_parameters": run.trainable_parameters,
+        "train_time_s": mean([record.run.train_time_s for record in series.records]) if stage else None,
         "peak_memory_mib": mean(memory) if memory else None,
+        "device": tested[0].device if tested else run.device,
+        "clipfit_version": (tested[0] if tested else run).versions.get("clipfit"),
+        "split_sha256": tested[0].split_file_sha256 or None if tested else None,
+        "record_keys": [record.run.key for record in series.records],
     }
+
+
+def _memory(record: Finished) -> list[float]:
+    measured = [one.peak_memory_mib for one in (record.run, *record.tests)]
+    return [peak for peak in measured if peak is not None]
 
 
 def spread_cells(name: str, values: Sequence[float]) -> Row:
-    """Return mean and population standard deviation of values in percent, as ``{name}_pct`` and ``_std_pct``."""
-    return {f"{name}_pct": mean(values), f"{name}_std_pct": population_std(values)}
+    """Return mean and population standard deviation of values in percent, as ``{name}_pct`` and ``_std_pct``.
+
+    Nothing of no value, no spread of one.
+    """
+    spread = population_std(values) if len(values) > 1 else None
+    return {f"{name}_pct": mean(values) if values else None, f"{name}_std_pct": spread}
 
 
 def table_of(
     title: str,
     columns: Sequence[Column],
     entries: Sequence[Entry],
-    records: Sequence[RunRecord],
+    records: Sequence[Finished],
     captions: tuple[str, ...] = (),
 ) -> Table:
     """Return the table of the entries; what is the same in every row moves from the columns into the title.
@@ -185,8 +231,11 @@ def table_of(
         only = shots.pop()
         parts.append("all images" if only is None else f"{only} shot{'s' if only > 1 else ''}")
         columns = [replace(c, terminal=False) if c.key == "shots" else c for c in columns]
-    seeds = {str(entry.row["seeds"]) for entry in entries if entry.row.get("seeds")}
-    if len(seeds) == 1:
+    per_seed = any(entry.row.get(ROW) == "seed" for entry in entries)
+    if per_seed:
+        columns = [replace(c, terminal=True) if c.key == "seeds" else c for c in columns]
+    seeds = {",".join(map(str, found)) for entry in entries if isinstance(found := entry.row.get("seeds"), list)}
+    if len(seeds) == 1 and not per_seed:
         only_seeds = seeds.pop()
         parts.append(f"seed{'s' if ',' in only_seeds else ''} {only_seeds}")
     return Table(
@@ -207,20 +256,11 @@ def templates_text(templates: Sequence[str]) -> str | None:
     return templates[0] if len(templates) == 1 else f"{len(templates)} templates"
 
 
-def shots_text(shots: int | None) -> str:
-    """Return a number of shots as a user types it."""
-    return "all" if shots is None else str(shots)
-
-
 def _model_text(model: ModelConfig) -> str:
     return model.pretrained if model.backbone == model.pretrained else f"{model.backbone} / {model.pretrained}"
 
 
-def _seeds_text(series: Series) -> str:
-    return ",".join(str(record.config.seed) for record in series.records)
-
-
-def _label(record: RunRecord, records: Sequence[RunRecord]) -> str:
+def _label(record: Finished, records: Sequence[Finished]) -> str:
     config = record.config
     rivals = [
         other.config.settings

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
+from functools import partial
 
 from clipfit_cli.config import Request, RunConfig, TestSet
 from clipfit_cli.data.catalog import BUILTIN_DATASETS, IMAGENET_VARIANTS
-from clipfit_cli.protocols.planning import runs_of
+from clipfit_cli.protocols.planning import once, runs_of
 from clipfit_cli.protocols.series import (
     CONDITION_COLUMNS,
+    ROW,
     RUN_COLUMNS,
     Entry,
     Series,
     condition_cells,
+    entries_of,
     run_cells,
     series_of,
     spread_cells,
 )
 from clipfit_cli.reports.tables import AVERAGE_ROW, Column
-from clipfit_cli.results.record import RunRecord
+from clipfit_cli.results.record import Finished
 from clipfit_cli.results.summary import mean
 
 TITLE = "Cross-data-set accuracy (%)"
@@ -28,6 +31,7 @@ COLUMNS = (
     Column("source", "source", terminal=False),
     *CONDITION_COLUMNS,
     Column("role", "role"),
+    Column("num_images", "images", "int"),
     Column("accuracy_pct", "accuracy", "pct", spread="accuracy_std_pct"),
     Column("accuracy_std_pct", "", "pct", terminal=False),
     *RUN_COLUMNS,
@@ -36,7 +40,7 @@ COLUMNS = (
 
 def plan(request: Request) -> list[RunConfig]:
     """Return the runs: methods x shots x seeds on the source, each tested on the source and on every target."""
-    return [
+    return once(
         run
         for source in request.datasets
         for choice in request.methods
@@ -48,46 +52,50 @@ def plan(request: Request) -> list[RunConfig]:
             subset="all",
             tests=(TestSet(source), *(target for target in request.targets if target.dataset != source)),
         )
-    ]
+    )
 
 
-def role_of(dataset: str, source: str) -> str:
-    """Return ``source``, ``shift`` (the same classes in another domain) or ``target`` (other classes)."""
+def role_of(dataset: str, source: str, shifts: Container[str] = ()) -> str:
+    """Return ``source``, ``shift`` (the same classes in another domain) or ``target`` (other classes).
+
+    Args:
+        dataset: What is tested.
+        source: What was trained on.
+        shifts: Data sets that a user declares to be shifts of the source.
+    """
     if dataset == source:
         return "source"
-    shifts = {"imagenet": IMAGENET_VARIANTS, BUILTIN_DATASETS[0]: BUILTIN_DATASETS[1:]}
-    return "shift" if dataset in shifts.get(source, ()) else "target"
+    known = {"imagenet": IMAGENET_VARIANTS, BUILTIN_DATASETS[0]: BUILTIN_DATASETS[1:]}
+    return "shift" if dataset in known.get(source, ()) or dataset in shifts else "target"
 
 
-def entries(records: Sequence[RunRecord]) -> list[Entry]:
+def entries(records: Sequence[Finished], *, per_seed: bool = False, shifts: Container[str] = ()) -> list[Entry]:
     """Return, test set by test set, a row a method; then the averages over targets and over shifted variants."""
     series = series_of(records)
-    found = [
-        _entry(one, test)
-        for source in dict.fromkeys(one.dataset for one in series)
-        for test in dict.fromkeys(
-            test for one in series if one.dataset == source for test in one.records[0].config.tests
-        )
-        for one in series
-        if one.dataset == source and test in one.records[0].config.tests
-    ]
+    found: list[Entry] = []
+    for source in dict.fromkeys(one.dataset for one in series):
+        here = [one for one in series if one.dataset == source]
+        for test in dict.fromkeys(test for one in here for test in one.records[0].config.tests):
+            among = [one for one in here if test in one.records[0].config.tests]
+            found += entries_of(among, partial(_entry, test=test, shifts=shifts), per_seed=per_seed)
     for role in ("target", "shift"):
         for one in series:
-            tests = [t for t in one.records[0].config.tests if role_of(t.dataset, one.dataset) == role]
+            tests = [t for t in one.records[0].config.tests if role_of(t.dataset, one.dataset, shifts) == role]
             if len(tests) > 1:
                 found.append(_average(one, tests, role))
     return found
 
 
-def _entry(series: Series, test: TestSet) -> Entry:
+def _entry(series: Series, test: TestSet, shifts: Container[str]) -> Entry:
     accuracy = series.values(test)
     return Entry(
         row={
             "source": series.dataset,
             **condition_cells(series, dataset=test.dataset),
-            "role": role_of(test.dataset, series.dataset),
+            "role": role_of(test.dataset, series.dataset, shifts),
+            "num_images": series.num_images(test),
             **spread_cells("accuracy", accuracy),
-            **run_cells(series),
+            **run_cells(series, test),
         },
         place=(series.dataset, test.dataset),
         label=series.label,
@@ -98,14 +106,15 @@ def _entry(series: Series, test: TestSet) -> Entry:
 
 def _average(series: Series, tests: Sequence[TestSet], role: str) -> Entry:
     per_test = [series.values(test) for test in tests]
-    per_seed = [mean(values) for values in zip(*per_test, strict=True)]
+    per_seed = [mean(values) for values in zip(*per_test, strict=True)] if all(per_test) else []
     return Entry(
         row={
             "source": series.dataset,
             **condition_cells(series, dataset=f"average of {len(tests)}"),
+            ROW: "average",
             "role": role,
             **spread_cells("accuracy", per_seed),
-            **run_cells(series),
+            **run_cells(series, *tests),
             AVERAGE_ROW: True,
         },
         place=(series.dataset, "average", role),

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 from clipfit_cli.errors import ResultsError
 
-Kind = Literal["text", "prose", "int", "pct", "diff", "seconds", "mib"]
+Kind = Literal["text", "prose", "int", "number", "pct", "diff", "seconds", "mib", "value"]
 Row = Mapping[str, object]
 
 AVERAGE_ROW = "_average"
@@ -20,7 +20,7 @@ NUM_SEEDS = "num_seeds"
 """Key of a row (and of a column, where wanted) with the number of values behind its means."""
 
 MISSING = "–"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,8 @@ class Column:
         key: Of the rows, and the head in CSV and JSON; ends in its unit.
         head: For people.
         kind: `prose` is text that may be folded; `pct` and `diff` are percentage points, `seconds` seconds,
-            `mib` mebibytes.
+            `mib` mebibytes; a `value` is a whole number, a text, or a list or object of them: JSON has it as it is,
+            people and CSV as ``1,2`` and ``a=1 b=2``.
         spread: Key of the column with the standard deviation, shown behind the mean to people.
         terminal, csv: Whether people, or programs, see the column.
     """
@@ -85,7 +86,7 @@ def to_csv(table: Table) -> str:
     import pandas
 
     columns = [column for column in table.columns if column.csv]
-    cells = [[cell_value(row, column) for column in columns] for row in table.rows]
+    cells = [[_plain(cell_value(row, column)) for column in columns] for row in table.rows]
     # object: pandas would turn whole numbers with a gap among them into floats
     frame = pandas.DataFrame(cells, columns=[column.key for column in columns], dtype=object)
     text: str = frame.to_csv(index=False, lineterminator="\n")
@@ -126,7 +127,7 @@ def to_markdown(table: Table) -> str:
     return "\n\n".join([f"**{_escape(table.title)}**", grid, *map(_escape, table.captions)]) + "\n"
 
 
-def cell_value(row: Row, column: Column) -> str | int | float | None:
+def cell_value(row: Row, column: Column) -> Any:
     """The cell as a plain Python value; None where it is missing.
 
     Raises:
@@ -138,10 +139,12 @@ def cell_value(row: Row, column: Column) -> str | int | float | None:
     number: Any = value.item() if hasattr(value, "item") else value  # numpy's scalars
     if column.kind in ("text", "prose") and isinstance(number, str):
         return number
+    if column.kind == "value" and isinstance(number, (str, int, list, dict)):
+        return number
     if column.kind == "int" and isinstance(number, int) and not isinstance(number, bool):
         return number
     is_number = isinstance(number, (int, float)) and not isinstance(number, bool)
-    if column.kind not in ("text", "prose", "int") and is_number and math.isfinite(number):
+    if column.kind not in ("text", "prose", "int", "value") and is_number and math.isfinite(number):
         return float(number)
     raise ResultsError(f"column {column.key} holds {number!r}, where a finite {column.kind} is expected")
 
@@ -158,13 +161,20 @@ def cell_text(row: Row, column: Column) -> tuple[str, str]:
     value = cell_value(row, column)
     if value is None:
         return MISSING, ""
-    if isinstance(value, str):
-        return value, ""
+    if column.kind in ("text", "prose", "value"):
+        return str(_plain(value)), ""
     text = _number(value, column.kind)
     if column.spread is None or not _has_spread(row):
         return text, ""
     std = cell_value(row, Column(column.spread, column.spread, "pct"))
     return text, "" if std is None else f"± {_number(std, 'pct')}"
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as CSV and people have it."""
+    if isinstance(value, list):
+        return ",".join(map(str, value))
+    return " ".join(f"{name}={one}" for name, one in value.items()) if isinstance(value, dict) else value
 
 
 def is_average(row: Row) -> bool:
@@ -180,6 +190,8 @@ def _has_spread(row: Row) -> bool:
 def _number(value: Any, kind: Kind) -> str:
     if kind == "int":
         return f"{value:,}"
+    if kind == "number":
+        return f"{value:g}"
     if kind == "seconds":
         return _duration(value)
     if kind == "mib":

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from clipfit_cli.reports.tables import MISSING, Table, cell_text, is_average
+from rich import box
+from rich.cells import cell_len
+from rich.table import Table as Grid
+from rich.text import Text
+
+from clipfit_cli.errors import printable
+from clipfit_cli.reports.tables import MISSING, Column, Table, cell_text, is_average
 
 if TYPE_CHECKING:
-    import rich.table
     from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
-    from rich.text import Text
 
+_TEXTS = ("text", "prose")
 _LAYOUTS = (
     (1, False, False),
     (1, True, False),
@@ -27,7 +33,8 @@ def to_terminal(table: Table) -> RenderableType:
 
     The layout is chosen when it is printed, the first that fits the width: `mean ± std` on one line, with wide
     gaps, then narrow ones; the spread below the mean, likewise; one block of lines per row. Nothing is cut.
-    A table with a column of prose folds that instead.
+    Prose is folded first, at blanks and between the parts of a path. Control characters and what the terminal's
+    encoding lacks are written as escapes.
 
     Raises:
         ResultsError: A cell does not fit its column, or is not finite.
@@ -45,61 +52,95 @@ class _Rendered:
         self._table = table
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        from rich.measure import Measurement
-        from rich.text import Text
-
+        columns = [column for column in self._table.columns if column.terminal]
+        heads = [_shown(column.head, options) for column in columns]
+        cells = [[[_shown(text, options) for text in cell_text(row, c)] for row in self._table.rows] for c in columns]
+        bold = [is_average(row) for row in self._table.rows]
         if self._table.title:
-            yield Text(self._table.title, style="bold")
-        for gap, tall_heads, stacked in _LAYOUTS:
-            grid = _grid(self._table, gap=gap, tall_heads=tall_heads, stacked=stacked, plain=options.ascii_only)
-            folds = any(column.kind == "prose" and column.terminal for column in self._table.columns)
-            if folds or Measurement.get(console, options.update(width=10_000), grid).maximum <= options.max_width:
-                yield grid
-                break
-        else:
-            yield from _blocks(self._table, plain=options.ascii_only)
+            yield Text(_shown(self._table.title, options), style="bold")
+        grids = (
+            _grid(columns, heads, cells, bold, width=options.max_width, gap=gap, tall_heads=tall, stacked=stacked)
+            for gap, tall, stacked in _LAYOUTS
+        )
+        yield next(filter(None, grids), None) or _blocks(columns, heads, cells, bold, width=options.max_width)
         for caption in self._table.captions:
-            yield Text(caption, style="dim")
+            yield Text(_shown(caption, options), style="dim")
 
 
-def _grid(table: Table, *, gap: int, tall_heads: bool, stacked: bool, plain: bool) -> rich.table.Table:
-    """One row per row.
+def _shown(text: str, options: ConsoleOptions) -> str:
+    """Return a text without what would drive the terminal, and with escapes for what its encoding lacks."""
+    if options.ascii_only:
+        text = text.replace("±", "+-").replace(MISSING, "-").replace("·", "-")
+    return printable(text).encode(options.encoding, "backslashreplace").decode(options.encoding)
+
+
+def _grid(
+    columns: Sequence[Column],
+    heads: Sequence[str],
+    cells: Sequence[Sequence[Sequence[str]]],
+    bold: Sequence[bool],
+    *,
+    width: int,
+    gap: int,
+    tall_heads: bool,
+    stacked: bool,
+) -> Grid | None:
+    """One row per row; None where that does not fit: prose is folded, but not within words.
 
     Args:
-        table: What is shown.
+        columns, heads: What is shown, and what stands above it.
+        cells: Of each column, value and spread of every row.
+        bold: Which rows are averages.
+        width: Of the terminal.
         gap: Spaces between columns beyond the first.
         tall_heads: Put every word of a number's head on a line of its own.
         stacked: Put the spread below the mean.
-        plain: Use no character outside ASCII.
     """
-    from rich import box
-    from rich.table import Table as Grid
-    from rich.text import Text
-
+    shown = [
+        [head, *(value for value, _ in values)]
+        if column.kind in _TEXTS
+        else _aligned([head.replace(" ", "\n") if tall_heads else head, *_with_spread(values, stacked=stacked)])
+        for column, head, values in zip(columns, heads, cells, strict=True)
+    ]
+    wants = [max(cell_len(line) for text in texts for line in text.split("\n")) for texts in shown]
+    needs = [
+        max(cell_len(piece.rstrip()) for text in texts for piece in _pieces(text)) if column.kind == "prose" else want
+        for column, texts, want in zip(columns, shown, wants, strict=True)
+    ]
+    spare = width - sum(needs) - (gap + 1) * (len(columns) - 1)
+    if spare < 0:
+        return None
+    more = max(1, sum(wants) - sum(needs))
     grid = Grid(box=box.HORIZONTALS, show_edge=False, pad_edge=False, padding=(0, gap, 0, 0))
-    shown = []
-    for column in table.columns:
-        if not column.terminal:
-            continue
-        head, cells = column.head, [cell_text(row, column) for row in table.rows]
-        if column.kind in ("text", "prose"):
-            lines = [value for value, _ in cells]
-        else:
-            head = head.replace(" ", "\n") if tall_heads else head
-            head, *lines = _aligned([head, *_with_spread(cells, stacked=stacked, plain=plain)])
-        shown.append([Text(_in_ascii(line) if plain else line) for line in lines])
-        grid.add_column(Text(head), no_wrap=column.kind != "prose", overflow="fold", vertical="top")
-    for i, row in enumerate(table.rows):
-        if i and is_average(row) and not is_average(table.rows[i - 1]):
+    for i, (want, need) in enumerate(zip(wants, needs, strict=True)):
+        wide = min(want, need + spare * (want - need) // more)
+        shown[i] = [_folded(text, wide) for text in shown[i]]
+        grid.add_column(Text(shown[i][0]), no_wrap=True, vertical="top")
+    for i, is_bold in enumerate(bold):
+        if i and is_bold and not bold[i - 1]:
             grid.add_section()
-        grid.add_row(*[lines[i] for lines in shown], style="bold" if is_average(row) else None)
+        grid.add_row(*[Text(texts[i + 1]) for texts in shown], style="bold" if is_bold else None)
     return grid
 
 
-def _with_spread(cells: Sequence[tuple[str, str]], *, stacked: bool, plain: bool) -> list[str]:
+def _pieces(text: str) -> list[str]:
+    """Split where a line may end: behind blanks and between the parts of a long path."""
+    return re.split(r"(?<=\s)|(?<=/)(?=\S{8})", text)
+
+
+def _folded(text: str, width: int) -> str:
+    lines = []
+    for line in text.split("\n"):
+        lines.append("")
+        for piece in _pieces(line):
+            if lines[-1].strip() and cell_len(lines[-1] + piece.rstrip()) > width:
+                lines.append("")
+            lines[-1] += piece
+    return "\n".join(lines)
+
+
+def _with_spread(cells: Sequence[Sequence[str]], *, stacked: bool) -> list[str]:
     """Value and spread as one text each, so padded that the values end below one another."""
-    if plain:
-        cells = [(_in_ascii(value), _in_ascii(spread)) for value, spread in cells]
     if stacked:
         return ["\n".join(filter(None, cell)) for cell in cells]
     width = max((len(spread) + 1 for _, spread in cells if spread), default=0)
@@ -112,22 +153,22 @@ def _aligned(texts: Sequence[str]) -> list[str]:
     return ["\n".join(line.rjust(width) for line in text.split("\n")) for text in texts]
 
 
-def _blocks(table: Table, *, plain: bool) -> Sequence[Text]:
+def _blocks(
+    columns: Sequence[Column],
+    heads: Sequence[str],
+    cells: Sequence[Sequence[Sequence[str]]],
+    bold: Sequence[bool],
+    *,
+    width: int,
+) -> Text:
     """One block of lines per row: its texts on the first, a number on each of the others."""
-    from rich.text import Text
-
-    texts = [column for column in table.columns if column.terminal and column.kind in ("text", "prose")]
-    numbers = [column for column in table.columns if column.terminal and column.kind not in ("text", "prose")]
-    width = max((len(column.head) for column in numbers), default=0)
-    lines = []
-    for row in table.rows:
-        block = [" / ".join(cell_text(row, column)[0] for column in texts)] if texts else []
-        for column in numbers:
-            block.append(f"  {column.head.ljust(width)}  {' '.join(filter(None, cell_text(row, column)))}")
-        text = "\n".join(block)
-        lines.append(Text(_in_ascii(text) if plain else text, style="bold" if is_average(row) else ""))
-    return lines
-
-
-def _in_ascii(text: str) -> str:
-    return text.replace("±", "+-").replace(MISSING, "-")
+    texts = [values for column, values in zip(columns, cells, strict=True) if column.kind in _TEXTS]
+    numbers = [one for one in zip(columns, heads, cells, strict=True) if one[0].kind not in _TEXTS]
+    indent = max((len(head) for _, head, _ in numbers), default=0)
+    blocks = []
+    for i, is_bold in enumerate(bold):
+        lines = [" / ".join(values[i][0] for values in texts if values[i][0])]
+        lines += [f"  {head.ljust(indent)}  {' '.join(filter(None, values[i]))}" for _, head, values in numbers]
+        folded = "\n".join(_folded(line, width) for line in lines if line)
+        blocks.append(Text(folded, style="bold" if is_bold else ""))
+    return Text("\n").join(blocks)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from clipfit_cli.errors import ResultsError
-from clipfit_cli.results.record import RunRecord
+from clipfit_cli.results.record import Finished
 from clipfit_cli.results.summary import mean, population_std
 
 
@@ -27,17 +27,17 @@ class PairedDifference:
     wins: int
 
 
-def trains_nothing(record: RunRecord) -> bool:
+def trains_nothing(record: Finished) -> bool:
     """Whether the run used no training images at all, its own or an adapter's, as zero-shot CLIP does."""
-    return record.config.shots == 0 and record.config.schedule is None and record.config.adapter is None
+    return record.config.shots == 0 and not record.config.stages and record.config.adapter is None
 
 
-def check_alike(records: Sequence[RunRecord]) -> None:
+def check_alike(records: Sequence[Finished]) -> None:
     """Nothing, if the records may stand in one comparison.
 
-    Equal in all of them: protocol, test sets, prompt templates, backbone, activation, weights, splits, version of
-    the numbers.
-    Equal in all that train: data set, class group and shots of the training, precision, BatchNorm mode.
+    Equal in all of them: protocol, test sets, prompt templates, backbone, activation, weights, precision, version of
+    the numbers, lists and images of the data sets.
+    Equal in all that train: data set, class group and shots of the training, BatchNorm mode.
     Free: method, settings, seed, schedule (methods have their own presets), device, versions of packages.
 
     Raises:
@@ -45,12 +45,14 @@ def check_alike(records: Sequence[RunRecord]) -> None:
     """
     _check_equal(records, _common_conditions)
     _check_equal([record for record in records if not trains_nothing(record)], _training_conditions)
-    for i, record in enumerate(records):
-        for other in records[:i]:
-            for name in sorted(record.split_sha256.keys() & other.split_sha256.keys()):
-                mine, theirs = record.split_sha256[name], other.split_sha256[name]
-                if mine != theirs:
-                    _refuse(other, record, f"split of {name}", theirs, mine)
+    tested = [(record, test) for record in records for test in record.tests]
+    first = {(test.dataset, test.subset): (record, test) for record, test in reversed(tested)}
+    for record, test in tested:
+        other, known = first[test.dataset, test.subset]
+        for name in ("split_sha256", "images_sha256"):
+            if getattr(test, name) != getattr(known, name):
+                what = f"{name.removesuffix('_sha256')} of {test.dataset}"
+                _refuse(other, record, what, getattr(known, name), getattr(test, name))
 
 
 def paired_difference(
@@ -80,31 +82,31 @@ def paired_difference(
     )
 
 
-def _common_conditions(record: RunRecord) -> dict[str, str]:
+def _common_conditions(record: Finished) -> dict[str, str]:
     config = record.config
     return {
         "protocol": config.protocol,
         "test sets": ", ".join(sorted(f"{test.dataset} ({test.subset})" for test in config.tests)),
         "prompt templates": " | ".join(config.templates) or "each data set's own",
         "backbone": config.model.backbone,
-        "weights": record.weights_sha256,
-        "activation": record.activation,
-        "version of the numbers": str(record.numbers_version),
+        "weights": record.run.weights_sha256,
+        "activation": record.run.activation,
+        "precision": config.precision,
+        "version of the numbers": str(record.run.numbers_version),
     }
 
 
-def _training_conditions(record: RunRecord) -> dict[str, str]:
+def _training_conditions(record: Finished) -> dict[str, str]:
     config = record.config
     return {
         "data set": config.dataset,
         "subset": config.subset,
         "shots": "all" if config.shots is None else str(config.shots),
-        "precision": config.precision,
         "BatchNorm mode": config.model.bn,
     }
 
 
-def _check_equal(records: Sequence[RunRecord], conditions: Callable[[RunRecord], dict[str, str]]) -> None:
+def _check_equal(records: Sequence[Finished], conditions: Callable[[Finished], dict[str, str]]) -> None:
     for record in records[1:]:
         first, second = conditions(records[0]), conditions(record)
         for name in first:
@@ -112,15 +114,15 @@ def _check_equal(records: Sequence[RunRecord], conditions: Callable[[RunRecord],
                 _refuse(records[0], record, name, first[name], second[name])
 
 
-def _refuse(one: RunRecord, other: RunRecord, name: str, value: str, other_value: str) -> None:
+def _refuse(one: Finished, other: Finished, name: str, value: str, other_value: str) -> None:
     raise ResultsError(
         f"{_title(one)} and {_title(other)} cannot be compared: {name} is {value} in the one and "
         f"{other_value} in the other. Run both under the same conditions."
     )
 
 
-def _title(record: RunRecord) -> str:
-    return f"{record.config.method} (run {record.key[:12]})"
+def _title(record: Finished) -> str:
+    return f"{record.config.method} (run {record.run.key[:12]})"
 
 
 def _at(side: Mapping[int, float] | float, seed: int) -> float:

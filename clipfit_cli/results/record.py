@@ -1,206 +1,324 @@
-"""What is kept of a finished run, its JSON, and the key that says when two runs are the same."""
+"""What is kept of a training and of each of its tests, their JSON, and the keys that say when two are the same."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from clipfit_cli.config import NUMBERS_VERSION, RunConfig
+import msgspec
+
+from clipfit_cli.config import NUMBERS_VERSION, Precision, RunConfig, Subset, TrainingConfig
 from clipfit_cli.errors import ClipfitError, ResultsError
-from clipfit_cli.results.typed_json import decode, encode
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Of the JSON written here; raised when a field is added, removed or changes its meaning."""
 
-_ADDED: dict[int, dict[str, Any]] = {1: {"micro_batch_size": None, "compiled": False, "recomputed": False}}
-"""Older schema that is still read -> what the records of then lack, with the values that say so."""
+MIGRATIONS: dict[int, dict[str, Any]] = {}
+"""Older schema that is still read -> what it lacks: dotted name of a field -> the value that says so."""
 
 Activation = Literal["quickgelu", "gelu"]
+Count = Annotated[int, msgspec.Meta(ge=0)]
+Pct = Annotated[float, msgspec.Meta(ge=0, le=100)]
+Seconds = Annotated[float, msgspec.Meta(ge=0)]
+Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+
+_CHECKSUM = "checksum"
+_ADVICE = "Delete the file, or run again with --force"
+
+
+class OldRecordError(ResultsError):
+    """A record of a time whose records are not read any more."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class TestMetrics:
-    """How a run did on one test set.
-
-    Attributes:
-        dataset, subset: What was tested.
-        num_classes, num_images: Classes to choose from, and images tested.
-        accuracy_pct: Share of right images, 0 to 100.
-        macro_f1_pct: Mean F1 of the classes that occur, 0 to 100.
-        mean_per_class_accuracy_pct: Mean accuracy of the classes that occur, 0 to 100.
-    """
-
-    __test__ = False  # not a pytest class
-
-    dataset: str
-    subset: str
-    num_classes: int
-    num_images: int
-    accuracy_pct: float
-    macro_f1_pct: float
-    mean_per_class_accuracy_pct: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunRecord:
-    """One finished run: what was asked for, under which conditions, and what came out.
+class _Record:
+    """What every record says.
 
     Attributes:
         schema_version: Of the JSON layout.
         numbers_version: `config.NUMBERS_VERSION` of the code that made the numbers.
-        key: From `run_key`.
-        config: The resolved configuration.
-        tests: One entry per test set, in the order of the configuration.
-        num_train_images, num_train_classes: Of the draw; 0 where nothing is trained.
-        steps: Optimiser updates.
-        micro_batch_size: Images that went through the model at a time while training: a whole batch, or less where
-            memory ran out. None where nothing is trained, and in records of schema 1.
-        final_loss: Mean loss over the last epoch; None where nothing is trained.
-        trainable_parameters, total_parameters: Elements.
-        activation: Of the model as it ran, whatever the backbone's name says.
-        weights_sha256: Of the pre-trained weights.
-        split_sha256: Per data set (the trained one and all tested ones), of its split list.
-        train_time_s, eval_time_s: Wall-clock seconds; testing is shorter where features are at hand already.
+        key: From `training_key` or `test_key`.
+        split_sha256: Of the lists of the data set; see `DataSet.split_sha256`.
+        split_file_sha256: Of the file that holds them, for anybody to hash; empty where there is none.
+        images_sha256: What tells the images from others under the same names; see `DataSet.identify`.
+        location: Where the images lay; says nothing about which they are.
         peak_memory_mib: Of the device, or of the process on a CPU; None where the system does not tell.
         device: As torch names it, and its model where known.
+        threads: Of torch's operators on a CPU, whose number can move the last bits.
         versions: Per package, as installed.
         created_at: ISO 8601, UTC.
-        adapter_file: Name of the trained tensors' file beside the record.
         notes: What a reader of the numbers should know, one sentence each.
         compiled: Whether torch compiled the towers.
-        recomputed: Whether the image tower's activations were computed again for the gradient.
     """
 
     schema_version: int = SCHEMA_VERSION
     numbers_version: int = NUMBERS_VERSION
-    key: str
-    config: RunConfig
-    tests: tuple[TestMetrics, ...]
-    num_train_images: int
-    num_train_classes: int
-    steps: int
-    micro_batch_size: int | None
-    final_loss: float | None
-    trainable_parameters: int
-    total_parameters: int
-    activation: Activation
-    weights_sha256: str
-    split_sha256: dict[str, str]
-    train_time_s: float
-    eval_time_s: float
+    key: Sha256
+    split_sha256: str
+    split_file_sha256: str = ""
+    images_sha256: str = ""
+    location: str = ""
     peak_memory_mib: float | None
     device: str
+    threads: Count
     versions: dict[str, str]
     created_at: str
-    adapter_file: str | None = None
     notes: tuple[str, ...] = ()
     compiled: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run(_Record):
+    """One training, or a model as it is: under which conditions, and what it took.
+
+    Attributes:
+        config: What was trained; its templates are those of the data set where none were given.
+        num_train_images, num_train_classes: Of the draw; 0 where nothing is trained.
+        steps: Optimiser updates.
+        skipped_steps: Steps whose gradients overflowed in fp16, so that nothing was updated.
+        micro_batch_size: Images that went through the model at a time while training: a whole batch, or less where
+            memory ran out. None where nothing is trained.
+        final_loss: Mean loss over the last epoch; None where nothing is trained.
+        trainable_parameters, total_parameters: Elements.
+        activation: Of the model as it ran, whatever the backbone's name says.
+        weights_sha256: Of the pre-trained weights.
+        train_time_s: Wall-clock seconds.
+        adapter_file: Name of the trained tensors' file beside the record; None where it is not kept.
+        adapter_sha256: Of that file, kept or not; None where nothing was trained or loaded.
+        scored_adapter: Whether the adapter came from elsewhere and nothing was trained here.
+        steps_file: Name of the file with the loss and the rate of every step.
+        recomputed: Whether the image tower's activations were computed again for the gradient.
+        times_resumed: How often the training went on from a checkpoint.
+    """
+
+    config: TrainingConfig
+    num_train_images: Count
+    num_train_classes: Count
+    steps: Count
+    skipped_steps: Count = 0
+    micro_batch_size: int | None
+    final_loss: float | None
+    trainable_parameters: Count
+    total_parameters: Count
+    activation: Activation
+    weights_sha256: Sha256
+    train_time_s: Seconds
+    adapter_file: str | None = None
+    adapter_sha256: Sha256 | None = None
+    scored_adapter: bool = False
+    steps_file: str | None = None
     recomputed: bool = False
+    times_resumed: Count = 0
 
 
-def to_json(record: RunRecord) -> str:
-    """Indented JSON in a stable order of keys, numbers in full precision, ending in a newline.
+@dataclass(frozen=True, kw_only=True)
+class Test(_Record):
+    """One test of a training, or of a model as it is.
+
+    Attributes:
+        training_key: Of what was tested.
+        dataset, subset: On what.
+        templates: Prompts of its classes.
+        transform: What was done to the images beyond preparing them; ``identity`` = nothing.
+        interpolation: Share of what was learnt that is in the weights; 1 = all.
+        precision: Of the towers.
+        num_classes, num_images: Classes to choose from, and images tested.
+        accuracy_pct: Share of right images, 0 to 100.
+        macro_f1_pct: Mean F1 of the classes that occur, 0 to 100.
+        mean_per_class_accuracy_pct: Mean accuracy of the classes that occur, 0 to 100.
+        eval_time_s: Wall-clock seconds; shorter where features are at hand already.
+        predictions_file, predictions_sha256: What was predicted for each image; see `results.predictions`.
+        logits_file: All logits of every image, where they were asked for.
+    """
+
+    __test__ = False  # not a pytest class
+
+    training_key: Sha256
+    dataset: str
+    subset: Subset
+    templates: tuple[str, ...]
+    transform: str = "identity"
+    interpolation: float = 1.0
+    precision: Precision
+    num_classes: Count
+    num_images: Count
+    accuracy_pct: Pct
+    macro_f1_pct: Pct
+    mean_per_class_accuracy_pct: Pct
+    eval_time_s: Seconds
+    predictions_file: str
+    predictions_sha256: Sha256
+    logits_file: str | None = None
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run as it was asked for, with the records that answer it.
+
+    Attributes:
+        config: What was asked for.
+        run: The training.
+        tests: In the order of the configuration, by the names that were asked for; a test that is undefined for the
+            method is not among them.
+    """
+
+    config: RunConfig
+    run: Run
+    tests: tuple[Test, ...]
+
+
+_AnyRecord = TypeVar("_AnyRecord", Run, Test)
+
+
+def to_json(record: Run | Test) -> str:
+    """Indented JSON in a stable order of keys, numbers in full precision, ending in a newline, with its checksum.
 
     Raises:
         ResultsError: A number is not finite, or a field holds what `from_json` would refuse.
     """
     try:
-        plain = encode(record, "record")
-        decode(plain, RunRecord, "record")
-    except ValueError as error:
+        text = msgspec.json.encode(record)
+        if msgspec.json.decode(text, type=type(record)) != record:  # not a number became null
+            raise ResultsError("the run cannot be recorded: a number in it is not finite")
+    except (msgspec.MsgspecError, TypeError, ValueError, UnicodeEncodeError) as error:
         raise ResultsError(f"the run cannot be recorded: {error}") from error
-    return json.dumps(plain, indent=2, allow_nan=False) + "\n"
+    plain = json.loads(text)
+    return json.dumps({**plain, _CHECKSUM: _sha256_of(plain)}, indent=2, allow_nan=False) + "\n"
 
 
-def from_json(text: str, source: Path) -> RunRecord:
+def from_json(content: bytes, source: Path, kind: type[_AnyRecord]) -> _AnyRecord:
     """The record that `to_json` wrote, now or in an older schema that is still read.
 
     Args:
-        text: The JSON.
+        content: The JSON.
         source: Where it was read, for the message.
+        kind: What it should be.
 
     Raises:
-        ResultsError: The text is no JSON, a field is missing, unknown or of a wrong type, a number is not
-            finite, or the schema version is not one that is read.
+        ResultsError: It is no JSON, was changed since it was written, is not of this kind, has another key than its
+            content gives, or its schema is not one that is read.
     """
-    advice = "Delete the file, or run again with --force"
     try:
-        plain = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ResultsError(f"{source} is not valid JSON ({error}). {advice}.") from error
-    version = plain.get("schema_version") if isinstance(plain, dict) else None
-    if isinstance(version, int) and version > SCHEMA_VERSION:
-        raise ResultsError(
-            f"{source} was written by a newer clipfit (schema {version}; this one reads {SCHEMA_VERSION}). "
-            "Upgrade clipfit, or use another runs folder."
-        )
-    if type(version) is int and version in _ADDED:
-        plain = {**_ADDED[version], **plain, "schema_version": SCHEMA_VERSION}
-    elif version != SCHEMA_VERSION:
-        raise ResultsError(
-            f"{source} is not a run record of schema {SCHEMA_VERSION} (schema_version is {version!r}). {advice}."
-        )
-    try:
-        record: RunRecord = decode(plain, RunRecord, "record")
-    except (ValueError, ClipfitError) as error:
-        raise ResultsError(f"{source} is damaged: {error}. {advice}.") from error
+        plain = json.loads(content)
+        version = plain.get("schema_version")
+        if type(version) is int and version > SCHEMA_VERSION:
+            raise ResultsError(
+                f"{source} was written by a newer clipfit (schema {version}; this one reads {SCHEMA_VERSION}). "
+                "Upgrade clipfit, or use another runs folder."
+            )
+        if type(version) is int and 0 < version < SCHEMA_VERSION and version not in MIGRATIONS:
+            raise OldRecordError(
+                f"{source} was written by an older clipfit (schema {version}), whose records do not say which images "
+                "they were made of; run it again, or use another runs folder."
+            )
+        if plain.pop(_CHECKSUM, None) != _sha256_of(plain):
+            raise ResultsError(f"{source} was changed since it was written: its checksum does not fit. {_ADVICE}.")
+        if version != SCHEMA_VERSION:
+            _migrate(plain, MIGRATIONS[version])
+        record = msgspec.convert(plain, kind)
+        if set(plain) != {field.name for field in fields(kind)} or record.key != _key_of(record):
+            raise ResultsError(f"{source} does not belong to its key. {_ADVICE}.")
+    except ResultsError:
+        raise
+    except (ValueError, RecursionError, AttributeError, TypeError, KeyError, ClipfitError) as error:
+        raise ResultsError(f"{source} is damaged: {str(error)[:200]}. {_ADVICE}.") from error
     return record
 
 
-def run_key(
-    config: RunConfig,
+def training_key(
+    config: TrainingConfig,
     *,
-    split_sha256: Mapping[str, str],
+    split_sha256: str,
+    images_sha256: str,
     weights_sha256: str,
     adapter_sha256: str | None = None,
+    numbers_version: int = NUMBERS_VERSION,
 ) -> str:
-    """SHA-256 (64 hex digits) of everything that can move the run's numbers.
+    """SHA-256 (64 hex digits) of everything that can move what is learnt.
 
-    In: every field of `config` with the two exceptions below, `NUMBERS_VERSION`, the split hashes of the
-    trained and the tested data sets, the hash of the weights and that of the adapter. `protocol` moves no
-    number, but it says which table a record belongs to, so it is in.
-    Not in: where things lie (data root, runs folder, path of the adapter, path of a weights file, or of a
-    model's folder, whose architecture the hash covers), the device, the versions of packages, the order of the
-    test sets, split hashes of other data sets.
-    The tag of published weights is in beside their hash, because it also decides on activation and
-    normalisation.
+    Not in: names (a data set is told by its lists and images, a model's folder by its weights) and places, the device,
+    the versions of packages. The tag of published weights is in beside their hash, because it also decides on
+    activation and normalisation.
 
     Args:
-        config: Resolved; for a run that trains nothing, seed and shots are 0.
-        split_sha256: Per data set; may hold more than are needed.
+        config: Resolved, its templates those of the data set where none were given.
+        split_sha256, images_sha256: Of the data set that is trained on, and of the images that are.
         weights_sha256: Of the pre-trained weights.
-        adapter_sha256: Of the adapter file; given exactly where `config.adapter` is.
+        adapter_sha256: Of an adapter from elsewhere; None where a training makes one.
+        numbers_version: Of the code that makes the numbers.
 
     Raises:
-        ValueError: A needed split hash is missing, or one of `config.adapter` and `adapter_sha256` is given
-            without the other.
         ResultsError: A setting is no JSON value or not finite.
     """
-    if (config.adapter is None) != (adapter_sha256 is None):
-        raise ValueError("an adapter needs its hash, and a hash its adapter")
-    needed = {config.dataset, *(test.dataset for test in config.tests)}
-    if missing := sorted(needed - set(split_sha256)):
-        raise ValueError(f"no split hash for {', '.join(missing)}")
-    try:
-        plain: dict[str, Any] = encode(config, "config")
-    except ValueError as error:
-        raise ResultsError(f"the run cannot be identified: {error}") from error
-    del plain["adapter"]
-    plain["tests"].sort(key=lambda test: (test["dataset"], test["subset"]))
+    plain: dict[str, Any] = msgspec.to_builtins(config)
+    del plain["dataset"]
     if config.model.backbone == config.model.pretrained:
         plain["model"]["backbone"] = plain["model"]["pretrained"] = "a folder"
     elif any(mark in config.model.pretrained for mark in "/\\."):
         plain["model"]["pretrained"] = "a file"
-    identity = {
-        "numbers_version": NUMBERS_VERSION,
-        "config": plain,
-        "weights_sha256": weights_sha256,
-        "adapter_sha256": adapter_sha256,
-        "split_sha256": {name: split_sha256[name] for name in needed},
-    }
-    text = json.dumps(identity, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return _sha256_of([numbers_version, plain, split_sha256, images_sha256, weights_sha256, adapter_sha256])
+
+
+def test_key(
+    training: str,
+    *,
+    subset: str,
+    templates: Sequence[str],
+    precision: str,
+    split_sha256: str,
+    images_sha256: str,
+    transform: str = "identity",
+    interpolation: float = 1.0,
+    numbers_version: int = NUMBERS_VERSION,
+) -> str:
+    """SHA-256 (64 hex digits) of everything that can move the numbers of a test.
+
+    Args:
+        training: Key of what is tested.
+        subset, templates, precision, transform, interpolation: See `Test`.
+        split_sha256, images_sha256: Of the data set that is tested on, and of the images that are.
+        numbers_version: Of the code that makes the numbers.
+    """
+    parts = [numbers_version, training, subset, list(templates), precision, split_sha256, images_sha256]
+    return _sha256_of([*parts, transform, float(interpolation)])
+
+
+test_key.__test__ = False  # type: ignore[attr-defined]  # not a pytest function
+
+
+def _key_of(record: Run | Test) -> str:
+    hashes = {name: getattr(record, name) for name in ("split_sha256", "images_sha256", "numbers_version")}
+    if isinstance(record, Run):
+        adapter = record.adapter_sha256 if record.scored_adapter else None
+        return training_key(record.config, weights_sha256=record.weights_sha256, adapter_sha256=adapter, **hashes)
+    conditions = {name: getattr(record, name) for name in ("subset", "templates", "precision")}
+    return test_key(
+        record.training_key,
+        transform=record.transform,
+        interpolation=record.interpolation,
+        **conditions,
+        **hashes,
+    )
+
+
+def _sha256_of(plain: Any) -> str:
+    try:
+        text = json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ResultsError(f"the run cannot be identified: {error}") from error
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _migrate(plain: dict[str, Any], lacking: dict[str, Any]) -> None:
+    """Add to a record of an older schema what it lacks, at any depth."""
+    for dotted, value in lacking.items():
+        *above, name = dotted.split(".")
+        place = plain
+        for part in above:
+            place = place[part]
+        place.setdefault(name, value)
+    plain["schema_version"] = SCHEMA_VERSION

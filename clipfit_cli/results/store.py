@@ -1,31 +1,39 @@
-"""One folder per run: extra files first, then the record, each complete or not there at all."""
+"""One folder a training: its record, its files and its tests, each complete or not there at all."""
 
 from __future__ import annotations
 
 import errno
-import os
 import re
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from clipfit_cli.config import RunConfig
+from clipfit_cli.config import TrainingConfig
 from clipfit_cli.errors import ResultsError
-from clipfit_cli.results.record import RunRecord, from_json, to_json
+from clipfit_cli.files import folder_written_whole, read_bytes, remove_unfinished, write_whole
+from clipfit_cli.results.record import Run, Test, from_json, to_json
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
 
 RECORD_FILE = "record.json"
-_TEMP_PREFIX = ".unfinished-"
+TESTS_FOLDER = "tests"
+_KEY_DIGITS = 12
 _POLL_S = 0.1
+_MOST_BYTES = 100_000_000
+
+Files = Mapping[str, bytes]
+"""Name of a file beside a record -> its content."""
+
+_Kind = TypeVar("_Kind", Run, Test)
 
 
 class RunStore:
-    """The runs folder: `<data set>/<method>/<subset>-<shots>shot-seed<seed>-<key>/record.json`.
+    """The runs folder: `<data set>/<method>/<subset>-<shots>shot-seed<seed>-<key>/record.json`, and `tests/*.json`.
 
-    The record is the only mark of a finished run. Names are for people; the key alone decides.
+    A record is the only mark of what is finished. Names are for people; keys alone decide, so that a data set that is
+    called otherwise finds its runs.
     """
 
     def __init__(self, runs_dir: Path) -> None:
@@ -37,97 +45,38 @@ class RunStore:
         self.runs_dir = runs_dir
         self._locks: dict[str, BaseFileLock] = {}
 
-    def folder(self, key: str, config: RunConfig) -> Path:
-        """Where the run lives, whether or not it exists yet."""
-        shots = "all" if config.shots is None else str(config.shots)
-        name = f"{config.subset}-{shots}shot-seed{config.seed}-{key[:12]}"
-        return self.runs_dir / _safe(config.dataset) / _safe(config.method) / name
-
-    def find(self, key: str, config: RunConfig) -> RunRecord | None:
-        """The finished run of this key, or None.
-
-        Raises:
-            ResultsError: The record is damaged, unreadable or of another key.
-        """
-        path = self.folder(key, config) / RECORD_FILE
-        record = _read(path)
-        if record is not None and record.key != key:
-            raise ResultsError(
-                f"{path} belongs to another run ({record.key}, not {key}). Delete the file, or run again with --force."
-            )
-        return record
-
-    def all_records(self) -> list[RunRecord]:
-        """Every finished run, in the order of the folders' names; empty where there is no runs folder.
-
-        Raises:
-            ResultsError: A record is damaged or unreadable, or two records have the same key.
-        """
-        paths: dict[str, Path] = {}
-        records = []
-        for path in sorted(self.runs_dir.glob(f"*/*/*/{RECORD_FILE}")):
-            record = _read(path)
-            if record is None:  # deleted since it was listed
-                continue
-            if record.key in paths:
-                raise ResultsError(f"{path} is the same run as {paths[record.key]}. Delete one of the two.")
-            paths[record.key] = path
-            records.append(record)
-        return records
-
-    def save(self, record: RunRecord, files: Mapping[str, Callable[[Path], None]]) -> Path:
-        """The path of the record, written last, after every extra file.
-
-        All files are first written and flushed to disk under temporary names, then renamed: whatever fails,
-        an earlier record of the run and its files stay as they were, unless the computer dies within the
-        renaming itself. What a killed process left unfinished in the folder is removed.
+    def folder(self, key: str, config: TrainingConfig, *, is_adapter: bool = False) -> Path:
+        """Where a training lives: where it is, or else where it would be.
 
         Args:
-            record: Its key and configuration say where it goes.
-            files: File name -> function that writes the file at the path it is given. It must let OSError
-                through; a library that hides a full disk behind an error of its own should serialise to bytes.
-
-        Raises:
-            ValueError: A file name is a path, is hidden or is the record's, or `adapter_file` names no file.
-            ResultsError: The disk is full, a permission is missing, or the record is not fit to be read back.
+            key: Of the training.
+            config: What was trained.
+            is_adapter: It is the use of an adapter from elsewhere.
         """
-        text = to_json(record)
-        for name in files:
-            if not name or name != Path(name).name or name.startswith(".") or name == RECORD_FILE:
-                raise ValueError(f"{name!r} cannot be the name of a file beside the record")
-        folder = self.folder(record.key, record.config)
-        adapter = record.adapter_file
-        if adapter is not None and adapter not in files and not (folder / adapter).is_file():
-            raise ValueError(f"the record names the adapter file {adapter!r}, which is not there")
-        writers: dict[str, Callable[[Path], None]] = dict(files)
-        writers[RECORD_FILE] = lambda path: _write_text(path, text)
-        with self.lock(record.key), _explained(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            _remove_unfinished(folder)
-            try:
-                for name, write in writers.items():
-                    write(folder / f"{_TEMP_PREFIX}{name}")
-                    _flush(folder / f"{_TEMP_PREFIX}{name}")
-                for name in writers:
-                    (folder / f"{_TEMP_PREFIX}{name}").replace(folder / name)
-            except BaseException:
-                _remove_unfinished(folder)
-                raise
-            for changed in (folder, *folder.parents[:3]):
-                _flush_folder(changed)
-        return folder / RECORD_FILE
+        shots = "all" if config.shots is None else str(config.shots)
+        what = "adapter" if is_adapter else f"{config.subset}-{shots}shot-seed{config.seed}"
+        name = f"{what}-{key[:_KEY_DIGITS]}"
+        own = self.runs_dir / _safe(config.dataset) / _safe(config.method) / name
+        if own.exists():
+            return own
+        found = _visible(self.runs_dir, f"*/{_safe(config.method)}/*-{key[:_KEY_DIGITS]}/{RECORD_FILE}")
+        return found[0].parent if found else own
+
+    def all_folders(self) -> list[Path]:
+        """The folder of every finished training, sorted."""
+        return [path.parent for path in _visible(self.runs_dir, f"*/*/*/{RECORD_FILE}")]
 
     @contextmanager
-    def lock(self, key: str, *, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
-        """Hold the run of this key against every other process; free again when a holder dies.
+    def lock(self, key: str, *, on_wait: Callable[[], None] | None = None, blocking: bool = True) -> Iterator[bool]:
+        """Hold the run of this key against every other process, and say whether it is held.
 
-        Look with `find` before and again inside: who had to wait usually finds the run finished. The same
-        thread may take a lock of the same store again, as `save` does. Lock files are left in place, because
-        deleting one that another process has open would let two in.
+        Look with `find` before and again inside: who had to wait usually finds the run finished. Free again when a
+        holder dies. Lock files are left in place, because deleting one that another process has open would let two in.
 
         Args:
             key: Of the run.
             on_wait: Called once if another process holds the lock.
+            blocking: Whether to wait for it.
 
         Raises:
             ResultsError: The lock file cannot be created.
@@ -140,55 +89,123 @@ class RunStore:
             held = self._locks.setdefault(key, FileLock(path))
             try:
                 held.acquire(blocking=False)
-                free = True
+                is_held = True
             except Timeout:
-                free = False
-        if not free:
-            if on_wait is not None:
-                on_wait()
-            with _explained(path):
+                is_held = False
+            if blocking and not is_held:
+                if on_wait is not None:
+                    on_wait()
                 held.acquire(poll_interval=_POLL_S)
+                is_held = True
         try:
-            yield
+            yield is_held
         finally:
-            held.release()
+            if is_held:
+                held.release()
 
 
-def _read(path: Path) -> RunRecord | None:
+def find_run(folder: Path, key: str | None = None) -> Run | None:
+    """The training that is finished in a folder, or None.
+
+    Args:
+        folder: Need not exist.
+        key: That it must have; None = any.
+
+    Raises:
+        ResultsError: The record is damaged, unreadable or of another key.
+    """
+    remove_unfinished(folder)
+    return _of_key(folder / RECORD_FILE, Run, key)
+
+
+def find_test(folder: Path, key: str) -> Test | None:
+    """The finished test of this key in the folder of its training, or None.
+
+    Raises:
+        ResultsError: The record is damaged, unreadable or of another key.
+    """
+    found = _visible(folder, f"{TESTS_FOLDER}/*-{key[:_KEY_DIGITS]}.json")
+    return _of_key(found[0], Test, key) if found else None
+
+
+def all_tests(folder: Path) -> list[Test]:
+    """Every finished test in the folder of a training, in the order of the files' names.
+
+    Raises:
+        ResultsError: A record is damaged or unreadable.
+    """
+    found = (_read(path, Test) for path in _visible(folder, f"{TESTS_FOLDER}/*.json"))
+    return [test for test in found if test is not None]
+
+
+def save_run(folder: Path, run: Run, files: Files, tests: Sequence[tuple[Test, Files]] = ()) -> None:
+    """Put a training in its place: record, files and tests in one step, the earlier ones of that name going with it.
+
+    Whatever fails, what was there stays as it was. What killed processes left unfinished is removed.
+
+    Args:
+        folder: Its place.
+        run: The record.
+        files: Beside it; names of `Run.adapter_file` and so on.
+        tests: Of it, with the files of each.
+
+    Raises:
+        ResultsError: The disk is full, a permission is missing, or a record is not fit to be read back.
+    """
+    text = to_json(run)
+    with _explained(folder), folder_written_whole(folder) as unfinished:
+        for name, content in files.items():
+            write_whole(unfinished / name, content)
+        for test, own in tests:
+            save_test(unfinished, test, own)
+        write_whole(unfinished / RECORD_FILE, text)
+
+
+def save_test(folder: Path, test: Test, files: Files) -> None:
+    """Put a test beside its training: its files first, then the record.
+
+    Raises:
+        ResultsError: The disk is full, a permission is missing, or the record is not fit to be read back.
+    """
+    text = to_json(test)
+    below = folder / TESTS_FOLDER
+    with _explained(below):
+        for name, content in files.items():
+            write_whole(below / name, content)
+        write_whole(below / f"{test_name(test.dataset, test.subset, test.key)}.json", text)
+
+
+def test_name(dataset: str, subset: str, key: str) -> str:
+    """What the files of a test begin with."""
+    return f"{_safe(dataset)}-{subset}-{key[:_KEY_DIGITS]}"
+
+
+test_name.__test__ = False  # type: ignore[attr-defined]  # not a pytest function
+
+
+def _visible(folder: Path, pattern: str) -> list[Path]:
+    """Return what is there by a pattern and is not on its way, sorted."""
+    found = sorted(folder.glob(pattern))
+    return [path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+
+
+def _of_key(path: Path, kind: type[_Kind], key: str | None) -> _Kind | None:
+    record = _read(path, kind)
+    if record is not None and key is not None and record.key != key:
+        raise ResultsError(
+            f"{path} belongs to another run ({record.key}, not {key}). Delete the file, or run again with --force."
+        )
+    return record
+
+
+def _read(path: Path, kind: type[_Kind]) -> _Kind | None:
     try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
+        content = read_bytes(path, _MOST_BYTES)
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    except UnicodeDecodeError as error:
-        raise ResultsError(f"{path} is damaged: {error}. Delete it, or run again with --force.") from error
     except OSError as error:
         raise ResultsError(f"{path} cannot be read: {error.strerror or error}.") from error
-    return from_json(text, path)
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8", newline="\n")
-
-
-def _flush(path: Path) -> None:
-    """Wait until the file's content is on the disk."""
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
-
-
-def _flush_folder(path: Path) -> None:
-    """Wait until the folder's list of names is on the disk, where the system can do that."""
-    with suppress(OSError):  # Windows opens no folder, some network file systems flush none
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def _remove_unfinished(folder: Path) -> None:
-    for path in folder.glob(f"{_TEMP_PREFIX}*"):
-        path.unlink(missing_ok=True)
+    return from_json(content, path, kind)
 
 
 def _safe(name: str) -> str:

@@ -19,6 +19,11 @@ def mean(values: Sequence[float]) -> float:
     return math.fsum(values) / len(values)
 
 
+def mean_of(groups: Sequence[Sequence[float]]) -> float | None:
+    """The mean of the means of groups; None where a group has no value."""
+    return mean([mean(values) for values in groups]) if all(groups) else None
+
+
 def population_std(values: Sequence[float]) -> float:
     """The standard deviation with divisor n (ddof 0); 0 for a single value.
 
@@ -29,17 +34,6 @@ def population_std(values: Sequence[float]) -> float:
     """
     center = mean(values)
     return math.sqrt(math.fsum((value - center) ** 2 for value in values) / len(values))
-
-
-def ci95_half_width(values: Sequence[float]) -> float:
-    """Half the width of the 95 % interval as the official code prints it: 1.96 population_std / sqrt(n).
-
-    Raises:
-        ResultsError: There are no values.
-
-    Source: ``compute_ci95`` in ``parse_test_res.py`` of the CLIPFit repository at 4dde0494.
-    """
-    return 1.96 * population_std(values) / math.sqrt(len(values))
 
 
 def harmonic_mean(base: float, new: float) -> float:

@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from clipfit_cli.config import Execution, ModelConfig, Precision, RunConfig, TestSet
+from clipfit_cli.config import Execution, ModelConfig, Precision, RunConfig, TrainingConfig
+from clipfit_cli.data.check.check import without_damaged
 from clipfit_cli.data.check.status import check_images
 from clipfit_cli.data.dataset import DataSet, Item
 from clipfit_cli.data.lists.own.custom import OwnDataSet
 from clipfit_cli.data.load import load_dataset
-from clipfit_cli.data.pixels.augment import to_device
 from clipfit_cli.data.pixels.images import ImageStore
-from clipfit_cli.data.pixels.transforms import ImageSpec, normalise
-from clipfit_cli.data.splits import class_subset, few_shot
-from clipfit_cli.engine.checkpoint import WEIGHTS_FILE, find_adapter
-from clipfit_cli.engine.train import Batches, Plan
+from clipfit_cli.data.pixels.transforms import ImageSpec
+from clipfit_cli.data.splits import few_shot
+from clipfit_cli.engine.checkpoint import find_adapter
+from clipfit_cli.engine.environment import PeakMemory
 from clipfit_cli.errors import ClipfitError, ConfigError, DataError
 from clipfit_cli.models.bundle import ClipBundle
 from clipfit_cli.models.load import load_bundle
-from clipfit_cli.models.weights import Weights, file_sha256, find_weights
-from clipfit_cli.results.record import run_key
+from clipfit_cli.models.source import ModelSource, find_source
 from clipfit_cli.runs.frozen_features import FrozenFeatures
 
 
@@ -44,6 +42,7 @@ class Workspace:
         own: Mapping[str, OwnDataSet] | None = None,
         splits_dir: Path | None = None,
         execution: Execution | None = None,
+        skip_damaged: bool = False,
     ) -> None:
         """Load nothing yet.
 
@@ -55,17 +54,22 @@ class Workspace:
             own: Name -> data set of the user's own.
             splits_dir: Where splits that are made of such data sets are kept; None = nowhere.
             execution: How models are computed; None = plainly.
+            skip_damaged: Go on without images that are missing or damaged.
         """
         self.data_root = data_root
         self._own = dict(own or {})
         self._splits_dir = splits_dir
+        self._skip_damaged = skip_damaged
         self.device = device
         self.execution = execution or Execution()
         self.images = images or ImageStore()
         self._say = say
         self._said: set[str] = set()
         self._datasets: dict[str, DataSet] = {}
-        self._weights: dict[tuple[str, str], Weights] = {}
+        self._draws: dict[tuple[str, int | None, int], DataSet] = {}
+        self._identities: dict[tuple[str, str, tuple[str, ...]], str] = {}
+        self._sources: dict[tuple[str, str], ModelSource] = {}
+        self.peak_memory = PeakMemory(device)
         self._bundle: tuple[ModelConfig, ClipBundle] | None = None
         self._features: dict[Precision, FrozenFeatures] = {}
 
@@ -89,28 +93,47 @@ class Workspace:
         """
         if name not in self._datasets:
             where = self._own.get(name, name)
-            self._datasets[name] = load_dataset(where, self.data_root, splits_dir=self._splits_dir)
+            dataset = load_dataset(where, self.data_root, splits_dir=self._splits_dir)
+            if self._skip_damaged:
+                self.say_once(f"looking for damaged images of {name} ...")
+                dataset, damaged = without_damaged(dataset)
+                for one in damaged:
+                    self.say_once(one.reason)
+            self._datasets[name] = dataset
         return self._datasets[name]
 
-    def training_set(self, config: RunConfig) -> DataSet:
-        """Return the draw that a run trains on, cut to its class group."""
-        return class_subset(self._draw(config), config.subset)
+    def draw(self, config: TrainingConfig) -> DataSet:
+        """Return the draw of a run, not cut to its class group; the whole data set where no image is drawn."""
+        key = (config.dataset, config.shots, config.seed)
+        if key not in self._draws:
+            dataset = self.dataset(config.dataset)
+            self._draws[key] = few_shot(dataset, shots=config.shots, seed=config.seed) if config.shots else dataset
+        return self._draws[key]
 
-    def test_set(self, config: RunConfig, test: TestSet) -> DataSet:
-        """Return a data set to test on, with the class names that the run's draw, or the whole list, gives."""
-        dataset = self._draw(config) if test.dataset == config.dataset else self.dataset(test.dataset)
-        return class_subset(dataset, test.subset)
+    def images_sha256(self, dataset: DataSet, items: Sequence[Item]) -> str:
+        """Return what tells the images of a list from others under the same names.
 
-    def weights(self, model: ModelConfig) -> Weights:
-        """Return the weights file of a model.
+        Raises:
+            DataError: An image is not there.
+        """
+        if dataset.identify is None:
+            return dataset.name
+        paths = tuple(sorted({item.path for item in items}))
+        key = (dataset.name, dataset.split_sha256, paths)
+        if key not in self._identities:
+            self._identities[key] = dataset.identify(paths)
+        return self._identities[key]
+
+    def source(self, model: ModelConfig) -> ModelSource:
+        """Return what a model's two words mean.
 
         Raises:
             ModelError: It is not here and cannot be fetched.
         """
         key = (model.backbone, model.pretrained)
-        if key not in self._weights:
-            self._weights[key] = find_weights(*key, say=self._say)
-        return self._weights[key]
+        if key not in self._sources:
+            self._sources[key] = find_source(model, say=self._say)
+        return self._sources[key]
 
     def bundle(self, model: ModelConfig) -> ClipBundle:
         """Return the loaded model.
@@ -121,27 +144,9 @@ class Workspace:
         if self._bundle is None or self._bundle[0] != model:
             self._bundle = None
             self._features = {}
-            bundle = load_bundle(model, device=self.device, weights=self.weights(model))
+            bundle = load_bundle(model, device=self.device, source=self.source(model))
             self._bundle = (model, replace(bundle, execution=self.execution))
         return self._bundle[1]
-
-    def key(self, config: RunConfig) -> str:
-        """Return the hash of all that can move the numbers of a run.
-
-        Raises:
-            ClipfitError: A data set, the weights or the adapter is not there.
-        """
-        adapter = file_sha256(find_adapter(Path(config.adapter)) / WEIGHTS_FILE) if config.adapter else None
-        return run_key(
-            config,
-            split_sha256=self.split_hashes(config),
-            weights_sha256=self.weights(config.model).sha256,
-            adapter_sha256=adapter,
-        )
-
-    def split_hashes(self, config: RunConfig) -> dict[str, str]:
-        """Return data set -> hash of its lists, for all data sets of a run."""
-        return {name: self.dataset(name).split_sha256 for name in datasets_of(config)}
 
     def check(self, configs: Iterable[RunConfig]) -> None:
         """Look for everything that the runs need, before the first of them starts: data, then weights.
@@ -162,31 +167,16 @@ class Workspace:
                 problems.append(error)
         for config in configs:
             known = self._datasets.get(config.dataset)
-            if config.schedule and known and not known.train_is_sampled:
+            if config.stages and known and not known.train_is_sampled:
                 raise ConfigError(f"data set {config.dataset!r} has test images only, so nothing can train on it")
         if len(problems) == 1:
             raise problems[0]
         if problems:
             raise DataError("\n".join(str(problem) for problem in problems))
         for model in dict.fromkeys(config.model for config in configs):
-            self.weights(model)
+            self.source(model)
         for adapter in dict.fromkeys(config.adapter for config in configs if config.adapter):
             find_adapter(Path(adapter))
-
-    def train_batches(self, dataset: DataSet, plan: Plan, spec: ImageSpec) -> Batches:
-        """Return an iterator over normalised random crops (batch, 3, size, size) and labels (batch,), on the device.
-
-        Closing it drops what is prepared ahead.
-        """
-        batches = (([dataset.train[index] for index in indices], seeds) for indices, seeds in plan)
-        return self.images.train_batches(dataset, batches, spec, self.device)
-
-    def test_batches(
-        self, dataset: DataSet, items: Sequence[Item], spec: ImageSpec, batch_size: int
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield normalised centre crops (batch, 3, size, size) on the device and labels (batch,) on the CPU."""
-        for images, labels in self.images.test_batches(dataset, items, spec, batch_size):
-            yield normalise(to_device(images, self.device), spec), labels
 
     def features(self, model: ModelConfig, precision: Precision) -> FrozenFeatures:
         """Return the image features of a pristine model, in a precision that is resolved.
@@ -200,10 +190,6 @@ class Workspace:
                 bundle, precision, self.images, image_spec(bundle), on_smaller=self.say_smaller_tests
             )
         return self._features[precision]
-
-    def _draw(self, config: RunConfig) -> DataSet:
-        dataset = self.dataset(config.dataset)
-        return few_shot(dataset, shots=config.shots, seed=config.seed) if config.shots else dataset
 
 
 def datasets_of(config: RunConfig) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,10 @@ from open_clip import factory
 
 from clipfit_cli import methods
 from clipfit_cli.config import BnMode, ModelConfig
-from clipfit_cli.engine.checkpoint import CARD_FILE, WEIGHTS_FILE, AdapterCard, write_card, write_tensors
+from clipfit_cli.engine.checkpoint import CARD_FILE, WEIGHTS_FILE, AdapterCard, card_to_bytes, tensors_to_bytes
 from clipfit_cli.methods.base import Adapted
 from clipfit_cli.models.load import load_bundle
-from clipfit_cli.models.weights import Weights
+from clipfit_cli.models.source import ModelSource
 from tests.conftest import SMALL_CONFIG
 
 CLASSES = ("cat", "polka-dotted thing", "red_tractor")
@@ -48,10 +49,10 @@ def small_model(folder: Path, backbone: str, *, bn: BnMode = "eval") -> ModelCon
 
 
 def save_adapter(
-    folder: Path, model: ModelConfig, *, method: str = "clipfit", weights: Weights | None = None
+    folder: Path, model: ModelConfig, *, method: str = "clipfit", source: ModelSource | None = None
 ) -> Adapted:
     """Write an adapter of a method with its default settings, and return what it is on its model."""
-    bundle = load_bundle(model, device=torch.device("cpu"), weights=weights)
+    bundle = load_bundle(model, device=torch.device("cpu"), source=source)
     info = methods.get(method)
     settings = info.settings()
     adapted = info.attach(bundle, CLASSES, (TEMPLATE,), settings)
@@ -62,6 +63,7 @@ def save_adapter(
     }
     adapted.load_trained_tensors(tensors)
     adapted.train_mode(False)
+    content = tensors_to_bytes(tensors)
     card = AdapterCard(
         method=method,
         settings=dict(vars(settings)),
@@ -78,10 +80,11 @@ def save_adapter(
         prompt_templates=(TEMPLATE,),
         trainable_parameters=sum(parameter.numel() for parameter in adapted.parameters()),
         run_key="0" * 64,
+        adapter_sha256=hashlib.sha256(content).hexdigest(),
     )
     folder.mkdir(parents=True)
-    write_tensors(folder / WEIGHTS_FILE, tensors)
-    write_card(folder / CARD_FILE, card)
+    (folder / WEIGHTS_FILE).write_bytes(content)
+    (folder / CARD_FILE).write_bytes(card_to_bytes(card))
     return adapted
 
 

@@ -224,6 +224,7 @@ def test_bf16_runs(expected: Adapted, tmp_path: Path) -> None:
         (["cat"], "two or more"),
         ("cat", "two or more"),
         (["cat", " "], "is empty"),
+        (["cat", "dog", "cat"], "'cat' and 'cat' make the same prompt"),
         (["red panda", "Red_Panda"], "'red panda' and 'Red_Panda' make the same prompt"),
     ],
 )

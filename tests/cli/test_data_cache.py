@@ -11,8 +11,22 @@ from typer.testing import CliRunner, Result
 
 from clipfit_cli.cli.app import app
 from clipfit_cli.cli.data_cache import cache_folder
+from clipfit_cli.data.dataset import DataSet
 from clipfit_cli.data.pixels import disk_cache
+from clipfit_cli.runs.workspace import Workspace
 from tests.conftest import SmallWorld
+from tests.runs.test_frozen_features import identified
+
+
+@pytest.fixture(autouse=True)
+def by_content(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tell images apart by content."""
+    original = Workspace.dataset
+
+    def dataset(workspace: Workspace, name: str) -> DataSet:
+        return identified(original(workspace, name))
+
+    monkeypatch.setattr(Workspace, "dataset", dataset)
 
 
 def invoke(*arguments: str, **environment: str) -> Result:
@@ -35,29 +49,29 @@ def evaluate(world: SmallWorld, *arguments: str, **environment: str) -> None:
 def test_off_by_default_on_by_option_and_variable(small_world: SmallWorld, tmp_path: Path) -> None:
     folder = tmp_path / "cache"
     evaluate(small_world)
-    assert held(folder) == {"folder": str(folder), "num_images": 0, "num_features": 0, "size_mib": 0.0}
+    assert held(folder) == {"folder": str(folder), "num_lists": 0, "size_mib": 0.0}
     evaluate(small_world, "--image-cache", str(folder))
-    assert held(folder)["num_images"] == held(folder)["num_features"] == 12 and held(folder)["size_mib"] > 0
+    assert held(folder)["num_lists"] == 1 and held(folder)["size_mib"] > 0
     other = tmp_path / "other"
     evaluate(small_world, CLIPFIT_IMAGE_CACHE=str(other))
-    assert held(other)["num_images"] == 12
+    assert held(other)["num_lists"] == 1
 
 
 def test_show_and_clear(small_world: SmallWorld, tmp_path: Path) -> None:
     evaluate(small_world, "--image-cache", str(tmp_path / "cache"))
     (tmp_path / "cache" / "mine.txt").write_text("stays")
     shown = invoke("data", "cache", "--image-cache", str(tmp_path / "cache"))
-    assert "Prepared test images" in shown.stdout and "12" in shown.stdout
+    assert "Features of test images" in shown.stdout
     cleared = invoke("data", "cache", "--clear", "--image-cache", str(tmp_path / "cache"))
-    assert cleared.exit_code == 0 and "removed 12 prepared images and features of 12, 0." in cleared.stderr
+    assert cleared.exit_code == 0 and "removed the features of 1 list of images, 0.0 MiB" in cleared.stderr
     assert [path.name for path in (tmp_path / "cache").iterdir()] == ["mine.txt"]
-    assert held(tmp_path / "cache", "--clear", "--quiet")["num_images"] == 0
+    assert held(tmp_path / "cache", "--clear", "--quiet")["num_lists"] == 0
 
 
 def test_the_default_is_the_users_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("platformdirs.user_cache_path", lambda *args, **kwargs: tmp_path)
     result = invoke("data", "cache", "--csv", "-")
-    assert result.stdout == f"folder,num_images,num_features,size_mib\n{tmp_path / 'images'},0,0,0.0\n"
+    assert result.stdout == f"folder,num_lists,size_mib\n{tmp_path / 'images'},0,0.0\n"
     assert cache_folder("auto") == tmp_path / "images" and cache_folder(None) is None and cache_folder("") is None
 
 
@@ -79,5 +93,18 @@ def test_a_full_disk_is_one_note(small_world: SmallWorld, tmp_path: Path, monkey
     monkeypatch.setattr(disk_cache, "FREE_DISK_BYTES", 2**80)
     options = ["--image-cache", str(tmp_path / "cache")]
     result = invoke("eval", "--dataset", "dtd", *small_world.options(), *options)
-    assert result.exit_code == 0 and result.stderr.count("takes no more images") == 1
-    assert held(tmp_path / "cache")["num_images"] == 0
+    assert result.exit_code == 0 and result.stderr.count("takes no more: less than") == 1
+    assert held(tmp_path / "cache")["num_lists"] == 0
+
+
+@pytest.mark.parametrize("folder", ["~nosuchuser/cache", "a\0b"])
+def test_what_is_no_folder(folder: str, small_world: SmallWorld) -> None:
+    for words in (["eval", "--dataset", "dtd", *small_world.options()], ["data", "cache"]):
+        result = invoke(*words, "--image-cache", folder)
+        assert result.exit_code == 2 and "Traceback" not in result.stderr
+
+
+def test_a_name_that_is_too_long(small_world: SmallWorld) -> None:
+    result = invoke("eval", "--dataset", "dtd", *small_world.options(), "--image-cache", "n" * 300)
+    assert result.exit_code == 0 and result.stderr.count("takes no more: File name too long") == 1
+    assert held(Path("n" * 300), "--clear")["num_lists"] == 0

@@ -6,6 +6,7 @@ import csv
 import hashlib
 import io
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from clipfit_cli.data import catalog, sources
 from clipfit_cli.data.fetch import download
 from clipfit_cli.data.sources import Source
 from tests.data.mirror import Mirror, files_below, serving, tar_of, zip_of
-from tests.data.trees import small_lists, write_split
+from tests.data.trees import small_lists, write_images, write_split
 
 
 def invoke(*arguments: str, **environment: str) -> Result:
@@ -108,8 +109,8 @@ def hostile(tree: dict[str, bytes], kind: str) -> bytes:
         ("parent", "leads out of its folder, '../x'; refused"),
         ("absolute", "absolute path, '/x'; refused"),
         ("bomb", "would unpack to more than"),
-        ("link", "a link, 'dtd/images/device'; refused"),
-        ("device", "neither a file nor a folder"),
+        ("link", "a link, a device or the like, 'dtd/images/device'; refused"),
+        ("device", "a link, a device or the like"),
         ("wrong", "not a sound zip or tar archive"),
     ],
 )
@@ -166,11 +167,18 @@ def test_the_plan_needs_no_network(tmp_path: Path) -> None:
     ("arguments", "code", "message"),
     [
         (["get", "dtdd"], 2, "unknown data set 'dtdd'. Did you mean 'dtd'?"),
-        (["get", ","], 2, "no data set was named"),
+        (["get", ","], 2, "a name is missing in ','"),
         (["get", "dtd", "--imagenet-root", "x"], 2, "--imagenet-root is for imagenet"),
         (["get", "imagenet", "--imagenet-root", "nowhere"], 3, "is not laid out as ImageNet"),
+        (["get", "imagenet", "--imagenet-root", "x" * 300], 3, "cannot read or write"),
+        (["get", "imagenet", "--imagenet-root", "~nosuchuser/x"], 2, "give the whole path"),
+        (["get", "dtd", "--data-root", "x" * 300], 3, "cannot read or write"),
+        (["get", "dtd", "--data-root", "/dev/null"], 3, "cannot read or write /dev/null"),
+        (["get", "dtd", "--data-root", "~nosuchuser/x"], 2, "give the whole path"),
         (["get", "dtd", "--csv", "-", "--json"], 2, "both want stdout"),
         (["check", "dtdd"], 2, "unknown data set"),
+        (["check", ","], 2, "a name is missing in ','"),
+        (["check", "./nowhere"], 3, "there is no folder or file ./nowhere"),
         (["check", "dtd"], 3, "1 of 1 data sets are not complete: dtd is missing"),
         (["path", "dtdd"], 2, "unknown data set"),
         (["path", "textures"], 2, "is built in: it has no folder"),
@@ -202,13 +210,45 @@ def test_check_names_what_is_wrong(root: Path) -> None:
 
 
 def test_check_names_twenty_to_people_and_all_to_programs(root: Path) -> None:
-    lists = {split: [(f"{split}{k}.jpg", 0, "ant") for k in range(25)] for split in ("train", "val", "test")}
-    write_split(root, "dtd", {**lists, "val": [], "test": [("test0.jpg", 0, "ant")]})
+    train = [(f"train{k}.jpg", k % 2, "ant" if k % 2 else "bee") for k in range(25)]
+    write_split(root, "dtd", {"train": train, "val": [], "test": [("test0.jpg", 1, "ant")]})
     shown = invoke("check", "dtd", "--data-root", str(root))
     assert shown.exit_code == 3
     assert shown.stdout.count("missing: ") == 20 and "6 more; --csv FILE or --json names them all" in shown.stdout
     rows = rows_of(invoke("check", "dtd", "--data-root", str(root), "--csv", "-").stdout)
     assert sum(row["what"] == "missing image" for row in rows) == 26
+
+
+def test_check_and_show_of_own_images(root: Path, tmp_path: Path) -> None:
+    write_images(tmp_path / "mine", [f"{kind}/{k}.jpg" for kind in ("cat", "dog") for k in range(30)])
+    assert invoke("check", str(tmp_path / "mine"), "dtd", "--decode", "--data-root", str(root)).exit_code == 0
+    for k in range(25):
+        (tmp_path / f"mine/dog/{k}.jpg").write_text("no image")
+    (tmp_path / "mine/cat/1.jpg").write_bytes(b"")
+    quick = invoke("check", f"pets2={tmp_path / 'mine'}")
+    assert quick.exit_code == 3 and "pets2 is damaged" in quick.stderr
+    assert "cat/1.jpg is empty (0 bytes)" in " ".join(quick.stdout.split()) and "dog" not in quick.stdout
+    whole = invoke("check", str(tmp_path / "mine"), "dtd", "--decode", "--data-root", str(root), "--csv", "-")
+    assert whole.exit_code == 3 and "1 of 2 data sets are not complete: mine is damaged" in whole.stderr
+    rows = rows_of(whole.stdout)
+    damaged = {row["path"] for row in rows if row["what"] == "damaged image"}
+    assert damaged == {"cat/1.jpg", *(f"dog/{k}.jpg" for k in range(25))}
+    assert [(row["dataset"], row["num_listed"], row["num_damaged"]) for row in rows if row["what"] == "data set"] == [
+        ("mine", "60", "26"),
+        ("dtd", "18", "0"),
+    ]
+    shown = " ".join(invoke("show", str(tmp_path / "mine")).stdout.split())
+    assert "empty 1 listed images, the first is cat/1.jpg" in shown and "missing" not in shown
+    table = tmp_path / "mine.csv"
+    table.write_text("path,class_name\nmine/cat/1.jpg,a\nmine/cat/2.jpg,a\nmine/dog/30.jpg,b\nmine/cat/3.jpg,b\n")
+    shown = " ".join(invoke("show", str(table)).stdout.split())
+    assert "missing 1 listed images, the first is mine/dog/30.jpg" in shown and "empty 1 listed" in shown
+
+
+def test_show_tells_the_hash_that_a_stranger_can_make(root: Path) -> None:
+    shown = invoke("show", "dtd", "--data-root", str(root)).stdout
+    content = (root / "dtd" / str(catalog.row("dtd").split_file)).read_bytes()
+    assert re.search(rf"split file sha256 +{hashlib.sha256(content).hexdigest()}", shown)
 
 
 def test_check_all_are_the_fifteen(tmp_path: Path) -> None:

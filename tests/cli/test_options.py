@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import pytest
 import typer
@@ -13,6 +14,7 @@ from clipfit_cli.cli.app import app
 from clipfit_cli.cli.errors import reported
 from clipfit_cli.config import Execution, ModelConfig, Request, ScheduleConfig
 from clipfit_cli.errors import ClipfitError, ConfigError
+from clipfit_cli.process import Terminated
 
 RUNNER = CliRunner()
 COMMANDS = {
@@ -107,7 +109,16 @@ def test_version() -> None:
 
 
 @pytest.mark.parametrize(
-    ("raised", "code"), [(ConfigError("wrong"), 2), (ClipfitError("odd"), 1), (KeyboardInterrupt(), 130)]
+    ("raised", "code"),
+    [
+        (ConfigError("wrong"), 2),
+        (ClipfitError("odd"), 1),
+        (KeyboardInterrupt(), 130),
+        (Terminated(15), 143),
+        (PermissionError(13, "Permission denied", "/secret"), 3),
+        (OSError(28, "No space left on device"), 3),
+        (ConnectionRefusedError(111, "Connection refused"), 3),
+    ],
 )
 def test_errors_become_exit_codes(raised: BaseException, code: int, capsys: pytest.CaptureFixture[str]) -> None:
     @reported
@@ -118,16 +129,37 @@ def test_errors_become_exit_codes(raised: BaseException, code: int, capsys: pyte
         failing()
     assert caught.value.exit_code == code
     out, err = capsys.readouterr()
-    assert out == "" and (str(raised) in err) and err.strip()
+    assert out == "" and err.strip()
+    assert "; " in err or str(raised) in err
 
 
-def test_bugs_keep_their_traceback() -> None:
+@pytest.mark.parametrize("bug", [ZeroDivisionError(), OSError("of a library"), OSError(9, "Bad file descriptor")])
+def test_bugs_keep_their_traceback(bug: Exception) -> None:
     @reported
     def failing() -> None:
-        raise ZeroDivisionError
+        raise bug
 
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(type(bug)):
         failing()
+
+
+def test_what_is_nested_too_deeply_is_told_from_a_function_that_never_ends(capsys: pytest.CaptureFixture[str]) -> None:
+    @reported
+    def reading() -> None:
+        json.loads("[" * 100_000)
+
+    @reported
+    def endless() -> None:
+        def again() -> None:
+            again()
+
+        again()
+
+    with pytest.raises(typer.Exit) as caught:
+        reading()
+    assert caught.value.exit_code == 3 and "nested too deeply" in capsys.readouterr().err
+    with pytest.raises(RecursionError):
+        endless()
 
 
 def test_debugging_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,3 +170,9 @@ def test_debugging_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CLIPFIT_DEBUG", "1")
     with pytest.raises(ConfigError):
         failing()
+
+
+@pytest.mark.parametrize("option", ["--method", "--subset", "--dataset", "--seeds", "--shots", "--set"])
+def test_a_message_stays_short_however_long_the_word(option: str) -> None:
+    result = RUNNER.invoke(app, ["train", "--dry-run", "--dataset", "dtd", option, "9" * 5000])
+    assert result.exit_code in (2, 3) and len(result.stderr) < 600

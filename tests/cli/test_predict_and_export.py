@@ -81,6 +81,13 @@ def test_csv(run: Path, album: Path, tmp_path: Path) -> None:
     assert (tmp_path / "out.csv").read_text() == text and len(json.loads(both.stdout)) == 3
 
 
+def test_what_cannot_be_read_is_left_out_and_counted(run: Path, album: Path) -> None:
+    (album / "gone.jpg").symlink_to(album / "nowhere.jpg")
+    result = ok("predict", "--adapter", run, album, "--json")
+    assert len(json.loads(result.stdout)) == 3
+    assert "left out 1 that cannot be read" in result.stderr and "gone.jpg: No such file" in result.stderr
+
+
 def test_other_classes(run: Path, album: Path, tmp_path: Path) -> None:
     (tmp_path / "names.txt").write_text("dog\nred panda\nbear, brown\n")
     for given, expected in (
@@ -106,7 +113,10 @@ def test_what_a_trained_run_predicts(small_world: SmallWorld) -> None:
     [
         (["nothing.jpg"], 3, "no such image or folder: nothing.jpg"),
         (["{album}", "broken.png"], 3, "broken.png is not in a known image format"),
-        (["{album}", "--classes", "cat"], 2, "two or more class names"),
+        (["{album}", "--classes", "cat"], 2, "there is no file cat; expected one, or two or more class names"),
+        (["{album}", "--classes", "./typo.txt"], 2, "there is no file ./typo.txt"),
+        (["{album}", "--classes", "x" * 300], 2, "File name too long"),
+        (["second"], 2, "second is the folder of a run, not a picture; --adapter takes one run"),
         (["{album}", "--classes", "cat,,dog"], 2, "is empty"),
         (["{album}", "--classes", "cat,Cat"], 2, "make the same prompt"),
         (["{album}", "--pretrained", "broken.png"], 4, "was made for small-vit"),
@@ -130,6 +140,8 @@ def test_what_predict_refuses(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "broken.png").write_text("no image")
+    (tmp_path / "second").mkdir()
+    (tmp_path / "second" / "record.json").touch()
     words = [word.replace("{album}", str(album)) for word in arguments]
     refused(code, message, "predict", "--adapter", run, *words)
 

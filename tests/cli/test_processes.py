@@ -92,7 +92,7 @@ def test_the_shifted_variants(tmp_path: Path) -> None:
     assert "no imagenet under" in result.stderr
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_interrupted_runs_go_on(how: signal.Signals, tmp_path: Path) -> None:
     arguments = [
         "train",
@@ -112,14 +112,14 @@ def test_interrupted_runs_go_on(how: signal.Signals, tmp_path: Path) -> None:
     time.sleep(0.5)
     process.send_signal(how)
     _, stderr = process.communicate(timeout=60)
-    assert process.returncode == (130 if how == signal.SIGINT else -signal.SIGKILL), stderr
-    if how == signal.SIGINT:
-        assert "finished runs are kept" in stderr and "Traceback" not in stderr
+    assert process.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143}.get(how, -signal.SIGKILL), stderr
+    if how != signal.SIGKILL:
+        assert "what is finished is kept" in stderr and "Traceback" not in stderr
     kept = records(tmp_path)
     assert len(kept) == 1
     finished = clipfit(tmp_path, *arguments)
     assert finished.returncode == 0, finished.stderr
-    assert "1 finished runs taken from runs" in finished.stderr
+    assert "1 finished run taken from runs" in finished.stderr
     assert len(records(tmp_path)) == 2 and kept.items() <= records(tmp_path).items()
     assert not list((tmp_path / "runs").rglob(".unfinished*"))
 
@@ -130,7 +130,7 @@ def test_two_processes_share_the_work(tmp_path: Path) -> None:
     outputs = [process.communicate(timeout=200) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     assert len(records(tmp_path)) == 1
-    assert sum("finished runs taken" in stderr for _, stderr in outputs) == 1
+    assert sum("finished run taken" in stderr for _, stderr in outputs) == 1
 
 
 def test_the_same_table_twice(tmp_path: Path) -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
+import random
 
-from clipfit_cli.cli.words import parse_methods, parse_seeds, parse_setting, parse_shots, split_names
+import numpy
+import pytest
+import torch
+
+from clipfit_cli.cli.words import MOST, parse_methods, parse_seeds, parse_setting, parse_shots, split_names
 from clipfit_cli.config import MethodChoice
 from clipfit_cli.errors import ConfigError
 
@@ -14,7 +18,22 @@ def test_seeds() -> None:
     assert parse_seeds(" 7 ") == (7,)
 
 
-@pytest.mark.parametrize("text", ["", "1,,2", "1,a", "1.5", "1;2", "one"])
+def test_every_seed_that_is_taken_starts_each_generator() -> None:
+    (seed,) = parse_seeds(str(MOST))
+    torch.manual_seed(seed)
+    torch.Generator().manual_seed(seed)
+    numpy.random.RandomState(seed)
+    random.Random(seed)
+
+
+@pytest.mark.parametrize("text", [str(MOST + 1), str(2**64), "1," + "9" * 4000])
+def test_seeds_that_are_too_great(text: str) -> None:
+    with pytest.raises(ConfigError, match="at most 4294967295") as caught:
+        parse_seeds(text)
+    assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("text", ["", "1,,2", "1,a", "1.5", "1;2", "one", "9" * 5000])
 def test_malformed_seeds(text: str) -> None:
     with pytest.raises(ConfigError, match="seeds must be"):
         parse_seeds(text)
@@ -25,14 +44,14 @@ def test_shots() -> None:
     assert parse_shots("1, 2,all") == (1, 2, None)
 
 
-@pytest.mark.parametrize("text", ["0", "-1", "1,0", "", "few", "2.5", "4,4"])
+@pytest.mark.parametrize("text", ["0", "-1", "1,0", "", "few", "2.5", "4,4", "9" * 5000, str(MOST + 1)])
 def test_malformed_shots(text: str) -> None:
     with pytest.raises(ConfigError, match="shots"):
         parse_shots(text)
 
 
 def test_names_from_lists_and_repeats() -> None:
-    assert split_names(["dtd,eurosat", " dtd", "ucf101,"]) == ["dtd", "eurosat", "ucf101"]
+    assert split_names(["dtd,eurosat", " dtd", "ucf101"]) == ["dtd", "eurosat", "ucf101"]
     assert split_names(None) == []
     assert split_names(["wds:{a,b}-{0,1}.tar,dtd", "{,x"]) == ["wds:{a,b}-{0,1}.tar", "dtd", "{", "x"]
     assert split_names(["a,b", "c,d"], lambda text: text == "a,b") == ["a,b", "c", "d"]
@@ -56,6 +75,28 @@ def test_set_is_for_the_one_method() -> None:
     )
     with pytest.raises(ConfigError, match="single method"):
         parse_methods(["clipfit", "bitfit"], ["beta=2"])
+
+
+@pytest.mark.parametrize("texts", [[""], [","], ["dtd,"], ["dtd,,ucf101"], ["dtd", ""]])
+def test_a_name_that_is_missing(texts: list[str]) -> None:
+    with pytest.raises(ConfigError, match="a name is missing"):
+        split_names(texts)
+    with pytest.raises(ConfigError, match="a name is missing"):
+        parse_methods(texts)
+
+
+@pytest.mark.parametrize(
+    ("texts", "settings"),
+    [
+        (["clipfit"], ["beta=1", "beta=2"]),
+        (["clipfit:beta=1,beta=2"], None),
+        (["clipfit:beta=1"], ["beta=1"]),
+        (["bitfit,clipfit:beta=1, beta =2"], None),
+    ],
+)
+def test_a_setting_that_is_given_twice(texts: list[str], settings: list[str] | None) -> None:
+    with pytest.raises(ConfigError, match="the setting beta is given twice"):
+        parse_methods(texts, settings)
 
 
 @pytest.mark.parametrize("texts", [[], [""], [":beta=2"], ["beta=2"], ["clipfit:=3"]])

@@ -1,4 +1,4 @@
-"""A web server on this machine that plays a mirror, with the faults of real ones."""
+"""A web server on this machine that plays a mirror, or the hub, with the faults of real ones."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ class Mirror:
         statuses: Path -> status of the next answers, one each.
         redirects: Path -> where to.
         linked_etag: Sent with redirects, as the hub does.
+        lengths: Whether it tells how long a file is.
         etags: Whether a file has one.
         ranges: Whether a part of a file can be asked for.
         content_type: Of all files.
@@ -38,6 +39,7 @@ class Mirror:
     statuses: dict[str, list[int]] = field(default_factory=dict)
     redirects: dict[str, str] = field(default_factory=dict)
     linked_etag: str | None = None
+    lengths: bool = True
     etags: bool = True
     ranges: bool = True
     content_type: str = "application/octet-stream"
@@ -59,10 +61,14 @@ def serving() -> Iterator[Mirror]:
     mirror = Mirror()
 
     class Handler(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.do_GET()
+
         def do_GET(self) -> None:
             asked = self.headers.get("Range")
             if target := mirror.redirects.get(self.path):
-                self._head(302, {"Location": target, "X-Linked-Etag": mirror.linked_etag, "Content-Length": "0"})
+                told = {"X-Linked-Etag": mirror.linked_etag, "X-Repo-Commit": "0" * 40, "Content-Length": "0"}
+                self._head(302, {"Location": target, **told})
                 return
             statuses = mirror.statuses.get(self.path)
             content = mirror.files.get(self.path)
@@ -78,12 +84,14 @@ def serving() -> Iterator[Mirror]:
                 self._head(416, {"Content-Range": f"bytes */{len(content)}", "Content-Length": "0"})
                 return
             body = content[start or 0 :]
-            headers = {"Content-Length": str(len(body)), "ETag": etag, "Content-Type": mirror.content_type}
+            length = str(len(body)) if mirror.lengths else None
+            headers = {"Content-Length": length, "ETag": etag, "Content-Type": mirror.content_type}
             if start is not None:
                 headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
             cuts = mirror.cuts.get(self.path)
             if cuts:
                 body = body[: cuts.pop(0)]
+            body = b"" if self.command == "HEAD" else body
             mirror.requests.append((self.path, asked, len(body)))
             self._head(200 if start is None else 206, headers)
             with suppress(ConnectionError):  # who asked may have left

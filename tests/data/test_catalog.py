@@ -32,6 +32,27 @@ def test_names_stand_in_the_papers_order() -> None:
     assert sum(groups, ()) == catalog.ALL
 
 
+def test_prompts_are_those_of_the_protocol() -> None:
+    plain = "a photo of a {}."
+    assert {name: catalog.row(name).prompt_template for name in catalog.ALL[:15]} == {
+        "imagenet": plain,
+        "caltech101": plain,
+        "oxford_pets": "a photo of a {}, a type of pet.",
+        "stanford_cars": plain,
+        "oxford_flowers": "a photo of a {}, a type of flower.",
+        "food101": "a photo of {}, a type of food.",
+        "fgvc_aircraft": "a photo of a {}, a type of aircraft.",
+        "sun397": plain,
+        "dtd": "a photo of a {}, a type of texture.",
+        "eurosat": "a centered satellite photo of {}.",
+        "ucf101": "a photo of a person doing {}.",
+        "imagenetv2": plain,
+        "imagenet_sketch": plain,
+        "imagenet_a": plain,
+        "imagenet_r": plain,
+    }
+
+
 @pytest.mark.parametrize("name", catalog.ALL)
 def test_rows_are_complete(name: str) -> None:
     row = catalog.row(name)

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Hashable
+import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 
 from clipfit_cli.data.dataset import DataSet, Item
 from clipfit_cli.data.load import load_dataset
 from clipfit_cli.data.pixels.image_cache import ImageCache
-from clipfit_cli.data.pixels.images import ImageSpec, ImageStore, eval_crop, normalise, train_crop
+from clipfit_cli.data.pixels.images import ImageStore
+from clipfit_cli.data.pixels.transforms import ImageSpec, eval_crop, normalise
 from clipfit_cli.data.splits import class_subset
 from clipfit_cli.errors import ConfigError, DataError
+from tests.data.crops import train_batch, train_crop
 from tests.data.trees import plain_image, small_lists, toy, write_split
 
 SPEC = ImageSpec(size=16)
@@ -38,7 +41,7 @@ def dataset() -> DataSet:
 def test_train_batch_is_the_seeded_crop_of_each_image(dataset: DataSet) -> None:
     items = dataset.train[:5]
     seeds = [9, 2, 2, 77, 2**40]
-    images, labels = ImageStore().train_batch(dataset, items, SPEC, seeds)
+    images, labels = train_batch(ImageStore(), dataset, items, SPEC, seeds)
     assert images.dtype == torch.float32 and images.shape == (5, 3, 16, 16) and images.is_contiguous()
     assert labels.dtype == torch.int64 and labels.tolist() == [0, 1, 2, 0, 1]
     for k, (item, seed) in enumerate(zip(items, seeds, strict=True)):
@@ -53,7 +56,7 @@ def test_train_batches_are_those_of_one_at_a_time(dataset: DataSet) -> None:
         found = list(store.train_batches(dataset, batches, SPEC))
         assert len(found) == 4
         for (images, labels), (items, seeds) in zip(found, batches, strict=True):
-            expected, expected_labels = ImageStore().train_batch(dataset, items, SPEC, seeds)
+            expected, expected_labels = train_batch(ImageStore(), dataset, items, SPEC, seeds)
             assert torch.equal(images, expected) and torch.equal(labels, expected_labels)
     assert list(store.train_batches(dataset, [], SPEC)) == []
 
@@ -81,17 +84,17 @@ def test_training_prepares_one_batch_ahead() -> None:
 
 def test_train_batch_does_not_depend_on_order_or_memory(dataset: DataSet) -> None:
     items, seeds = dataset.train, list(range(10))
-    expected, _ = ImageStore().train_batch(dataset, items, SPEC, seeds)
+    expected, _ = train_batch(ImageStore(), dataset, items, SPEC, seeds)
     for store in (ImageStore(0), ImageStore(threads=1)):
         for _ in range(2):
-            images, labels = store.train_batch(dataset, items[::-1], SPEC, seeds[::-1])
+            images, labels = train_batch(store, dataset, items[::-1], SPEC, seeds[::-1])
             assert torch.equal(images, expected.flip(0))
             assert labels.tolist() == [item.label for item in items[::-1]]
 
 
 def test_global_generators_are_left_alone(dataset: DataSet) -> None:
     state = torch.get_rng_state()
-    ImageStore().train_batch(dataset, dataset.train, SPEC, list(range(10)))
+    train_batch(ImageStore(), dataset, dataset.train, SPEC, list(range(10)))
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -113,14 +116,15 @@ def test_no_items_give_no_batch(dataset: DataSet) -> None:
 def test_images_are_decoded_once_while_memory_lasts(dataset: DataSet) -> None:
     store = ImageStore()
     for epoch in range(3):
-        store.train_batch(dataset, dataset.train, SPEC, [epoch] * 10)
+        train_batch(store, dataset, dataset.train, SPEC, [epoch] * 10)
         list(store.test_batches(dataset, dataset.test, SPEC, 4))
     assert store.decoded_images == 20
-    half = class_subset(dataset, "new")
-    _, labels = store.train_batch(half, half.train, SPEC, [0] * len(half.train))
+    half = class_subset(dataset, "base")
+    items = [Item(item.path, 1 - item.label) for item in half.train]
+    _, labels = train_batch(store, half, items, SPEC, [0] * len(items))
     list(store.test_batches(half, half.test, SPEC, 4))
     assert store.decoded_images == 20, "a half is made of the same images"
-    assert labels.tolist() == [0] * len(half.train), "and has labels of its own"
+    assert labels.tolist() == [item.label for item in items], "and has labels of its own"
     list(store.test_batches(dataset, dataset.test, ImageSpec(size=8), 4))
     assert store.decoded_images == 30, "another size is another crop"
 
@@ -128,7 +132,7 @@ def test_images_are_decoded_once_while_memory_lasts(dataset: DataSet) -> None:
 def test_without_memory_every_image_is_decoded_anew(dataset: DataSet) -> None:
     store = ImageStore(0)
     for _ in range(2):
-        store.train_batch(dataset, dataset.train, SPEC, [0] * 10)
+        train_batch(store, dataset, dataset.train, SPEC, [0] * 10)
         list(store.test_batches(dataset, dataset.test, SPEC, 4))
     assert store.decoded_images == 40
 
@@ -136,10 +140,18 @@ def test_without_memory_every_image_is_decoded_anew(dataset: DataSet) -> None:
 def test_data_sets_of_one_name_but_other_lists_are_kept_apart(dataset: DataSet) -> None:
     other = toy([("i0", 0)], num_classes=1, load_image=lambda _: Image.new("RGB", (40, 30), "red"))
     store = ImageStore()
-    store.train_batch(dataset, dataset.train[:1], SPEC, [0])
-    images, _ = store.train_batch(other, other.train, SPEC, [0])
+    train_batch(store, dataset, dataset.train[:1], SPEC, [0])
+    images, _ = train_batch(store, other, other.train, SPEC, [0])
     red = normalise(torch.tensor([255, 0, 0], dtype=torch.uint8).view(1, 3, 1, 1), SPEC)
     torch.testing.assert_close(images[:, :, 3:4, 3:4], red, atol=1e-6, rtol=0)
+
+
+def test_the_same_lists_elsewhere_are_kept_apart(dataset: DataSet) -> None:
+    store = ImageStore()
+    here, _ = train_batch(store, replace(dataset, location="/here"), dataset.train[:1], SPEC, [0])
+    red = replace(dataset, location="/there", load_image=lambda _: Image.new("RGB", (40, 30), "red"))
+    there, _ = train_batch(store, red, red.train[:1], SPEC, [0])
+    assert store.decoded_images == 2 and not torch.equal(here, there)
 
 
 def test_testing_runs_ahead_by_one_batch_at_most() -> None:
@@ -162,7 +174,7 @@ def test_decoding_is_spread_over_threads() -> None:
 
     rows = [("a", 0), ("b", 0)]
     dataset = toy(rows, (), rows, num_classes=1, load_image=load)
-    images, _ = ImageStore(threads=2).train_batch(dataset, dataset.train, SPEC, [1, 2])
+    images, _ = train_batch(ImageStore(threads=2), dataset, dataset.train, SPEC, [1, 2])
     assert images.shape[0] == 2
 
 
@@ -175,7 +187,7 @@ def test_first_damaged_image_stops_the_batch(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"bee/test_1.jpg is empty"):
         list(store.test_batches(dataset, dataset.test, SPEC, 100))
     with pytest.raises(DataError, match=r"bee/test_1.jpg is empty"):
-        store.train_batch(dataset, dataset.test, SPEC, [0] * 6)
+        train_batch(store, dataset, dataset.test, SPEC, [0] * 6)
     training = store.train_batches(dataset, [(dataset.test[:2], [0, 0]), (dataset.test[2:], [0] * 4)], SPEC)
     assert next(training)[1].tolist() == [0, 0], "what comes before it is whole"
     with pytest.raises(DataError, match=r"bee/test_1.jpg is empty"):
@@ -190,7 +202,7 @@ def test_wrong_arguments(dataset: DataSet) -> None:
     store = ImageStore()
     for items, seeds in ((dataset.train, [1, 2]), ([], [])):
         with pytest.raises(ValueError, match="expected one crop seed per item"):
-            store.train_batch(dataset, items, SPEC, seeds)
+            train_batch(store, dataset, items, SPEC, seeds)
         with pytest.raises(ValueError, match="expected one crop seed per item"):
             list(store.train_batches(dataset, [(items, seeds)], SPEC))
     with pytest.raises(ValueError, match="batch size must be at least 1, got 0"):
@@ -254,21 +266,22 @@ def test_a_long_list_streams_within_the_budget() -> None:
 
 
 def test_two_epochs_at_once_decode_an_image_once() -> None:
-    looked = threading.Semaphore(0)
+    started = threading.Semaphore(0)
     store = ImageStore(threads=2)
 
     def load(path: str) -> Image.Image:
-        assert looked.acquire(timeout=20), "the other thread asks for the image while this one decodes it"
+        for _ in range(2):
+            assert started.acquire(timeout=20), "the other thread begins while this one decodes"
+        time.sleep(0.05)
         return noise(path)
 
-    known = store._cache.get
+    put = store._put_train_crops
 
-    def get(group: Hashable, key: Hashable) -> NDArray[np.uint8] | None:
-        found = known(group, key)
-        looked.release()
-        return found
+    def noted(*arguments: Any) -> None:
+        started.release()
+        put(*arguments)
 
-    store._cache.get = get  # type: ignore[method-assign]
+    store._put_train_crops = noted  # type: ignore[assignment, method-assign]
     rows = [("k0", 0)]
     dataset = toy(rows, (), rows, num_classes=1, load_image=load)
     batches = store.train_batches(dataset, [(dataset.train, [seed]) for seed in (1, 1, 2)], SPEC)
@@ -292,10 +305,9 @@ def test_an_error_reaches_everyone_who_waits_for_the_image() -> None:
         threading.Timer(0.05, started.set).start()
         with pytest.raises(DataError, match="k0 is broken"):
             next(each)
-    assert store._decoding == {}
 
 
 def test_items_may_repeat(dataset: DataSet) -> None:
     item = Item("i0", 2)
-    images, labels = ImageStore().train_batch(dataset, [item, item], SPEC, [5, 5])
+    images, labels = train_batch(ImageStore(), dataset, [item, item], SPEC, [5, 5])
     assert torch.equal(images[0], images[1]) and labels.tolist() == [2, 2]

@@ -18,7 +18,8 @@ from clipfit_cli.data.dataset import DataSet
 from clipfit_cli.data.files.decode import decode_rgb
 from clipfit_cli.data.lists.own import hugging_face, image_folder, table, webdataset
 from clipfit_cli.data.lists.own.custom import OwnDataSet, find_own, read_own
-from clipfit_cli.data.pixels.images import ImageSpec, ImageStore
+from clipfit_cli.data.pixels.images import ImageStore
+from clipfit_cli.data.pixels.transforms import ImageSpec
 from clipfit_cli.data.splits import class_subset, few_shot
 from clipfit_cli.errors import ConfigError, DataError
 from tests.data.own_images import (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -46,6 +47,30 @@ def test_a_folder_without_images(folder: Path) -> None:
     (folder / "empty").mkdir()
     with pytest.raises(DataError, match="no images in .*empty"):
         find_pictures([folder / "b.jpg", folder / "empty"])
+
+
+def test_what_cannot_be_read_in_a_folder_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "gone.jpg").symlink_to(folder / "nowhere.jpg")
+    real = os.scandir
+
+    def scandir(path: str) -> Any:
+        if Path(path).name == "sub":
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    left_out: list[str] = []
+    assert [path.name for path in find_pictures([folder], left_out)] == ["a.PNG", "b.jpg", "e.gif"]
+    expected = [f"{folder / 'gone.jpg'}: No such file or directory", f"{folder / 'sub'}: Permission denied"]
+    assert sorted(left_out) == expected
+    with pytest.raises(DataError, match="no images in .*Permission denied"):
+        find_pictures([folder / "sub"])
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "x/" * 3000])
+def test_names_that_no_file_can_have(name: str) -> None:
+    with pytest.raises(DataError, match="no such image or folder"):
+        find_pictures([Path(name)])
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -116,10 +119,10 @@ def test_imagenet_v2_folders_are_labels(tmp_path: Path) -> None:
 
 
 def test_variants_may_use_imagenets_class_names(tmp_path: Path) -> None:
-    folder = write_imagenet(tmp_path, "imagenet_a", {"n01443537": ["0.jpg"]})
+    folder = write_imagenet(tmp_path, "imagenet_a", {"n01443537": ["0.jpg"], "n01440764": ["1.jpg"]})
     (tmp_path / "imagenet").mkdir()
     (folder / "classnames.txt").rename(tmp_path / "imagenet" / "classnames.txt")
-    assert load_dataset("imagenet_a", tmp_path).class_names == ("goldfish",)
+    assert load_dataset("imagenet_a", tmp_path).class_names == ("tench", "goldfish")
 
 
 def test_hash_depends_on_the_lists_alone(tmp_path: Path) -> None:
@@ -178,9 +181,35 @@ def test_missing_split_file_says_where_to_get_it(tmp_path: Path) -> None:
         ('{"train": [["a.jpg", 0, "ant"], null], "val": [], "test": []}', "row 1 of 'train' is None"),
         ('{"train": [["../a.jpg", 0, "ant"]], "val": [], "test": []}', "leads out of the image folder"),
         ('{"train": [["/a.jpg", 0, "ant"]], "val": [], "test": []}', "leads out of the image folder"),
+        ('{"train": [["a/./b.jpg", 0, "ant"]], "val": [], "test": []}', "leads out of the image folder"),
+        ('{"train": [["a//b.jpg", 0, "ant"]], "val": [], "test": []}', "leads out of the image folder"),
         (
-            '{"train": [["a.jpg", 0, "ant"]], "val": [["v.jpg", 0, "Ant"]], "test": []}',
-            "row 0 of 'val': label 0 is called 'Ant' here and 'ant' before",
+            '{"train": [["a.jpg", 0, "ant"], ["b.jpg", 0, "Ant"]], "val": [], "test": []}',
+            "row 1 of 'train': label 0 is called 'Ant' here and 'ant' before",
+        ),
+        ("[" * 100_000, "not JSON"),
+        ('{"train": ' + "[" * 900 + "]" * 900 + ', "val": [], "test": []}', "row 0 of 'train' is"),
+        ('{"train": [["a.jpg", Infinity, "ant"]], "val": [], "test": []}', "row 0 of 'train'"),
+        ('{"train": [["a.jpg", ' + "9" * 5000 + ', "ant"]], "val": [], "test": []}', "not JSON"),
+        ('{"train": [["a.jpg", ' + "9" * 4000 + ', "ant"]], "val": [], "test": []}', "is too large for 1 images"),
+        (
+            '{"train": [["a.jpg", 3000000, "ant"]], "val": [], "test": []}',
+            "3000000 is too large for 1 images",
+        ),
+        (r'{"train": [["a\u0000.jpg", 0, "ant"]], "val": [], "test": []}', "is not called as a file can be"),
+        (r'{"train": [["a\ud800.jpg", 0, "ant"]], "val": [], "test": []}', "is not called as a file can be"),
+        (r'{"train": [["a.jpg", 0, "ant\udfff"]], "val": [], "test": []}', "is not called as a file can be"),
+        (
+            '{"train": [["a.jpg", 0, "ant"], ["b.jpg", 1, "bee"]], "val": [], "test": [["a.jpg", 0, "ant"]]}',
+            "lists the image a.jpg more than once, in train as 'ant' and in test as 'ant'",
+        ),
+        (
+            '{"train": [["a.jpg", 0, "red ant"], ["b.jpg", 1, "Red_ant"]], "val": [], "test": [["t.jpg", 0, "ant"]]}',
+            "'red ant' and 'Red_ant' make the same prompt",
+        ),
+        (
+            '{"train": [["a.jpg", 0, ""], ["b.jpg", 1, "bee"]], "val": [], "test": [["t.jpg", 1, "bee"]]}',
+            "a class has no name",
         ),
         (
             '{"train": [["a.jpg", 0, "ant"]], "val": [], "test": [["t.jpg", 1, "bee"]]}',
@@ -195,7 +224,57 @@ def test_missing_split_file_says_where_to_get_it(tmp_path: Path) -> None:
 def test_damaged_split_files(text: str, complaint: str, tmp_path: Path) -> None:
     folder = write_split(tmp_path, "dtd", small_lists())
     (folder / "split_zhou_DescribableTextures.json").write_text(text, encoding="utf-8")
-    with pytest.raises(DataError, match=complaint):
+    started = time.process_time()
+    with pytest.raises(DataError, match=complaint) as caught:
+        load_dataset("dtd", tmp_path)
+    assert len(str(caught.value)) < 600 and time.process_time() - started < 5
+
+
+def test_a_class_is_called_as_in_the_training_list(tmp_path: Path) -> None:
+    lists = small_lists()
+    plain = load_dataset("dtd", write_split(tmp_path / "plain", "dtd", lists).parent)
+    assert plain.notes == ()
+    lists["val"] = [(path, label, {"bee": "wasp"}.get(name, name)) for path, label, name in lists["val"]]
+    lists["test"] = [(path, label, {"cow": "Cow"}.get(name, name)) for path, label, name in lists["test"]]
+    dataset = load_dataset("dtd", write_split(tmp_path, "dtd", lists).parent)
+    assert dataset.class_names == ("ant", "bee", "cow") and dataset.split_sha256 == plain.split_sha256
+    assert dataset.notes == (
+        "dtd: label 1 is called 'bee' in train and 'wasp' in val; the name in train counts (3 such images)",
+    )
+
+
+def test_hashes_of_list_files_can_be_made_by_anybody(tmp_path: Path) -> None:
+    folder = write_split(tmp_path, "dtd", small_lists())
+    content = (folder / "split_zhou_DescribableTextures.json").read_bytes()
+    assert load_dataset("dtd", tmp_path).split_file_sha256 == hashlib.sha256(content).hexdigest()
+    folder = write_fgvc(tmp_path, ["707-320", "F/A-18"], {"train": 1, "val": 1, "test": 1})
+    names = ("variants", "images_variant_train", "images_variant_val", "images_variant_test")
+    content = b"".join((folder / f"{name}.txt").read_bytes() for name in names)
+    assert load_dataset("fgvc_aircraft", tmp_path).split_file_sha256 == hashlib.sha256(content).hexdigest()
+    both = {"n01443537": ["0.jpg"], "n01440764": ["1.jpg"]}
+    folder = write_imagenet(
+        tmp_path, "imagenet", {f"{part}/{w}": f for part in ("train", "val") for w, f in both.items()}
+    )
+    content = (folder / "classnames.txt").read_bytes()
+    write_imagenet(tmp_path, "imagenet_r", both)
+    write_imagenet(tmp_path, "imagenetv2", {"0": ["0.jpg"], "1": ["1.jpg"]})
+    for name in ("imagenet", "imagenet_r", "imagenetv2"):
+        assert load_dataset(name, tmp_path).split_file_sha256 == hashlib.sha256(content).hexdigest()
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "huge"])
+def test_list_files_that_would_never_end(kind: str, tmp_path: Path) -> None:
+    folder = write_split(tmp_path, "dtd", small_lists())
+    path = folder / "split_zhou_DescribableTextures.json"
+    path.unlink()
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        with path.open("wb") as file:
+            file.truncate(1 << 40)
+    with pytest.raises(DataError, match=f"{path.name} cannot be read"):
         load_dataset("dtd", tmp_path)
 
 
@@ -210,6 +289,57 @@ def test_split_file_that_is_a_folder(tmp_path: Path) -> None:
     (tmp_path / "dtd" / "split_zhou_DescribableTextures.json").mkdir(parents=True)
     with pytest.raises(DataError, match="cannot be read"):
         load_dataset("dtd", tmp_path)
+
+
+def test_fgvc_labels_follow_the_lines_of_the_list(tmp_path: Path) -> None:
+    write_fgvc(tmp_path, ["Yak-42", "707-320", "F/A-18"], {"train": 2, "val": 1, "test": 1})
+    dataset = load_dataset("fgvc_aircraft", tmp_path)
+    assert dataset.class_names == ("Yak-42", "707-320", "F/A-18")
+    assert [item.label for item in dataset.train] == [0, 0, 1, 1, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("file", "lines", "complaint"),
+    [
+        (
+            "images_variant_test",
+            "0000001 F/A-18",
+            "0000001.jpg more than once, in train as '707-320' and in test",
+        ),
+        (
+            "images_variant_val",
+            "0000009 F/A-18\n0000009 F/A-18",
+            "0000009.jpg more than once, in val as 'F/A-18'",
+        ),
+        ("variants", "707-320\nF/A-18\nf/a-18", "'F/A-18' and 'f/a-18' make the same prompt"),
+    ],
+)
+def test_fgvc_lists_name_nothing_twice(file: str, lines: str, complaint: str, tmp_path: Path) -> None:
+    folder = write_fgvc(tmp_path, ["707-320", "F/A-18"], {"train": 1, "val": 1, "test": 1})
+    if file == "variants":
+        with (folder / "images_variant_train.txt").open("a", encoding="utf-8") as train:
+            train.write("0000007 f/a-18\n")
+    (folder / f"{file}.txt").write_text(f"{lines}\n", encoding="utf-8")
+    with pytest.raises(DataError, match=complaint):
+        load_dataset("fgvc_aircraft", tmp_path)
+
+
+def test_imagenet_has_two_names_twice_and_no_third(tmp_path: Path) -> None:
+    folder = write_imagenet(tmp_path, "imagenet_r", {wnid: [f"{wnid}.jpg"] for wnid in WNIDS})
+    for name in ("missile", "sunglasses"):
+        text = "".join(f"{wnid} {name if k < 2 else wnid}\n" for k, wnid in enumerate(WNIDS))
+        (folder / "classnames.txt").write_text(text, encoding="utf-8")
+        assert load_dataset("imagenet_r", tmp_path).class_names[:2] == (name, name)
+    (folder / "classnames.txt").write_text(text.replace("sunglasses", "bow"), encoding="utf-8")
+    with pytest.raises(DataError, match="'bow' and 'bow' make the same prompt"):
+        load_dataset("imagenet_r", tmp_path)
+
+
+def test_imagenet_file_names_that_cannot_be_written_down(tmp_path: Path) -> None:
+    folder = write_imagenet(tmp_path, "imagenet_r", {"n01443537": ["0.jpg"], "n01440764": ["1.jpg"]})
+    (folder / "imagenet-r" / "n01440764" / os.fsdecode(b"\xff.jpg")).touch()
+    with pytest.raises(DataError, match=r"the name b'\\xff.jpg' in .*n01440764 is not UTF-8 text; rename it"):
+        load_dataset("imagenet_r", tmp_path)
 
 
 def test_fgvc_errors(tmp_path: Path) -> None:

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from clipfit_cli.config import Subset
 from clipfit_cli.data.dataset import DataSet
-from clipfit_cli.data.splits import check_classes, class_subset, few_shot, short_classes
+from clipfit_cli.data.splits import check_classes, check_lists, class_subset, few_shot, names_problem, short_classes
 from clipfit_cli.errors import ConfigError, DataError, UnknownNameError
 from tests.data.trees import golden, in_memory, rows_of, toy
 
@@ -117,7 +118,7 @@ def test_short_classes_are_counted() -> None:
     assert short_classes(dataset, None) == ()
 
 
-@pytest.mark.parametrize(("classes", "base"), [(2, 1), (10, 5), (11, 6)])
+@pytest.mark.parametrize(("classes", "base"), [(4, 2), (10, 5), (11, 6)])
 def test_base_takes_the_odd_class(classes: int, base: int) -> None:
     rows = [(f"i{label}", label) for label in reversed(range(classes))]
     dataset = toy(rows, rows, rows, num_classes=classes)
@@ -138,13 +139,23 @@ def test_unknown_subset_is_refused(regular: DataSet) -> None:
         class_subset(regular, "bass")  # type: ignore[arg-type]
 
 
-def test_one_class_has_no_new_half() -> None:
-    with pytest.raises(DataError, match="has 1 class, so its 'new' half is empty"):
-        class_subset(toy([("a", 0)], num_classes=1), "new")
+@pytest.mark.parametrize(("classes", "subset", "left"), [(1, "new", 0), (2, "base", 1), (2, "new", 1), (3, "new", 1)])
+def test_one_class_is_no_half(classes: int, subset: Subset, left: int) -> None:
+    rows = [(f"i{label}", label) for label in range(classes)]
+    dataset = toy(rows, rows, rows, num_classes=classes)
+    with pytest.raises(
+        DataError, match=f"the {subset} half .* would have {left} of its {classes} classes.*four classes"
+    ):
+        class_subset(dataset, subset)
+
+
+def test_three_classes_have_a_base_half() -> None:
+    rows = [(f"i{label}", label) for label in range(3)]
+    assert class_subset(toy(rows, test=rows, num_classes=3), "base").class_names == ("c0", "c1")
 
 
 def test_half_without_test_images_is_refused() -> None:
-    dataset = toy([("a", 0), ("b", 1)], test=[("t", 0)], num_classes=2)
+    dataset = toy([("a", 0), ("b", 1), ("c", 2), ("d", 3)], test=[("t", 0)], num_classes=4)
     with pytest.raises(DataError, match="no test image of its new classes"):
         class_subset(dataset, "new")
 
@@ -166,3 +177,60 @@ def test_label_without_name_is_refused() -> None:
 def test_empty_lists_are_refused(train: list[tuple[str, int]], test: list[tuple[str, int]], word: str) -> None:
     with pytest.raises(DataError, match=f"lists no {word} image"):
         check_classes(toy(train, test=test, num_classes=1))
+
+
+Rows = list[tuple[str, int]]
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "test", "complaint"),
+    [
+        (
+            [("a", 0), ("b", 1), ("a", 0)],
+            [],
+            [("t", 0)],
+            "a more than once, in train as 'c0' and in train as 'c0'",
+        ),
+        (
+            [("a", 0), ("b", 1)],
+            [],
+            [("t", 0), ("a", 0)],
+            "a more than once, in train as 'c0' and in test as 'c0'",
+        ),
+        ([("a", 0), ("b", 1)], [("b", 1)], [("t", 0)], "b more than once, in train as 'c1' and in val as 'c1'"),
+        ([("a", 0), ("b", 1)], [("v", 0)], [("v", 1)], "v more than once, in val as 'c0' and in test as 'c1'"),
+        ([("a", 0), ("a", 1)], [], [("t", 0)], "a more than once, in train as 'c0' and in train as 'c1'"),
+    ],
+)
+def test_an_image_is_listed_once(train: Rows, val: Rows, test: Rows, complaint: str) -> None:
+    with pytest.raises(DataError, match=f"data set 'toy' lists the image {complaint}; expected each image once"):
+        check_lists(toy(train, val, test, num_classes=2))
+
+
+def test_lists_that_repeat_another_by_design_are_no_doubles() -> None:
+    train, test = [("a", 0), ("b", 1)], [("s", 0), ("t", 1)]
+    check_lists(toy(train, [("v", 0)], test, num_classes=2))
+    check_lists(toy(train, test, test, num_classes=2, samples_val=False))
+    check_lists(toy(test, (), test, num_classes=2, train_is_sampled=False))
+
+
+@pytest.mark.parametrize(
+    ("names", "complaint"),
+    [
+        (("ant", ""), "a class has no name"),
+        (("ant", " _ "), "a class has no name"),
+        (("ant", "a\0t"), "one with a NUL in it"),
+        (("red ant", "Red_ant"), "the classes 'red ant' and 'Red_ant' make the same prompt"),
+        (("ant", "ant"), "the classes 'ant' and 'ant' make the same prompt"),
+        (("ant",), "single class, 'ant'; expected two or more"),
+    ],
+)
+def test_classes_can_be_told_apart(names: tuple[str, ...], complaint: str) -> None:
+    train = [(f"i{label}", label) for label in range(len(names))]
+    with pytest.raises(DataError, match=complaint):
+        check_lists(in_memory("set", names, {"train": train, "val": [], "test": [("t", 0)]}))
+
+
+def test_names_that_a_published_list_repeats() -> None:
+    assert names_problem(("missile", "Missile", "bow"), ("missile",)) == ""
+    assert "'bow' and 'bow'" in names_problem(("missile", "missile", "bow", "bow"), ("missile",))

@@ -11,8 +11,9 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
-from clipfit_cli.data.pixels.images import ImageSpec, eval_crop, normalise, train_crop
+from clipfit_cli.data.pixels.transforms import ImageSpec, eval_crop, normalise
 from clipfit_cli.errors import ConfigError, UnknownNameError
+from tests.data.crops import train_crop
 from tests.data.trees import GOLDEN
 
 PATCH = (slice(None), slice(100, 116), slice(100, 116))

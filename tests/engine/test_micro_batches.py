@@ -180,7 +180,7 @@ def test_a_test_batch_that_does_not_fit(small_clip: ClipBundle) -> None:
     seen: list[int] = []
     told: list[tuple[int, int]] = []
     memory = Memory(adapted, 3)
-    scores = evaluate(
+    found = evaluate(
         adapted.logits,
         ((IMAGES[start : start + 8], labels[start : start + 8]) for start in range(0, 20, 8)),
         precision="fp32",
@@ -188,6 +188,7 @@ def test_a_test_batch_that_does_not_fit(small_clip: ClipBundle) -> None:
         on_progress=seen.append,
         on_smaller=smaller(told),
     )
+    scores = found.scores
     assert scores.num_images == 20 and scores.accuracy_pct == pytest.approx(75)
     assert seen == [8, 16, 20] and told == [(8, 2)]
     assert memory.calls == [8, 4, *10 * [2]]

@@ -9,12 +9,13 @@ from typing import Any, cast
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from clipfit_cli import methods
 from clipfit_cli.methods._tuned_encoders import TunedEncoders
 from clipfit_cli.models import encode, towers
 from clipfit_cli.models.bundle import ClipBundle
-from clipfit_cli.models.text_features import classifier_weights, normalised
+from clipfit_cli.models.text_features import class_prompts, classifier_weights, normalised, tokenize_prompts
 from clipfit_cli.models.tokenizers import simple_tokenizer
 from tests.conftest import build_small_clip, small_bundle
 from tests.kinds import ALL_KINDS, build, config_of, hugging_face_kind
@@ -148,3 +149,48 @@ def test_class_features_are_computed_once_a_class_set(small_clip: ClipBundle, mo
     zero_shot.train_mode(False)
     zero_shot.logits(images)
     assert len(made) == len(small_clip.class_features) == 3
+
+
+HALVES = (["polka-dotted", "woven"], ["sea or lake", "red tractor"])
+
+
+@pytest.mark.parametrize("method", ["zero-shot", "clipfit", "bitfit"])
+def test_halves_of_one_size_have_features_of_their_own(method: str, small_clip: ClipBundle) -> None:
+    info = methods.get(method)
+    adapted = cast(TunedEncoders, info.attach(small_clip, HALVES[0], TEMPLATES, info.settings()))
+    found = []
+    for names in HALVES:
+        adapted.set_classes(names, TEMPLATES)
+        adapted.train_mode(False)
+        with torch.inference_mode():
+            found.append(adapted.logits_of_features(torch.eye(24)))
+        tokens = tokenize_prompts(small_clip, class_prompts(names, TEMPLATES))
+        expected = classifier_weights(small_clip.model, tokens)
+        torch.testing.assert_close(adapted.zero_shot_features(), expected)
+        torch.testing.assert_close(found[-1], towers.logit_scale(small_clip.model) * expected.T)
+    one, other = found
+    assert not torch.allclose(one, other)
+
+
+@pytest.mark.parametrize("method", ["clipfit", "bitfit", "full"])
+def test_losses_and_logits_are_float32_whatever_the_towers_are(method: str, small_clip: ClipBundle) -> None:
+    adapted, images = attach(method, small_clip), images_for(small_clip)
+    train(adapted, images)  # away from the start, where the distillation is 0
+    tokens = tokenize_prompts(small_clip, class_prompts(NAMES, TEMPLATES))
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        image_features = normalised(encode.encode_image(adapted.model, images)).double()
+        text_features = normalised(encode.encode_text(adapted.model, tokens)).double()
+        adapted.train_mode(True)
+        loss, terms = adapted.loss(images, LABELS)
+        adapted.train_mode(False)
+        logits = adapted.logits(images)
+        # an evaluation computes its class features once, in float32
+        exact_features = adapted.logits_of_features(torch.eye(24)).T.double()
+    scale = towers.logit_scale(adapted.model).double()
+    expected = functional.cross_entropy(scale * image_features @ text_features.T, LABELS)
+    assert float(terms["cross_entropy"]) == pytest.approx(float(expected), rel=1e-6)
+    if method == "clipfit":
+        cosine = (text_features * adapted.zero_shot_features().double()).sum(dim=-1).mean()
+        assert float(terms["penalty"]) == pytest.approx(8 * (1 - float(cosine)), abs=1e-6)
+    assert float(loss) == pytest.approx(float(sum(terms.values())), rel=1e-6)
+    torch.testing.assert_close(logits.double(), image_features @ exact_features.T, atol=1e-5, rtol=1e-6)

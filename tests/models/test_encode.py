@@ -15,6 +15,7 @@ from clipfit_cli.models import encode
 from clipfit_cli.models.architectures import build_on_meta
 from clipfit_cli.models.bundle import ClipBundle
 from clipfit_cli.models.encode import NO_SHORTCUTS, Shortcuts
+from clipfit_cli.models.source import find_blueprint
 from clipfit_cli.models.tokenizers import simple_tokenizer, tokenizer_of
 from tests.conftest import small_bundle
 from tests.kinds import ALL_KINDS, KINDS, build, config_of
@@ -40,7 +41,7 @@ def tokens(kind: str, model: torch.nn.Module, tmp_path: Path, monkeypatch: pytes
     if kind != "hugging-face":
         return simple_tokenizer(32).tokenize(PROMPTS)
     monkeypatch.setitem(factory._MODEL_CONFIGS, "hf-kind", config_of_hugging_face(model))
-    return tokenizer_of("hf-kind").tokenize(PROMPTS)
+    return tokenizer_of(find_blueprint("hf-kind")).tokenize(PROMPTS)
 
 
 def config_of_hugging_face(model: Any) -> dict[str, Any]:

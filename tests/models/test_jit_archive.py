@@ -19,7 +19,7 @@ from clipfit_cli.errors import CheckpointError
 from clipfit_cli.models.checkpoints import read_state_dict
 from clipfit_cli.models.jit_archive import is_jit_archive, read_jit_archive
 from clipfit_cli.models.load import load_bundle
-from clipfit_cli.models.weights import find_weights
+from clipfit_cli.models.source import find_source
 from tests.conftest import build_small_clip
 
 
@@ -79,7 +79,7 @@ def test_the_model_is_openais(small_architecture: str, tmp_path: Path) -> None:
     model = build_half_clip(resnet=False)
     path = save_archive(model, tmp_path / "any name")
     bundle = load_bundle(ModelConfig(small_architecture, str(path)), device=torch.device("cpu"))
-    assert bundle.activation == "quickgelu" and find_weights(small_architecture, str(path)).quick_gelu
+    assert bundle.activation == "quickgelu" and find_source(ModelConfig(small_architecture, str(path))).quick_gelu
     for name, tensor in bundle.model.state_dict().items():
         assert tensor.dtype == torch.float32 and torch.equal(tensor, model.state_dict()[name].float())
 
@@ -89,7 +89,7 @@ def test_a_plain_checkpoint_is_no_archive(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("constants.pkl")
     for path in (tmp_path / "plain.pt", tmp_path / "text", tmp_path / "absent"):
         assert not is_jit_archive(path)
-    with pytest.raises(CheckpointError, match="no TorchScript archive"):
+    with pytest.raises(CheckpointError, match="is damaged: it has no constants.pkl"):
         read_jit_archive(tmp_path / "plain.pt")
 
 

@@ -14,9 +14,10 @@ from safetensors.torch import save_file
 
 from clipfit_cli.config import ModelConfig
 from clipfit_cli.errors import CheckpointError, ModelError, UnknownNameError
+from clipfit_cli.files import file_sha256
 from clipfit_cli.models import load
 from clipfit_cli.models.load import load_bundle
-from clipfit_cli.models.weights import file_sha256, find_weights
+from clipfit_cli.models.source import find_source
 from tests.conftest import SMALL_CONFIG, build_small_clip
 from tests.models.hub_server import Hub, serve
 
@@ -74,7 +75,7 @@ def test_openai_weights_run_with_quickgelu_whatever_the_name(
     from open_clip import pretrained
 
     path = as_safetensors(state, tmp_path / "openai")
-    monkeypatch.setattr("clipfit_cli.models.weights.fetch", lambda *_, **__: path)
+    monkeypatch.setattr("clipfit_cli.models.source.fetch", lambda *_, **__: path)
     for tag, quick in (("openai", None), ("trained_quick", True), ("plain", False)):
         entry: dict[str, Any] = {"hf_hub": "nobody/nothing", "mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}
         if quick is not None:
@@ -91,7 +92,7 @@ def test_every_preprocessing_of_a_tag_reaches_the_model(
     from open_clip import pretrained
 
     path = as_safetensors(state, tmp_path / "squashed")
-    monkeypatch.setattr("clipfit_cli.models.weights.fetch", lambda *_, **__: path)
+    monkeypatch.setattr("clipfit_cli.models.source.fetch", lambda *_, **__: path)
     entry = {"hf_hub": "nobody/nothing", "interpolation": "bilinear", "resize_mode": "squash", "mean": None, "size": 99}
     monkeypatch.setitem(pretrained._PRETRAINED, small_architecture, {"tag": entry})
     model: Any = load_bundle(ModelConfig(small_architecture, "tag"), device=CPU).model
@@ -108,17 +109,17 @@ def test_every_openai_tag_is_quickgelu() -> None:
 @pytest.mark.parametrize("backbone", ["ViT-B-17", "resnet50"])
 def test_unknown_backbone(backbone: str) -> None:
     with pytest.raises(UnknownNameError, match="unknown backbone"):
-        find_weights(backbone, "openai")
+        find_source(ModelConfig(backbone, "openai"))
 
 
 def test_unknown_tag_names_the_nearest() -> None:
     with pytest.raises(UnknownNameError, match="laion2b_s34b_b88k"):
-        find_weights("ViT-B-16", "laion2b_s34b")
+        find_source(ModelConfig("ViT-B-16", "laion2b_s34b"))
 
 
 def test_missing_file() -> None:
     with pytest.raises(ModelError, match="does not exist"):
-        find_weights("ViT-B-16", "weights/none.safetensors")
+        find_source(ModelConfig("ViT-B-16", "weights/none.safetensors"))
 
 
 def test_tags_come_from_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,17 +127,20 @@ def test_tags_come_from_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     served = Hub(tmp_path / "cache")
     with serve(served, monkeypatch):
         with pytest.raises(ModelError) as caught:
-            find_weights("ViT-B-16", "openai", offline=True)
+            find_source(ModelConfig("ViT-B-16", "openai"), offline=True)
         assert served.asked == []
         message = str(caught.value)
         assert message.startswith("the weights ViT-B-16 / openai: not in the local cache")
         assert "--pretrained FILE" in message and "hf download timm/vit_base_patch16_clip_224.openai" in message
         served.files["timm/vit_base_patch16_clip_224.openai"] = {"open_clip_model.safetensors": b"weights"}
-        found = find_weights("ViT-B-16", "openai", say=said.append)
+        found = find_source(ModelConfig("ViT-B-16", "openai"), say=said.append)
         assert found.path.read_bytes() == b"weights" and found.sha256 == file_sha256(found.path)
         assert said[0].startswith("fetching the weights ViT-B-16 / openai from http://127.0.0.1")
-        assert find_weights("ViT-B-16", "openai", offline=True) == found
-        assert find_weights("ViT-B-16-quickgelu", "openai", offline=True) == found and found.quick_gelu
+        assert find_source(ModelConfig("ViT-B-16", "openai"), offline=True) == found
+        named_so = find_source(ModelConfig("ViT-B-16-quickgelu", "openai"), offline=True)
+        assert (
+            (named_so.path, named_so.sha256) == (found.path, found.sha256) and named_so.quick_gelu and found.quick_gelu
+        )
 
 
 @pytest.mark.parametrize(
@@ -169,7 +173,7 @@ def test_cached_weights_need_no_network(
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", cached)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", never)
     monkeypatch.setitem(pretrained._PRETRAINED, "ViT-B-16", {"tag": {"hf_hub": entry}})
-    assert find_weights("ViT-B-16", "tag").path == tmp_path / expected
+    assert find_source(ModelConfig("ViT-B-16", "tag")).path == tmp_path / expected
 
 
 def test_a_tag_that_is_not_on_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,7 +181,7 @@ def test_a_tag_that_is_not_on_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setitem(pretrained._PRETRAINED, "ViT-B-16", {"tag": {"url": "https://elsewhere/x.pt"}})
     with pytest.raises(ModelError, match=r"at https://elsewhere/x\.pt alone.*--pretrained FILE"):
-        find_weights("ViT-B-16", "tag")
+        find_source(ModelConfig("ViT-B-16", "tag"))
 
 
 def test_wrong_architecture_names_the_first_mismatch(
@@ -240,7 +244,7 @@ def test_checkpoints_of_before_text_towers_were_modules(
     monkeypatch.setitem(factory._MODEL_CONFIGS, "custom-text", {**SMALL_CONFIG, "custom_text": True})
     monkeypatch.setattr(load, "check_supported", lambda *_: None)
     path = as_torch(state, tmp_path / "old")
-    model: Any = load._build(ModelConfig("custom-text", str(path)), find_weights("custom-text", str(path)))
+    model: Any = load._build(find_source(ModelConfig("custom-text", str(path))))
     assert torch.equal(model.text.positional_embedding, state["positional_embedding"])
     assert torch.equal(model.visual.conv1.weight, state["visual.conv1.weight"])
 

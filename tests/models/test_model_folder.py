@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,10 @@ from safetensors.torch import save_file
 
 from clipfit_cli.config import ModelConfig
 from clipfit_cli.errors import CheckpointError, ConfigError, ModelError, UnknownNameError
+from clipfit_cli.files import file_sha256
 from clipfit_cli.models.load import load_bundle
-from clipfit_cli.models.model_folder import is_model_folder, open_model_folder
-from clipfit_cli.models.weights import file_sha256, find_weights
+from clipfit_cli.models.model_folder import is_model_folder, open_model_folder, weights_of
+from clipfit_cli.models.source import find_source
 from tests.conftest import SMALL_CONFIG, build_small_clip
 from tests.models.hub_server import Hub, serve
 
@@ -44,6 +46,10 @@ def change_config(folder: Path, change: Callable[[dict[str, Any]], object]) -> N
     config = json.loads((folder / CONFIG).read_text())
     change(config)
     (folder / CONFIG).write_text(json.dumps(config))
+
+
+def with_part(part: str, **changes: Any) -> dict[str, Any]:
+    return {**SMALL_CONFIG, part: {**SMALL_CONFIG[part], **changes}}
 
 
 @pytest.mark.parametrize("weights", [SAFE, TORCH])
@@ -75,7 +81,7 @@ def test_a_folder_brings_its_architecture(weights: str, quick_gelu: bool, tmp_pa
 
 def test_safetensors_go_before_torch_files(tmp_path: Path) -> None:
     folder = write_model(write_model(tmp_path / "model"), weights=TORCH)
-    assert open_model_folder(str(folder)).weights == folder / SAFE
+    assert weights_of(open_model_folder(str(folder))) == folder / SAFE
 
 
 @pytest.mark.parametrize("quick_gelu", [False, True])
@@ -107,12 +113,12 @@ def test_weights_that_do_not_fit_their_own_configuration(tmp_path: Path) -> None
 def test_a_folder_and_other_weights(small_architecture: str, tmp_path: Path) -> None:
     folder = write_model(tmp_path / "model")
     with pytest.raises(ConfigError, match="brings its own weights; leave out --pretrained openai"):
-        find_weights(str(folder), "openai")
+        find_source(ModelConfig(str(folder), "openai"))
 
 
 def test_a_folder_that_was_moved(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="there is no folder .*/gone"):
-        find_weights(str(tmp_path / "gone"), str(tmp_path / "gone"))
+        find_source(ModelConfig(str(tmp_path / "gone"), str(tmp_path / "gone")))
 
 
 def test_open_clips_names_go_before_folders(
@@ -121,7 +127,7 @@ def test_open_clips_names_go_before_folders(
     monkeypatch.chdir(tmp_path)
     write_model(tmp_path / small_architecture)
     with pytest.raises(UnknownNameError, match="unknown weights of small-vit"):
-        find_weights(small_architecture, "no-such-tag")
+        find_source(ModelConfig(small_architecture, "no-such-tag"))
 
 
 def test_what_is_a_model_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,20 +143,28 @@ def test_what_is_a_model_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     ("config", "message"),
     [
         (None, "holds no open_clip_config.json; expected what open_clip shares"),
-        ("{", "cannot be read as JSON"),
-        (b"\xff\xfe", "cannot be read as JSON"),
-        ("[" * 100_000, "cannot be read as JSON"),
-        ("[]", "has no model_cfg"),
-        ("{}", "has no model_cfg"),
-        ({"model_cfg": []}, "has no model_cfg"),
-        ({"model_cfg": {"vision_cfg": {}}}, "has no model_cfg.text_cfg"),
-        ({"model_cfg": SMALL_CONFIG, "preprocess_cfg": []}, "holds no weights"),
-        ({"model_cfg": SMALL_CONFIG, "preprocess_cfg": [1]}, "preprocess_cfg of .* is a list"),
-        ({"model_cfg": SMALL_CONFIG, "preprocess_cfg": {"mean": 0.5}}, "preprocess_cfg.mean of .* is 0.5, expected"),
-        ({"model_cfg": SMALL_CONFIG, "preprocess_cfg": {"mean": [1, 2]}}, r"is \[1, 2\], expected three numbers"),
-        ({"model_cfg": SMALL_CONFIG, "preprocess_cfg": {"mean": [0, 0, "0"]}}, "expected three numbers"),
-        ({"model_cfg": SMALL_CONFIG, "preprocess_cfg": {"std": [1, 1, 0]}}, "preprocess_cfg.std of .* expected three"),
-        ({"model_cfg": SMALL_CONFIG, "preprocess_cfg": {"std": [1, 1, float("nan")]}}, "expected three numbers"),
+        ("{", "is not open_clip's configuration"),
+        (b"\xff\xfe", "is not open_clip's configuration"),
+        ("[" * 100_000, "is not open_clip's configuration"),
+        ('{"a":' * 100_000, "is not open_clip's configuration"),
+        ("[]", "Expected `object`, got `array`"),
+        ("{}", "missing required field `model_cfg`"),
+        ({"model_cfg": []}, "Expected `object`, got `array` - at `.*model_cfg`"),
+        ({"model_cfg": {"embed_dim": 8, "vision_cfg": {}}}, "missing required field `text_cfg`"),
+        ({"model_cfg": {**SMALL_CONFIG, "embed_dim": "24"}}, "embed_dim"),
+        ({"model_cfg": {**SMALL_CONFIG, "embed_dim": 10**9}}, "embed_dim"),
+        ({"model_cfg": {**SMALL_CONFIG, "text_cfg": 5}}, "text_cfg"),
+        ({"model_cfg": with_part("text_cfg", layers=10**9)}, "layers is 1000000000, more than the 1000"),
+        ({"model_cfg": with_part("vision_cfg", layers=10**9)}, "layers is 1000000000, more than the 1000"),
+        ({"model_cfg": with_part("vision_cfg", layers=[1, 1, 10**9, 1])}, "layers is 1000000000, more than the 1000"),
+        ({"model_cfg": SMALL_CONFIG, "preprocess_cfg": {}}, "holds no weights"),
+        ({"model_cfg": SMALL_CONFIG, "preprocess_cfg": [1]}, "got `array` - at `.*preprocess_cfg`"),
+        ({"model_cfg": SMALL_CONFIG, "preprocess_cfg": {"mean": 0.5}}, "preprocess_cfg.mean"),
+        ({"model_cfg": SMALL_CONFIG, "preprocess_cfg": {"mean": [1, 2]}}, "preprocess_cfg.mean"),
+        ({"model_cfg": SMALL_CONFIG, "preprocess_cfg": {"mean": [0, 0, "0"]}}, "preprocess_cfg.mean"),
+        ({"model_cfg": SMALL_CONFIG, "preprocess_cfg": {"std": [1, 1, 0]}}, "preprocess_cfg.std"),
+        ({"model_cfg": SMALL_CONFIG, "preprocess_cfg": {"std": [1, 1, float("nan")]}}, "is not open_clip's"),
+        ({"model_cfg": SMALL_CONFIG, "preprocess_cfg": {"resize_mode": "crop"}}, "resize_mode"),
         ({"model_cfg": SMALL_CONFIG, "preprocess_cfg": {"mean": [0, -1, 2]}}, "holds no weights; expected open_clip_"),
     ],
 )
@@ -160,9 +174,9 @@ def test_folders_that_are_none_of_open_clips(config: Any, message: str, tmp_path
     elif config is not None:
         (tmp_path / CONFIG).write_text(config if isinstance(config, str) else json.dumps(config))
     with pytest.raises(ModelError, match=message):
-        open_model_folder(str(tmp_path))
+        weights_of(open_model_folder(str(tmp_path)))
     with pytest.raises(ModelError, match=message):
-        find_weights("ViT-B-16", str(tmp_path))
+        find_source(ModelConfig("ViT-B-16", str(tmp_path)))
 
 
 def test_a_configuration_that_open_clip_cannot_build(tmp_path: Path) -> None:
@@ -172,6 +186,65 @@ def test_a_configuration_that_open_clip_cannot_build(tmp_path: Path) -> None:
         load_bundle(ModelConfig(str(folder), str(folder)), device=CPU)
 
 
+@pytest.mark.parametrize(
+    ("part", "changes"),
+    [
+        ("vision_cfg", {"width": 65_544, "layers": 1000}),
+        ("vision_cfg", {"image_size": 8_000_000}),
+        ("vision_cfg", {"mlp_ratio": 1e7}),
+        ("text_cfg", {"width": 65_536, "layers": 100}),
+        ("text_cfg", {"vocab_size": 10**9}),
+        ("text_cfg", {"context_length": 65_536}),
+        ("text_cfg", {"width": 10**30}),
+        ("vision_cfg", {"patch_size": 0}),
+    ],
+    ids=str,
+)
+def test_a_model_that_its_weights_cannot_fill_takes_no_memory(
+    part: str, changes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_model(tmp_path / "model")
+    change_config(folder, lambda config: config["model_cfg"].update(with_part(part, **changes)))
+    monkeypatch.setattr("clipfit_cli.models.load.read_state_dict", lambda path: pytest.fail("was built"))
+    with pytest.raises(ModelError, match="which cannot hold|open_clip cannot build"):
+        load_bundle(ModelConfig(str(folder), str(folder)), device=CPU)
+
+
+@pytest.mark.parametrize("file", [CONFIG, SAFE])
+def test_pipes_and_devices_are_not_read(file: str, tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "model")
+    (folder / file).unlink()
+    os.mkfifo(folder / file)
+    for model in (ModelConfig(str(folder), str(folder)), ModelConfig("ViT-B-16", str(folder / file))):
+        with pytest.raises(ModelError, match="no regular file"):
+            find_source(model)
+    with pytest.raises(ModelError, match="no regular file"):
+        find_source(ModelConfig("ViT-B-16", "/dev/zero"))
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "x/" * 3000, "a\0b", "~nosuchuser/model", "\udcff"])
+def test_words_that_no_file_can_have(name: str) -> None:
+    for model in (ModelConfig(name, name), ModelConfig("ViT-B-16", name), ModelConfig(name, "openai")):
+        with pytest.raises((ModelError, ConfigError)):
+            find_source(model)
+
+
+@pytest.mark.parametrize("file", [CONFIG, SAFE])
+def test_files_that_may_not_be_read(file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_model(tmp_path / "model")
+    real = os.open
+
+    def refuse(path: Any, *arguments: Any, **options: Any) -> int:
+        if Path(path).name == file:
+            raise PermissionError(13, "Permission denied")
+        return real(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", refuse)
+    for model in (ModelConfig(str(folder), str(folder)), ModelConfig("ViT-B-16", str(folder / file))):
+        with pytest.raises(ModelError, match="cannot be read: Permission denied"):
+            find_source(model)
+
+
 def test_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name = "hf-hub:org/model"
     said: list[str] = []
@@ -179,14 +252,14 @@ def test_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hub = Hub(tmp_path / "cache", files={"org/model": {file: (folder / file).read_bytes() for file in (CONFIG, TORCH)}})
     with serve(hub, monkeypatch):
         with pytest.raises(ModelError, match="open_clip_config.json of hf-hub:org/model: not in the local cache"):
-            find_weights(name, name, offline=True)
-        weights = find_weights(name, name, say=said.append)
+            find_source(ModelConfig(name, name), offline=True)
+        weights = find_source(ModelConfig(name, name), say=said.append)
         assert [text.split(" from ")[0] for text in said] == [
             "fetching open_clip_config.json of hf-hub:org/model",
             "fetching the weights of hf-hub:org/model",
         ]
         asked = len(hub.asked)
-        assert find_weights(name, name, offline=True) == weights == find_weights(name, name)
+        assert find_source(ModelConfig(name, name), offline=True) == weights == find_source(ModelConfig(name, name))
         bundle = load_bundle(ModelConfig(name, name), device=CPU)
         assert len(hub.asked) == asked
     assert bundle.weights_sha256 == file_sha256(folder / CONFIG, folder / TORCH)
@@ -200,11 +273,11 @@ def test_a_repository_of_something_else(tmp_path: Path, monkeypatch: pytest.Monk
         with pytest.raises(
             ModelError, match=r"has no open_clip_config\.json; expected a repository that open_clip can"
         ):
-            find_weights("hf-hub:org/model", "hf-hub:org/model")
-        with pytest.raises(ModelError, match="has no model_cfg"):
-            find_weights("ViT-B-16", "hf-hub:org/half")
+            find_source(ModelConfig("hf-hub:org/model", "hf-hub:org/model"))
+        with pytest.raises(ModelError, match="missing required field `model_cfg`"):
+            find_source(ModelConfig("ViT-B-16", "hf-hub:org/half"))
         hub.files["org/bare"] = {CONFIG: json.dumps({"model_cfg": SMALL_CONFIG}).encode()}
         with pytest.raises(
             ModelError, match=r"has no open_clip_model\.safetensors and no open_clip_pytorch_model\.bin"
         ):
-            find_weights("hf-hub:org/bare", "hf-hub:org/bare")
+            find_source(ModelConfig("hf-hub:org/bare", "hf-hub:org/bare"))

@@ -14,8 +14,8 @@ import torch
 from clipfit_cli.config import ModelConfig
 from clipfit_cli.errors import ModelError
 from clipfit_cli.models import load
+from clipfit_cli.models.source import find_source
 from clipfit_cli.models.text_models import resolve_text_model
-from clipfit_cli.models.weights import find_weights
 from tests.conftest import SMALL_CONFIG
 from tests.models.hub_server import Hub, serve
 
@@ -110,8 +110,7 @@ def test_a_tower_is_built_and_loaded_without_the_network(
     state = {**theirs.state_dict(), "text.transformer.embeddings.position_ids": torch.zeros(1, 32)}
     torch.save(state, tmp_path / "xlm.pt")
     asked = len(hub.asked)
-    weights = find_weights(architecture, str(tmp_path / "xlm.pt"), offline=True)
-    model: Any = load._build(ModelConfig(architecture, str(tmp_path / "xlm.pt")), weights)
+    model: Any = load._build(find_source(ModelConfig(architecture, str(tmp_path / "xlm.pt")), offline=True))
     assert len(hub.asked) == asked
     assert isinstance(model.text.config, BertConfig) and model.text.config.hidden_size == 16
     for name, tensor in theirs.state_dict().items():
@@ -121,5 +120,5 @@ def test_a_tower_is_built_and_loaded_without_the_network(
 def test_weights_are_not_fetched_for_a_tower_that_cannot_be_built(hub: Hub) -> None:
     """The text model is looked for first: it is small, the weights are not."""
     with pytest.raises(ModelError, match="no repository xlm-roberta-base"):
-        find_weights("xlm-roberta-base-ViT-B-32", "laion5b_s13b_b90k")
+        find_source(ModelConfig("xlm-roberta-base-ViT-B-32", "laion5b_s13b_b90k"))
     assert all("xlm-roberta-base/" in path for path in hub.asked if "resolve" in path)

@@ -88,12 +88,12 @@ def test_presets_of_the_paper() -> None:
 
 def test_presets_are_defaults() -> None:
     runs = few_shot.plan(replace(REQUEST, methods=(MethodChoice("clipfit"),)))
-    assert {(r.dataset, r.schedule.epochs, r.settings["beta"]) for r in runs if r.schedule} == {
+    assert {(r.dataset, r.stages[0].epochs, r.settings["beta"]) for r in runs if r.stages} == {
         ("dtd", 100, 8.0),
         ("food101", 10, 2.0),
     }
     given = replace(REQUEST, methods=(MethodChoice("clipfit", {"beta": "0.5"}),), epochs=3, batch_size=7, lr=0.1)
-    (schedule,) = {run.schedule for run in few_shot.plan(given)}
+    ((schedule,),) = {run.stages for run in few_shot.plan(given)}
     assert schedule is not None
     assert (schedule.epochs, schedule.batch_size, schedule.lr, schedule.momentum) == (3, 7, 0.1, 0.9)
     assert {run.settings["beta"] for run in few_shot.plan(given)} == {0.5}
@@ -102,9 +102,9 @@ def test_presets_are_defaults() -> None:
 def test_eval_of_an_adapter_keeps_its_draw() -> None:
     request = replace(REQUEST, methods=(MethodChoice("clipfit"),), shots=(4,), seeds=(3,), subset="new")
     runs = eval_.plan(request, adapter="a", settings={"beta": 8.0})
-    assert [(r.dataset, r.shots, r.seed, r.schedule, r.adapter) for r in runs] == [
-        ("dtd", 4, 3, None, "a"),
-        ("food101", 4, 3, None, "a"),
+    assert [(r.dataset, r.shots, r.seed, r.stages, r.adapter) for r in runs] == [
+        ("dtd", 4, 3, (), "a"),
+        ("food101", 4, 3, (), "a"),
     ]
     assert {r.tests[0].subset for r in runs} == {"new"}
 
@@ -161,3 +161,24 @@ def test_schedules_that_cannot_be(changes: dict[str, float]) -> None:
 def test_unknown_bn_mode() -> None:
     with pytest.raises(UnknownNameError, match="BatchNorm mode"):
         ModelConfig(bn="both")  # type: ignore[arg-type]
+
+
+def test_a_run_is_in_a_plan_once_however_it_is_named() -> None:
+    twice = (
+        MethodChoice("clipfit"),
+        MethodChoice("clipfit", {"beta": "8"}),
+        MethodChoice("bitfit"),
+        MethodChoice("bitfit"),
+    )
+    request = replace(REQUEST, methods=twice, datasets=("dtd",))
+    for plan in (few_shot.plan(request), base2new.plan(request)):
+        assert [run.method for run in plan] == ["clipfit"] * 4 + ["bitfit"] * 4
+    targets = replace(request, targets=(TestSet("eurosat"),))
+    assert len(xdataset.plan(targets)) == 8
+
+
+def test_half_of_the_classes_has_one_training_whatever_the_table_is() -> None:
+    request = replace(REQUEST, datasets=("ucf101",), methods=(MethodChoice("clipfit"),))
+    few, halves = few_shot.plan(replace(request, subset="base")), base2new.plan(request)
+    assert [run.settings for run in few] == [run.settings for run in halves]
+    assert few[0].settings["beta"] == 8.0 != few_shot.plan(request)[0].settings["beta"]

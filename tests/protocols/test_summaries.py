@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
 from typing import Any
 
 import pytest
@@ -10,14 +10,16 @@ import pytest
 from clipfit_cli.config import MethodChoice, RunConfig, ScheduleConfig, TestSet
 from clipfit_cli.errors import ResultsError
 from clipfit_cli.protocols import compare
-from clipfit_cli.reports.tables import Table, to_csv
-from clipfit_cli.results.record import RunRecord, TestMetrics
+from clipfit_cli.reports.tables import Table, to_csv, to_json
+from clipfit_cli.results.record import Finished
 from clipfit_cli.results.summary import harmonic_mean
-from tests.results.result_examples import make_record
+from tests.results.result_examples import make_config, make_finished, make_test
 
 REQUIRED = (
-    "protocol,dataset,method,backbone,pretrained,shots,seeds,base_accuracy_pct,new_accuracy_pct,harmonic_mean_pct"
+    "row,protocol,dataset,method,backbone,pretrained,shots,seeds,num_images,base_accuracy_pct,new_accuracy_pct,harmonic_mean_pct"
 ).split(",")
+
+BOTH = {"towers": "both"}
 
 
 def record(
@@ -29,7 +31,9 @@ def record(
     seed: int = 1,
     shots: int | None = 16,
     settings: dict[str, Any] | None = None,
-) -> RunRecord:
+    weights_sha256: str = "a" * 64,
+    tested: bool = True,
+) -> Finished:
     untrained = method == "zero-shot"
     config = RunConfig(
         protocol=protocol,
@@ -39,28 +43,30 @@ def record(
         seed=0 if untrained else seed,
         method=method,
         settings=settings or {},
-        model=make_record().config.model,
-        schedule=None if untrained else ScheduleConfig(epochs=4),
+        model=make_config().model,
+        stages=() if untrained else (ScheduleConfig(epochs=4),),
         precision="fp32",
         tests=tuple(scores),
     )
+    run = make_finished(config, run={"weights_sha256": weights_sha256}).run
     tests = tuple(
-        TestMetrics(
+        make_test(
+            run,
             dataset=test.dataset,
             subset=test.subset,
-            num_classes=5,
             num_images=50,
-            accuracy_pct=accuracy,
+            accuracy_pct=float(accuracy),
             macro_f1_pct=accuracy / 2,
-            mean_per_class_accuracy_pct=accuracy,
+            split_sha256=test.dataset[0] * 64,
+            split_file_sha256=test.dataset[-1] * 64,
         )
         for test, accuracy in scores.items()
+        if tested or test.subset != "new"
     )
-    splits = {name: name[0] * 64 for name in {dataset, *(test.dataset for test in scores)}}
-    return replace(make_record(), config=config, tests=tests, split_sha256=splits)
+    return Finished(config, run, tests)
 
 
-def halves(method: str, base: float, new: float, **more: Any) -> RunRecord:
+def halves(method: str, base: float, new: float, **more: Any) -> Finished:
     dataset = more.get("dataset", "dtd")
     return record(method, {TestSet(dataset, "base"): base, TestSet(dataset, "new"): new}, **more)
 
@@ -72,7 +78,7 @@ def rows(table: Table) -> dict[tuple[Any, Any], Any]:
 def test_base2new_row() -> None:
     table = compare.summarise("base2new", [halves("bitfit", 80, 60, seed=1), halves("bitfit", 90, 40, seed=2)])
     (row,) = table.rows
-    assert row["seeds"] == "1,2" and row["shots"] == "16"
+    assert row["seeds"] == [1, 2] and row["shots"] == 16
     assert row["base_accuracy_pct"] == 85 and row["new_accuracy_pct"] == 50
     assert row["base_accuracy_std_pct"] == 5 and row["new_accuracy_std_pct"] == 10
     assert row["harmonic_mean_pct"] == pytest.approx(harmonic_mean(85, 50))
@@ -108,7 +114,7 @@ def test_no_average_where_a_data_set_is_missing() -> None:
 
 def test_zero_shot_has_neither_seeds_nor_shots() -> None:
     (row,) = compare.summarise("base2new", [halves("zero-shot", 50, 60)]).rows
-    assert row["seeds"] is None and row["shots"] == "0" and row["train_time_s"] is None and row["epochs"] is None
+    assert row["seeds"] is None and row["shots"] == 0 and row["train_time_s"] is None and row["epochs"] is None
 
 
 def test_leads() -> None:
@@ -143,7 +149,7 @@ def test_leads_over_other_settings_of_the_same_method() -> None:
 
 
 def test_leads_refuse_unlike_conditions() -> None:
-    records = [halves("bitfit", 80, 40), replace(halves("full", 78, 58), weights_sha256="b" * 64)]
+    records = [halves("bitfit", 80, 40), halves("full", 78, 58, weights_sha256="b" * 64)]
     with pytest.raises(ResultsError, match="weights"):
         compare.summarise_leads("base2new", records, method=MethodChoice("full"))
 
@@ -166,8 +172,10 @@ def test_shot_counts_are_rows_of_their_own() -> None:
         for shots in (1, 2, 4)
     ] + [record("zero-shot", {TestSet("dtd"): 30.0}, protocol="few-shot")]
     table = compare.summarise_leads("few-shot", records, method=MethodChoice("full"))
-    assert [row["shots"] for row in table.rows] == ["1", "2", "4", "0"]
-    assert "lead_wins" not in table.rows[3], "zero-shot stands beside several shot counts"
+    assert [row["shots"] for row in table.rows] == [1, 2, 4, 0]
+    zero_shot = table.rows[3]
+    assert (zero_shot["lead_accuracy_pct"], zero_shot["lead_shots"]) == (10, 4), "its lead is that at the most shots"
+    assert "at the most shots" in table.captions[0]
     assert next(column for column in table.columns if column.key == "shots").terminal
 
 
@@ -195,3 +203,92 @@ def test_xdataset_averages_targets_and_shifts_apart() -> None:
 def test_the_title_says_what_is_common() -> None:
     table = compare.summarise("base2new", [halves("bitfit", 80, 60, seed=seed) for seed in (1, 2)])
     assert table.title == "Base-to-new accuracy (%) · ViT-B-16 / openai · 16 shots · seeds 1,2"
+
+
+def test_one_seed_has_no_spread_and_several_have_one() -> None:
+    (one,) = compare.summarise("base2new", [halves("bitfit", 80, 60)]).rows
+    assert {one[f"{name}_std_pct"] for name in ("base_accuracy", "new_accuracy", "harmonic_mean")} == {None}
+    records = [halves("bitfit", 80, 60, settings=BOTH), halves("zero-shot", 50, 60)]
+    table = rows(compare.summarise_leads("base2new", records, method=MethodChoice("bitfit")))
+    assert table["dtd", "zero-shot"]["lead_base_accuracy_std_pct"] is None
+
+
+@pytest.mark.parametrize("protocol", ["base2new", "few-shot", "xdataset"])
+def test_programs_get_typed_values_and_where_they_come_from(protocol: Any) -> None:
+    tests = {
+        "base2new": (TestSet("dtd", "base"), TestSet("dtd", "new")),
+        "few-shot": (TestSet("dtd"),),
+        "xdataset": (TestSet("dtd"), TestSet("ucf101"), TestSet("eurosat")),
+    }[protocol]
+    settings = {"towers": "both", "depth": 3}
+    records = [
+        record("full", dict.fromkeys(tests, 40.0 + s), protocol=protocol, seed=s, settings=settings) for s in (1, 2)
+    ]
+    table = compare.summarise(protocol, records)
+    first, *others = json.loads(to_json(table))["rows"]
+    assert (first["row"], first["shots"], first["seeds"], first["settings"]) == ("data set", 16, [1, 2], settings)
+    assert first["record_keys"] == [one.run.key for one in records]
+    assert (first["precision"], first["device"], first["clipfit_version"]) == ("fp32", "cuda (Some GPU)", "0.1.0")
+    assert (first["lr"], first["epochs"], first["split_sha256"]) == (0.002, 4, "d" * 64)
+    assert first["num_images"] == 50 * (2 if protocol == "base2new" else 1)
+    assert [row["row"] for row in others] == (["data set", "data set", "average"] if protocol == "xdataset" else [])
+    assert "towers=both depth=3" in to_csv(table) and '"1,2"' in to_csv(table)
+
+
+@pytest.mark.parametrize("protocol", ["base2new", "few-shot", "xdataset"])
+def test_rows_per_seed(protocol: Any) -> None:
+    tests = (TestSet("dtd", "base"), TestSet("dtd", "new")) if protocol == "base2new" else (TestSet("dtd"),)
+    records = [
+        record("full", dict.fromkeys(tests, 10.0 * s), protocol=protocol, seed=s, settings=BOTH) for s in (1, 2, 4)
+    ]
+    records.append(record("zero-shot", dict.fromkeys(tests, 5.0), protocol=protocol))
+    table = compare.summarise(protocol, records, per_seed=True)
+    assert [(row["row"], row["seeds"]) for row in table.rows] == [
+        ("data set", [1, 2, 4]),
+        ("seed", [1]),
+        ("seed", [2]),
+        ("seed", [4]),
+        ("data set", None),
+    ]
+    name = "base_accuracy_pct" if protocol == "base2new" else "accuracy_pct"
+    assert [row[name] for row in table.rows[1:4]] == [10, 20, 40]
+    assert [len(str(row["record_keys"]).split(",")) for row in table.rows[1:4]] == [1, 1, 1]
+    assert next(column for column in table.columns if column.key == "seeds").terminal
+    leads = compare.summarise_leads(protocol, records, method=MethodChoice("full"), per_seed=True)
+    assert leads.rows[-1]["lead_wins"] == "3/3"
+
+
+def test_a_test_that_is_not_defined_leaves_its_cells_empty() -> None:
+    records = [halves("full", 80, 0, tested=False, settings=BOTH), halves("zero-shot", 50, 60)]
+    records += [
+        halves("full", 70, 0, dataset="ucf101", tested=False, settings=BOTH),
+        halves("zero-shot", 40, 30, dataset="ucf101"),
+    ]
+    table = compare.summarise_leads("base2new", records, method=MethodChoice("full"))
+    found = rows(table)
+    for dataset in ("dtd", "ucf101", "average of 2"):
+        full, zero_shot = found[dataset, "full"], found[dataset, "zero-shot"]
+        assert full["base_accuracy_pct"] is not None
+        assert full["new_accuracy_pct"] is None and full["harmonic_mean_pct"] is None
+        assert zero_shot["lead_base_accuracy_pct"] == full["base_accuracy_pct"] - zero_shot["base_accuracy_pct"]
+        assert "lead_harmonic_mean_pct" not in zero_shot
+    to_csv(table)
+
+
+def test_targets_of_ones_own_are_shifts_where_they_are_declared_so() -> None:
+    scores = {TestSet("photo"): 80.0, TestSet("art"): 60.0, TestSet("sketch"): 40.0, TestSet("dtd"): 20.0}
+    one = record("full", scores, dataset="photo", protocol="xdataset")
+    table = compare.summarise("xdataset", [one], shifts=("art", "sketch"))
+    got = {(row["role"], row["dataset"]): row["accuracy_pct"] for row in table.rows}
+    assert got == {
+        ("source", "photo"): 80,
+        ("shift", "art"): 60,
+        ("shift", "sketch"): 40,
+        ("target", "dtd"): 20,
+        ("shift", "average of 2"): 50,
+    }
+
+
+def test_base2new_says_how_many_images_were_tested() -> None:
+    table = compare.summarise("base2new", [halves("bitfit", 80, 60)])
+    assert table.captions == ("tested on 50 base and 50 new images",)

@@ -53,7 +53,7 @@ def test_json_has_full_precision_and_nulls() -> None:
     text = to_json(TABLE)
     plain = json.loads(text)
     assert list(plain) == ["schema_version", "title", "rows"]
-    assert (plain["schema_version"], plain["title"], len(plain["rows"])) == (1, "Base to new", 3)
+    assert (plain["schema_version"], plain["title"], len(plain["rows"])) == (2, "Base to new", 3)
     assert list(plain["rows"][1]) == [column.key for column in COLUMNS if column.csv]
     assert plain["rows"][0]["base_accuracy_pct"] == 80 + 13 / 15
     assert plain["rows"][1]["difference_pct"] is None

@@ -121,3 +121,53 @@ def test_a_bad_cell_is_refused_before_anything_is_printed() -> None:
     bad = Table("", (Column("x_pct", "x", "pct"),), ({"x_pct": float("nan")},))
     with pytest.raises(ResultsError, match="x_pct"):
         to_terminal(bad)
+
+
+NAMES_OF_PICTURES = ("holiday/2024/a_folder_with_a_long_name/IMG_20240131_123456.jpeg", "DSC_0001.webp", "x.jpg")
+PLAN = Table(
+    "Runs",
+    (
+        Column("dataset", "data set"),
+        Column("settings", "settings", "prose"),
+        Column("tests", "tests", "prose"),
+        Column("epochs", "epochs", "int"),
+    ),
+    tuple(
+        {"dataset": name, "settings": "beta=8.0 text_biases=c_proj image_layer_norms=all", "tests": "a/all b/new"}
+        for name in NAMES
+    ),
+)
+PICTURES = Table(
+    "Predictions",
+    (Column("image", "picture", "prose"), Column("class", "class", "prose"), Column("p_pct", "%", "pct")),
+    tuple({"image": name, "class": "a class of many words", "p_pct": 50.0} for name in NAMES_OF_PICTURES),
+)
+
+
+@pytest.mark.parametrize("width", [120, 80, 60, 50])
+def test_prose_is_folded_between_words(width: int) -> None:
+    for table, words in ((PLAN, "beta=8.0 text_biases=c_proj image_layer_norms=all"), (PICTURES, "many words")):
+        lines = printed(table, width)
+        assert max(map(len, lines)) <= width
+        shown = " ".join(lines).split()
+        assert all(word in shown for word in words.split())
+    for name in NAMES_OF_PICTURES:
+        assert any(word.endswith(name.rpartition("/")[2]) for word in shown), (
+            "neither a file's name nor its suffix is broken"
+        )
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1", "cp437"])
+def test_names_neither_drive_the_terminal_nor_fail_to_show(encoding: str) -> None:
+    hostile = "\x1b[31mköln\x9b2J\u202egpj\ud800\x07\r猫"
+    table = Table(
+        hostile, (Column("a", hostile), Column("b", "b", "prose")), ({"a": hostile, "b": hostile},), (hostile,)
+    )
+    for width in (200, 20):
+        raw = io.BytesIO()
+        out = io.TextIOWrapper(raw, encoding=encoding, write_through=True)
+        Console(file=out, width=width).print(to_terminal(table))
+        text = raw.getvalue().decode(encoding)
+        assert not {"\x1b", "\x9b", "\u202e", "\x07", "\r"} & set(text)
+    assert "\\x1b[31mk" in text.replace("\n", "").replace(" ", "") and "\\u202e" in text.replace("\n", "")
+    assert ("猫" in text) == (encoding == "utf-8")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
-from clipfit_cli.config import ModelConfig, RunConfig, ScheduleConfig, TestSet
-from clipfit_cli.results.record import RunRecord, TestMetrics
+from clipfit_cli.config import ModelConfig, RunConfig, ScheduleConfig, TestSet, TrainingConfig
+from clipfit_cli.results.record import Finished, Run, Test, test_key, training_key
 
 SPLITS = {"dtd": "d" * 64, "ucf101": "u" * 64}
+SCORES = {"base": 100 / 3, "new": 0.1 + 0.2}
 
 
 def make_config(**changes: Any) -> RunConfig:
@@ -21,7 +22,7 @@ def make_config(**changes: Any) -> RunConfig:
         method="clipfit",
         settings={"beta": 8.0, "text_bias": "c_proj", "image_blocks": None},
         model=ModelConfig(backbone="ViT-B-16", pretrained="openai", bn="eval"),
-        schedule=ScheduleConfig(epochs=7, batch_size=5, lr=0.003),
+        stages=(ScheduleConfig(epochs=7, batch_size=5, lr=0.003),),
         precision="fp32",
         tests=(TestSet("dtd", "base"), TestSet("dtd", "new")),
     )
@@ -29,33 +30,18 @@ def make_config(**changes: Any) -> RunConfig:
 
 
 def zero_shot_config(**changes: Any) -> RunConfig:
-    return make_config(**{"method": "zero-shot", "settings": {}, "shots": 0, "seed": 0, "schedule": None, **changes})
+    return make_config(**{"method": "zero-shot", "settings": {}, "shots": 0, "seed": 0, "stages": (), **changes})
 
 
-def make_record(**changes: Any) -> RunRecord:
-    record = RunRecord(
-        key="0123456789ab" + "c" * 52,
-        config=make_config(),
-        tests=(
-            TestMetrics(
-                dataset="dtd",
-                subset="base",
-                num_classes=24,
-                num_images=864,
-                accuracy_pct=100 / 3,
-                macro_f1_pct=31.5,
-                mean_per_class_accuracy_pct=32.25,
-            ),
-            TestMetrics(
-                dataset="dtd",
-                subset="new",
-                num_classes=23,
-                num_images=828,
-                accuracy_pct=0.1 + 0.2,
-                macro_f1_pct=0.0,
-                mean_per_class_accuracy_pct=0.5,
-            ),
-        ),
+def training_of(config: RunConfig) -> TrainingConfig:
+    return TrainingConfig(**{field.name: getattr(config, field.name) for field in fields(TrainingConfig)})
+
+
+def make_run(config: TrainingConfig | None = None, **changes: Any) -> Run:
+    """Return a record whose key fits it."""
+    run = Run(
+        key="",
+        config=config or training_of(make_config()),
         num_train_images=384,
         num_train_classes=24,
         steps=532,
@@ -65,31 +51,91 @@ def make_record(**changes: Any) -> RunRecord:
         total_parameters=149_620_737,
         activation="quickgelu",
         weights_sha256="a" * 64,
-        split_sha256={"dtd": SPLITS["dtd"]},
+        split_sha256=SPLITS["dtd"],
+        split_file_sha256="f" * 64,
+        images_sha256="i" * 64,
+        location="/data/dtd",
         train_time_s=31.25,
-        eval_time_s=4.5,
         peak_memory_mib=2048.75,
         device="cuda (Some GPU)",
+        threads=2,
         versions={"torch": "2.9.0", "clipfit": "0.1.0"},
         created_at="2025-02-03T04:05:06+00:00",
         adapter_file="adapter.safetensors",
+        adapter_sha256="c" * 64,
+        steps_file="steps.safetensors",
         notes=("first note", "second – note"),
     )
-    return replace(record, **changes)
-
-
-def zero_shot_record(**changes: Any) -> RunRecord:
-    return make_record(
-        **{
-            "key": "f" * 64,
-            "config": zero_shot_config(),
-            "num_train_images": 0,
-            "num_train_classes": 0,
-            "steps": 0,
-            "micro_batch_size": None,
-            "final_loss": None,
-            "trainable_parameters": 0,
-            "adapter_file": None,
-            **changes,
-        }
+    run = replace(run, **changes)
+    key = training_key(
+        run.config,
+        split_sha256=run.split_sha256,
+        images_sha256=run.images_sha256,
+        weights_sha256=run.weights_sha256,
+        adapter_sha256=run.adapter_sha256 if run.scored_adapter else None,
+        numbers_version=run.numbers_version,
     )
+    return run if "key" in changes else replace(run, key=key)
+
+
+def zero_shot_run(**changes: Any) -> Run:
+    nothing = {"num_train_images": 0, "num_train_classes": 0, "steps": 0, "micro_batch_size": None, "final_loss": None}
+    none = {"adapter_file": None, "adapter_sha256": None, "steps_file": None, "trainable_parameters": 0}
+    return make_run(**{"config": training_of(zero_shot_config()), **nothing, **none, **changes})
+
+
+def make_test(run: Run | None = None, **changes: Any) -> Test:
+    """Return a record of a test whose key fits it."""
+    subset = changes.get("subset", "base")
+    test = Test(
+        key="",
+        training_key=(run or make_run()).key,
+        dataset="dtd",
+        subset=subset,
+        templates=("{} texture.",),
+        precision="fp32",
+        num_classes=24,
+        num_images=864,
+        accuracy_pct=SCORES.get(subset, 50.0),
+        macro_f1_pct=31.5,
+        mean_per_class_accuracy_pct=32.25,
+        eval_time_s=4.5,
+        predictions_file="predictions.safetensors",
+        predictions_sha256="e" * 64,
+        split_sha256=SPLITS["dtd"],
+        images_sha256="j" * 64,
+        peak_memory_mib=1024.5,
+        device="cuda (Some GPU)",
+        threads=2,
+        versions={"torch": "2.9.0", "clipfit": "0.1.0"},
+        created_at="2025-02-03T04:06:06+00:00",
+    )
+    test = replace(test, **changes)
+    key = test_key(
+        test.training_key,
+        subset=test.subset,
+        templates=test.templates,
+        precision=test.precision,
+        split_sha256=test.split_sha256,
+        images_sha256=test.images_sha256,
+        transform=test.transform,
+        interpolation=test.interpolation,
+        numbers_version=test.numbers_version,
+    )
+    return test if "key" in changes else replace(test, key=key)
+
+
+def make_finished(
+    config: RunConfig | None = None, run: dict[str, Any] | None = None, test: dict[str, Any] | None = None
+) -> Finished:
+    """Return a run with its tests; `run` and `test` change fields of the records."""
+    config = config or make_config()
+    made = (make_run if config.stages or config.adapter else zero_shot_run)(config=training_of(config), **(run or {}))
+    tests = [
+        make_test(made, **{"dataset": asked.dataset, "subset": asked.subset, **(test or {})}) for asked in config.tests
+    ]
+    return Finished(config, made, tuple(tests))
+
+
+def zero_shot_finished(**changes: Any) -> Finished:
+    return make_finished(zero_shot_config(), **changes)

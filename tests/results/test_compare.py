@@ -7,21 +7,19 @@ import pytest
 from clipfit_cli.config import NUMBERS_VERSION, ModelConfig, ScheduleConfig, TestSet
 from clipfit_cli.errors import ResultsError
 from clipfit_cli.results.compare import PairedDifference, check_alike, paired_difference, trains_nothing
-from tests.results.result_examples import SPLITS, make_config, make_record, zero_shot_config, zero_shot_record
-
-BOTH = {"dtd": SPLITS["dtd"], "ucf101": SPLITS["ucf101"]}
+from tests.results.result_examples import make_config, make_finished, zero_shot_config, zero_shot_finished
 
 
 def test_like_runs_may_stand_together() -> None:
     bitfit = make_config(
-        method="bitfit", settings={"towers": "both"}, seed=1, schedule=ScheduleConfig(epochs=3, lr=0.1)
+        method="bitfit", settings={"towers": "both"}, seed=1, stages=(ScheduleConfig(epochs=3, lr=0.1),)
     )
-    other_machine = make_record(key="9" * 64, config=bitfit, device="cpu", versions={"torch": "2.6"})
-    zero_shot = zero_shot_record(config=zero_shot_config(subset="all", precision="bf16"))
-    check_alike([zero_shot, make_record(), other_machine])
-    check_alike([make_record(), other_machine, zero_shot])
-    check_alike([make_record(), make_record(config=make_config(tests=make_config().tests[::-1]))])
-    check_alike([make_record()])
+    other_machine = make_finished(bitfit, run={"device": "cpu", "versions": {"torch": "2.6"}})
+    zero_shot = make_finished(zero_shot_config(subset="all"))
+    check_alike([zero_shot, make_finished(), other_machine])
+    check_alike([make_finished(), other_machine, zero_shot])
+    check_alike([make_finished(), make_finished(make_config(tests=make_config().tests[::-1]))])
+    check_alike([make_finished()])
     check_alike([])
 
 
@@ -42,45 +40,47 @@ def test_like_runs_may_stand_together() -> None:
             "test sets",
             ("dtd (base), dtd (new)", "dtd (base) in the other"),
         ),
-        ({"weights_sha256": "b" * 64}, "weights", ("a" * 64, "b" * 64)),
-        ({"activation": "gelu"}, "activation", ("quickgelu", "gelu in the other")),
-        ({"split_sha256": {**BOTH, "dtd": "e" * 64}}, "split of dtd", ("d" * 64, "e" * 64)),
-        ({"numbers_version": 99}, "version of the numbers", (f"{NUMBERS_VERSION} in the one", "99")),
+        ({"run": {"weights_sha256": "b" * 64}}, "weights", ("a" * 64, "b" * 64)),
+        ({"run": {"activation": "gelu"}}, "activation", ("quickgelu", "gelu in the other")),
+        ({"test": {"split_sha256": "e" * 64}}, "split of dtd", ("d" * 64, "e" * 64)),
+        ({"test": {"images_sha256": "e" * 64}}, "images of dtd", ("j" * 64, "e" * 64)),
+        ({"run": {"numbers_version": 99}}, "version of the numbers", (f"{NUMBERS_VERSION} in the one", "99")),
     ],
 )
 def test_unlike_runs_are_refused_with_both_values(
     changes: dict[str, Any], condition: str, values: tuple[str, str]
 ) -> None:
+    one, other = make_finished(), make_finished(**changes)
     with pytest.raises(ResultsError, match=f"cannot be compared: {condition} is") as caught:
-        check_alike([make_record(), make_record(key="9" * 64, **changes)])
-    for part in (*values, "run 0123456789ab", "run 999999999999"):
+        check_alike([one, other])
+    for part in (*values, f"run {one.run.key[:12]}", f"run {other.run.key[:12]}"):
         assert part in str(caught.value)
 
 
-def test_zero_shot_must_be_of_the_same_model_and_test_sets() -> None:
-    for changes in (
-        {"weights_sha256": "b" * 64},
-        {"split_sha256": {"dtd": "e" * 64}},
-        {"config": zero_shot_config(tests=(TestSet("ucf101"),))},
+def test_zero_shot_must_be_of_the_same_model_precision_and_test_sets() -> None:
+    for other in (
+        zero_shot_finished(run={"weights_sha256": "b" * 64}),
+        zero_shot_finished(test={"split_sha256": "e" * 64}),
+        make_finished(zero_shot_config(tests=(TestSet("ucf101"),))),
+        make_finished(zero_shot_config(precision="bf16")),
     ):
         with pytest.raises(ResultsError, match="cannot be compared"):
-            check_alike([make_record(), zero_shot_record(**changes)])
+            check_alike([make_finished(), other])
 
 
 def test_a_split_that_differs_only_between_later_records_is_found() -> None:
-    second = make_record(split_sha256={"dtd": SPLITS["dtd"], "ucf101": "1"})
-    third = make_record(split_sha256={"dtd": SPLITS["dtd"], "ucf101": "2"})
+    other = zero_shot_config(tests=(TestSet("ucf101", "base"),))
     with pytest.raises(ResultsError, match="split of ucf101 is 1 in the one and 2 in the other"):
-        check_alike([make_record(), second, third])
+        check_alike([make_finished(other, test={"split_sha256": text}) for text in ("1", "1", "2")])
 
 
 def test_a_scored_adapter_is_no_zero_shot_run() -> None:
-    scored = zero_shot_record(config=zero_shot_config(method="clipfit", adapter="a.safetensors"))
-    assert trains_nothing(zero_shot_record())
+    scored = make_finished(zero_shot_config(method="clipfit", adapter="a.safetensors"))
+    assert trains_nothing(zero_shot_finished())
     assert not trains_nothing(scored)
-    assert not trains_nothing(make_record(config=make_config(schedule=None)))
+    assert not trains_nothing(make_finished(make_config(stages=(), adapter="a")))
     with pytest.raises(ResultsError, match="shots is 16 in the one and 0 in the other"):
-        check_alike([make_record(), scored])
+        check_alike([make_finished(), scored])
 
 
 def test_paired_difference_uses_the_shared_seeds() -> None:

@@ -1,154 +1,148 @@
+"""What is written down is read back as it was, and nothing else is."""
+
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from clipfit_cli.config import NUMBERS_VERSION, ModelConfig, RunConfig, ScheduleConfig, TestSet
+from clipfit_cli.config import ModelConfig, ScheduleConfig, TrainingConfig
 from clipfit_cli.errors import ResultsError
 from clipfit_cli.results import record as record_module
-from clipfit_cli.results.record import RunRecord, from_json, run_key, to_json
-from tests.results.result_examples import SPLITS, make_config, make_record, zero_shot_record
+from clipfit_cli.results.record import OldRecordError, Run, Test, from_json, test_key, to_json, training_key
+from tests.results.result_examples import SPLITS, make_config, make_run, make_test, training_of, zero_shot_run
 
 SOURCE = Path("runs") / "dtd" / "record.json"
+CONFIG = training_of(make_config())
+RECORDS = [make_run(), zero_shot_run(), make_run(notes=(), scored_adapter=True), make_test(), make_test(subset="new")]
 
 
-def key_of(config: RunConfig, **changes: Any) -> str:
-    return run_key(config, **{"split_sha256": SPLITS, "weights_sha256": "a" * 64, **changes})
+def key_of(config: TrainingConfig, **changes: Any) -> str:
+    hashes = {"split_sha256": SPLITS["dtd"], "images_sha256": "i" * 64, "weights_sha256": "a" * 64}
+    return training_key(config, **{**hashes, **changes})
 
 
-@pytest.mark.parametrize("record", [make_record(), zero_shot_record(), make_record(notes=())])
-def test_every_field_survives_the_round_trip(record: RunRecord) -> None:
+def read(text: str, kind: Any = Run) -> Run | Test:
+    found: Run | Test = from_json(text.encode(), SOURCE, kind)
+    return found
+
+
+def sealed(plain: dict[str, Any]) -> str:
+    """Return a record with a checksum that fits, as somebody would write who knows how."""
+    plain = {name: value for name, value in plain.items() if name != "checksum"}
+    return json.dumps({**plain, "checksum": record_module._sha256_of(plain)})
+
+
+@pytest.mark.parametrize("record", RECORDS)
+def test_every_field_survives_the_round_trip(record: Run | Test) -> None:
     text = to_json(record)
-    again = from_json(text, SOURCE)
+    again = read(text, type(record))
     assert again == record
     assert to_json(again) == text
-    assert type(again.config.tests) is tuple
     assert type(again.notes) is tuple
 
 
 def test_json_is_stable_indented_and_full_precision() -> None:
-    text = to_json(make_record())
+    text = to_json(make_test())
     plain = json.loads(text)
-    assert list(plain) == [f.name for f in fields(RunRecord)]
-    assert list(plain["versions"]) == ["clipfit", "torch"]
-    assert plain["tests"][0]["accuracy_pct"] == 100 / 3
-    assert text.startswith('{\n  "schema_version": 2,\n')
-    assert text.endswith("}\n")
-    assert to_json(make_record(versions={"clipfit": "0.1.0", "torch": "2.9.0"})) == text
+    assert list(plain) == [*(field.name for field in fields(Test)), "checksum"]
+    assert plain["accuracy_pct"] == 100 / 3
+    assert text.startswith('{\n  "schema_version": 3,\n') and text.endswith("}\n")
+    settings = list(json.loads(to_json(make_run()))["config"]["settings"])
+    assert settings == list(make_config().settings), "the order of a fresh run and of one that was read is one"
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
 def test_numbers_that_are_not_finite_are_not_recorded(bad: float) -> None:
-    damaged = replace(make_record().tests[1], accuracy_pct=bad)
-    with pytest.raises(ResultsError, match=r"tests\[0\]\.accuracy_pct is .*not a finite number"):
-        to_json(make_record(tests=(damaged,)))
-    with pytest.raises(ResultsError, match="final_loss"):
-        to_json(make_record(final_loss=bad))
-    with pytest.raises(ResultsError, match="beta"):
-        to_json(make_record(config=make_config(settings={"beta": bad})))
+    for record in (make_test(accuracy_pct=bad, key="0" * 64), make_run(final_loss=bad, key="0" * 64)):
+        with pytest.raises(ResultsError, match="cannot be recorded"):
+            to_json(record)
+    with pytest.raises(ResultsError, match="cannot be identified"):
+        key_of(replace(CONFIG, settings={"beta": bad}))
 
 
 def test_what_could_not_be_read_back_is_not_written() -> None:
-    with pytest.raises(ResultsError, match="steps must be of type int"):
-        to_json(make_record(steps=1.5))
+    with pytest.raises(ResultsError, match="cannot be recorded"):
+        to_json(make_run(steps=1.5))
+    with pytest.raises(ResultsError, match="cannot be recorded"):
+        to_json(make_test(accuracy_pct=250.0))
+    with pytest.raises(ResultsError, match="cannot be recorded"):
+        to_json(make_run(device="\udc80"))
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1, 2", "\x00", '{"schema_version": 1,}', "[" * 100_000])
-def test_damaged_json_names_the_file(text: str) -> None:
-    with pytest.raises(ResultsError, match=r"record\.json is not valid JSON"):
-        from_json(text, SOURCE)
+@pytest.mark.parametrize("text", ["", "{", "[1, 2", "\x00", '{"schema_version": 1,}', "[" * 100_000, "[]", "3", "null"])
+def test_what_is_no_record_names_the_file(text: str) -> None:
+    with pytest.raises(ResultsError, match=r"record\.json is damaged"):
+        read(text)
 
 
-@pytest.mark.parametrize("name", [f.name for f in fields(RunRecord) if f.name != "schema_version"])
-def test_missing_fields_are_named(name: str) -> None:
-    plain = json.loads(to_json(make_record()))
-    del plain[name]
-    with pytest.raises(ResultsError, match=rf"record\.json is damaged: record lacks {name}"):
-        from_json(json.dumps(plain), SOURCE)
+def test_one_changed_letter_is_noticed() -> None:
+    text = to_json(make_run())
+    for at in range(0, len(text), 37):
+        changed = text[:at] + chr(ord(text[at]) ^ 1) + text[at + 1 :]
+        if changed.split() != text.split():
+            with pytest.raises(ResultsError):
+                read(changed)
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "message"),
-    [
-        ("steps", "532", "steps must be of type int"),
-        ("steps", True, "steps must be of type int"),
-        ("steps", None, "steps must be of type int"),
-        ("final_loss", "0.7", "final_loss must be of type float"),
-        ("train_time_s", False, "train_time_s must be of type float"),
-        ("activation", "relu", "activation must be one of quickgelu, gelu"),
-        ("key", 5, "key must be of type str"),
-        ("notes", "a note", "notes must be a list"),
-        ("notes", [1], r"notes\[0\] must be of type str"),
-        ("versions", ["torch"], "versions must be an object"),
-        ("versions", {"torch": 2}, "versions.torch must be of type str"),
-        ("tests", [3], r"tests\[0\] must be an object"),
-        ("config", None, "config must be an object"),
-        ("extra", 1, "unknown key 'extra'"),
-    ],
-)
-def test_wrong_types_are_named(name: str, value: object, message: str) -> None:
-    plain = json.loads(to_json(make_record()))
-    plain[name] = value
-    with pytest.raises(ResultsError, match=message) as caught:
-        from_json(json.dumps(plain), SOURCE)
-    assert str(SOURCE) in str(caught.value)
+EDITS: dict[str, Callable[[dict[str, Any]], object]] = {
+    "another seed": lambda plain: plain["config"].update(seed=2),
+    "another weight": lambda plain: plain.update(weights_sha256="b" * 64),
+    "other images": lambda plain: plain.update(images_sha256="k" * 64),
+    "a field less": lambda plain: plain.pop("steps"),
+    "a field more": lambda plain: plain.update(extra=1),
+    "a text for a number": lambda plain: plain.update(steps="532"),
+    "a truth for a number": lambda plain: plain.update(steps=True),
+    "fewer than no steps": lambda plain: plain.update(steps=-1),
+    "no number": lambda plain: plain.update(train_time_s=None),
+    "an unknown word": lambda plain: plain.update(activation="relu"),
+    "no list": lambda plain: plain.update(notes="a note"),
+    "an impossible rate": lambda plain: plain["config"]["stages"][0].update(lr=-0.1),
+    "an unknown mode": lambda plain: plain["config"]["model"].update(bn="off"),
+    "an unknown half": lambda plain: plain["config"].update(subset="old"),
+}
 
 
-@pytest.mark.parametrize(
-    ("path", "value", "message"),
-    [
-        (("config", "seed"), 1.5, "config.seed"),
-        (("config", "shots"), -1, "shots must be at least 1"),
-        (("config", "subset"), "old", "config.subset must be one of all, base, new"),
-        (("config", "schedule", "lr"), -0.1, "learning rate must be a positive number"),
-        (("config", "model", "bn"), "off", "config.model.bn must be one of"),
-        (("config", "model", "width"), 5, "unknown key 'width'"),
-        (("config", "tests"), [], "at least one test set"),
-    ],
-)
-def test_damage_deep_inside_is_named(path: tuple[str, ...], value: object, message: str) -> None:
-    plain = json.loads(to_json(make_record()))
-    place = plain
-    for part in path[:-1]:
-        place = place[part]
-    place[path[-1]] = value
-    with pytest.raises(ResultsError, match=message):
-        from_json(json.dumps(plain), SOURCE)
+@pytest.mark.parametrize("edit", EDITS.values(), ids=EDITS)
+def test_an_edited_record_is_refused_even_with_a_checksum_that_fits(edit: Callable[[dict[str, Any]], object]) -> None:
+    plain = json.loads(to_json(make_run()))
+    edit(plain)
+    with pytest.raises(ResultsError, match="its checksum does not fit"):
+        read(json.dumps(plain))
+    with pytest.raises(ResultsError, match=r"record\.json (is damaged|does not belong to its key)"):
+        read(sealed(plain))
 
 
-@pytest.mark.parametrize("number", ["NaN", "Infinity", "1e999"])
-def test_numbers_that_are_not_finite_are_not_read(number: str) -> None:
-    text = to_json(make_record())
-    for good in ("31.25", "8.0"):
-        assert good in text
-        with pytest.raises(ResultsError, match="not a finite number"):
-            from_json(text.replace(good, number), SOURCE)
+def test_an_accuracy_above_100_is_refused() -> None:
+    plain = json.loads(to_json(make_test()))
+    with pytest.raises(ResultsError, match="is damaged"):
+        read(sealed({**plain, "accuracy_pct": 250.0}), Test)
 
 
-def test_records_of_other_schemas_are_refused() -> None:
-    plain = json.loads(to_json(make_record()))
-    with pytest.raises(ResultsError, match=r"newer clipfit \(schema 3; this one reads 2\)"):
-        from_json(json.dumps({**plain, "schema_version": 3, "more": 1}), SOURCE)
-    for other in (0, "1", None, [1]):
-        with pytest.raises(ResultsError, match="not a run record of schema 2"):
-            from_json(json.dumps({**plain, "schema_version": other}), SOURCE)
-    with pytest.raises(ResultsError, match="not a run record"):
-        from_json("[]", SOURCE)
+def test_a_record_of_another_kind_is_refused() -> None:
+    with pytest.raises(ResultsError):
+        read(to_json(make_run()), Test)
 
 
-def test_records_of_schema_1_are_read() -> None:
-    plain = json.loads(to_json(make_record(micro_batch_size=None)))
-    for name in ("micro_batch_size", "compiled", "recomputed"):
-        del plain[name]
-    read = from_json(json.dumps({**plain, "schema_version": 1}), SOURCE)
-    assert read == make_record(micro_batch_size=None)
-    assert read.micro_batch_size is None and not read.compiled and not read.recomputed
-    with pytest.raises(ResultsError, match="record lacks micro_batch_size, compiled, recomputed"):
-        from_json(json.dumps(plain), SOURCE)
+def test_records_of_other_schemas_are_named_not_called_damaged() -> None:
+    plain = json.loads(to_json(make_run()))
+    with pytest.raises(ResultsError, match=r"newer clipfit \(schema 4; this one reads 3\)"):
+        read(json.dumps({**plain, "schema_version": 4, "more": 1}))
+    for old in (1, 2):
+        with pytest.raises(OldRecordError, match=rf"older clipfit \(schema {old}\)") as caught:
+            read(json.dumps({"schema_version": old, "key": "x"}))
+        assert "damaged" not in str(caught.value)
+
+
+def test_an_older_schema_gets_what_it_lacks_at_any_depth(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(record_module, "MIGRATIONS", {2: {"config.model.bn": "eval", "threads": 2}})
+    plain = json.loads(to_json(make_run()))
+    del plain["config"]["model"]["bn"], plain["threads"]
+    assert read(sealed({**plain, "schema_version": 2})) == make_run()
 
 
 OLD = ScheduleConfig(epochs=7, batch_size=5, lr=0.003)
@@ -163,8 +157,6 @@ SCHEDULES = {
 }
 
 CHANGES: dict[str, dict[str, Any]] = {
-    "protocol": {"protocol": "few-shot"},
-    "dataset": {"dataset": "ucf101"},
     "subset": {"subset": "all"},
     "shots": {"shots": 8},
     "all shots": {"shots": None},
@@ -175,72 +167,70 @@ CHANGES: dict[str, dict[str, Any]] = {
     "backbone": {"model": ModelConfig("ViT-B-32", "openai")},
     "pretrained": {"model": ModelConfig("ViT-B-16", "laion2b_s34b_b88k")},
     "bn": {"model": ModelConfig("ViT-B-16", "openai", "train")},
-    "no schedule": {"schedule": None},
-    **{name: {"schedule": schedule} for name, schedule in SCHEDULES.items()},
+    "no stage": {"stages": ()},
+    "two stages": {"stages": (OLD, OLD)},
+    **{name: {"stages": (schedule,)} for name, schedule in SCHEDULES.items()},
     "precision": {"precision": "bf16"},
     "templates": {"templates": ("a {}.",)},
     "order of templates": {"templates": ("a {}.", "the {}.")},
-    "tests": {"tests": (TestSet("dtd", "base"),)},
-    "test subset": {"tests": (TestSet("dtd", "base"), TestSet("dtd", "all"))},
-    "test data set": {"tests": (TestSet("dtd", "base"), TestSet("ucf101", "new"))},
 }
 
 
 def test_whatever_moves_a_number_changes_the_key() -> None:
-    keys = {"unchanged": key_of(make_config())}
+    keys = {"unchanged": key_of(CONFIG)}
     for name, changes in CHANGES.items():
-        keys[name] = key_of(make_config(**changes))
-    keys["weights"] = key_of(make_config(), weights_sha256="b" * 64)
-    keys["split"] = key_of(make_config(), split_sha256={**SPLITS, "dtd": "e" * 64})
-    adapted = make_config(adapter="a.safetensors")
-    keys["adapter"] = key_of(adapted, adapter_sha256="1" * 64)
-    keys["other adapter"] = key_of(adapted, adapter_sha256="2" * 64)
+        keys[name] = key_of(replace(CONFIG, **changes))
+    hashes = ("split_sha256", "images_sha256", "weights_sha256", "adapter_sha256")
+    keys |= {name: key_of(CONFIG, **{name: "b" * 64}) for name in hashes}
+    keys["version of the numbers"] = key_of(CONFIG, numbers_version=99)
     assert len(set(keys.values())) == len(keys)
     assert all(len(key) == 64 and set(key) <= set("0123456789abcdef") for key in keys.values())
 
 
 def test_every_field_of_the_configuration_was_changed_above() -> None:
     changed = {name for changes in CHANGES.values() for name in changes}
-    assert changed | {"adapter"} == {f.name for f in fields(RunConfig)}
-    assert {f.name for f in fields(ScheduleConfig)} <= set(CHANGES)
-    assert {f.name for f in fields(ModelConfig)} <= set(CHANGES)
-
-
-def test_the_version_of_the_numbers_changes_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = key_of(make_config())
-    monkeypatch.setattr(record_module, "NUMBERS_VERSION", NUMBERS_VERSION + 1)
-    assert key_of(make_config()) != before
+    assert changed | {"dataset"} == {field.name for field in fields(TrainingConfig)}
+    assert {field.name for field in fields(ScheduleConfig)} <= set(CHANGES)
+    assert {field.name for field in fields(ModelConfig)} <= set(CHANGES)
 
 
 def test_what_moves_no_number_does_not_change_the_key() -> None:
-    key = key_of(make_config())
-    assert key_of(make_config(settings=dict(reversed(make_config().settings.items())))) == key
-    assert key_of(make_config(tests=make_config().tests[::-1])) == key
-    assert key_of(make_config(), split_sha256={"dtd": SPLITS["dtd"]}) == key
-    assert key_of(make_config(), split_sha256={**SPLITS, "ucf101": "changed"}) == key
-    adapters = [make_config(adapter=path) for path in ("a.safetensors", "b/c.safetensors")]
-    assert len({key_of(config, adapter_sha256="1" * 64) for config in adapters}) == 1
+    key = key_of(CONFIG)
+    assert key_of(replace(CONFIG, settings=dict(reversed(CONFIG.settings.items())))) == key
+    assert key_of(replace(CONFIG, dataset="a copy of it")) == key, "lists and images tell a data set"
     paths = ("weights.pt", "/data/weights.pt", "C:\\weights")
-    files = [make_config(model=ModelConfig("ViT-B-16", path)) for path in paths]
+    files = [replace(CONFIG, model=ModelConfig("ViT-B-16", path)) for path in paths]
     assert len({key_of(config) for config in files}) == 1
     assert key_of(files[0]) != key
-    folders = [make_config(model=ModelConfig(path, path)) for path in ("export", "./export", "hf-hub:org/export")]
+    folders = [replace(CONFIG, model=ModelConfig(path, path)) for path in ("export", "./export", "hf-hub:org/export")]
     assert len({key_of(config) for config in folders}) == 1
     assert key_of(folders[0]) not in (key, key_of(files[0]))
 
 
-def test_a_key_needs_all_hashes() -> None:
-    with pytest.raises(ValueError, match="no split hash for dtd"):
-        key_of(make_config(), split_sha256={"ucf101": "u" * 64})
-    with pytest.raises(ValueError, match="no split hash for food101"):
-        key_of(make_config(tests=(TestSet("food101"),)))
-    with pytest.raises(ValueError, match="an adapter needs its hash"):
-        key_of(make_config(adapter="a.safetensors"))
-    with pytest.raises(ValueError, match="a hash its adapter"):
-        key_of(make_config(), adapter_sha256="1" * 64)
+def test_whatever_moves_a_test_changes_its_key() -> None:
+    same: dict[str, Any] = {
+        "subset": "base",
+        "templates": ("a {}.",),
+        "precision": "fp32",
+        "split_sha256": "s",
+        "images_sha256": "i",
+        "transform": "identity",
+        "interpolation": 1.0,
+        "numbers_version": 3,
+    }
+    other: dict[str, Any] = {
+        **dict.fromkeys(("subset", "precision", "split_sha256", "images_sha256", "transform"), "other"),
+        "templates": ("the {}.",),
+        "interpolation": 0.5,
+        "numbers_version": 4,
+    }
+    assert same.keys() == other.keys()
+    keys = {test_key("t", **same), test_key("u", **same)}
+    keys |= {test_key("t", **{**same, name: value}) for name, value in other.items()}
+    assert len(keys) == 2 + len(other)
 
 
 def test_a_setting_that_is_no_value_cannot_be_identified() -> None:
-    for bad in (float("nan"), Path("x"), {1: 2}):
-        with pytest.raises(ResultsError, match=r"cannot be identified: config\.settings\.beta"):
-            key_of(make_config(settings={"beta": bad}))
+    for bad in (float("nan"), {1: float("inf")}):
+        with pytest.raises(ResultsError, match="cannot be identified"):
+            key_of(replace(CONFIG, settings={"beta": bad}))

@@ -10,23 +10,15 @@ from pathlib import Path
 import pytest
 
 from clipfit_cli.errors import ResultsError
-from clipfit_cli.results.record import RunRecord, to_json
-from clipfit_cli.results.store import RunStore
-from tests.results.result_examples import make_config, make_record, zero_shot_record
+from clipfit_cli.results.record import Run, to_json
+from clipfit_cli.results.store import RunStore, all_tests, find_run, find_test, save_run, save_test
+from tests.results.result_examples import make_config, make_run, make_test, training_of, zero_shot_run
 
-RECORD = make_record()
+RUN = make_run()
+TEST = make_test(RUN)
 ADAPTER = "adapter.safetensors"
-
-
-def writes(text: str) -> Callable[[Path], None]:
-    def write(path: Path) -> None:
-        path.write_bytes(text.encode())
-
-    return write
-
-
-def files_of(store: RunStore, record: RunRecord = RECORD) -> list[str]:
-    return sorted(path.name for path in store.folder(record.key, record.config).iterdir())
+FILES = {ADAPTER: b"tensors", "steps.safetensors": b"curve"}
+PREDICTIONS = {TEST.predictions_file: b"predictions"}
 
 
 @pytest.fixture
@@ -34,126 +26,116 @@ def store(tmp_path: Path) -> RunStore:
     return RunStore(tmp_path / "not" / "yet" / "there")
 
 
-def test_a_saved_run_is_found(store: RunStore) -> None:
-    assert store.find(RECORD.key, RECORD.config) is None
-    assert store.all_records() == []
-    path = store.save(RECORD, {ADAPTER: writes("tensors"), "adapter.json": writes("{}")})
-    relative = path.relative_to(store.runs_dir).as_posix()
-    assert relative == "dtd/clipfit/base-16shot-seed3-0123456789ab/record.json"
-    assert path.read_text(encoding="utf-8") == to_json(RECORD)
-    assert store.find(RECORD.key, RECORD.config) == RECORD
-    assert files_of(store) == ["adapter.json", ADAPTER, "record.json"]
-    assert (path.parent / ADAPTER).read_bytes() == b"tensors"
+def save(store: RunStore, run: Run = RUN, files: dict[str, bytes] | None = None) -> Path:
+    folder = store.folder(run.key, run.config)
+    save_run(folder, run, FILES if files is None else files)
+    return folder
 
 
-def test_all_records_come_in_the_order_of_their_folders(store: RunStore) -> None:
-    plain = replace(RECORD, adapter_file=None)
-    second = replace(plain, key="2" * 64, config=make_config(dataset="ucf101", shots=None))
-    for record in (second, zero_shot_record(), plain):
-        store.save(record, {})
-    assert store.all_records() == [plain, zero_shot_record(), second]
-    assert store.folder(second.key, second.config).name == "base-allshot-seed3-222222222222"
-    assert (store.runs_dir / "dtd" / "zero-shot" / "base-0shot-seed0-ffffffffffff").is_dir()
+def all_runs(store: RunStore) -> list[Run | None]:
+    return [find_run(folder) for folder in store.all_folders()]
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_saved_run_is_found_with_its_tests(store: RunStore) -> None:
+    assert find_run(store.folder(RUN.key, RUN.config), RUN.key) is None and all_runs(store) == []
+    folder = save(store)
+    assert folder.relative_to(store.runs_dir).as_posix() == f"dtd/clipfit/base-16shot-seed3-{RUN.key[:12]}"
+    assert (folder / "record.json").read_text(encoding="utf-8") == to_json(RUN)
+    assert find_run(store.folder(RUN.key, RUN.config), RUN.key) == RUN
+    assert find_test(folder, TEST.key) is None
+    save_test(folder, TEST, PREDICTIONS)
+    assert find_test(folder, TEST.key) == TEST and all_tests(folder) == [TEST]
+    assert names(folder) == [
+        ADAPTER,
+        "record.json",
+        "steps.safetensors",
+        f"tests/dtd-base-{TEST.key[:12]}.json",
+        f"tests/{TEST.predictions_file}",
+    ]
+    assert (folder / ADAPTER).read_bytes() == b"tensors"
+
+
+def test_a_run_is_found_under_whatever_name_its_data_set_has(store: RunStore) -> None:
+    folder = save(store)
+    renamed = replace(RUN.config, dataset="a copy")
+    assert store.folder(RUN.key, renamed) == folder and find_run(store.folder(RUN.key, renamed), RUN.key) == RUN
+    assert find_run(store.folder("0" * 64, renamed), "0" * 64) is None
+
+
+def test_all_runs_come_in_the_order_of_their_folders(store: RunStore) -> None:
+    second = make_run(training_of(make_config(dataset="ucf101", shots=None)))
+    for run in (second, zero_shot_run(), RUN):
+        save(store, run)
+    assert all_runs(store) == [RUN, zero_shot_run(), second]
+    assert store.folder(second.key, second.config).name == f"base-allshot-seed3-{second.key[:12]}"
+    assert store.folder("1" * 64, RUN.config, is_adapter=True).name == "adapter-" + "1" * 12
 
 
 @pytest.mark.parametrize("name", ["../../outside", "/etc", "a b\\c:d", "..", ".hidden", "x" * 300, ""])
 def test_odd_data_set_names_stay_inside_the_runs_folder(store: RunStore, name: str) -> None:
-    record = replace(zero_shot_record(), config=make_config(dataset=name))
-    path = store.save(record, {})
-    assert len(path.resolve().relative_to(store.runs_dir.resolve()).parts) == 4
-    assert store.all_records() == [record]
-    assert store.find(record.key, record.config) == record
+    run = zero_shot_run(config=replace(RUN.config, dataset=name))
+    folder = save(store, run, {})
+    assert len(folder.resolve().relative_to(store.runs_dir.resolve()).parts) == 3
+    assert find_run(store.folder(run.key, run.config), run.key) == run
 
 
-def test_saving_again_replaces_the_run(store: RunStore) -> None:
-    store.save(RECORD, {ADAPTER: writes("old")})
-    path = store.save(replace(RECORD, steps=9), {ADAPTER: writes("new")})
-    found = store.find(RECORD.key, RECORD.config)
-    assert found is not None
-    assert found.steps == 9
-    assert (path.parent / ADAPTER).read_text() == "new"
-    assert len(store.all_records()) == 1
+def test_saving_again_replaces_run_and_tests_in_one_step(store: RunStore) -> None:
+    folder = save(store)
+    save_test(folder, TEST, PREDICTIONS)
+    newer, other = replace(RUN, steps=9), make_test(RUN, subset="new")
+    save_run(folder, newer, {ADAPTER: b"new"}, [(other, PREDICTIONS)])
+    assert find_run(folder) == newer and (folder / ADAPTER).read_bytes() == b"new"
+    assert all_tests(folder) == [other]
+    assert names(folder.parent) == [f"{folder.name}/{name}" for name in names(folder)]
 
 
-def test_files_are_written_before_the_record(store: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    order: list[str] = []
-    replace_file = Path.replace
-
-    def watched(path: Path, target: Path) -> Path:
-        order.append(target.name)
-        return replace_file(path, target)
-
-    monkeypatch.setattr(Path, "replace", watched)
-    store.save(RECORD, {"adapter.json": writes("{}"), ADAPTER: writes("x")})
-    assert order == ["adapter.json", ADAPTER, "record.json"]
-
-
-@pytest.mark.parametrize("name", ["record.json", "a/b", "../b", ".hidden", "", "..", "/b"])
-def test_file_names_that_do_not_belong_beside_a_record(store: RunStore, name: str) -> None:
-    with pytest.raises(ValueError, match="cannot be the name of a file"):
-        store.save(RECORD, {name: writes("x"), ADAPTER: writes("x")})
-    assert not store.runs_dir.exists()
-
-
-def test_the_adapter_must_be_there(store: RunStore) -> None:
-    with pytest.raises(ValueError, match=r"adapter file 'adapter\.safetensors', which is not there"):
-        store.save(RECORD, {})
-    store.save(RECORD, {ADAPTER: writes("x")})
-    store.save(replace(RECORD, steps=9), {})
-
-
-def test_a_record_that_cannot_be_read_back_is_not_saved(store: RunStore) -> None:
-    with pytest.raises(ResultsError, match="final_loss"):
-        store.save(replace(RECORD, final_loss=float("nan")), {ADAPTER: writes("x")})
-    assert not store.runs_dir.exists()
-
-
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"{}", to_json(RECORD).encode()[:-40]])
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"{}", to_json(RUN).encode()[:-40], b"[" * 100_000])
 def test_a_damaged_record_is_named(store: RunStore, content: bytes) -> None:
-    path = store.save(RECORD, {ADAPTER: writes("x")})
-    store.save(zero_shot_record(), {})
+    folder = save(store)
+    (folder / "record.json").write_bytes(content)
+    for look in (lambda: find_run(store.folder(RUN.key, RUN.config), RUN.key), lambda: all_runs(store)):
+        with pytest.raises(ResultsError) as caught:
+            look()
+        assert str(folder / "record.json") in str(caught.value)
+    save(store)  # what --force does
+    assert find_run(store.folder(RUN.key, RUN.config), RUN.key) == RUN
+    save_test(folder, TEST, {})
+    (path,) = (folder / "tests").glob("*.json")
     path.write_bytes(content)
     with pytest.raises(ResultsError) as caught:
-        store.find(RECORD.key, RECORD.config)
+        find_test(folder, TEST.key)
     assert str(path) in str(caught.value)
-    with pytest.raises(ResultsError) as caught:
-        store.all_records()
-    assert str(path) in str(caught.value)
-    store.save(RECORD, {})  # what --force does
-    assert len(store.all_records()) == 2
 
 
 def test_a_record_that_cannot_be_read_is_named(store: RunStore) -> None:
-    folder = store.folder(RECORD.key, RECORD.config)
+    folder = store.folder(RUN.key, RUN.config)
     (folder / "record.json").mkdir(parents=True)
     with pytest.raises(ResultsError, match=r"record\.json cannot be read"):
-        store.find(RECORD.key, RECORD.config)
+        find_run(store.folder(RUN.key, RUN.config), RUN.key)
+    (folder / "record.json").rmdir()
+    os.mkfifo(folder / "record.json")
+    with pytest.raises(ResultsError, match=r"record\.json cannot be read"):
+        find_run(store.folder(RUN.key, RUN.config), RUN.key)
 
 
 def test_a_record_in_the_folder_of_another_run_is_refused(store: RunStore) -> None:
-    store.save(RECORD, {ADAPTER: writes("x")})
-    near = RECORD.key[:12] + "0" * 52
+    save(store)
     with pytest.raises(ResultsError, match="belongs to another run"):
-        store.find(near, RECORD.config)
+        find_run(store.folder(RUN.key[:12] + "0" * 52, RUN.config), RUN.key[:12] + "0" * 52)
 
 
-def test_a_copied_run_does_not_count_twice(store: RunStore) -> None:
-    path = store.save(RECORD, {ADAPTER: writes("x")})
-    shutil.copytree(path.parent, path.parent.with_name("copy"))
-    with pytest.raises(ResultsError, match="is the same run as"):
-        store.all_records()
-
-
-def test_a_temporary_file_of_a_killed_run_is_no_run_and_goes_with_the_next_save(store: RunStore) -> None:
-    folder = store.folder(RECORD.key, RECORD.config)
-    folder.mkdir(parents=True)
-    (folder / ".unfinished-record.json").write_text(to_json(RECORD)[:100])
-    (folder / ".unfinished-other.bin").write_text("half")
-    (folder / ADAPTER).write_text("complete, but without a record")
-    assert store.find(RECORD.key, RECORD.config) is None
-    assert store.all_records() == []
-    store.save(RECORD, {ADAPTER: writes("x")})
-    assert files_of(store) == [ADAPTER, "record.json"]
+def test_what_killed_processes_left_is_no_run_and_goes_at_the_next_look(store: RunStore) -> None:
+    folder = store.folder(RUN.key, RUN.config)
+    left = folder.with_name(f".{folder.name}.xyz.unfinished")
+    left.mkdir(parents=True)
+    (left / "record.json").write_text(to_json(RUN))
+    assert all_runs(store) == []
+    assert find_run(store.folder(RUN.key, RUN.config), RUN.key) is None
+    assert list(folder.parent.iterdir()) == []
 
 
 def failing(code: int) -> Callable[..., None]:
@@ -171,52 +153,43 @@ def failing(code: int) -> Callable[..., None]:
         (errno.EIO, "Check the folder"),
     ],
 )
-@pytest.mark.parametrize("place", ["fsync", "writer", "replace", "mkdir"])
+@pytest.mark.parametrize("place", ["fsync", "replace", "mkdir", "mkdtemp", "mkstemp"])
 def test_a_failing_disk_leaves_earlier_runs_intact(
     store: RunStore, monkeypatch: pytest.MonkeyPatch, place: str, code: int, advice: str
 ) -> None:
-    store.save(RECORD, {ADAPTER: writes("old")})
-    store.save(zero_shot_record(), {})
-    writer = failing(code) if place == "writer" else writes("new")
+    folder = save(store)
+    save_test(folder, TEST, PREDICTIONS)
+    before = {name: (folder / name).read_bytes() for name in names(folder)}
     with monkeypatch.context() as patch:
-        if place == "fsync":
-            patch.setattr(os, "fsync", failing(code))
-        elif place != "writer":
-            patch.setattr(Path, place, failing(code))
-        with pytest.raises(ResultsError, match=advice) as caught:
-            store.save(replace(RECORD, steps=9), {"adapter.json": writes("{}"), ADAPTER: writer})
-    assert str(store.runs_dir) in str(caught.value)
-    assert os.strerror(code) in str(caught.value)
-    assert store.all_records() == [RECORD, zero_shot_record()]
-    assert files_of(store) == [ADAPTER, "record.json"]
-    assert (store.folder(RECORD.key, RECORD.config) / ADAPTER).read_text() == "old"
+        target = {"fsync": "os", "replace": "os", "mkdir": "pathlib.Path"}.get(place, "tempfile")
+        patch.setattr(f"{target}.{place}", failing(code))
+        writes: list[Callable[[], None]] = [lambda: save_run(folder, replace(RUN, steps=9), {ADAPTER: b"new"})]
+        if place != "mkdtemp":
+            writes.append(lambda: save_test(folder, make_test(RUN, subset="new"), {"new.safetensors": b"x"}))
+        for write in writes:
+            with pytest.raises(ResultsError, match=advice) as caught:
+                write()
+            assert str(store.runs_dir) in str(caught.value) and os.strerror(code) in str(caught.value)
+    assert {name: (folder / name).read_bytes() for name in names(folder)} == before
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
 
 
-def test_a_half_written_file_is_removed_when_the_disk_is_full(store: RunStore) -> None:
-    def fill(path: Path) -> None:
-        path.write_bytes(b"half")
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    with pytest.raises(ResultsError, match="No space left"):
-        store.save(RECORD, {ADAPTER: fill})
-    assert files_of(store) == []
-
-
-def test_an_interrupt_leaves_no_temporary_file(store: RunStore) -> None:
-    def interrupt(path: Path) -> None:
-        path.write_bytes(b"half")
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        store.save(RECORD, {ADAPTER: interrupt})
-    assert files_of(store) == []
-    store.save(RECORD, {ADAPTER: writes("x")})
+def test_a_record_that_cannot_be_read_back_is_not_saved(store: RunStore) -> None:
+    with pytest.raises(ResultsError, match="cannot be recorded"):
+        save(store, replace(RUN, final_loss=float("nan")))
+    assert not store.runs_dir.exists()
 
 
 def test_a_file_in_the_place_of_the_runs_folder_is_explained(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("not a folder")
     store = RunStore(tmp_path / "runs")
     with pytest.raises(ResultsError, match="cannot be written"):
-        store.save(zero_shot_record(), {})
-    with pytest.raises(ResultsError, match="cannot be read"):
-        store.find(RECORD.key, RECORD.config)
+        save(store)
+    assert find_run(store.folder(RUN.key, RUN.config), RUN.key) is None
+
+
+def test_a_copied_run_is_one_run(store: RunStore) -> None:
+    folder = save(store)
+    shutil.copytree(folder, store.runs_dir / "elsewhere" / "clipfit" / folder.name)
+    assert find_run(store.folder(RUN.key, RUN.config), RUN.key) == RUN
+    assert store.folder(RUN.key, replace(RUN.config, dataset="elsewhere")).parts[-3] == "elsewhere"

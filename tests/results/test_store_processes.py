@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from clipfit_cli.errors import ResultsError
-from clipfit_cli.results.store import RunStore
-from tests.results.result_examples import make_record
+from clipfit_cli.files import folder_written_whole
+from clipfit_cli.results.store import RunStore, find_run, save_run
+from tests.results.result_examples import make_run
 
-RECORD = make_record(adapter_file=None)
+RECORD = make_run(adapter_file=None, adapter_sha256=None)
 PROCESSES = multiprocessing.get_context("spawn")
 PATIENCE_S = 30.0
 
@@ -36,30 +37,27 @@ def run_unless_finished(runs_dir: Path, log: Path) -> None:
     """What the command does: look, lock, look again, train, save."""
     store = RunStore(runs_dir)
     with store.lock(RECORD.key, on_wait=lambda: note(log, "waits")):
-        if store.find(RECORD.key, RECORD.config) is None:
+        if find_run(store.folder(RECORD.key, RECORD.config)) is None:
             note(log, "trains")
             time.sleep(0.2)
-            store.save(RECORD, {})
+            save_run(store.folder(RECORD.key, RECORD.config), RECORD, {})
         else:
             note(log, "finds")
 
 
-def save_until_killed(runs_dir: Path, log: Path) -> None:
-    def never_ends(path: Path) -> None:
-        path.write_text("half")
+def save_until_killed(folder: Path, log: Path) -> None:
+    with folder_written_whole(folder) as unfinished:
+        (unfinished / "record.json").write_text("half")
         note(log, "writing")
         time.sleep(PATIENCE_S)
 
-    RunStore(runs_dir).save(replace(RECORD, steps=9), {"adapter.json": never_ends})
-
 
 def save_often(runs_dir: Path, steps: int) -> None:
-    def write(path: Path) -> None:
-        path.write_text(str(steps))
-
     store = RunStore(runs_dir)
     for _ in range(20):
-        store.save(replace(RECORD, steps=steps), {"adapter.json": write})
+        with store.lock(RECORD.key):
+            folder = store.folder(RECORD.key, RECORD.config)
+            save_run(folder, replace(RECORD, steps=steps), {"adapter.json": str(steps).encode()})
 
 
 def test_the_second_process_waits_and_then_finds_the_run(tmp_path: Path) -> None:
@@ -68,7 +66,7 @@ def test_the_second_process_waits_and_then_finds_the_run(tmp_path: Path) -> None
         other = PROCESSES.Process(target=run_unless_finished, args=(store.runs_dir, log))
         other.start()
         wait_for(log, "waits")
-        store.save(RECORD, {})
+        save_run(store.folder(RECORD.key, RECORD.config), RECORD, {})
     other.join(PATIENCE_S)
     assert other.exitcode == 0
     assert log.read_text().split() == ["waits", "finds"]
@@ -84,7 +82,7 @@ def test_two_processes_train_one_run_once(tmp_path: Path) -> None:
         assert process.exitcode == 0
     words = log.read_text().split()
     assert (words.count("trains"), words.count("finds")) == (1, 1)
-    assert RunStore(tmp_path / "runs").all_records() == [RECORD]
+    assert [find_run(folder) for folder in RunStore(tmp_path / "runs").all_folders()] == [RECORD]
 
 
 def test_two_processes_that_save_one_run_never_mix(tmp_path: Path) -> None:
@@ -94,8 +92,9 @@ def test_two_processes_that_save_one_run_never_mix(tmp_path: Path) -> None:
     for process in both:
         process.join(PATIENCE_S)
         assert process.exitcode == 0
-    (record,) = RunStore(tmp_path).all_records()
-    folder = RunStore(tmp_path).folder(RECORD.key, RECORD.config)
+    (folder,) = RunStore(tmp_path).all_folders()
+    record = find_run(folder)
+    assert record is not None
     assert sorted(path.name for path in folder.iterdir()) == ["adapter.json", "record.json"]
     assert (folder / "adapter.json").read_text() == str(record.steps)
 
@@ -103,19 +102,17 @@ def test_two_processes_that_save_one_run_never_mix(tmp_path: Path) -> None:
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs kill -9")
 def test_kill_9_in_the_middle_of_a_save_loses_nothing(tmp_path: Path) -> None:
     store, log = RunStore(tmp_path / "runs"), tmp_path / "log"
-    store.save(RECORD, {})
-    victim = PROCESSES.Process(target=save_until_killed, args=(store.runs_dir, log))
+    save_run(store.folder(RECORD.key, RECORD.config), RECORD, {})
+    folder = store.folder(RECORD.key, RECORD.config)
+    victim = PROCESSES.Process(target=save_until_killed, args=(folder, log))
     victim.start()
     wait_for(log, "writing")
+    assert find_run(folder) == RECORD and len(list(folder.parent.iterdir())) == 2, "what is being written stays"
     assert victim.pid is not None
     os.kill(victim.pid, signal.SIGKILL)
     victim.join(PATIENCE_S)
-    folder = store.folder(RECORD.key, RECORD.config)
-    assert sorted(path.name for path in folder.iterdir()) == [".unfinished-adapter.json", "record.json"]
-    assert store.all_records() == [RECORD]
-    store.save(replace(RECORD, steps=11), {})  # the lock died with its holder
-    assert [path.name for path in folder.iterdir()] == ["record.json"]
-    assert [record.steps for record in store.all_records()] == [11]
+    assert find_run(folder) == RECORD
+    assert list(folder.parent.iterdir()) == [folder]
 
 
 def test_different_runs_do_not_wait_for_one_another(tmp_path: Path) -> None:

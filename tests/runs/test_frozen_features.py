@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,15 +15,17 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch.nn import functional
 
 from clipfit_cli import methods
 from clipfit_cli.config import MethodChoice, ModelConfig, Precision, Request, RunConfig, TestSet
 from clipfit_cli.data.builtin.textures import textures_dataset
 from clipfit_cli.data.dataset import DataSet
+from clipfit_cli.data.files.folder import ImageFolder
 from clipfit_cli.data.load import load_dataset
-from clipfit_cli.data.pixels.crop_cache import CropCache
 from clipfit_cli.data.pixels.disk_cache import DiskCache, cache_usage
 from clipfit_cli.data.pixels.images import ImageStore
+from clipfit_cli.data.pixels.transforms import normalise
 from clipfit_cli.data.splits import class_subset, few_shot
 from clipfit_cli.errors import DataError
 from clipfit_cli.methods._tuned_encoders import TunedEncoders
@@ -30,10 +35,11 @@ from clipfit_cli.models.bundle import ClipBundle
 from clipfit_cli.models.encode import encode_image
 from clipfit_cli.protocols import base2new, xdataset
 from clipfit_cli.protocols import few_shot as few_shot_protocol
-from clipfit_cli.results.record import RunRecord
+from clipfit_cli.results.record import Finished
 from clipfit_cli.results.store import RunStore
 from clipfit_cli.runs import frozen_features
-from clipfit_cli.runs.frozen_features import FrozenFeatures
+from clipfit_cli.runs.frozen_features import FrozenFeatures, code_version
+from clipfit_cli.runs.run import Keep
 from clipfit_cli.runs.sweep import sweep
 from clipfit_cli.runs.workspace import Workspace, image_spec
 from tests.conftest import SMALL_ARCHITECTURE, SmallWorld, build_small_clip, small_bundle
@@ -79,16 +85,42 @@ def request_of(world: SmallWorld, *choices: MethodChoice, **changes: Any) -> Req
     return replace(request, **changes)
 
 
-def execute(world: SmallWorld, configs: Sequence[RunConfig], cache: Path | None = None) -> list[RunRecord]:
-    images = ImageStore(crop_cache=CropCache(DiskCache(cache, limit_bytes=10**7)) if cache else None)
-    workspace = Workspace(data_root=world.data_root, device=CPU, images=images)
-    result = sweep(configs, workspace=workspace, store=RunStore(world.runs_dir), progress=Log(), force=True)
+def open_store(folder: Path | None) -> ImageStore:
+    return ImageStore(threads=1, disk=DiskCache(folder, limit_bytes=10**7, on_note=print) if folder else None)
+
+
+def identified(dataset: DataSet) -> DataSet:
+    """Return a data set whose images are told apart by content."""
+
+    def identify(paths: Sequence[str]) -> str:
+        load = dataset.load_image
+        assert isinstance(load, ImageFolder)
+        return hashlib.sha256(b"".join(hashlib.sha256(load.content(path)).digest() for path in paths)).hexdigest()
+
+    return replace(dataset, identify=identify)
+
+
+class ByContent(Workspace):
+    """Tells images apart by content."""
+
+    def dataset(self, name: str) -> DataSet:
+        return identified(super().dataset(name))
+
+
+def execute(
+    world: SmallWorld, configs: Sequence[RunConfig], cache: Path | None = None
+) -> tuple[list[Finished], ImageStore]:
+    images = open_store(cache)
+    workspace = ByContent(data_root=world.data_root, device=CPU, images=images)
+    result = sweep(
+        configs, workspace=workspace, store=RunStore(world.runs_dir), progress=Log(), keep=Keep(nothing_before=True)
+    )
     assert not result.failures
-    return result.records
+    return result.records, images
 
 
-def scores(records: Sequence[RunRecord]) -> list[Any]:
-    return [record.tests for record in records]
+def scores(records: Sequence[Finished]) -> list[Any]:
+    return [[(t.subset, t.accuracy_pct, t.macro_f1_pct) for t in record.tests] for record in records]
 
 
 def test_base2new_encodes_each_test_image_once_for_all_frozen_runs(small_world: SmallWorld, tower: Tower) -> None:
@@ -107,26 +139,26 @@ def test_sources_share_the_targets(small_world: SmallWorld, tower: Tower) -> Non
 
 def test_the_same_scores_without(small_world: SmallWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = base2new.plan(request_of(small_world, ZERO_SHOT, TEXT_ONLY, CLIPFIT))
-    found = execute(small_world, plan)
+    found, _ = execute(small_world, plan)
     monkeypatch.setattr(TunedEncoders, "uses_frozen_image_features", False)
-    assert scores(execute(small_world, plan)) == scores(found)
+    assert scores(execute(small_world, plan)[0]) == scores(found)
 
 
 def test_the_next_process_neither_decodes_nor_encodes(small_world: SmallWorld, tower: Tower, tmp_path: Path) -> None:
-    plan = few_shot_protocol.plan(request_of(small_world, ZERO_SHOT))
-    first = execute(small_world, plan, tmp_path / "cache")
-    assert cache_usage(tmp_path / "cache").num_features == 12
-    assert tower.frozen == 12 + 1, "one picture more tells what model it is"
-    images = ImageStore(crop_cache=CropCache(DiskCache(tmp_path / "cache", limit_bytes=10**7)))
-    workspace = Workspace(data_root=small_world.data_root, device=CPU, images=images)
-    again = sweep(plan, workspace=workspace, store=RunStore(small_world.runs_dir), progress=Log(), force=True)
-    assert scores(again.records) == scores(first) and images.decoded_images == 0 and tower.frozen == 12 + 2
+    for protocol, num_lists in ((few_shot_protocol, 1), (base2new, 3)):
+        plan = protocol.plan(request_of(small_world, ZERO_SHOT))
+        tower.frozen = 0
+        first, _ = execute(small_world, plan, tmp_path / "cache")
+        assert cache_usage(tmp_path / "cache").num_lists == num_lists
+        assert tower.frozen == 12 + 1, "one picture more tells what model it is"
+        again, images = execute(small_world, plan, tmp_path / "cache")
+        assert scores(again) == scores(first) and images.decoded_images == 0 and tower.frozen == 12 + 2
 
 
 @pytest.fixture
 def dataset(small_world: SmallWorld) -> DataSet:
     """12 test images of noise in four classes."""
-    dataset = load_dataset("dtd", small_world.data_root)
+    dataset = identified(load_dataset("dtd", small_world.data_root))
     for seed, item in enumerate(dataset.test):
         save_noise(small_world, item.path, seed)
     return dataset
@@ -138,8 +170,7 @@ def save_noise(world: SmallWorld, path: str, seed: int) -> None:
 
 
 def open_features(bundle: ClipBundle, folder: Path | None = None, precision: Precision = "fp32") -> FrozenFeatures:
-    cache = CropCache(DiskCache(folder, limit_bytes=10**7)) if folder else None
-    return FrozenFeatures(bundle, precision, ImageStore(crop_cache=cache), image_spec(bundle))
+    return FrozenFeatures(bundle, precision, open_store(folder), image_spec(bundle))
 
 
 def collect(frozen: FrozenFeatures, dataset: DataSet, batch_size: int = 5) -> Tensor:
@@ -157,14 +188,10 @@ def zero_shot(bundle: ClipBundle, dataset: DataSet) -> Adapted:
 
 def logits_without(bundle: ClipBundle, dataset: DataSet) -> Tensor:
     """Return zero-shot's logits from images."""
-    workspace, adapted = Workspace(data_root=Path(), device=CPU), zero_shot(bundle, dataset)
+    spec, adapted = image_spec(bundle), zero_shot(bundle, dataset)
     with torch.inference_mode():
-        batches = workspace.test_batches(dataset, dataset.test, image_spec(bundle), 100)
-        return torch.cat([adapted.logits(images) for images, _ in batches])
-
-
-def entries(folder: Path) -> list[Path]:
-    return sorted(folder.rglob("*.clipfit-features"))
+        batches = ImageStore().test_batches(dataset, dataset.test, spec, 100)
+        return torch.cat([adapted.logits(normalise(images, spec)) for images, _ in batches])
 
 
 @pytest.mark.parametrize("on_disk", [False, True])
@@ -183,54 +210,95 @@ def test_the_same_logits_in_order(on_disk: bool, small_clip: ClipBundle, dataset
     assert frozen.encoded_images == 12
     if folder:
         again = open_features(small_clip, folder)
-        assert torch.equal(collect(again, turned), collect(frozen, turned)) and again.encoded_images == 0
+        assert torch.equal(collect(again, base), collect(frozen, base)) and again.encoded_images == 0
+        assert torch.equal(collect(again, turned)[:6], collect(frozen, turned)[:6])
+        assert again.encoded_images == 6, "base and new were lists, this one was not"
 
 
-def test_nothing_is_kept_on_disk_of_drawings(small_clip: ClipBundle, tmp_path: Path) -> None:
+def test_nothing_is_kept_on_disk_of_what_cannot_be_told_apart(
+    small_clip: ClipBundle, dataset: DataSet, tmp_path: Path
+) -> None:
     textures = textures_dataset("textures")
-    frozen = open_features(small_clip, tmp_path / "cache")
-    assert len(list(frozen.batches(textures, textures.test[:6], 4))) == 2
-    assert frozen.encoded_images == 6 and not (tmp_path / "cache").exists()
+    for drawn in (replace(textures, test=textures.test[:6]), replace(dataset, identify=None)):
+        frozen = open_features(small_clip, tmp_path / "cache")
+        collect(frozen, drawn)
+        assert frozen.encoded_images == len(drawn.test) and not (tmp_path / "cache").exists()
+
+
+def test_only_lists_that_were_read_to_the_end_are_kept(
+    small_clip: ClipBundle, dataset: DataSet, tmp_path: Path
+) -> None:
+    folder = tmp_path / "cache"
+    frozen = open_features(small_clip, folder)
+    batches = frozen.batches(dataset, dataset.test, 5)
+    for _ in range(2):
+        next(batches)
+    batches.close()  # type: ignore[attr-defined]
+    collect(frozen, dataset)
+    assert not folder.exists(), "its first images may be older than its last"
+    collect(open_features(small_clip, folder), dataset)
+    assert cache_usage(folder).num_lists == 1
 
 
 def test_a_changed_file_is_seen(
     small_clip: ClipBundle, dataset: DataSet, small_world: SmallWorld, tmp_path: Path
 ) -> None:
+    folder, path = tmp_path / "cache", small_world.data_root / "dtd" / "images" / dataset.test[4].path
+    old = collect(open_features(small_clip, folder), dataset)
+    before = path.stat()
+    save_noise(small_world, dataset.test[4].path, 99)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    new = collect(open_features(small_clip, folder), dataset)
+    assert [k for k in range(12) if not torch.equal(new[k], old[k])] == [4]
+    assert torch.equal(new, collect(open_features(small_clip), dataset))
+    assert cache_usage(folder).num_lists == 2
+    save_noise(small_world, dataset.test[4].path, 4)
+    again = open_features(small_clip, folder)
+    assert torch.equal(collect(again, dataset), old) and again.encoded_images == 0
+
+
+def test_the_same_images_elsewhere_are_known(small_clip: ClipBundle, dataset: DataSet, tmp_path: Path) -> None:
     folder = tmp_path / "cache"
     old = collect(open_features(small_clip, folder), dataset)
-    save_noise(small_world, dataset.test[4].path, 99)
-    frozen = open_features(small_clip, folder)
-    new = collect(frozen, dataset)
-    assert frozen.encoded_images == 1
-    assert [k for k in range(12) if not torch.equal(new[k], old[k])] == [4]
-    torch.testing.assert_close(new, collect(open_features(small_clip), dataset), atol=1e-6, rtol=0)
+    shutil.copytree(tmp_path / "data", tmp_path / "copy")
+    again = open_features(small_clip, folder)
+    copied = identified(load_dataset("dtd", tmp_path / "copy"))
+    assert torch.equal(collect(again, copied), old) and again.encoded_images == 0
 
 
-def test_a_file_that_changes_after_it_was_decoded_spoils_no_entry(
+def test_a_file_that_changes_after_it_was_decoded_spoils_nothing(
     small_clip: ClipBundle, dataset: DataSet, small_world: SmallWorld, tmp_path: Path
 ) -> None:
-    frozen = open_features(small_clip, tmp_path / "cache")
+    folder = tmp_path / "cache"
+
+    def assert_right() -> None:
+        assert torch.equal(
+            collect(open_features(small_clip, folder), dataset), collect(open_features(small_clip), dataset)
+        )
+
+    frozen = open_features(small_clip, folder)
     list(frozen._images.test_batches(dataset, dataset.test, image_spec(small_clip), 100))  # a run that tunes images
     save_noise(small_world, dataset.test[4].path, 99)
     collect(frozen, dataset)
-    torch.testing.assert_close(
-        collect(open_features(small_clip, tmp_path / "cache"), dataset),
-        collect(open_features(small_clip), dataset),
-        atol=1e-6,
-        rtol=0,
-    )
+    assert_right()
+    save_noise(small_world, dataset.test[4].path, 98)
+    for number, _ in enumerate(open_features(small_clip, folder).batches(dataset, dataset.test, 5)):
+        if not number:
+            save_noise(small_world, dataset.test[11].path, 97)  # which was not decoded yet
+    save_noise(small_world, dataset.test[11].path, 11)
+    assert_right()
 
 
-def test_damaged_entries_count_as_missing(small_clip: ClipBundle, dataset: DataSet, tmp_path: Path) -> None:
+def test_a_damaged_file_counts_as_missing(small_clip: ClipBundle, dataset: DataSet, tmp_path: Path) -> None:
     folder = tmp_path / "cache"
     whole = collect(open_features(small_clip, folder), dataset)
-    for k, entry in enumerate(entries(folder)[:3]):
-        content = bytearray(entry.read_bytes())
-        content[20] ^= 255
-        entry.write_bytes(content[: (len(content), 9, 0)[k]])
-    frozen = open_features(small_clip, folder)
-    torch.testing.assert_close(collect(frozen, dataset), whole, atol=1e-6, rtol=0)
-    assert frozen.encoded_images == 3 and len(entries(folder)) == 12
+    (entry,) = folder.rglob("*.clipfit-features")
+    content = bytearray(entry.read_bytes())
+    content[-9] ^= 1
+    entry.write_bytes(content)
+    for encoded in (12, 0):
+        frozen = open_features(small_clip, folder)
+        assert torch.equal(collect(frozen, dataset), whole) and frozen.encoded_images == encoded
 
 
 def test_a_missing_image_is_an_error(
@@ -259,19 +327,69 @@ def test_whatever_decides_the_features_is_part_of_the_key(
         {"weights_sha256": "1" * 64},
         {"activation": "gelu"},
         {"image_mean": (0.5, 0.5, 0.5)},
-        {"image_size": 32, "interpolation": "bilinear"},
+        {"interpolation": "bilinear"},
+        {"resize_mode": "squash"},
         {"model": small_bundle(build_small_clip(seed=7)).model},  # under the same names: only its features tell
     ):
         assert encoded(replace(small_clip, **change)) == 12
-    monkeypatch.setattr(frozen_features, "_PACKAGES", ("torch",))
+    monkeypatch.setattr(frozen_features, "version", lambda name: "0.0")
     assert encoded(small_clip) == 12
-    monkeypatch.setattr(frozen_features, "_CODE", ("encode.py",))
+    monkeypatch.setattr(frozen_features, "code_version", lambda: "other")
     assert encoded(small_clip) == 12
+
+
+def test_a_change_of_any_code_is_another_version(tmp_path: Path) -> None:
+    package = Path(frozen_features.__file__).parents[1]
+    copy = tmp_path / "copy"
+    for path in package.rglob("*.py"):
+        target = copy / path.relative_to(package)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+    versions = {code_version(copy)}
+    assert versions == {code_version()}
+    files = [
+        path
+        for room in ("data/pixels", "data/files", "models", "runs", "engine")
+        for path in (copy / room).glob("*.py")
+    ]
+    assert copy / "models" / "attention.py" in files and len(files) > 30
+    for path in files:
+        path.write_text(path.read_text() + "\n")
+        versions.add(code_version(copy))
+    assert len(versions) == len(files) + 1
+    (copy / "models" / "attention.py").rename(copy / "models" / "kernels.py")
+    assert code_version(copy) not in versions
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 7])
+def test_the_number_of_images_at_a_time_chooses_no_other_computation(
+    batch_size: int, small_clip: ClipBundle, dataset: DataSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def steps(size: int) -> list[str]:
+        taken: list[str] = []
+        with monkeypatch.context() as patch:
+            for name in ("silu", "linear", "scaled_dot_product_attention"):
+                patch.setattr(functional, name, noted(taken, name, getattr(functional, name)))
+            features = collect(open_features(small_clip), dataset, size)
+        torch.testing.assert_close(features, collect(open_features(small_clip), dataset, 12), atol=1e-6, rtol=0)
+        return taken
+
+    assert steps(batch_size) == -(-12 // batch_size) * steps(12) != []
+
+
+def noted(taken: list[str], name: str, function: Any) -> Any:
+    def call(*arguments: Any, **options: Any) -> Any:
+        taken.append(name)
+        return function(*arguments, **options)
+
+    return call
 
 
 def test_memory_is_bounded(small_clip: ClipBundle, dataset: DataSet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(frozen_features, "LIMIT_BYTES", 24 * 24 * 4)
     frozen = open_features(small_clip)
+    collect(frozen, replace(dataset, name="a", location="elsewhere"))
+    frozen.encoded_images = 0
     for name, count in (("a", 12), ("b", 24), ("c", 36), ("a", 36), ("d", 48), ("c", 48), ("a", 48), ("b", 60)):
         collect(frozen, replace(dataset, name=name))
         assert frozen.encoded_images == count, "of three others the one goes that was not used for longest"

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
 from torch import Tensor
 
+from clipfit_cli import methods
 from clipfit_cli.config import Execution, MethodChoice, ModelConfig, Request, RunConfig, TestSet
+from clipfit_cli.data.dataset import DataSet
 from clipfit_cli.data.files.folder import ImageFolder
+from clipfit_cli.data.splits import class_subset
 from clipfit_cli.engine.checkpoint import CARD_FILE, WEIGHTS_FILE, read_card, read_tensors
 from clipfit_cli.errors import (
     CheckpointError,
@@ -28,14 +34,25 @@ from clipfit_cli.errors import (
 from clipfit_cli.models import encode
 from clipfit_cli.protocols import base2new, few_shot, xdataset
 from clipfit_cli.protocols import eval as eval_
-from clipfit_cli.results.record import RunRecord
+from clipfit_cli.results.predictions import read_predictions
+from clipfit_cli.results.record import Finished
 from clipfit_cli.results.store import RunStore
 from clipfit_cli.runs import run as run_module
+from clipfit_cli.runs.run import Keep
 from clipfit_cli.runs.sweep import SweepResult, sweep
 from clipfit_cli.runs.workspace import Workspace
 from tests.conftest import SMALL_ARCHITECTURE, SmallWorld
 
 CPU = torch.device("cpu")
+
+
+def scores(record: Finished) -> list[tuple[str, str, float, float]]:
+    """Return what two runs with the same numbers have in common."""
+    return [(test.dataset, test.subset, test.accuracy_pct, test.macro_f1_pct) for test in record.tests]
+
+
+def folder_of(record: Finished, world: SmallWorld) -> Path:
+    return RunStore(world.runs_dir).folder(record.run.key, record.run.config)
 
 
 class Log:
@@ -48,13 +65,13 @@ class Log:
     def begin(self, index: int, total: int, config: RunConfig) -> None:
         self.events.append(f"begin {index + 1}/{total} {config.method}")
 
-    def reused(self, index: int, total: int, record: RunRecord) -> None:
+    def reused(self, index: int, total: int, record: Finished) -> None:
         self.events.append(f"reused {record.config.method}")
 
     def waiting(self, config: RunConfig) -> None:
         self.events.append(f"waiting {config.method}")
 
-    def finished(self, record: RunRecord) -> None:
+    def finished(self, record: Finished) -> None:
         self.events.append(f"finished {record.config.method}")
 
     def failed(self, config: RunConfig, error: ClipfitError) -> None:
@@ -82,11 +99,12 @@ def request_of(world: SmallWorld, **changes: Any) -> Request:
 
 
 def execute(
-    world: SmallWorld, configs: Sequence[RunConfig], *, force: bool = False, **options: Any
+    world: SmallWorld, configs: Sequence[RunConfig], *, force: bool = False, keep: Keep | None = None, **options: Any
 ) -> tuple[SweepResult, Log, Workspace]:
     log = Log()
     workspace = Workspace(data_root=world.data_root, device=CPU, **options)
-    result = sweep(configs, workspace=workspace, store=RunStore(world.runs_dir), progress=log, force=force)
+    keep = keep or Keep(nothing_before=force)
+    result = sweep(configs, workspace=workspace, store=RunStore(world.runs_dir), progress=log, keep=keep)
     return result, log, workspace
 
 
@@ -94,16 +112,12 @@ def test_base2new_end_to_end(small_world: SmallWorld) -> None:
     result, log, _ = execute(small_world, base2new.plan(request_of(small_world)))
     zero_shot, clipfit = result.records
     assert [(t.subset, t.num_classes, t.num_images) for t in clipfit.tests] == [("base", 2, 6), ("new", 2, 6)]
-    assert (clipfit.num_train_images, clipfit.num_train_classes, clipfit.steps) == (4, 2, 3)
-    assert (zero_shot.num_train_images, zero_shot.steps, zero_shot.final_loss, zero_shot.adapter_file) == (
-        0,
-        0,
-        None,
-        None,
-    )
-    assert clipfit.trainable_parameters == 2 * 32 + 12 * 48
-    assert clipfit.final_loss is not None and clipfit.activation == "gelu"
-    assert set(clipfit.split_sha256) == {"dtd"}
+    run, nothing = clipfit.run, zero_shot.run
+    assert (run.num_train_images, run.num_train_classes, run.steps, run.skipped_steps) == (4, 2, 3, 0)
+    assert (nothing.num_train_images, nothing.steps, nothing.final_loss, nothing.adapter_file) == (0, 0, None, None)
+    assert run.trainable_parameters == 2 * 32 + 12 * 48
+    assert run.final_loss is not None and run.activation == "gelu" and run.threads >= 1
+    assert run.location.endswith("dtd/images") and len(run.images_sha256) == len(run.split_sha256) == 64
     assert log.events == ["begin 1/2 zero-shot", "finished zero-shot", "begin 2/2 clipfit", "finished clipfit"]
     assert log.steps == [(1, 3), (2, 3), (3, 3)]
 
@@ -123,7 +137,7 @@ def test_the_same_seed_gives_the_same_numbers(small_world: SmallWorld) -> None:
     second, _, _ = execute(small_world, plan, force=True)
     assert second.num_reused == 0
     for one, other in zip(first.records, second.records, strict=True):
-        assert one.tests == other.tests and one.final_loss == other.final_loss
+        assert scores(one) == scores(other) and one.run.final_loss == other.run.final_loss
 
 
 def test_runs_do_not_touch_one_another(small_world: SmallWorld) -> None:
@@ -132,8 +146,12 @@ def test_runs_do_not_touch_one_another(small_world: SmallWorld) -> None:
     together, _, _ = execute(small_world, plan)
     for config, record in zip(plan, together.records, strict=True):
         alone, _, _ = execute(small_world, [config], force=True)
-        assert alone.records[0].final_loss == record.final_loss
-        assert alone.records[0].tests == record.tests
+        assert alone.records[0].run.final_loss == record.run.final_loss
+        assert scores(alone.records[0]) == scores(record)
+
+
+def base_of(dataset: DataSet) -> DataSet:
+    return class_subset(dataset, "base")
 
 
 def test_images_are_decoded_once_for_all_runs(small_world: SmallWorld, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,13 +166,14 @@ def test_images_are_decoded_once_for_all_runs(small_world: SmallWorld, monkeypat
     plan = base2new.plan(request_of(small_world, seeds=(1, 2, 3)))
     result, _, workspace = execute(small_world, plan)
     assert len(result.records) == 4, "zero-shot has no seeds"
-    drawn = {item.path for config in plan if config.schedule for item in workspace.training_set(config).train}
+    drawn = {item.path for config in plan if config.stages for item in base_of(workspace.draw(config)).train}
     tested = {item.path for item in workspace.dataset("dtd").test}
     assert 4 < len(drawn) <= 12 and len(tested) == 12, "seeds share some of the images of the two base classes"
     assert sorted(decoded) == sorted(drawn | tested), "two halves, two methods and three seeds decode each image once"
     assert workspace.images.decoded_images == len(decoded)
     more = [replace(config, seed=4) for config in plan[:1]]
-    sweep(more, workspace=workspace, store=RunStore(small_world.runs_dir), progress=Log(), force=True)
+    store, keep = RunStore(small_world.runs_dir), Keep(nothing_before=True)
+    sweep(more, workspace=workspace, store=store, progress=Log(), keep=keep)
     assert len(decoded) == workspace.images.decoded_images == len(drawn | tested), "another test decodes nothing"
 
 
@@ -167,21 +186,21 @@ def test_another_condition_is_another_run(small_world: SmallWorld) -> None:
 def test_the_adapter_comes_back(small_world: SmallWorld) -> None:
     (config,) = few_shot.plan(request_of(small_world, methods=(MethodChoice("clipfit"),)))
     (record,) = execute(small_world, [config])[0].records
-    folder = RunStore(small_world.runs_dir).folder(record.key, record.config)
+    folder = folder_of(record, small_world)
     card = read_card(folder)
     assert card.class_names == ("banded", "lined", "polka-dotted", "woven")
-    assert (card.method, card.seed, card.shots, card.run_key) == ("clipfit", 1, 2, record.key)
-    assert sum(tensor.numel() for tensor in read_tensors(folder).values()) == record.trainable_parameters
+    assert (card.method, card.seed, card.shots, card.run_key) == ("clipfit", 1, 2, record.run.key)
+    assert sum(tensor.numel() for tensor in read_tensors(folder).values()) == record.run.trainable_parameters
     request = request_of(small_world, methods=(MethodChoice("clipfit"),))
     (scored,) = execute(small_world, eval_.plan(request, adapter=str(folder), settings=card.settings))[0].records
-    assert scored.tests == record.tests
-    assert scored.num_train_images == 0 and scored.config.protocol == "eval"
+    assert scored.tests == record.tests and scored.run == record.run, "the test of the training is the one asked for"
+    assert scored.config.protocol == "eval"
 
 
 def test_an_adapter_of_another_backbone_is_refused(small_world: SmallWorld, tmp_path: Path) -> None:
     (config,) = few_shot.plan(request_of(small_world, methods=(MethodChoice("clipfit"),)))
     (record,) = execute(small_world, [config])[0].records
-    folder = RunStore(small_world.runs_dir).folder(record.key, record.config)
+    folder = folder_of(record, small_world)
     other = torch.load(small_world.weights, weights_only=True)
     other["logit_scale"] += 1
     torch.save(other, tmp_path / "other.pt")
@@ -190,32 +209,26 @@ def test_an_adapter_of_another_backbone_is_refused(small_world: SmallWorld, tmp_
         methods=(MethodChoice("clipfit"),),
         model=ModelConfig(SMALL_ARCHITECTURE, str(tmp_path / "other.pt")),
     )
-    result, _, _ = execute(small_world, eval_.plan(request, adapter=str(folder), settings=config.settings))
-    ((_, error),) = result.failures
-    assert isinstance(error, CheckpointError) and "was made for small-vit" in str(error)
+    with pytest.raises(CheckpointError, match="was made for small-vit"):
+        execute(small_world, eval_.plan(request, adapter=str(folder), settings=config.settings))
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"\0" * len(b)])
 def test_damaged_adapter(damage: Any, small_world: SmallWorld) -> None:
     (config,) = few_shot.plan(request_of(small_world, methods=(MethodChoice("clipfit"),)))
     (record,) = execute(small_world, [config])[0].records
-    folder = RunStore(small_world.runs_dir).folder(record.key, record.config)
+    folder = folder_of(record, small_world)
     path = folder / WEIGHTS_FILE
     path.write_bytes(damage(path.read_bytes()))
-    result, _, _ = execute(
-        small_world,
-        eval_.plan(
-            request_of(small_world, methods=(MethodChoice("clipfit"),)), adapter=str(folder), settings=config.settings
-        ),
-    )
-    ((_, error),) = result.failures
-    assert isinstance(error, CheckpointError) and "is damaged" in str(error)
+    request = request_of(small_world, methods=(MethodChoice("clipfit"),))
+    with pytest.raises(CheckpointError, match="has been changed since"):
+        execute(small_world, eval_.plan(request, adapter=str(folder), settings=config.settings))
 
 
 def test_damaged_card(small_world: SmallWorld) -> None:
     (config,) = few_shot.plan(request_of(small_world, methods=(MethodChoice("clipfit"),)))
     (record,) = execute(small_world, [config])[0].records
-    folder = RunStore(small_world.runs_dir).folder(record.key, record.config)
+    folder = folder_of(record, small_world)
     card = folder / CARD_FILE
     values = json.loads(card.read_text())
     for text in ("{", "[]", json.dumps({**values, "card_version": 99}), json.dumps({"card_version": 1})):
@@ -266,8 +279,8 @@ def test_short_classes_are_noted(small_world: SmallWorld) -> None:
     (record,) = execute(
         small_world, few_shot.plan(request_of(small_world, shots=(7,), methods=(MethodChoice("bitfit"),)))
     )[0].records
-    assert record.num_train_images == 24
-    (text,) = record.notes
+    assert record.run.num_train_images == 24
+    (text,) = (note for note in record.run.notes if "fewer" in note)
     assert "4 classes of dtd have fewer than 7 training images (the fewest 6)" in text
 
 
@@ -312,10 +325,15 @@ def test_a_device_that_is_too_small_for_whole_batches(small_world: SmallWorld, m
     said: list[str] = []
     records = execute(small_world, plan, force=True, say=said.append)[0].records
     for record, expected in zip(records, whole, strict=True):
-        assert (expected.micro_batch_size, record.micro_batch_size) == (4, 2)
-        assert record.notes == ("out of memory at 4 images: trained in micro-batches of 2",) and expected.notes == ()
-        assert (record.key, record.steps, record.tests) == (expected.key, expected.steps, expected.tests)
-        assert record.final_loss == pytest.approx(expected.final_loss, abs=1e-5)
+        assert (expected.run.micro_batch_size, record.run.micro_batch_size) == (4, 2)
+        note = "out of memory at 4 images: trained in micro-batches of 2"
+        assert note in record.run.notes and note not in expected.run.notes
+        assert (record.run.key, record.run.steps, scores(record)) == (
+            expected.run.key,
+            expected.run.steps,
+            scores(expected),
+        )
+        assert record.run.final_loss == pytest.approx(expected.run.final_loss, abs=1e-5)
     assert [text for text in said if "memory" in text] == [
         "out of memory at 4 images: going on with micro-batches of 2, the effective batch stays 4",
         "out of memory at 12 test images: going on with 1 at a time",
@@ -326,15 +344,15 @@ def test_how_it_ran_is_recorded(small_world: SmallWorld) -> None:
     plan = few_shot.plan(request_of(small_world))
     plain, _, _ = execute(small_world, plan)
     other, _, _ = execute(small_world, plan, force=True, execution=Execution(recompute=True))
-    assert [(r.micro_batch_size, r.compiled, r.recomputed) for r in plain.records] == [
+    assert [(r.run.micro_batch_size, r.run.compiled, r.run.recomputed) for r in plain.records] == [
         (None, False, False),
         (4, False, False),
     ]
-    assert [(r.micro_batch_size, r.compiled, r.recomputed) for r in other.records] == [
+    assert [(r.run.micro_batch_size, r.run.compiled, r.run.recomputed) for r in other.records] == [
         (None, False, False),
         (4, False, True),
     ]
-    assert [r.key for r in other.records] == [r.key for r in plain.records]
+    assert [r.run.key for r in other.records] == [r.run.key for r in plain.records]
     again, _, _ = execute(small_world, plan)
     assert again.num_reused == 2, "a run is the same one however it is computed"
 
@@ -345,7 +363,7 @@ def test_xdataset_tests_each_set_among_its_own_classes(small_world: SmallWorld) 
     assert [[(t.dataset, t.num_classes, t.num_images) for t in r.tests] for r in result.records] == [
         [("dtd", 4, 12), ("eurosat", 3, 6)]
     ] * 2
-    assert set(result.records[1].split_sha256) == {"dtd", "eurosat"}
+    assert len({test.split_sha256 for test in result.records[1].tests}) == 2
 
 
 def test_torchs_random_state_is_left_alone(small_world: SmallWorld) -> None:
@@ -354,3 +372,165 @@ def test_torchs_random_state_is_left_alone(small_world: SmallWorld) -> None:
     torch.manual_seed(123)
     execute(small_world, few_shot.plan(request_of(small_world)))
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_a_training_serves_every_protocol_that_asks_for_it(small_world: SmallWorld) -> None:
+    request = request_of(small_world, methods=(MethodChoice("clipfit"),))
+    execute(small_world, base2new.plan(request))
+    result, log, _ = execute(small_world, few_shot.plan(replace(request, subset="base")))
+    assert result.num_reused == 1 and log.steps == [], "after base2new, half of the classes is trained already"
+    execute(small_world, few_shot.plan(request))
+    beta = replace(request, methods=(MethodChoice("clipfit", {"beta": "8"}),), targets=(TestSet("eurosat"),))
+    result, log, workspace = execute(small_world, xdataset.plan(beta))
+    assert log.steps == [] and log.events == ["begin 1/1 clipfit", "finished clipfit"]
+    assert [test.dataset for test in result.records[0].tests] == ["dtd", "eurosat"]
+    assert workspace.images.decoded_images == 6, "one more target costs its own test"
+    folders = sorted(path.parent.name for path in small_world.runs_dir.rglob("record.json"))
+    assert [name.rsplit("-", 1)[0] for name in folders] == ["all-2shot-seed1", "base-2shot-seed1"]
+
+
+def test_a_run_that_was_interrupted_between_training_and_test_trains_once(
+    small_world: SmallWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = few_shot.plan(request_of(small_world, methods=(MethodChoice("clipfit"),)))
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module, "evaluate", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            execute(small_world, plan)
+    result, log, _ = execute(small_world, plan)
+    assert log.steps == [] and len(result.records[0].tests) == 1
+
+
+def test_what_is_finished_is_there_when_a_sweep_is_interrupted(
+    small_world: SmallWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = few_shot.plan(request_of(small_world))
+    result = SweepResult()
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_module, "train", interrupted)
+    workspace = Workspace(data_root=small_world.data_root, device=CPU)
+    with pytest.raises(KeyboardInterrupt):
+        sweep(plan, workspace=workspace, store=RunStore(small_world.runs_dir), progress=Log(), result=result)
+    assert [record.config.method for record in result.records] == ["zero-shot"]
+
+
+def test_predictions_and_steps_are_kept(small_world: SmallWorld) -> None:
+    (record,) = execute(small_world, few_shot.plan(request_of(small_world, methods=(MethodChoice("full"),))))[0].records
+    folder, (test,) = folder_of(record, small_world), record.tests
+    path = folder / "tests" / test.predictions_file
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == test.predictions_sha256
+    found, _ = read_predictions(path)
+    right = found.label == found.predicted
+    assert len(right) == test.num_images and 100 * right.mean() == pytest.approx(test.accuracy_pct)
+    assert np.array_equal(found.label_log_probability[right], found.predicted_log_probability[right])
+    assert (found.label_log_probability <= found.predicted_log_probability).all()
+    probabilities = np.exp(found.predicted_log_probability)
+    assert ((probabilities**2 <= found.sum_squared_probabilities) & (found.sum_squared_probabilities <= 1)).all()
+    with safe_open(folder / "steps.safetensors", framework="numpy") as file:
+        loss, rate = file.get_tensor("loss"), file.get_tensor("rate")
+    assert len(loss) == len(rate) == record.run.steps and rate[0] == pytest.approx(1e-5)
+    last = record.run.steps // 3
+    assert loss[-last:].mean() == pytest.approx(record.run.final_loss)
+    assert record.run.adapter_sha256 == hashlib.sha256((folder / WEIGHTS_FILE).read_bytes()).hexdigest()
+
+
+def test_logits_are_kept_where_they_are_asked_for(small_world: SmallWorld) -> None:
+    plan = few_shot.plan(request_of(small_world, methods=(MethodChoice("clipfit"),)))
+    (plain,) = execute(small_world, plan)[0].records
+    assert plain.tests[0].logits_file is None
+    result, log, _ = execute(small_world, plan, keep=Keep(logits=True))
+    assert log.steps == [] and result.num_reused == 0, "the test is made again, the training is not"
+    (test,) = result.records[0].tests
+    assert scores(result.records[0]) == scores(plain) and test.logits_file
+    folder = folder_of(plain, small_world) / "tests"
+    with safe_open(folder / test.logits_file, framework="numpy") as file:
+        logits = file.get_tensor("logits")
+    assert np.array_equal(logits.argmax(axis=1), read_predictions(folder / test.predictions_file)[0].predicted)
+    assert execute(small_world, plan, keep=Keep(logits=True))[0].num_reused == 1
+
+
+def test_without_adapters_a_further_test_trains_anew_and_loses_nothing(small_world: SmallWorld) -> None:
+    request = request_of(small_world, methods=(MethodChoice("clipfit", {"beta": "8"}),))
+    (record,) = execute(small_world, few_shot.plan(request), keep=Keep(adapter=False))[0].records
+    folder = folder_of(record, small_world)
+    assert record.run.adapter_file is None and record.run.adapter_sha256 and not (folder / WEIGHTS_FILE).exists()
+    assert execute(small_world, few_shot.plan(request))[0].num_reused == 1
+    targets = replace(request, targets=(TestSet("eurosat"),))
+    (wider,) = execute(small_world, xdataset.plan(targets), keep=Keep(adapter=False))[0].records
+    assert wider.run.adapter_sha256 == record.run.adapter_sha256 and wider.tests[0] == record.tests[0]
+    assert execute(small_world, few_shot.plan(request))[0].num_reused == 1
+    assert execute(small_world, xdataset.plan(targets))[0].num_reused == 1
+
+
+def test_a_forced_run_replaces_record_adapter_and_tests_together(
+    small_world: SmallWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = few_shot.plan(request_of(small_world, methods=(MethodChoice("clipfit"),)))
+    (record,) = execute(small_world, plan)[0].records
+    folder = folder_of(record, small_world)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module, "evaluate", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            execute(small_world, plan, force=True)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    execute(small_world, plan, force=True)
+    assert before.keys() == {path for path in folder.rglob("*") if path.is_file()}
+
+
+def test_an_adapter_of_another_training_is_not_taken_for_the_runs_own(small_world: SmallWorld) -> None:
+    request = request_of(small_world, methods=(MethodChoice("clipfit"),), seeds=(1, 2))
+    one, other = execute(small_world, few_shot.plan(request))[0].records
+    here, there = folder_of(one, small_world), folder_of(other, small_world)
+    (here / WEIGHTS_FILE).write_bytes((there / WEIGHTS_FILE).read_bytes())
+    choice = MethodChoice("clipfit", {"beta": str(one.config.settings["beta"])})
+    plan = xdataset.plan(replace(request, targets=(TestSet("eurosat"),), methods=(choice,), seeds=(1,)))
+    ((_, error),) = execute(small_world, plan)[0].failures
+    assert isinstance(error, CheckpointError)
+    request = request_of(small_world, methods=(choice,), datasets=("eurosat",))
+    with pytest.raises(CheckpointError, match="has been changed since"):
+        execute(small_world, eval_.plan(request, adapter=str(here), settings=one.config.settings))
+
+
+def test_an_adapter_that_came_alone_is_scored_in_a_folder_of_its_own(small_world: SmallWorld, tmp_path: Path) -> None:
+    request = request_of(small_world, methods=(MethodChoice("clipfit"),))
+    (record,) = execute(small_world, few_shot.plan(request))[0].records
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    for name in (WEIGHTS_FILE, CARD_FILE):
+        (alone / name).write_bytes((folder_of(record, small_world) / name).read_bytes())
+    plan = eval_.plan(request, adapter=str(alone), settings=record.config.settings)
+    (scored,) = execute(small_world, plan)[0].records
+    assert scores(scored) == scores(record) and scored.run.scored_adapter and scored.run.steps == 0
+    assert execute(small_world, plan)[0].num_reused == 1
+    found = sorted(path.parent.name for path in small_world.runs_dir.rglob("record.json"))
+    assert found[0].startswith("adapter-") and found[1].startswith("all-2shot-seed1-")
+
+
+def test_classes_that_a_method_has_no_answer_for_are_left_out(
+    small_world: SmallWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = base2new.plan(request_of(small_world, methods=(MethodChoice("clipfit"),)))
+    info = methods.get("clipfit")
+    monkeypatch.setattr(methods, "get", lambda _: replace(info, new_classes=False))
+    said: list[str] = []
+    (record,) = execute(small_world, plan, say=said.append)[0].records
+    assert [test.subset for test in record.tests] == ["base"]
+    assert any("no answer for classes" in text for text in said)
+    assert execute(small_world, plan)[0].num_reused == 1
+
+
+def test_a_collapse_is_told(small_world: SmallWorld) -> None:
+    said: list[str] = []
+    plan = few_shot.plan(request_of(small_world, methods=(MethodChoice("full"),), lr=30.0, epochs=5))
+    (record,) = execute(small_world, plan, say=said.append)[0].records
+    assert any("learnt nothing" in note for note in record.run.notes)
+    assert any("were taken for" in note for note in record.tests[0].notes)
+    assert {*record.run.notes, *record.tests[0].notes} <= set(said)

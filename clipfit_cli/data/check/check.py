@@ -5,20 +5,23 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from clipfit_cli.data import catalog
-from clipfit_cli.data.check.status import DatasetStatus, dataset_status, missing_images
-from clipfit_cli.data.dataset import DataSet
-from clipfit_cli.data.disk import file_digest
-from clipfit_cli.data.load import load_dataset
+from clipfit_cli.data.check.status import DatasetStatus, empty_images, look_at
+from clipfit_cli.data.dataset import DataSet, hash_lists
+from clipfit_cli.data.lists.own.custom import OwnDataSet
 from clipfit_cli.data.sources import list_file
+from clipfit_cli.data.splits import check_classes
 from clipfit_cli.errors import DataError
 
 State = Literal["present", "incomplete", "damaged", "missing", "built-in"]
 ListState = Literal["published", "other", "unconfirmed"]
+
+Step = Callable[[int, int], None]
+"""Gets the images decoded so far and their number."""
 
 _AT_ONCE = 256
 
@@ -41,7 +44,7 @@ class Check:
             ``damaged`` = files are there that are not what they should be; ``missing`` = there is no folder.
         num_listed: Listed images, each once; 0 where the list cannot be read.
         missing: Listed images without a file, all of them.
-        damaged: Images that do not decode, all of them; only where decoding was asked for.
+        damaged: Images that do not decode, all of them; where decoding was not asked for, those of 0 bytes.
         list_sha256: Of the split file or list of class names; None where there is none.
         list_state: Whether that is the published file; ``unconfirmed`` where its digest is not known.
         message: What is wrong in a few sentences; empty where nothing is.
@@ -63,67 +66,91 @@ class Check:
 
 
 def check_dataset(
-    name: str,
-    data_root: Path,
-    *,
-    decode: bool = False,
-    progress: Callable[[int, int], None] = lambda *_: None,
+    name: str | OwnDataSet, data_root: Path, *, decode: bool = False, progress: Step = lambda *_: None
 ) -> Check:
     """Return what is right and wrong with a data set.
 
     Args:
-        name: A name or alias of the catalog.
-        data_root: Folder of all data sets.
+        name: A name or alias of the catalog, or a data set of the user's own.
+        data_root: Folder of all data sets of the catalog.
         decode: Decode every listed image, too.
-        progress: Gets the images decoded so far and their number.
+        progress: Told how far decoding is.
 
     Raises:
         UnknownNameError: There is no such data set.
+        ConfigError: See `read_own`.
     """
-    row = catalog.row(name)
-    status = dataset_status(row.name, data_root)
-    if status.state in ("built-in", "missing"):
-        return Check(status, status.state, message=status.message)
-    sha256, list_state = _list_digest(row, data_root.expanduser().absolute() / row.folder)
-    if status.num_test is None:  # the lists cannot be read
-        state: State = "damaged" if sha256 else "incomplete"
-        return Check(status, state, list_sha256=sha256, list_state=list_state, message=status.message)
-    dataset = load_dataset(row.name, data_root)
-    listed = tuple(dict.fromkeys(item.path for item in (*dataset.train, *dataset.val, *dataset.test)))
-    missing = missing_images(dataset, (*dataset.train, *dataset.val, *dataset.test))
-    damaged = _decode(dataset, listed, frozenset(missing), progress) if decode else ()
-    texts = [status.message] if status.message else []
-    if damaged:
-        texts.append(f"{len(damaged)} images are damaged, the first is {damaged[0].path}")
-    if list_state == "other":
-        texts.append("the split file is not the published one")
-    state = "present"
-    if missing or status.mismatches:
+    status, dataset = look_at(name, data_root)
+    row = None if isinstance(name, OwnDataSet) else catalog.row(name)
+    published = list_file(row) if row else None
+    if dataset is None:
+        unread = row and published and os.path.isfile(data_root.expanduser() / row.folder / published.name)  # noqa: PTH113
+        return Check(status, "damaged" if unread else status.state, message=status.message)
+    if status.state == "built-in":
+        return Check(status, status.state)
+    sha256 = dataset.split_file_sha256 or None
+    list_state: ListState | None = None
+    if published:
+        list_state = "published" if sha256 == published.sha256 else "other" if published.sha256 else "unconfirmed"
+    listed, lost = _listed(dataset), set(status.missing)
+    there = [path for path in listed if path not in lost]
+    damaged = _decode(dataset, there if decode else empty_images(dataset, there), progress)
+    texts = (
+        status.message,
+        f"{len(damaged)} images are damaged, the first is {damaged[0].path}" if damaged else "",
+        "the split file is not the published one" if list_state == "other" else "",
+    )
+    state: State = "present"
+    if lost or status.mismatches:
         state = "incomplete"
     if damaged or list_state == "other":
         state = "damaged"
-    return Check(status, state, len(listed), missing, damaged, sha256, list_state, ". ".join(texts))
+    message = ". ".join(filter(None, texts))
+    return Check(status, state, len(listed), status.missing, damaged, sha256, list_state, message)
 
 
-def _list_digest(row: catalog.CatalogRow, folder: Path) -> tuple[str | None, ListState | None]:
-    """Return the digest of the list file and whether it is the published one; None, None where there is no file."""
-    wanted = list_file(row)
-    if wanted is None or not (folder / wanted.name).is_file():
-        return None, None
+def without_damaged(dataset: DataSet, progress: Step = lambda *_: None) -> tuple[DataSet, tuple[Damage, ...]]:
+    """Return a data set without the images that are missing or do not decode, and those; it is another data set then.
+
+    Every listed image is decoded once.
+
+    Args:
+        dataset: Whole, before any draw or class half.
+        progress: Told how far decoding is.
+
+    Raises:
+        DataError: A class is left without a training image, or nothing to test on.
+    """
+    damaged = _decode(dataset, _listed(dataset), progress)
+    if not damaged:
+        return dataset, ()
+    lost = {damage.path for damage in damaged}
+    train, val, test = (
+        tuple(item for item in items if item.path not in lost) for items in (dataset.train, dataset.val, dataset.test)
+    )
+    note = f"{dataset.name}: {len(lost)} damaged or missing images are left out, the first is {damaged[0].path}"
+    left = replace(
+        dataset,
+        train=train,
+        val=val,
+        test=test,
+        split_sha256=hash_lists(dataset.class_names, train, val, test),
+        notes=(*dataset.notes, note),
+    )
     try:
-        sha256 = file_digest(folder / wanted.name)
-    except DataError:
-        return None, None
-    if wanted.sha256 is None:
-        return sha256, "unconfirmed"
-    return sha256, "published" if sha256 == wanted.sha256 else "other"
+        check_classes(left)
+    except DataError as error:
+        raise DataError(f"{note}. What is left cannot be used: {error}") from error
+    return left, damaged
 
 
-def _decode(
-    dataset: DataSet, listed: Sequence[str], missing: frozenset[str], progress: Callable[[int, int], None]
-) -> tuple[Damage, ...]:
-    """Return the images that do not decode, in the order of the list."""
-    paths = [path for path in listed if path not in missing]
+def _listed(dataset: DataSet) -> tuple[str, ...]:
+    """Return the paths of all images, each once."""
+    return tuple(dict.fromkeys(item.path for item in (*dataset.train, *dataset.val, *dataset.test)))
+
+
+def _decode(dataset: DataSet, paths: Sequence[str], progress: Step) -> tuple[Damage, ...]:
+    """Return the images that do not decode, in the order given."""
 
     def problem(path: str) -> Damage | None:
         try:

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 
+from clipfit_cli._version import __version__
 from clipfit_cli.data import catalog
 from clipfit_cli.data.catalog import GUIDE_URL, CatalogRow
-from clipfit_cli.data.check.status import dataset_status
-from clipfit_cli.data.disk import NoSpaceError, check_room
-from clipfit_cli.data.fetch.arrange import place, put_list, unpacked, write_receipt
-from clipfit_cli.data.fetch.download import Received, discard
-from clipfit_cli.data.fetch.transfer import UNPACKED, Outcome, Progress, Silent, Way, fetch_archive, is_offline, locked
+from clipfit_cli.data.check.status import DatasetStatus, dataset_status
+from clipfit_cli.data.disk import NoSpaceError, check_room, disk_error
+from clipfit_cli.data.fetch.archives import unpack
+from clipfit_cli.data.fetch.own_imagenet import link_imagenet
+from clipfit_cli.data.fetch.transfer import UNPACKED, Outcome, Way, fetch_archive, is_offline, put_list
 from clipfit_cli.data.lists.published.layout import DATA_ROOT_HINT
 from clipfit_cli.data.sources import Source, list_file, sources
 from clipfit_cli.errors import DataError
+from clipfit_cli.files import expanded, write_whole
+
+RECEIPT = ".clipfit-source.json"
+"""File in a fetched data set's folder that tells where it came from."""
 
 
 def get_dataset(
@@ -26,7 +33,8 @@ def get_dataset(
     *,
     offline: bool = False,
     imagenet_root: Path | None = None,
-    progress: Progress | None = None,
+    say: Callable[[str], None] = lambda _: None,
+    step: Callable[[str, int, int | None], None] = lambda *_: None,
 ) -> Outcome:
     """Bring a data set below the data root, in CoOp's layout with its published split.
 
@@ -37,120 +45,145 @@ def get_dataset(
         data_root: Made if it is not there.
         offline: Do not touch the network, whatever the environment says.
         imagenet_root: The user's own copy of ImageNet; only for that data set.
-        progress: Is told how it goes on.
+        say, step: Are told how it goes on; see `Way`.
 
     Raises:
         UnknownNameError: There is no such data set.
+        ConfigError: A path begins with the home folder of nobody here.
         DataError: It could not be had; names every source with the reason, and what to do by hand. `NoSpaceError`
             where the disk is too full.
     """
     row = catalog.row(name)
     if row.reader == "builtin":
         return Outcome(row.name, "built-in")
-    way = Way(data_root.expanduser().absolute(), offline or is_offline(), progress or Silent())
-    if is_complete(row, way.root):
-        return Outcome(row.name, "already there", way.root / row.folder)
-    check_untouched(row, way.root)
-    if row.name == "imagenet":
-        from clipfit_cli.data.fetch.own_imagenet import link_imagenet
+    root = expanded(data_root)
+    try:
+        way = Way(root.absolute(), offline or is_offline(), say, step)
+        folder, status = way.root / row.folder, dataset_status(row.name, way.root)
+        if is_whole(status):
+            way.tidy(row.name)
+            return Outcome(row.name, "already there", folder)
+        if os.path.lexists(folder) and (not folder.is_dir() or folder.is_symlink() or any(folder.iterdir())):
+            raise DataError(
+                f"{folder} is there, but not the whole published data set: {status.message}. Nothing in it was "
+                "touched; complete it by hand, or move it away and run the same command again",
+                path=folder,
+            )
+        return link_imagenet(row, way, imagenet_root) if row.name == "imagenet" else _from_first_source(row, way)
+    except OSError as error:
+        raise disk_error(error, root) from error
 
-        return link_imagenet(row, way, imagenet_root)
-    with locked(way, row.name):
-        if is_complete(row, way.root):  # another process was faster
-            return Outcome(row.name, "already there", way.root / row.folder)
-        return _from_first_source(row, way)
 
-
-def is_complete(row: CatalogRow, data_root: Path) -> bool:
+def is_whole(status: DatasetStatus) -> bool:
     """Return whether a data set is there as it was published."""
-    status = dataset_status(row.name, data_root)
     return status.state == "present" and not status.mismatches
-
-
-def check_untouched(row: CatalogRow, data_root: Path) -> None:
-    """Do nothing if a data set's folder is free to be made.
-
-    Raises:
-        DataError: Something is there already.
-    """
-    folder = data_root / row.folder
-    if not os.path.lexists(folder) or (folder.is_dir() and not folder.is_symlink() and not any(folder.iterdir())):
-        return
-    message = dataset_status(row.name, data_root).message
-    raise DataError(
-        f"{folder} is there, but not the whole published data set: {message}. Nothing in it was touched; complete it "
-        "by hand, or move it away and run the same command again",
-        path=folder,
-    )
 
 
 def _from_first_source(row: CatalogRow, way: Way) -> Outcome:
     """Return the outcome of the first source that works."""
     failures = []
-    for source in sources(row.name):
-        try:
-            return _from_source(row, source, way)
-        except NoSpaceError:
-            raise
-        except DataError as error:
-            failures.append(f"  - {error}")
-            if not way.offline:
-                way.progress.say(f"{row.name}: {error}")
+    with way.staging(row.name) as staging:
+        if is_whole(dataset_status(row.name, way.root)):  # another process was faster
+            return Outcome(row.name, "already there", way.root / row.folder)
+        for source in sources(row.name):
+            try:
+                return _from_source(row, source, way, staging)
+            except NoSpaceError:
+                raise
+            except DataError as error:
+                failures.append(f"  - {error}")
+                if source is not sources(row.name)[-1] and not way.offline:
+                    way.say(f"{row.name}: {error}; trying the next source")
     reason = "the network is not to be touched" if way.offline else "no source of it works"
+    archives = " or ".join(f"{source.url} as {source.file_name(row.name)}" for source in sources(row.name))
+    lists = list_file(row)
+    split = f" with {lists.name} from {lists.url} in it" if lists else ""
     raise DataError(
-        f"data set {row.name!r} could not be had, {reason}:\n" + "\n".join(failures) + f"\n{by_hand(row, way)}",
+        f"data set {row.name!r} could not be had, {reason}:\n" + "\n".join(failures) + "\n"
+        f"By hand: put {archives} into {way.downloads} and run the same command again; or lay the data set out as "
+        f"{way.root / row.folder}{split} ({GUIDE_URL}). {DATA_ROOT_HINT}",
         path=way.root / row.folder,
     )
 
 
-def by_hand(row: CatalogRow, way: Way) -> str:
-    """Return what a user can do without this program's downloads."""
-    lists = list_file(row)
-    split = f" with {lists.name} from {lists.url} in it" if lists else ""
-    archives = " or ".join(f"{source.url} as {source.file_name(row.name)}" for source in sources(row.name))
-    return (
-        f"By hand: put {archives} into {way.downloads} and run the same command again; or lay the data set out as "
-        f"{way.root / row.folder}{split} ({GUIDE_URL}). {DATA_ROOT_HINT}"
-    )
-
-
-def _from_source(row: CatalogRow, source: Source, way: Way) -> Outcome:
+def _from_source(row: CatalogRow, source: Source, way: Way, staging: Path) -> Outcome:
     """Fetch, unpack, check and place a data set from one source."""
     received = fetch_archive(row, source, way)
-    staging = way.downloads / f"{row.name}.unpacked"
-    try:
-        shutil.rmtree(staging, ignore_errors=True)
-        check_room(staging, UNPACKED * received.size, what=f"unpacking {row.name}")
-        with _discarded_if_bad(received):
-            folder = unpacked(row, source, received.path, staging, way)
-        lists = put_list(row, folder, way)
-        with _discarded_if_bad(received):
-            status = dataset_status(row.name, folder.parent)
-            if status.state != "present" or status.mismatches:
-                raise DataError(f"{source.url}: what it unpacks to is not the published data set: {status.message}")
-        write_receipt(folder, row, source, received, lists)
-        place(folder, way.root / row.folder)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-    discard(received)
-    return Outcome(
-        row.name,
-        "fetched",
-        way.root / row.folder,
-        source.url,
-        received.size,
-        received.sha256,
-        received.confirmed,
-    )
+    shutil.rmtree(staging, ignore_errors=True)  # of an earlier source
+    check_room(staging, UNPACKED * received.size, what=f"unpacking {row.name}")
+    with received.discarded_if_bad():
+        folder = arranged(row, source, received.path, staging, partial(way.step, f"{row.name}: unpacking"))
+    lists = put_list(row, folder, way)
+    with received.discarded_if_bad():
+        status = dataset_status(row.name, folder.parent)
+        if not is_whole(status):
+            raise DataError(f"{source.url}: what it unpacks to is not the published data set: {status.message}")
+    receipt = {
+        "data_set": row.name,
+        "url": source.url,
+        "size": received.size,
+        "sha256": received.sha256,
+        "confirmed": received.confirmed,
+        "list": lists,
+        "licence": row.licence,
+        "homepage": row.homepage,
+        "fetched": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "clipfit": __version__,
+    }
+    write_whole(folder / RECEIPT, json.dumps(receipt, indent=2) + "\n")
+    folder.replace(way.root / row.folder)  # in one step; fails if anything is there by now
+    way.tidy(row.name)
+    return Outcome(row.name, "fetched", way.root / row.folder, source.url, received)
 
 
-@contextmanager
-def _discarded_if_bad(archive: Received) -> Iterator[None]:
-    """Remove an archive that turns out to be of no use, unless a user put it there."""
-    try:
-        yield
-    except NoSpaceError:
-        raise
-    except DataError:
-        discard(archive)
-        raise
+def arranged(
+    row: CatalogRow, source: Source, archive: Path, staging: Path, progress: Callable[[int, int | None], None]
+) -> Path:
+    """Return the unpacked data set's folder, named as in the data root, in a folder of its own.
+
+    Args:
+        row, source: Whose archive it is.
+        archive: The archive.
+        staging: Folder for it all, not there yet; the caller removes it.
+        progress: Gets the bytes unpacked and, where the archive tells, their total.
+
+    Raises:
+        DataError: The archive is damaged or refused, or has no image folder in it. `NoSpaceError` where the disk is
+            full.
+    """
+    top = staging / "archive"
+    unpack(archive, top, skip=_is_litter, progress=progress)
+    if source.nested:
+        inner = top / source.nested
+        if not inner.is_file():
+            raise DataError(f"{archive.name} has no {source.nested} in it", path=archive)
+        top = staging / "nested"
+        unpack(inner, top, skip=_is_litter, progress=progress)
+    images = source.image_folder or row.image_folder or "cars_train"
+    found = next((folder for folder in _folders(top, depth=3) if images in _names(folder)), None)
+    if found is None or (source.image_folder and row.image_folder in _names(found)):
+        raise DataError(f"{archive.name} has no folder {images!r} in it, or two of the kind", path=archive)
+    if source.image_folder:
+        (found / source.image_folder).rename(found / row.image_folder)
+    folder = staging / "root" / row.folder
+    folder.parent.mkdir()
+    return found.rename(folder)
+
+
+def _names(folder: Path) -> set[str]:
+    """Return the names of a folder's folders, as they are written: some disks find other cases, too."""
+    return {child.name for child in folder.iterdir() if child.is_dir()}
+
+
+def _folders(top: Path, *, depth: int) -> Iterator[Path]:
+    """Yield folders, the outermost first."""
+    level = [top]
+    for _ in range(depth):
+        yield from level
+        level = [folder / name for folder in level for name in sorted(_names(folder))]
+
+
+def _is_litter(path: str) -> bool:
+    """Return whether a file is of no use here: traces of macOS, and pickles, which run code when they are read."""
+    name = path.rpartition("/")[2]
+    return path.startswith("__MACOSX/") or name.startswith("._") or name.endswith((".pkl", ".pickle", ".DS_Store"))

@@ -9,13 +9,10 @@ from pathlib import Path
 
 from clipfit_cli.data.catalog import CatalogRow
 from clipfit_cli.data.check.status import dataset_status
-from clipfit_cli.data.disk import write_error
-from clipfit_cli.data.fetch.arrange import place
-from clipfit_cli.data.fetch.transfer import Outcome, Way, fetch_list, locked
-from clipfit_cli.data.sources import CLASS_NAMES_FILE, list_file
+from clipfit_cli.data.fetch.transfer import Outcome, Way, put_list
+from clipfit_cli.data.sources import CLASS_NAMES_FILE
 from clipfit_cli.errors import DataError
-
-TERMS_URL = "https://huggingface.co/datasets/ILSVRC/imagenet-1k"
+from clipfit_cli.files import expanded
 
 _LAYOUT = (
     "DIR/train/<WordNet id>/*.JPEG and DIR/val/<WordNet id>/*.JPEG with 1,000 folders each (or both below DIR/images "
@@ -35,33 +32,29 @@ def link_imagenet(row: CatalogRow, way: Way, own: Path | None) -> Outcome:
 
     Raises:
         DataError: There is none, it is laid out otherwise, or it is not whole.
+        OSError: It cannot be read, or the data root cannot be written.
     """
     if own is None:
         raise DataError(
-            f"ImageNet may not be passed on, so it cannot be fetched. Accept its terms and download it at {TERMS_URL} "
-            f"or https://www.image-net.org, then run `clipfit data get imagenet --imagenet-root DIR`; expected is "
-            f"{_LAYOUT}",
+            "ImageNet may not be passed on, so it cannot be fetched. Accept its terms and download it at "
+            f"https://huggingface.co/datasets/ILSVRC/imagenet-1k or {row.homepage}, then run "
+            f"`clipfit data get imagenet --imagenet-root DIR`; expected is {_LAYOUT}",
             path=way.root / row.folder,
         )
-    own = own.expanduser().absolute()
+    own = expanded(own).absolute()
     images = _images(own)
-    staging = way.downloads / f"{row.name}.unpacked"
-    folder = staging / "root" / row.folder
-    with locked(way, row.name):
-        try:
-            shutil.rmtree(staging, ignore_errors=True)
-            folder.mkdir(parents=True)
-            (folder / row.image_folder).symlink_to(images, target_is_directory=True)
-            _put_class_names(row, own, way, folder / CLASS_NAMES_FILE)
-            way.progress.say(f"{row.name}: counting the images below {images}")
-            status = dataset_status(row.name, folder.parent)
-            if status.state != "present":
-                raise DataError(f"the ImageNet in {own} is not whole: {status.message}", path=own)
-            place(folder, way.root / row.folder)
-        except OSError as error:
-            raise write_error(error, folder) from error
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)  # removes links, never what they point to
+    with way.staging(row.name) as staging:
+        folder = staging / row.folder
+        folder.mkdir(parents=True)
+        (folder / row.image_folder).symlink_to(images, target_is_directory=True)
+        if (own / CLASS_NAMES_FILE).is_file():
+            shutil.copyfile(own / CLASS_NAMES_FILE, folder / CLASS_NAMES_FILE)
+        put_list(row, folder, way)
+        way.say(f"{row.name}: counting the images below {images}")
+        status = dataset_status(row.name, staging)
+        if status.state != "present":
+            raise DataError(f"the ImageNet in {own} is not whole: {status.message}", path=own)
+        folder.replace(way.root / row.folder)  # in one step; fails if anything is there by now
     return Outcome(row.name, "linked", way.root / row.folder, url=str(images))
 
 
@@ -80,15 +73,5 @@ def _has_classes(folder: Path) -> bool:
     try:
         with os.scandir(folder) as entries:
             return any(_WNID.fullmatch(entry.name) and entry.is_dir() for entry in entries)
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
-
-
-def _put_class_names(row: CatalogRow, own: Path, way: Way, target: Path) -> None:
-    """Put the list of class names in its place: the one beside the copy, else as for other data sets."""
-    if (own / CLASS_NAMES_FILE).is_file():
-        shutil.copyfile(own / CLASS_NAMES_FILE, target)
-        return
-    wanted = list_file(row)
-    assert wanted is not None
-    fetch_list(row, wanted, way, target)

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 from urllib.parse import urlsplit
 
 from clipfit_cli.data.catalog import CatalogRow
-from clipfit_cli.data.disk import check_room, file_digest, readable_size, write_error
-from clipfit_cli.data.fetch.download import Received, discard, download
-from clipfit_cli.data.sources import ListFile, Source, real_url
+from clipfit_cli.data.disk import NoSpaceError, check_room, readable_size
+from clipfit_cli.data.fetch.download import download
+from clipfit_cli.data.fetch.hub import located
+from clipfit_cli.data.sources import Source, list_file
 from clipfit_cli.errors import DataError
+from clipfit_cli.files import file_sha256
 
 DOWNLOADS = ".downloads"
 """Folder below the data root for what is on its way; an archive that a user puts there is taken without network."""
@@ -25,28 +27,36 @@ OFFLINE_VARIABLES = ("CLIPFIT_OFFLINE", "HF_HUB_OFFLINE")
 UNPACKED = 1.15
 """Room that an unpacked archive of photographs takes, over its size."""
 
-
-class Progress(Protocol):
-    """Is told how a data set comes along."""
-
-    def say(self, text: str) -> None:
-        """Take one line for people."""
-
-    def step(self, what: str, done: int, total: int | None) -> None:
-        """Take the bytes that are done, of how many."""
+_FETCHED, _STAGING = ".fetched", ".unpacked"
 
 
-class Silent:
-    """Progress that nobody sees."""
+@dataclass(frozen=True)
+class Received:
+    """A finished download, or a file that was there.
 
-    def say(self, text: str) -> None:
-        """Say nothing."""
+    Attributes:
+        path: The file.
+        size: Bytes.
+        sha256: Of the content, hexadecimal.
+        confirmed: Whether the content was held to a digest that was known beforehand, pinned or announced by the hub.
+    """
 
-    def step(self, what: str, done: int, total: int | None) -> None:
-        """Show nothing."""
+    path: Path
+    size: int
+    sha256: str
+    confirmed: bool
 
-
-State = Literal["fetched", "linked", "already there", "built-in"]
+    @contextmanager
+    def discarded_if_bad(self) -> Iterator[None]:
+        """Remove an archive that turns out to be of no use, unless a user put it there."""
+        try:
+            yield
+        except NoSpaceError:
+            raise
+        except DataError:
+            if self.path.suffix == _FETCHED:
+                self.path.unlink()
+            raise
 
 
 @dataclass(frozen=True)
@@ -57,18 +67,15 @@ class Outcome:
         name: In the catalog.
         state: ``fetched`` or ``linked`` now, ``already there`` before, or ``built-in``.
         folder: Of the data set.
-        url, size, sha256: Of the archive, where one was fetched.
-        confirmed: Whether the archive was held to a digest known beforehand; the catalog's counts it was held to
-            in any case.
+        url: Of the archive, or where the user's own copy lies.
+        archive: The archive, where one was fetched; the catalog's counts it was held to in any case.
     """
 
     name: str
-    state: State
+    state: Literal["fetched", "linked", "already there", "built-in"]
     folder: Path | None = None
     url: str | None = None
-    size: int | None = None
-    sha256: str | None = None
-    confirmed: bool | None = None
+    archive: Received | None = None
 
 
 @dataclass(frozen=True)
@@ -78,17 +85,47 @@ class Way:
     Attributes:
         root: The data root.
         offline: The network is not touched.
-        progress: See `Progress`.
+        say: Takes one line for people.
+        step: Takes what is going on, the bytes that are done, and of how many.
     """
 
     root: Path
     offline: bool
-    progress: Progress
+    say: Callable[[str], None]
+    step: Callable[[str, int, int | None], None]
 
     @property
     def downloads(self) -> Path:
         """Folder of what is on its way."""
         return self.root / DOWNLOADS
+
+    @contextmanager
+    def staging(self, name: str) -> Iterator[Path]:
+        """Hold one data set against other processes, and give a folder, not there yet, that is gone afterwards.
+
+        What killed processes unpacked, of any data set, is removed.
+        """
+        from filelock import FileLock, Timeout
+
+        self.downloads.mkdir(parents=True, exist_ok=True)
+        for left in self.downloads.glob(f"*{_STAGING}"):
+            with suppress(Timeout), FileLock(left.with_suffix(".lock"), timeout=0):
+                shutil.rmtree(left, ignore_errors=True)
+        folder = self.downloads / f"{name}{_STAGING}"
+        with FileLock(self.downloads / f"{name}.lock"):
+            try:
+                shutil.rmtree(folder, ignore_errors=True)
+                yield folder
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)  # removes links, never what they point to
+
+    def tidy(self, name: str) -> None:
+        """Remove what is of no more use where a data set is whole: what killed commands and earlier sources left."""
+        for left in self.downloads.glob(f"{name}[-.]*"):
+            if left.name.endswith((_FETCHED, _STAGING, ".part", ".part.txt")):
+                shutil.rmtree(left, ignore_errors=True)
+                with suppress(OSError):
+                    left.unlink()
 
 
 def is_offline() -> bool:
@@ -96,25 +133,22 @@ def is_offline() -> bool:
     return any(os.environ.get(name, "").lower() in ("1", "true", "yes", "on") for name in OFFLINE_VARIABLES)
 
 
-@contextmanager
-def locked(way: Way, name: str) -> Iterator[None]:
-    """Hold the folder of downloads for one data set; a second process waits.
+def checked(path: Path, digest: str | None, url: str = "") -> Received:
+    """Return what is known of a file, which is held to its digest, ``sha256:...`` or ``md5:...``, if there is one.
 
     Raises:
-        DataError: The data root cannot be written.
+        DataError: It has another. One that was just fetched, from `url`, is removed.
+        OSError: It cannot be read.
     """
-    from filelock import FileLock
-
-    try:
-        way.downloads.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(way.downloads / f"{name}.lock")
-        lock.acquire()
-    except OSError as error:
-        raise write_error(error, way.downloads) from error
-    try:
-        yield
-    finally:
-        lock.release()
+    received = Received(path, path.stat().st_size, file_sha256(path), bool(digest))
+    kind, _, value = (digest or f"sha256:{received.sha256}").partition(":")
+    found = received.sha256 if kind == "sha256" else file_sha256(path, kind=kind)
+    if found != value:
+        if url:
+            path.unlink()
+        advice = "it was removed" if url else "remove it"
+        raise DataError(f"{url or path} has the wrong {kind}, {found} instead of {value}; {advice}", path=path)
+    return received
 
 
 def fetch_archive(row: CatalogRow, source: Source, way: Way) -> Received:
@@ -124,76 +158,58 @@ def fetch_archive(row: CatalogRow, source: Source, way: Way) -> Received:
         DataError: It is not to be had, or is not the one that is known. `NoSpaceError` where the disk is too full.
     """
     archive = way.downloads / source.file_name(row.name)
-    if archive.is_file():
-        way.progress.say(f"{row.name}: using {archive}")
-        return _on_disk(archive, source.digest)
+    fetched = archive.with_name(archive.name + _FETCHED)
+    for there in (archive, fetched):
+        if there.is_file():
+            way.say(f"{row.name}: using {there}")
+            return checked(there, source.digest)
     if way.offline:
         raise DataError(f"{archive} is not there")
-    host = urlsplit(real_url(source.url)).netloc
-    size = f"{readable_size(source.megabytes * 1e6)}" if source.megabytes else "size not known beforehand"
+    url, size, digest = located(source)
+    about = size or (source.megabytes or 0) * 1e6
     whose = "a re-upload by a third party, at a pinned revision" if source.origin == "mirror" else "the original files"
-    way.progress.say(f"{row.name}: {size} from {host} ({whose}); licence of the images: {row.licence}; {row.homepage}")
-    received = download(
-        real_url(source.url),
-        archive,
-        size=source.size,
-        digest=source.digest,
-        before=lambda total, have: _check_room_for(row, source, total, have, way),
-        progress=lambda done, total: way.progress.step(f"{row.name}: fetching", done, total),
+    way.say(
+        f"{row.name}: {readable_size(about) if about else 'size not known beforehand'} from {urlsplit(url).netloc} "
+        f"({whose}); licence of the images: {row.licence}; {row.homepage}"
     )
-    known = "as known beforehand" if received.confirmed else "unconfirmed, nobody has published one"
-    way.progress.say(f"{row.name}: {received.size:,} bytes, sha256 {received.sha256} ({known})")
+
+    def progress(have: int, total: int | None) -> None:
+        room = (total or about) * (1 + UNPACKED) - have
+        check_room(way.downloads, room, what=f"{row.name}, archive and images,")
+        way.step(f"{row.name}: fetching", have, total)
+
+    download(url, fetched, size=size, digest=digest, progress=progress)
+    received = checked(fetched, digest, url)
+    known = "as known beforehand" if digest else "unconfirmed, nobody has published one"
+    way.say(f"{row.name}: {received.size:,} bytes, sha256 {received.sha256} ({known})")
     return received
 
 
-def _check_room_for(row: CatalogRow, source: Source, total: int | None, have: int, way: Way) -> None:
-    size = total or (source.megabytes or 0) * 1e6
-    check_room(way.downloads, size - have + UNPACKED * size, what=f"{row.name}, archive and images,")
+def put_list(row: CatalogRow, folder: Path, way: Way) -> dict[str, object] | None:
+    """See that the published list of images, or of class names, is in the folder; return what is known of it.
 
-
-def _on_disk(path: Path, digest: str | None) -> Received:
-    """Return a file that lies there already, held to its digest if there is one."""
-    sha256 = file_digest(path)
-    if digest:
-        kind, _, value = digest.partition(":")
-        found = sha256 if kind == "sha256" else file_digest(path, kind)
-        if found != value:
-            raise DataError(f"{path} has the wrong {kind}, {found} instead of {value}; remove it", path=path)
-    return Received(path, path.stat().st_size, sha256, bool(digest))
-
-
-def fetch_list(row: CatalogRow, wanted: ListFile, way: Way, target: Path) -> None:
-    """Put a list in its place: ImageNet's own class names, what lies in the folder of downloads, or fetched.
-
-    Args:
-        row: Whose list it is.
-        wanted: The list.
-        way: How it may be had.
-        target: The place.
+    It is there already, or lies in the folder of downloads, or in that of ImageNet, or is fetched.
 
     Raises:
-        DataError: It is not to be had, or cannot be written.
+        DataError: It is not to be had.
     """
-    own = way.root / "imagenet" / wanted.name
-    if row.reader.startswith("imagenet") and own.is_file():
-        _copy(own, target)
-        return
-    path = way.downloads / wanted.name
+    wanted = list_file(row)
+    if wanted is None:
+        return None
     digest = f"sha256:{wanted.sha256}" if wanted.sha256 else None
-    with locked(way, wanted.name):  # several data sets share the list of class names
-        if path.is_file():
-            received = _on_disk(path, digest)
+    own, by_hand, target = (at / wanted.name for at in (way.root / "imagenet", way.downloads, folder))
+    url = None
+    if not target.is_file() or wanted.sha256 not in (None, file_sha256(target)):
+        url = wanted.url
+        if row.reader.startswith("imagenet") and own.is_file():
+            shutil.copyfile(own, target)
+        elif by_hand.is_file():
+            checked(by_hand, digest)
+            shutil.copyfile(by_hand, target)
         elif way.offline:
-            raise DataError(f"{path} is not there (from {wanted.url})", path=path)
+            raise DataError(f"{by_hand} is not there (from {url})", path=by_hand)
         else:
-            way.progress.say(f"{row.name}: {wanted.name} from {urlsplit(wanted.url).netloc}")
-            received = download(wanted.url, path, digest=digest)
-        _copy(path, target)
-        discard(received)
-
-
-def _copy(path: Path, target: Path) -> None:
-    try:
-        shutil.copyfile(path, target)
-    except OSError as error:
-        raise write_error(error, target) from error
+            way.say(f"{row.name}: {wanted.name} from {urlsplit(url).netloc}")
+            download(url, target)
+    sha256 = checked(target, digest, url or "").sha256
+    return {"name": wanted.name, "url": url, "sha256": sha256, "confirmed": digest is not None}

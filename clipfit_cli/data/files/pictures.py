@@ -8,14 +8,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from clipfit_cli.data.dataset import DataSet, Item
-from clipfit_cli.data.files.folder import ImageFolder, files_below, is_image
+from clipfit_cli.data.files.folder import ImageFolder, is_image
 from clipfit_cli.errors import DataError
 from clipfit_cli.files import expanded
 
 _NAMED = 5
 
 
-def find_pictures(paths: Iterable[Path]) -> list[Path]:
+def find_pictures(paths: Iterable[Path], left_out: list[str] | None = None) -> list[Path]:
     """Return the files in the order given; a folder stands for the images in it and below it, sorted by path.
 
     In a folder, hidden files and what is not called as an image is passed over; a file that is named is taken as
@@ -23,11 +23,11 @@ def find_pictures(paths: Iterable[Path]) -> list[Path]:
 
     Args:
         paths: Files and folders; a leading ``~`` is the home folder.
+        left_out: Gets what cannot be read in the folders, with the reason.
 
     Raises:
         ConfigError: A path begins with the home folder of nobody.
-        DataError: A path leads nowhere (the first few are named), a folder cannot be read or holds no image, or a name
-            is not UTF-8.
+        DataError: A path leads nowhere (the first few are named), a folder holds no image, or a name is not UTF-8.
     """
     given = [expanded(path) for path in paths]
     if missing := [str(path) for path in given if not os.path.exists(path)]:  # noqa: PTH110
@@ -36,7 +36,9 @@ def find_pictures(paths: Iterable[Path]) -> list[Path]:
             f"there is no such image or folder: {', '.join(missing[:_NAMED])}{more}; expected files or folders",
             path=missing[0],
         )
-    found = [file for path in given for file in (_images_below(path) if os.path.isdir(path) else [path])]  # noqa: PTH112
+    found = []
+    for path in given:
+        found += _images_below(path, left_out if left_out is not None else []) if os.path.isdir(path) else [path]  # noqa: PTH112
     for file in found:
         try:
             str(file).encode()
@@ -60,8 +62,23 @@ def unlabelled(paths: Sequence[Path]) -> DataSet:
     )
 
 
-def _images_below(folder: Path) -> list[Path]:
-    found = sorted(folder / name for name in files_below(folder) if is_image(name))
+def _images_below(folder: Path, left_out: list[str]) -> list[Path]:
+    found = []
+    for place, folders, files in os.walk(folder, onerror=lambda error: left_out.append(_reason(error))):
+        folders[:] = [name for name in folders if name[0] != "."]
+        for path in (Path(place, name) for name in files if name[0] != "." and is_image(name)):
+            try:
+                path.stat()
+                found.append(path)
+            except OSError as error:
+                left_out.append(_reason(error))
     if not found:
-        raise DataError(f"there are no images in {folder}; expected files such as photo.jpg or photo.png", path=folder)
-    return found
+        also = f" ({'; '.join(left_out[:_NAMED])})" if left_out else ""
+        raise DataError(
+            f"there are no images in {folder}{also}; expected files such as photo.jpg or photo.png", path=folder
+        )
+    return sorted(found)
+
+
+def _reason(error: OSError) -> str:
+    return f"{error.filename}: {error.strerror}"

@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Hashable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -18,35 +17,20 @@ from PIL import Image
 from torch import Tensor
 
 from clipfit_cli.data.dataset import DataSet, Item
-from clipfit_cli.data.files.decode import decode_rgb
-from clipfit_cli.data.pixels.augment import CropBatch, new_batch, to_device
-from clipfit_cli.data.pixels.crop_cache import CropCache
+from clipfit_cli.data.pixels.augment import CropBatch, to_device
 from clipfit_cli.data.pixels.crops import CropDrawer
+from clipfit_cli.data.pixels.disk_cache import DiskCache
 from clipfit_cli.data.pixels.image_cache import ImageCache
 from clipfit_cli.data.pixels.memory import default_budget_mib
-from clipfit_cli.data.pixels.transforms import ImageSpec, eval_crop, normalise, train_crop
+from clipfit_cli.data.pixels.transforms import ImageSpec, eval_crop
 from clipfit_cli.errors import ConfigError
-
-__all__ = ["ImageSpec", "ImageStore", "decode_rgb", "eval_crop", "normalise", "train_crop"]
 
 Batch = tuple[Tensor, Tensor]
 """Images (batch, 3, size, size) and labels, int64 (batch,)."""
 
 _MOST_THREADS = 8
 _PARTS_PER_THREAD = 2
-_FILES_AT_ONCE = 50
 _HOST = torch.device("cpu")
-
-
-@runtime_checkable
-class StoredImages(Protocol):
-    """A `load_image` whose images are files: what is in them can be had, and decoded later."""
-
-    def content(self, path: str) -> bytes:
-        """Return what is in the file. Raises `DataError` where it cannot be read."""
-
-    def decode(self, content: bytes, path: str) -> Image.Image:
-        """Return the image of a file's content as RGB. Raises `DataError` where it is damaged."""
 
 
 @dataclass(frozen=True)
@@ -61,12 +45,12 @@ class ImageStore:
     """Gives batches of crops; a sweep owns one, so that its runs decode an image once.
 
     Training images are kept whole, test images as ready crops. What exceeds the budget is decoded anew each time
-    and not kept. Neither the order of calls nor any other user of random numbers changes a pixel, and a cache of
-    crops on disk does not either.
+    and not kept. Neither the order of calls nor any other user of random numbers changes a pixel.
 
     Attributes:
         decoded_images: How often an image was decoded (or drawn) so far.
-        crop_cache: Where test crops are kept on disk; None = nowhere.
+        disk: Where what is made of whole lists of images may be kept; None = nowhere. Pixels are not kept there:
+            reading them back saves too little over decoding (`benchmarks/LOG.md`).
         memory_budget_mib: The most that is kept in memory. Beyond it stand only the batch that is asked for and
             the one prepared ahead, however long a list is.
     """
@@ -76,7 +60,7 @@ class ImageStore:
         memory_budget_mib: int | None = None,
         *,
         threads: int | None = None,
-        crop_cache: CropCache | None = None,
+        disk: DiskCache | None = None,
     ) -> None:
         """Start empty.
 
@@ -84,8 +68,7 @@ class ImageStore:
             memory_budget_mib: The most that is kept; 0 keeps nothing. None = a quarter of the memory that is
                 available now, at most 4096.
             threads: Decoding at a time; None = one per usable core, at most eight.
-            crop_cache: Where test crops are kept on disk; None = nowhere. Training images are not kept there:
-                reading them back saves too little over decoding a JPEG.
+            disk: See there.
 
         Raises:
             ConfigError: The budget is negative.
@@ -96,38 +79,12 @@ class ImageStore:
             raise ConfigError(f"memory budget must be 0 or more MiB, got {memory_budget_mib}")
         self.decoded_images = 0
         self.memory_budget_mib = memory_budget_mib
-        self.crop_cache = crop_cache
+        self.disk = disk
         self._threads = threads or min(_MOST_THREADS, _usable_cores())
         self._cache = ImageCache(memory_budget_mib * 2**20)
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="clipfit-images")
         self._lock = threading.Lock()
-        self._crop_keys: dict[Hashable, str] = {}
-        self._decoding: dict[Hashable, Future[NDArray[np.uint8]]] = {}
-
-    def train_batch(
-        self,
-        dataset: DataSet,
-        items: Sequence[Item],
-        spec: ImageSpec,
-        crop_seeds: Sequence[int],
-        device: torch.device = _HOST,
-    ) -> Batch:
-        """Return normalised random crops, float32 (batch, 3, size, size), and labels, int64 (batch,), on the device.
-
-        Args:
-            dataset: Where the items come from.
-            items: At least one.
-            spec: Size, filter, mean and standard deviation.
-            crop_seeds: One per item; image i is cropped and mirrored as `train_crop` does it after
-                ``torch.manual_seed(crop_seeds[i])``, up to the rounding of pixels that `CropBatch` tells of. Torch's
-                global generator is not touched.
-            device: Where the batch is wanted.
-
-        Raises:
-            ValueError: There is not one seed per item, or there is no item.
-            DataError: An image is missing or damaged: the first such item's error.
-        """
-        return next(self.train_batches(dataset, [(items, crop_seeds)], spec, device))
+        self._turns = [threading.Lock() for _ in range(256)]
 
     def train_batches(
         self,
@@ -136,10 +93,18 @@ class ImageStore:
         spec: ImageSpec,
         device: torch.device = _HOST,
     ) -> Generator[Batch, None, None]:
-        """Yield for each batch of items and crop seeds what `train_batch` returns.
+        """Yield normalised random crops, float32 (batch, 3, size, size), and labels, int64 (batch,), on the device.
 
         The next batch is prepared by other threads while the caller works on this one; closing the generator drops
         it.
+
+        Args:
+            dataset: Where the items come from.
+            batches: Items, at least one, and as many crop seeds; image i is cropped and mirrored as torchvision's
+                ``RandomResizedCrop`` and ``RandomHorizontalFlip`` do it after ``torch.manual_seed(seeds[i])``, up to
+                the rounding of pixels that `CropBatch` tells of. Torch's global generator is not touched.
+            spec: Size, filter, mean and standard deviation.
+            device: Where the batches are wanted.
 
         Raises:
             ValueError: There is not one seed per item, or there is no item.
@@ -149,9 +114,9 @@ class ImageStore:
         def begin(items: Sequence[Item], seeds: Sequence[int]) -> _Begun:
             if not items or len(items) != len(seeds):
                 raise ValueError(f"expected one crop seed per item, got {len(seeds)} for {len(items)} items")
-            crops = new_batch(len(items), spec, device)
+            crops = CropBatch(len(items), spec)
             parts = self._in_parts(len(items), partial(self._put_train_crops, crops, dataset, items, seeds))
-            return _Begun(parts, lambda: (crops.finish(), to_device(_labels(items), device)))
+            return _Begun(parts, lambda: (crops.finish(device), to_device(_labels(items), device)))
 
         return _in_order((begin(items, seeds) for items, seeds in batches), ahead=1)
 
@@ -176,26 +141,6 @@ class ImageStore:
 
         batches = (begin(items[start : start + batch_size]) for start in range(0, len(items), batch_size))
         return _in_order(batches, ahead=-(-2 * self._threads // batch_size))
-
-    def crop_keys(self, dataset: DataSet, items: Sequence[Item], spec: ImageSpec) -> list[str | None]:
-        """Return for each item the key that its centre crop has on disk.
-
-        Of a crop that was made already, it is the key of that crop, whatever is in the file by now. None where crops
-        are not kept on disk: without a `crop_cache`, or of images that are no files.
-
-        Raises:
-            DataError: A file is missing or cannot be read: the first such item's error.
-        """
-        cache, load = self.crop_cache, dataset.load_image
-        if cache is None or not isinstance(load, StoredImages):
-            return [None] * len(items)
-
-        def keys(part: Sequence[Item]) -> list[str | None]:
-            made = [self._crop_keys.get((_group(dataset), item.path, spec)) for item in part]
-            return [known or cache.key(load.content(item.path), spec) for item, known in zip(part, made, strict=True)]
-
-        parts = (items[start : start + _FILES_AT_ONCE] for start in range(0, len(items), _FILES_AT_ONCE))
-        return [key for part in self._pool.map(keys, parts) for key in part]
 
     def close(self) -> None:
         """Drop what waits to be decoded and end the threads; the store is of no use afterwards."""
@@ -229,68 +174,34 @@ class ImageStore:
 
         A second thread that wants an image while it is decoded, as the next epoch's first batch may, waits for it.
         """
-        group = _group(dataset)
-        pixels = self._cache.get(group, item.path)
-        if pixels is not None:
-            return pixels
-        with self._lock:
-            other = self._decoding.get((group, item.path))
-            if other is None:
-                own = self._decoding[group, item.path] = Future[NDArray[np.uint8]]()
-        if other is not None:
-            return other.result()
-        try:
-            pixels = self._cache.get(group, item.path)  # another thread may just have put it there
+        group = group_of(dataset)
+        with self._turns[hash(item.path) % len(self._turns)]:
+            pixels = self._cache.get(group, item.path)
             if pixels is None:
                 pixels = np.asarray(self._decode(dataset, item))
                 self._cache.put(group, item.path, pixels)
-            own.set_result(pixels)
-        except BaseException as error:
-            own.set_exception(error)
-            raise
-        finally:
-            with self._lock:
-                del self._decoding[group, item.path]
-        return pixels
+            return pixels
 
     def _eval_crop(self, dataset: DataSet, item: Item, spec: ImageSpec) -> NDArray[np.uint8]:
         """Return one centre crop (3, size, size), and keep it."""
-        group, key = _group(dataset), (item.path, spec)
+        group, key = group_of(dataset), (item.path, spec)
         crop = self._cache.get(group, key)
         if crop is None:
-            crop = self._make_eval_crop(dataset, item, spec).numpy()
+            crop = eval_crop(self._decode(dataset, item), spec).numpy()
             self._cache.put(group, key, crop)
-        return crop
-
-    def _make_eval_crop(self, dataset: DataSet, item: Item, spec: ImageSpec) -> Tensor:
-        """Return one centre crop, uint8 (3, size, size), from the disk's cache or from the image."""
-        load = dataset.load_image
-        if self.crop_cache is None or not isinstance(load, StoredImages):
-            return eval_crop(self._decode(dataset, item), spec)
-        content = load.content(item.path)
-        key = self.crop_cache.key(content, spec)
-        crop = self.crop_cache.get(key, spec.size)
-        if crop is None:
-            crop = eval_crop(load.decode(content, item.path), spec)
-            self._count_decoded()
-            self.crop_cache.put(key, crop)
-        self._crop_keys[_group(dataset), item.path, spec] = key
         return crop
 
     def _decode(self, dataset: DataSet, item: Item) -> Image.Image:
         """Return an item's image and count it."""
         image = dataset.load_image(item.path)
-        self._count_decoded()
-        return image
-
-    def _count_decoded(self) -> None:
         with self._lock:
             self.decoded_images += 1
+        return image
 
 
-def _group(dataset: DataSet) -> tuple[str, str]:
+def group_of(dataset: DataSet) -> tuple[str, ...]:
     """Return what a data set shares with its draws and halves, and with no other."""
-    return dataset.name, dataset.split_sha256
+    return dataset.name, dataset.split_sha256, dataset.location
 
 
 def _in_order(batches: Iterable[_Begun], *, ahead: int) -> Generator[Batch, None, None]:

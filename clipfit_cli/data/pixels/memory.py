@@ -30,10 +30,9 @@ def available_mib() -> int:
 
 
 def _machine_bytes() -> int:
-    for line in _lines(_MEMINFO):
-        name, _, value = line.partition(":")
-        if name == "MemAvailable":
-            return int(value.split()[0]) * 1024
+    available = _numbers(_MEMINFO).get("MemAvailable:")
+    if available is not None:
+        return available * 1024
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
     except (AttributeError, ValueError, OSError):
@@ -41,7 +40,10 @@ def _machine_bytes() -> int:
 
 
 def _group_bytes() -> list[int]:
-    """Return what is left below each limit of the control groups (version 2 or 1) around this process."""
+    """Return what is left below each limit of the control groups (version 2 or 1) around this process.
+
+    Files that are counted as used are given up when memory is short, so they count as left.
+    """
     left = []
     for line in _lines(_OWN_GROUPS):
         _, controllers, path = line.split(":", 2)
@@ -54,27 +56,20 @@ def _group_bytes() -> list[int]:
             continue
         below = PurePosixPath(path.strip("/"))
         for folder in (top / below, *(top / parent for parent in below.parents)):
-            limit, usage = _number(folder / names[0]), _number(folder / names[1])
+            limit, usage = (_numbers(folder / name).get("") for name in names[:2])
             if limit is not None and usage is not None:
-                left.append(max(0, limit - usage + _reclaimable(folder / "memory.stat", names[2])))
+                left.append(max(0, limit - usage + _numbers(folder / "memory.stat").get(names[2], 0)))
     return left
 
 
-def _reclaimable(statistics: Path, name: str) -> int:
-    """Return the bytes of files that are counted as used but given up when memory is short."""
-    for line in _lines(statistics):
-        key, _, value = line.partition(" ")
-        if key == name:
-            return int(value)
-    return 0
-
-
-def _number(path: Path) -> int | None:
-    """Return the number in a file; None where there is no file, or a word such as ``max``."""
+def _numbers(path: Path) -> dict[str, int]:
+    """Return name -> number of a file's lines; one that stands alone has an empty name, a word like ``max`` is none."""
+    found = {}
     for line in _lines(path):
-        if line.strip().isdigit():
-            return int(line)
-    return None
+        *name, number = line.removesuffix(" kB").split(" ")
+        if number.strip().isdigit():
+            found["".join(name)] = int(number)
+    return found
 
 
 def _lines(path: Path) -> list[str]:

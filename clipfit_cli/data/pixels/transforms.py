@@ -1,4 +1,4 @@
-"""From RGB pixels to what the image tower takes: crop, resize, flip, normalise."""
+"""From RGB pixels to what the image tower takes: what it expects, test crops, normalisation."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from clipfit_cli.data.pixels.crops import CropDrawer
 from clipfit_cli.errors import ConfigError, UnknownNameError
 
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
@@ -45,24 +44,6 @@ class ImageSpec:
             raise UnknownNameError("resize mode", self.resize_mode, _RESIZE_MODES)
 
 
-def train_crop(image: Image.Image, spec: ImageSpec, generator: torch.Generator | None = None) -> Tensor:
-    """Return a random crop of an RGB image, uint8 (3, size, size), with Pillow's resize.
-
-    This is the reference's transform to the bit, and what `augment`, which training uses, is held against.
-
-    Args:
-        image: RGB.
-        spec: Size and filter.
-        generator: Source of the numbers; None = torch's global one.
-
-    Source: CLIPFit 4dde0494 with Dassl's `random_resized_crop` and `random_flip`.
-    """
-    crop = CropDrawer().draw(image.width, image.height, generator)
-    box = image.crop((crop.left, crop.top, crop.left + crop.width, crop.top + crop.height))
-    resized = box.resize((spec.size, spec.size), _FILTERS[spec.interpolation])
-    return _to_tensor(resized.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if crop.flip else resized)
-
-
 def eval_crop(image: Image.Image, spec: ImageSpec) -> Tensor:
     """Return an RGB image made square as the tower expects it, uint8 (3, size, size).
 
@@ -80,13 +61,9 @@ def eval_crop(image: Image.Image, spec: ImageSpec) -> Tensor:
     resized = image.resize((width, height), _FILTERS[spec.interpolation])
     # what is outside the picture becomes black; a margin of odd width is wider at the right and at the bottom
     left, top = (-((size - side) // 2) if side < size else round((side - size) / 2) for side in (width, height))
-    return _to_tensor(resized.crop((left, top, left + size, top + size)))
-
-
-def _to_tensor(image: Image.Image) -> Tensor:
-    """Return an RGB image as uint8 (3, height, width)."""
+    square = np.asarray(resized.crop((left, top, left + size, top + size)))
     # numpy's copy: torch would wake its own threads for each image, which costs milliseconds on a busy machine
-    return torch.from_numpy(np.array(np.asarray(image).transpose(2, 0, 1), order="C"))
+    return torch.from_numpy(np.array(square.transpose(2, 0, 1), order="C"))
 
 
 def normalise(images: Tensor, spec: ImageSpec) -> Tensor:

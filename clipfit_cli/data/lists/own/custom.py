@@ -14,7 +14,7 @@ from clipfit_cli.data.dataset import DataSet, hash_lists
 from clipfit_cli.data.lists.own import hugging_face, image_folder, table, webdataset
 from clipfit_cli.data.lists.own.listing import Listing
 from clipfit_cli.data.lists.own.own_splits import arrange
-from clipfit_cli.data.splits import check_classes
+from clipfit_cli.data.splits import check_lists, names_problem
 from clipfit_cli.errors import ConfigError, DataError
 
 Kind = Literal["folder", "table", "hf", "wds"]
@@ -122,7 +122,8 @@ def read_own(own: OwnDataSet, splits_dir: Path | None = None) -> DataSet:
     class_names = _renamed(own, listing.class_names)
     _check_text(own, (*listing.class_names, *class_names, *(entry.path for entry in listing.entries)))
     lists = arrange(listing, splits_dir, all_test=own.all_test)
-    _check_names(own, class_names)
+    if problem := names_problem(class_names):
+        raise ConfigError(f"data set {own.name!r}: {problem}; rename one, or give names with --class-names FILE")
     notes = [lists.note, listing.note]
     if 2 * len([name for name in class_names if _SAYS_NOTHING.fullmatch(name)]) > len(class_names):
         notes.append(
@@ -144,7 +145,7 @@ def read_own(own: OwnDataSet, splits_dir: Path | None = None) -> DataSet:
         identify=listing.images.identify,
         location=own.location.encode(errors="backslashreplace").decode(),
     )
-    check_classes(dataset)
+    check_lists(dataset)
     return dataset
 
 
@@ -170,23 +171,6 @@ def _check_text(own: OwnDataSet, texts: Iterable[str]) -> None:
     for text in texts:
         if "\0" in text or text != text.encode(errors="replace").decode():
             raise DataError(f"data set {own.name!r}: the name {text!r} is not UTF-8 text, or there is a NUL in it")
-
-
-def _check_names(own: OwnDataSet, class_names: Sequence[str]) -> None:
-    """Refuse what cannot be told apart: a single class, or two that are one in a prompt."""
-    if len(class_names) < 2:
-        raise DataError(f"data set {own.name!r} has a single class, {class_names[0]!r}; expected two or more")
-    seen: dict[str, str] = {}
-    for name in class_names:
-        words = " ".join(name.replace("_", " ").lower().split())
-        if not words:
-            raise ConfigError(f"data set {own.name!r}: a class has no name")
-        if words in seen:
-            raise ConfigError(
-                f"data set {own.name!r}: the classes {seen[words]!r} and {name!r} make the same prompt; rename one, "
-                "or give names with --class-names FILE"
-            )
-        seen[words] = name
 
 
 def _parts(text: str) -> tuple[str, str]:

@@ -9,6 +9,9 @@ from clipfit_cli.data.dataset import DataSet, Item, hash_lists
 from clipfit_cli.data.files.folder import ImageFolder
 from clipfit_cli.data.lists.published.layout import dataset_folder, read_text
 from clipfit_cli.errors import DataError
+from clipfit_cli.files import file_sha256
+
+_LISTS = ("variants.txt", "images_variant_train.txt", "images_variant_val.txt", "images_variant_test.txt")
 
 
 def read(row: CatalogRow, data_root: Path) -> DataSet:
@@ -18,12 +21,11 @@ def read(row: CatalogRow, data_root: Path) -> DataSet:
         DataError: The folder or a list is missing, or a line is malformed.
     """
     folder = dataset_folder(row, data_root)
-    variants = read_text(row, folder / "variants.txt", what="list of classes (variants.txt)").splitlines()
-    class_names = tuple(line.strip() for line in variants if line.strip())
+    variants, *lists = (folder / name for name in _LISTS)
+    lines = read_text(row, variants, what="list of classes (variants.txt)").splitlines()
+    class_names = tuple(line.strip() for line in lines if line.strip())
     labels = {name: label for label, name in enumerate(class_names)}
-    train, val, test = (
-        _read_list(row, folder / f"images_variant_{split}.txt", labels) for split in ("train", "val", "test")
-    )
+    train, val, test = (_read_list(row, path, labels) for path in lists)
     return DataSet(
         name=row.name,
         prompt_template=row.prompt_template,
@@ -32,6 +34,7 @@ def read(row: CatalogRow, data_root: Path) -> DataSet:
         val=val,
         test=test,
         split_sha256=hash_lists(class_names, train, val, test),
+        split_file_sha256=file_sha256(variants, *lists),
         load_image=ImageFolder(folder / row.image_folder),
     )
 
@@ -45,7 +48,7 @@ def _read_list(row: CatalogRow, path: Path, labels: dict[str, int]) -> tuple[Ite
         image, _, variant = line.strip().partition(" ")
         if not image.isalnum() or variant.strip() not in labels:
             raise DataError(
-                f"{path}: line {number} is {line!r}; expected an image number and one of the "
+                f"{path}: line {number} is {line[:100]!r}; expected an image number and one of the "
                 f"{len(labels)} variants of variants.txt",
                 path=path,
             )

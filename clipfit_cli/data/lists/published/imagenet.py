@@ -8,9 +8,10 @@ from pathlib import Path
 
 from clipfit_cli.data.catalog import CatalogRow
 from clipfit_cli.data.dataset import DataSet, Item, hash_lists
-from clipfit_cli.data.files.folder import ImageFolder
+from clipfit_cli.data.files.folder import ImageFolder, names_in
 from clipfit_cli.data.lists.published.layout import dataset_folder, read_text
 from clipfit_cli.errors import DataError
+from clipfit_cli.files import file_sha256
 
 CLASS_NAMES_FILE = "classnames.txt"
 
@@ -27,7 +28,7 @@ def read(row: CatalogRow, data_root: Path) -> DataSet:
         DataError: A folder or the list of class names is missing, or a class folder has no name in it.
     """
     folder = dataset_folder(row, data_root)
-    names = _class_names(row, folder, data_root)
+    names, sha256 = _class_names(row, folder, data_root)
     images = folder / row.image_folder
     class_folders = _folders(row, images / "train")
     val_folders = _folders(row, images / "val")
@@ -52,6 +53,7 @@ def read(row: CatalogRow, data_root: Path) -> DataSet:
         split_sha256=hash_lists(class_names, train, test, test),
         load_image=ImageFolder(images),
         samples_val=False,
+        split_file_sha256=sha256,
     )
 
 
@@ -62,10 +64,10 @@ def read_variant(row: CatalogRow, data_root: Path) -> DataSet:
         DataError: As `read`.
     """
     folder = dataset_folder(row, data_root)
-    names = _class_names(row, folder, data_root)
+    names, sha256 = _class_names(row, folder, data_root)
     class_folders = _folders(row, folder / row.image_folder)
     class_names = tuple(_name(row, wnid, names) for wnid in class_folders)
-    return _test_only(row, folder, class_names, [(wnid, label) for label, wnid in enumerate(class_folders)])
+    return _test_only(row, folder, sha256, class_names, [(wnid, label) for label, wnid in enumerate(class_folders)])
 
 
 def read_v2(row: CatalogRow, data_root: Path) -> DataSet:
@@ -75,7 +77,8 @@ def read_v2(row: CatalogRow, data_root: Path) -> DataSet:
         DataError: As `read`; or a folder's name is not the number of a class.
     """
     folder = dataset_folder(row, data_root)
-    names = tuple(_class_names(row, folder, data_root).values())
+    known, sha256 = _class_names(row, folder, data_root)
+    names = tuple(known.values())
     images = folder / row.image_folder
     class_folders = _folders(row, images)
     wrong = [name for name in class_folders if not name.isdecimal() or int(name) >= len(names)]
@@ -86,11 +89,11 @@ def read_v2(row: CatalogRow, data_root: Path) -> DataSet:
             path=images / wrong[0],
         )
     labelled = sorted((int(name), name) for name in class_folders)
-    return _test_only(row, folder, names[: labelled[-1][0] + 1], [(name, label) for label, name in labelled])
+    return _test_only(row, folder, sha256, names[: labelled[-1][0] + 1], [(name, label) for label, name in labelled])
 
 
 def _test_only(
-    row: CatalogRow, folder: Path, class_names: tuple[str, ...], labelled: Sequence[tuple[str, int]]
+    row: CatalogRow, folder: Path, sha256: str, class_names: tuple[str, ...], labelled: Sequence[tuple[str, int]]
 ) -> DataSet:
     """Return a test-only data set; its training list is the test list and only carries the classes."""
     images = folder / row.image_folder
@@ -105,13 +108,17 @@ def _test_only(
         split_sha256=hash_lists(class_names, test, (), test),
         load_image=ImageFolder(images),
         train_is_sampled=False,
+        split_file_sha256=sha256,
     )
 
 
-def _class_names(row: CatalogRow, folder: Path, data_root: Path) -> dict[str, str]:
-    """Return WordNet id -> class name in the order of classnames.txt; a variant may use ImageNet's own file."""
+def _class_names(row: CatalogRow, folder: Path, data_root: Path) -> tuple[dict[str, str], str]:
+    """Return WordNet id -> class name in the order of classnames.txt, and the sha256 of that file.
+
+    A variant may use ImageNet's own file.
+    """
     path, common = folder / CLASS_NAMES_FILE, data_root / "imagenet" / CLASS_NAMES_FILE
-    if not path.exists() and common.exists():
+    if os.path.exists(common) and not os.path.exists(path):  # noqa: PTH110 - pathlib may raise
         path = common
     names: dict[str, str] = {}
     for number, line in enumerate(read_text(row, path, what="list of class names").splitlines(), start=1):
@@ -120,9 +127,9 @@ def _class_names(row: CatalogRow, folder: Path, data_root: Path) -> dict[str, st
         wnid, _, name = line.strip().partition(" ")
         if not name.strip() or wnid in names:
             reason = "expected a WordNet id, a blank and a name" if not name.strip() else "that id came before"
-            raise DataError(f"{path}: line {number} is {line!r}; {reason}", path=path)
+            raise DataError(f"{path}: line {number} is {line[:100]!r}; {reason}", path=path)
         names[wnid] = name.strip()
-    return names
+    return names, file_sha256(path)
 
 
 def _name(row: CatalogRow, wnid: str, names: dict[str, str]) -> str:
@@ -134,11 +141,7 @@ def _name(row: CatalogRow, wnid: str, names: dict[str, str]) -> str:
 
 def _folders(row: CatalogRow, folder: Path) -> list[str]:
     """Return the sorted names of the class folders; hidden ones and loose files are left out."""
-    try:
-        with os.scandir(folder) as entries:
-            names = sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
-    except (FileNotFoundError, NotADirectoryError):
-        names = []
+    names = names_in(folder)[0] if os.path.isdir(folder) else []  # noqa: PTH112 - pathlib may raise
     if not names:
         raise DataError(f"data set {row.name!r}: expected one folder per class below {folder}", path=folder)
     return names
@@ -146,9 +149,9 @@ def _folders(row: CatalogRow, folder: Path) -> list[str]:
 
 def _items(root: Path, labelled: Sequence[tuple[str, int]]) -> tuple[Item, ...]:
     """Return the images of the given (folder, label) pairs, sorted by file name within a folder."""
-    items: list[Item] = []
-    for folder, label in labelled:
-        with os.scandir(root / folder) as entries:
-            names = sorted(e.name for e in entries if e.name.lower().endswith(_SUFFIXES) and e.name[0] != ".")
-        items += [Item(f"{folder}/{name}", label) for name in names]
-    return tuple(items)
+    return tuple(
+        Item(f"{folder}/{name}", label)
+        for folder, label in labelled
+        for name in names_in(root / folder)[1]
+        if name.lower().endswith(_SUFFIXES)
+    )

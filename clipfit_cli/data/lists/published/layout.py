@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+from clipfit_cli import files
 from clipfit_cli.data.catalog import GUIDE_URL, CatalogRow
 from clipfit_cli.errors import DataError
 
@@ -14,12 +16,12 @@ def dataset_folder(row: CatalogRow, data_root: Path) -> Path:
     """Return the data set's own folder.
 
     Raises:
-        DataError: The data root or the folder does not exist.
+        DataError: The data root or the folder does not exist, or may not be looked into.
     """
     folder = data_root / row.folder
-    if folder.is_dir():
+    if os.path.isdir(folder):  # noqa: PTH112 - pathlib raises where a folder above may not be looked into
         return folder
-    root = "" if data_root.is_dir() else ", which does not exist"
+    root = "" if os.path.isdir(data_root) else ", which does not exist or cannot be read"  # noqa: PTH112
     what = "split file" if row.split_file else "list of class names"
     lists = f"; {what}: {row.split_url}" if row.split_url else ""
     raise DataError(
@@ -39,16 +41,14 @@ def read_text(row: CatalogRow, path: Path, *, what: str) -> str:
         what: The file's purpose in words ("split file").
 
     Raises:
-        DataError: The file is missing, unreadable or not text.
+        DataError: The file is missing, unreadable, not text, no regular file or larger than 200 MB.
     """
     try:
-        return path.read_text(encoding="utf-8")
+        return files.read_text(path)
     except FileNotFoundError:
         source = f"{row.split_url} (layout: {GUIDE_URL})" if row.split_url else f"{row.homepage} ({GUIDE_URL})"
         raise DataError(
             f"the {what} of data set {row.name!r} is missing: looked for {path}. Get it from {source}", path=path
         ) from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is damaged: not UTF-8 text ({error})", path=path) from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}", path=path) from error

@@ -1,0 +1,90 @@
+"""What ``--dry-run`` prints: every run of a plan, and what it will take."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from clipfit_cli.errors import counted
+from clipfit_cli.reports.tables import Column, Table
+
+if TYPE_CHECKING:
+    from clipfit_cli.config import RunConfig
+    from clipfit_cli.runs.forecast import Forecast
+
+
+def plan_table(configs: Sequence[RunConfig], keys: Sequence[str], found: Sequence[Forecast], problem: str) -> Table:
+    """Return a row a run.
+
+    Args:
+        configs: The plan.
+        keys: Of the runs; empty where they cannot be told.
+        found: What the runs will take; as `keys`.
+        problem: Why that cannot be told; empty where it can.
+    """
+    columns = (
+        Column("protocol", "protocol", terminal=False),
+        Column("dataset", "data set"),
+        Column("subset", "subset", terminal=False),
+        Column("method", "method"),
+        Column("settings", "settings", "prose", csv=False),
+        Column("settings_values", "settings", "value", terminal=False),
+        Column("backbone", "backbone", terminal=False),
+        Column("pretrained", "pretrained", terminal=False),
+        Column("shots", "shots", "value"),
+        Column("seed", "seed", "int"),
+        Column("epochs", "epochs", "int"),
+        Column("batch_size", "batch size", "int", terminal=False),
+        Column("lr", "lr", "number", terminal=False),
+        Column("precision", "precision", terminal=False),
+        Column("templates", "templates", "prose", terminal=False),
+        Column("tests", "tests", "prose"),
+        Column("is_finished", "finished", terminal=False),
+        Column("num_train_images", "training images", "int", terminal=False),
+        Column("num_test_images", "test images", "int", terminal=False),
+        Column("time_s", "time", "seconds", terminal=False),
+        Column("disk_mib", "disk", "mib", terminal=False),
+        Column("key", "key", terminal=False),
+    )
+    rows = []
+    for place, config in enumerate(configs):
+        stage = config.stages[0] if config.stages else None
+        row: dict[str, object] = {
+            "protocol": config.protocol,
+            "dataset": config.dataset,
+            "subset": config.subset,
+            "method": config.method,
+            "settings": " ".join(f"{name}={value}" for name, value in config.settings.items()),
+            "settings_values": dict(config.settings),
+            "backbone": config.model.backbone,
+            "pretrained": config.model.pretrained,
+            "shots": "all" if config.shots is None else config.shots,
+            "seed": config.seed,
+            "epochs": stage.epochs if stage else None,
+            "batch_size": stage.batch_size if stage else None,
+            "lr": stage.lr if stage else None,
+            "precision": config.precision,
+            "templates": " | ".join(config.templates) or None,
+            "tests": " ".join(f"{test.dataset}/{test.subset}" for test in config.tests),
+        }
+        if found:
+            row |= {**vars(found[place]), "is_finished": "yes" if found[place].is_finished else "no"}
+            row["key"] = keys[place]
+        rows.append(row)
+    protocols = " and ".join(dict.fromkeys(config.protocol for config in configs))
+    title = f"{protocols}: {counted(len(rows), 'run')}"
+    return Table(title, columns, tuple(rows), (_total(found) if found else f"not known: {problem}",))
+
+
+def _total(found: Sequence[Forecast]) -> str:
+    """Return what all runs together will take, in words."""
+    left = [one for one in found if not one.is_finished]
+    known = [one.time_s for one in left if one.time_s is not None]
+    if len(known) == len(left):
+        hours = f"about {sum(known) / 3600:.2f} h"
+    else:
+        hours = f"time not known before a run of {'its' if len(left) == 1 else 'each'} kind is finished"
+    images = f"{sum(one.num_train_images for one in left):,} images to train on, "
+    images += f"{sum(one.num_test_images for one in left):,} to test"
+    disk = f"{sum(one.disk_mib for one in left):,.1f} MiB on the disk"
+    return f"{len(found) - len(left)} finished, {len(left)} to do: {images}; {hours}; {disk}"

@@ -1,0 +1,212 @@
+"""The two words of a model, understood once: its architecture, its weights file and their hash."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clipfit_cli.config import TINY_BACKBONE, TINY_PRETRAINED, ModelConfig
+from clipfit_cli.errors import ConfigError, ModelError, UnknownNameError
+from clipfit_cli.files import expanded, file_sha256, why_unreadable
+from clipfit_cli.models.hub import HUB_PREFIX, fetch, find_cached
+from clipfit_cli.models.jit_archive import is_jit_archive
+from clipfit_cli.models.model_folder import (
+    WEIGHTS_FILES,
+    ModelFolder,
+    is_model_folder,
+    open_model_folder,
+    weights_of,
+)
+from clipfit_cli.models.text_models import resolve_text_model
+from clipfit_cli.models.tiny import TINY_CONFIG, tiny_weights_path
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """An architecture: what is known of a model before its weights are.
+
+    Attributes:
+        backbone: As a user names it.
+        name: As open_clip's builder takes it.
+        tokenizer: As open_clip's maker of tokenizers takes it.
+        model_cfg: open_clip's configuration of the model.
+        text_cfg: Its text configuration with the text model found on this machine; None where the text tower is
+            open_clip's own.
+        folder: The folder or repository that brings the architecture; None where open_clip knows it by name.
+    """
+
+    backbone: str
+    name: str
+    tokenizer: str
+    model_cfg: Mapping[str, Any]
+    text_cfg: Mapping[str, Any] | None = None
+    folder: ModelFolder | None = None
+
+    @property
+    def is_builtin(self) -> bool:
+        """Whether it is the one that comes with this package."""
+        return self.backbone == TINY_BACKBONE
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSource(Blueprint):
+    """An architecture and a weights file on this machine, and what its source says about the model.
+
+    Attributes:
+        path: The weights file.
+        sha256: Of its bytes; where a configuration comes with it, of the bytes of both, configuration first.
+        tag: open_clip's tag, None for a file of the user's own.
+        quick_gelu: Whether these weights were trained with QuickGELU; None where the architecture's own
+            setting decides.
+        preprocess: What images these weights were trained on: open_clip's mean, std, interpolation, resize_mode.
+    """
+
+    path: Path
+    sha256: str
+    tag: str | None
+    quick_gelu: bool | None
+    preprocess: Mapping[str, Any]
+
+
+def find_blueprint(
+    backbone: str,
+    pretrained: str | None = None,
+    *,
+    say: Callable[[str], None] | None = None,
+    offline: bool = False,
+) -> Blueprint:
+    """Return an architecture; its configuration is downloaded to the hub's cache if it is not there yet.
+
+    Args:
+        backbone: open_clip's name, ``clipfit-tiny``, a folder of open_clip's, or ``hf-hub:org/name``.
+        pretrained: The weights that shall go with it, if they are known.
+        say: Told what is fetched and where from, if anything has to be.
+        offline: Do not touch the network.
+
+    Raises:
+        UnknownNameError: open_clip has no such backbone.
+        ConfigError: The backbone is a folder or repository, and the weights are others.
+        ModelError: A configuration is not here and cannot be fetched, or is not open_clip's.
+    """
+    import open_clip
+
+    if backbone == TINY_BACKBONE:
+        return Blueprint(backbone, backbone, backbone, TINY_CONFIG)
+    name, folder = backbone, None
+    if backbone in open_clip.list_models():
+        model_cfg = open_clip.get_model_config(backbone)
+    elif is_model_folder(backbone):
+        if pretrained not in (None, backbone):
+            raise ConfigError(f"{backbone} brings its own weights; leave out --pretrained {pretrained}")
+        folder = open_model_folder(backbone, say=say, offline=offline)
+        name, model_cfg = f"local-dir:{folder.config.parent}", folder.architecture
+    elif backbone == pretrained:
+        raise ModelError(f"there is no folder {backbone} with a model of open_clip's; it may have been moved")
+    else:
+        raise UnknownNameError("backbone", backbone, [TINY_BACKBONE, *open_clip.list_models()])
+    text_cfg = resolve_text_model(model_cfg["text_cfg"], backbone, say=say, offline=offline)
+    tokenizer = backbone if backbone.startswith(HUB_PREFIX) else name
+    return Blueprint(backbone, name, tokenizer, model_cfg, text_cfg, folder)
+
+
+def find_source(model: ModelConfig, *, say: Callable[[str], None] | None = None, offline: bool = False) -> ModelSource:
+    """Return what a model's two words mean, its files downloaded to the hub's cache if they are not there yet.
+
+    Args:
+        model: The backbone is open_clip's name, or ``clipfit-tiny``; or the same text as `pretrained`, which then
+            brings its architecture. The weights are open_clip's tag, a file, a folder of open_clip's, or
+            ``hf-hub:org/name``.
+        say: Told what is fetched and where from, if anything has to be.
+        offline: Do not touch the network.
+
+    Raises:
+        UnknownNameError: open_clip has no such backbone, or no such tag for it and no such file exists.
+        ConfigError: The backbone is a folder or repository, and the weights are others.
+        ModelError: The weights, or the configuration of a text model, are not here and cannot be fetched or read, or
+            a folder's configuration is not open_clip's.
+    """
+    import open_clip
+
+    backbone, pretrained = model.backbone, model.pretrained
+    tag, folder, path = {}, None, tiny_weights_path()
+    if backbone == TINY_BACKBONE:
+        if pretrained != TINY_PRETRAINED:
+            raise UnknownNameError(f"weights of {TINY_BACKBONE}", pretrained, [TINY_PRETRAINED])
+    elif backbone in open_clip.list_models():
+        tag = open_clip.get_pretrained_cfg(backbone, pretrained)
+        if not tag and is_model_folder(pretrained):
+            folder = open_model_folder(pretrained, say=say, offline=offline)
+        elif not tag:
+            path = _own_file(backbone, pretrained)
+    blueprint = find_blueprint(backbone, pretrained, say=say, offline=offline)
+    folder, quick_gelu, preprocess = folder or blueprint.folder, None, tag
+    if folder:
+        path = weights_of(folder, say=say, offline=offline)
+        quick_gelu, preprocess = bool(folder.architecture.get("quick_gelu")), folder.preprocess
+    elif tag:
+        path = _tagged_file(backbone, pretrained, tag, say=say, offline=offline)
+        quick_gelu = bool(tag.get("quick_gelu")) or pretrained == "openai" or None
+    elif is_jit_archive(path):
+        quick_gelu = True  # the format of OpenAI's own files
+    return ModelSource(
+        **vars(blueprint),
+        path=path,
+        sha256=_sha256(folder.config, path) if folder else _sha256(path),
+        tag=pretrained if tag or blueprint.is_builtin else None,
+        quick_gelu=quick_gelu,
+        preprocess=preprocess,
+    )
+
+
+def is_cached(backbone: str, pretrained: str) -> bool:
+    """Return whether the weights of a tag of open_clip's are on this machine."""
+    import open_clip
+
+    if backbone == TINY_BACKBONE:
+        return True
+    repository, names = _place_of(open_clip.get_pretrained_cfg(backbone, pretrained))
+    return bool(repository) and find_cached(repository, names) is not None
+
+
+def _tagged_file(
+    backbone: str, tag: str, tag_config: Mapping[str, Any], *, say: Callable[[str], None] | None, offline: bool
+) -> Path:
+    repository, names = _place_of(tag_config)
+    if not repository:
+        raise ModelError(
+            f"open_clip has the weights {backbone} / {tag} at {tag_config.get('url')} alone, which is not the hub; "
+            "download them and give the file: --pretrained FILE"
+        )
+    what, instead = f"the weights {backbone} / {tag}", "give a local file: --pretrained FILE"
+    return fetch(repository, names, what=what, instead=instead, offline=offline, say=say)
+
+
+def _place_of(tag_config: Mapping[str, Any]) -> tuple[str, Sequence[str]]:
+    """Return the repository, and the names to look for as open_clip does: safetensors where there are some."""
+    repository, _, file = str(tag_config.get("hf_hub") or "").rpartition("/")
+    if file in ("", WEIGHTS_FILES[-1]):
+        return repository, WEIGHTS_FILES
+    if Path(file).suffix in (".bin", ".pth"):
+        return repository, (str(Path(file).with_suffix(".safetensors")), file)
+    return repository, (file,)
+
+
+def _own_file(backbone: str, pretrained: str) -> Path:
+    import open_clip
+
+    path = expanded(pretrained)
+    reason = why_unreadable(path)
+    if reason and (path.is_absolute() or len(path.parts) > 1 or path.suffix):
+        raise ModelError(f"{path} {reason}; expected a file, a folder, hf-hub:ORG/NAME or a tag of open_clip's")
+    if reason:
+        raise UnknownNameError(f"weights of {backbone}", pretrained, open_clip.list_pretrained_tags_by_model(backbone))
+    return path
+
+
+def _sha256(*paths: Path) -> str:
+    try:
+        return file_sha256(*paths)
+    except OSError as error:
+        raise ModelError(f"the weights {paths[-1]} cannot be read: {error.strerror or error}") from error

@@ -1,0 +1,104 @@
+"""What a plan will take: images, time where a finished run tells, room on the disk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from clipfit_cli.config import TrainingConfig
+from clipfit_cli.engine.seeding import steps_per_epoch
+from clipfit_cli.errors import ClipfitError
+from clipfit_cli.models.architectures import build_on_meta
+from clipfit_cli.results.record import Run, Test
+from clipfit_cli.results.store import RunStore, all_tests, find_run
+from clipfit_cli.runs.prepare import Prepared
+
+_BYTES_PER_IMAGE, _BYTES_PER_NUMBER, _BYTES_OF_RECORDS = 32, 4, 8192
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Of one run.
+
+    Attributes:
+        is_finished: Whether nothing is left to do.
+        num_train_images, num_test_images: That it reads; of the training, each once.
+        time_s: Seconds; None where no finished run tells.
+        disk_mib: Of records, predictions and adapter.
+    """
+
+    is_finished: bool
+    num_train_images: int
+    num_test_images: int
+    time_s: float | None
+    disk_mib: float
+
+
+def forecast(plan: Sequence[Prepared], store: RunStore, *, keep_adapters: bool = True) -> list[Forecast]:
+    """Return what each run of a plan will take; what is finished takes nothing more.
+
+    The time of a step, and of testing an image, is that of the last finished run with the same method, model, batch
+    size and precision in the same runs folder.
+
+    Args:
+        plan: Prepared runs.
+        store: Where finished runs are.
+        keep_adapters: Whether adapters are kept.
+    """
+    known = _finished(store)
+    counts: dict[str, int] = {}
+    return [_forecast(one, known, counts, keep_adapters) for one in plan]
+
+
+def _forecast(
+    prepared: Prepared, known: Sequence[tuple[Run, list[Test]]], counts: dict[str, int], keep_adapters: bool
+) -> Forecast:
+    images = sum(len(one.dataset.test) for one in prepared.tests)
+    alike = [(run, tests) for run, tests in known if _alike(run.config, prepared.training)]
+    if prepared.finished():
+        return Forecast(True, 0, 0, 0.0, 0.0)
+    time_s: float | None = None
+    train_images = len(prepared.training_set.train) if prepared.trains else 0
+    steps = 0
+    for stage in prepared.config.stages if prepared.trains else ():
+        steps += stage.epochs * steps_per_epoch(train_images, stage.batch_size)
+    for run, tests in alike:
+        tested = sum(test.num_images for test in tests)
+        if tested and bool(run.steps) == bool(steps):
+            per_step = run.train_time_s / run.steps if steps else 0.0
+            time_s = steps * per_step + images * sum(test.eval_time_s for test in tests) / tested
+    size = images * _BYTES_PER_IMAGE + (1 + len(prepared.tests)) * _BYTES_OF_RECORDS
+    if prepared.trains and keep_adapters:
+        size += _BYTES_PER_NUMBER * _trainable(prepared, counts)
+    return Forecast(False, train_images, images, time_s, size / 2**20)
+
+
+def _finished(store: RunStore) -> list[tuple[Run, list[Test]]]:
+    """Return the finished runs with their tests, the last one last; what cannot be read tells nothing."""
+    found: list[tuple[Run, list[Test]]] = []
+    for folder in store.all_folders():
+        with suppress(ClipfitError):
+            run = find_run(folder)
+            if run:
+                found.append((run, all_tests(folder)))
+    return sorted(found, key=lambda one: one[0].created_at)
+
+
+def _alike(one: TrainingConfig, other: TrainingConfig) -> bool:
+    def of(config: TrainingConfig) -> tuple[Any, ...]:
+        return config.method, config.model, config.precision, [stage.batch_size for stage in config.stages]
+
+    return of(one) == of(other)
+
+
+def _trainable(prepared: Prepared, counts: dict[str, int]) -> int:
+    """Return how many numbers a method trains, told by the shapes of the model."""
+    config = prepared.config
+    key = repr((config.method, config.settings, config.model))
+    if key not in counts:
+        model = build_on_meta(config.model.backbone)
+        names = prepared.info.trained(model, prepared.settings)
+        counts[key] = sum(model.get_parameter(name).numel() for name in names)
+    return counts[key]

@@ -1,0 +1,214 @@
+"""One configuration -> everything that its run has to know, each thing asked once: data, settings, hashes, keys."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from clipfit_cli import methods
+from clipfit_cli.config import RunConfig, TestSet, TrainingConfig
+from clipfit_cli.data.dataset import DataSet
+from clipfit_cli.data.splits import class_subset
+from clipfit_cli.engine.checkpoint import WEIGHTS_FILE, AdapterCard, check_weights, find_adapter, read_card
+from clipfit_cli.errors import CheckpointError
+from clipfit_cli.files import file_sha256
+from clipfit_cli.methods.base import MethodInfo
+from clipfit_cli.results.record import Finished, OldRecordError, Run, Test, test_key, training_key
+from clipfit_cli.results.store import RunStore, find_run, find_test
+from clipfit_cli.runs.workspace import Workspace
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedTest:
+    """One test.
+
+    Attributes:
+        asked: What was asked for.
+        dataset: Cut to its class group.
+        templates: Of its prompts.
+        images_sha256: Of its test images.
+        key: Of the test.
+    """
+
+    asked: TestSet
+    dataset: DataSet
+    templates: tuple[str, ...]
+    images_sha256: str
+    key: str
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """One run.
+
+    Attributes:
+        config: What was asked for.
+        info, settings: The method.
+        training: What is, or was, trained; normalised where nothing is, so that all such runs of a data set are one.
+        training_set: The draw, cut to its class group.
+        images_sha256: Of the training images; empty where nothing is trained here.
+        key, folder: Of the training.
+        card: Of an adapter that is scored instead.
+        adapter_sha256: Of such an adapter from elsewhere; None where a training, here or before, made it.
+        tests: Those that are defined for the method.
+    """
+
+    config: RunConfig
+    info: MethodInfo
+    settings: Any
+    training: TrainingConfig
+    training_set: DataSet
+    images_sha256: str
+    key: str
+    folder: Path
+    card: AdapterCard | None
+    adapter_sha256: str | None
+    tests: tuple[PreparedTest, ...]
+
+    @property
+    def trains(self) -> bool:
+        """Whether there is something to train."""
+        return bool(self.config.stages) and self.info.trains
+
+    def found_tests(self, *, with_logits: bool = False) -> dict[str, Test]:
+        """Return the tests that are finished, by key, under the names that were asked for.
+
+        Args:
+            with_logits: Only those whose logits are kept.
+
+        Raises:
+            ResultsError: A record is damaged.
+        """
+        found = {one.key: (one, find_test(self.folder, one.key)) for one in self.tests}
+        return {
+            key: replace(test, dataset=one.asked.dataset, subset=one.asked.subset)
+            for key, (one, test) in found.items()
+            if test and (test.logits_file or not with_logits)
+        }
+
+    def finished(self, *, with_logits: bool = False) -> Finished | None:
+        """Return the run if all of it is finished.
+
+        Raises:
+            ResultsError: A record is damaged.
+        """
+        run, tests = find_run(self.folder, self.key), self.found_tests(with_logits=with_logits)
+        return self.answer(run, tests) if run and len(tests) == len(self.tests) else None
+
+    def answer(self, run: Run, tests: dict[str, Test]) -> Finished:
+        """Return the run with the tests that there are, in the order in which they were asked for."""
+        return Finished(self.config, run, tuple(tests[one.key] for one in self.tests if one.key in tests))
+
+
+def prepare(config: RunConfig, workspace: Workspace, store: RunStore) -> Prepared:
+    """Resolve a configuration, its precision resolved already.
+
+    Raises:
+        CheckpointError: The adapter was made for other weights, or is another than the run beside it trained.
+        ClipfitError: A data set, an image, the weights or the adapter is not there.
+    """
+    info = methods.get(config.method)
+    draw = workspace.draw(config)
+    training_set = class_subset(draw, config.subset)
+    card: AdapterCard | None = None
+    adapter_sha256: str | None = None
+    images = ""
+    if config.adapter:
+        found = find_adapter(Path(config.adapter))
+        card = read_card(found)
+        check_weights(card, found, config.model, workspace.source(config.model).sha256)
+        adapter_sha256 = file_sha256(found / WEIGHTS_FILE)
+        run = _run_beside(found, card)
+        if run:
+            if run.adapter_sha256 != adapter_sha256:
+                raise CheckpointError(
+                    f"the adapter in {found} has been changed since its run was recorded; train it again"
+                )
+            training, key, folder, adapter_sha256 = run.config, run.key, found, None
+        else:
+            training = _training_of(card, config)
+            key = _key(training, workspace, config, "", "", adapter_sha256)
+            folder = store.folder(key, training, is_adapter=True)
+    else:
+        training = TrainingConfig(**{name: getattr(config, name) for name in TrainingConfig.__dataclass_fields__})
+        if config.stages and info.trains:
+            training = replace(training, templates=templates_of(config, training_set))
+            images = workspace.images_sha256(training_set, training_set.train)
+        else:
+            training = replace(training, subset="all", shots=0, seed=0, templates=())
+        key = _key(training, workspace, config, draw.split_sha256, images, None)
+        folder = store.folder(key, training)
+    tests = []
+    for asked in config.tests:
+        dataset = class_subset(workspace.dataset(asked.dataset), asked.subset)
+        trained_names = card.class_names if card else training_set.class_names
+        if not info.new_classes and dataset.class_names != trained_names:
+            workspace.say_once(f"{info.name} has no answer for classes that it was not trained on: {asked.dataset}")
+            continue
+        templates = templates_of(config, dataset)
+        identity = workspace.images_sha256(dataset, dataset.test)
+        own = test_key(
+            key,
+            subset=asked.subset,
+            templates=templates,
+            precision=config.precision,
+            split_sha256=dataset.split_sha256,
+            images_sha256=identity,
+        )
+        tests.append(PreparedTest(asked, dataset, templates, identity, own))
+    return Prepared(
+        config=config,
+        info=info,
+        settings=info.settings(**config.settings),
+        training=training,
+        training_set=training_set,
+        images_sha256=images,
+        key=key,
+        folder=folder,
+        card=card,
+        adapter_sha256=adapter_sha256,
+        tests=tuple(tests),
+    )
+
+
+def templates_of(config: TrainingConfig, dataset: DataSet) -> tuple[str, ...]:
+    """Return the prompt templates: those of the run, else the data set's own."""
+    return config.templates or (dataset.prompt_template,)
+
+
+def _key(
+    training: TrainingConfig, workspace: Workspace, config: RunConfig, split: str, images: str, adapter: str | None
+) -> str:
+    return training_key(
+        training,
+        split_sha256=split,
+        images_sha256=images,
+        weights_sha256=workspace.source(config.model).sha256,
+        adapter_sha256=adapter,
+    )
+
+
+def _run_beside(folder: Path, card: AdapterCard) -> Run | None:
+    """Return the record of the training that made an adapter, if it lies beside it."""
+    try:
+        run = find_run(folder)
+    except OldRecordError:
+        return None
+    return run if run and run.key == card.run_key else None
+
+
+def _training_of(card: AdapterCard, config: RunConfig) -> TrainingConfig:
+    """Return what is known of the training of an adapter that came alone."""
+    return TrainingConfig(
+        dataset=card.dataset,
+        subset=card.subset,
+        shots=card.shots,
+        seed=card.seed,
+        method=card.method,
+        settings=card.settings,
+        model=config.model,
+        stages=(),
+        precision=config.precision,
+        templates=card.prompt_templates,
+    )

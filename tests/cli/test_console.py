@@ -1,0 +1,98 @@
+"""How a plan goes on, as it is told on stderr."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from clipfit_cli.cli import console
+from clipfit_cli.cli.console import Reporter
+from clipfit_cli.cli.data_progress import DataProgress
+from clipfit_cli.config import ModelConfig, RunConfig, TestSet
+
+RECORD: Any = SimpleNamespace(tests=[SimpleNamespace(dataset="x", subset="all", accuracy_pct=61.25)])
+
+
+def config(seed: int, dataset: str = "oxford_flowers") -> RunConfig:
+    return RunConfig(
+        protocol="few-shot",
+        dataset=dataset,
+        subset="all",
+        shots=1,
+        seed=seed,
+        method="clipfit",
+        settings={},
+        model=ModelConfig(),
+        stages=(),
+        precision="fp32",
+        tests=(TestSet(dataset),),
+    )
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """Time as the test tells it."""
+    time = SimpleNamespace(now=1000.0)
+    monkeypatch.setattr(console, "time", SimpleNamespace(monotonic=lambda: time.now))
+    return time
+
+
+def test_the_time_left_is_that_of_all_runs(clock: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:
+    with Reporter(quiet=False, runs_dir=Path("runs")) as reporter:
+        reporter.reused(0, 5, RECORD)
+        reporter.begin(1, 5, config(2))
+        clock.now += 100
+        reporter.finished(RECORD)
+        reporter.begin(2, 5, config(3))
+        clock.now += 60
+        reporter.failed(config(3), Exception("no luck \x1b[31m"))  # type: ignore[arg-type]
+        reporter.begin(3, 5, config(4))
+        clock.now += 200
+        reporter.finished(RECORD)
+        reporter.begin(4, 5, config(5))
+        reporter.finished(RECORD)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
+        "[2/5] clipfit on oxford_flowers, 1 shot, seed 2: all 61.25 % in 100.0 s; about 0:05:00 for the other 3",
+        "clipfit on oxford_flowers, 1 shot, seed 3 failed: no luck \\x1b[31m",
+        "[4/5] clipfit on oxford_flowers, 1 shot, seed 4: all 61.25 % in 200.0 s; about 0:02:30 for the other 1",
+        "[5/5] clipfit on oxford_flowers, 1 shot, seed 5: all 61.25 % in 0.0 s",
+        "1 finished run taken from runs (--force runs them again)",
+    ]
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_bars_keep_the_times_in_a_narrow_terminal(width: int, clock: SimpleNamespace) -> None:
+    reporter = Reporter(quiet=False, runs_dir=Path("runs"))
+    out = io.StringIO()
+    reporter._console = Console(file=out, force_terminal=True, width=width, color_system=None)
+    with reporter:
+        reporter.begin(0, 12, config(1, "a-[red]-\x1b[31m" + "name" * 20))
+        clock.now += 3600
+        reporter.finished(RECORD)
+        reporter.begin(1, 12, config(2))
+        clock.now += 600
+        reporter.training(1200, 12500, 1.2345)
+        reporter._bars.refresh()
+        shown = Console(file=io.StringIO(), width=width, record=True)
+        shown.print(reporter._bars.get_renderable())
+    plan, step = shown.export_text().splitlines()
+    assert "1/12" in plan and "10:50:00 runs" in plan and "seed 2" in plan
+    assert "training" in step and "1200/12500" in step and "loss 1.234" in step
+    assert "[red]" in out.getvalue() and "\x1b[31m" not in out.getvalue()
+
+
+def test_a_long_description_leaves_the_amounts_in_sight() -> None:
+    progress = DataProgress(quiet=False)
+    progress._console = Console(file=io.StringIO(), force_terminal=True, width=80)
+    with progress:
+        progress.step("https://a.host.org/" + "x" * 200, 5_000_000, 20_000_000)
+        shown = Console(file=io.StringIO(), width=80, record=True)
+        shown.print(progress._bars.get_renderable())
+    text = shown.export_text()
+    assert "5.0/20.0 MB" in text and "-:--:--" in text

@@ -1,0 +1,1 @@
+"""Campaigns of hostile command lines, injected faults and shared plans; see `make soak`."""
