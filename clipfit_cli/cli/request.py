@@ -60,15 +60,23 @@ class Asked:
 
 
 def data_root_of(data_root: Path | None) -> Path:
-    """Return the data root: what was given, else the default."""
+    """Return the data root: what was given, else the default.
+
+    Raises:
+        ConfigError: It begins with the home folder of nobody.
+    """
     from clipfit_cli.data.load import default_data_root
 
     return expanded(data_root).absolute() if data_root else default_data_root()
 
 
 def splits_dir_of(runs_dir: Path) -> Path:
-    """Return the folder of the splits that are made of a user's own images, beside the runs."""
-    return runs_dir.expanduser() / ".splits"
+    """Return the folder of the splits that are made of a user's own images, beside the runs.
+
+    Raises:
+        ConfigError: The folder of runs begins with the home folder of nobody.
+    """
+    return expanded(runs_dir) / ".splits"
 
 
 def choose_datasets(

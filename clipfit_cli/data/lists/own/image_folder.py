@@ -44,7 +44,7 @@ def read(folder: Path) -> Listing:
         inner |= {(name, path.rpartition("/")[0]) for paths in images.values() for path in paths if path.count("/") > 1}
     if not found:
         raise DataError(f"there are no images in {folder}; {_LAYOUT}", path=folder)
-    note = f"the images in {len(inner)} folders below the class folders count to the class above them" if inner else ""
+    note = f"images in folders below the class folders ({len(inner)}) count to the class above them" if inner else ""
     return listing_of(found, ImageFolder(folder), sorted(seen), note=note)
 
 
