@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from clipfit_cli.errors import ConfigError, DataError
-from clipfit_cli.files import remove_unfinished, write_whole
+from clipfit_cli.files import remove_unfinished, written_whole
 
 if TYPE_CHECKING:
     import numpy as np
@@ -84,7 +85,9 @@ class DiskCache:
             with safe_open(path, "np") as file:
                 found: NDArray[np.float32] = file.get_tensor("features")
                 kept = file.metadata() or {}
-            is_whole = found.shape == shape and kept.get("sha256") == _digest(key, found)
+            is_whole = found.shape == shape and kept.get("sha256") == _digest(
+                f"{key} {found.shape} {found.dtype}", [found]
+            )
         except (SafetensorError, TypeError, AttributeError):  # the last two: of types that numpy does not have
             is_whole = False
         except (OSError, ValueError):
@@ -93,19 +96,25 @@ class DiskCache:
             os.utime(path) if is_whole else path.unlink()
         return found if is_whole else None
 
-    def put(self, key: str, features: NDArray[np.float32]) -> None:
-        """Keep features (num_images, embed_dim), if limit and disk allow."""
-        from safetensors.numpy import save
-
-        content = save({"features": features}, {"sha256": _digest(key, features)})
-        if not self._is_writable or len(content) > self.limit_bytes:
+    def put(self, key: str, rows: Sequence[NDArray[np.float32]]) -> None:
+        """Keep the features of a list, (embed_dim,) an image, if limit and disk allow; no copy of them is made."""
+        shape = len(rows), len(rows[0])
+        num_bytes = 4 * shape[0] * shape[1]
+        entry = {"dtype": "F32", "shape": shape, "data_offsets": (0, num_bytes)}
+        kept = {"sha256": _digest(f"{key} {shape} float32", rows)}
+        header = json.dumps({"__metadata__": kept, "features": entry}).encode()
+        header += b" " * (-len(header) % 8)
+        num_bytes += 8 + len(header)
+        if not self._is_writable or num_bytes > self.limit_bytes:
             return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._make_room(len(content))
-            if shutil.disk_usage(self.folder).free < FREE_DISK_BYTES + len(content):
+            self._make_room(num_bytes)
+            if shutil.disk_usage(self.folder).free < FREE_DISK_BYTES + num_bytes:
                 raise OSError(f"less than {FREE_DISK_BYTES // 2**20} MiB of the disk are free")
-            write_whole(self._path(key), content)
+            with written_whole(self._path(key)) as file:
+                file.write(len(header).to_bytes(8, "little") + header)
+                file.writelines(row.data for row in rows)
         except (OSError, ValueError) as error:
             self._is_writable = False
             reason = getattr(error, "strerror", None) or error
@@ -169,8 +178,9 @@ def _remove_unfinished(folder: Path) -> None:
             remove_unfinished(left.with_name(left.name[1:].rsplit(".", 2)[0]))
 
 
-def _digest(key: str, features: NDArray[np.float32]) -> str:
+def _digest(what: str, rows: Iterable[NDArray[np.float32]]) -> str:
     """Return the checksum of features and of what they are the features of."""
-    digest = hashlib.sha256(f"{key} {features.shape} {features.dtype}".encode())
-    digest.update(features.data)
+    digest = hashlib.sha256(what.encode())
+    for row in rows:
+        digest.update(row.data)
     return digest.hexdigest()
