@@ -1,4 +1,5 @@
 PYTHON ?= python
+SEED ?= 1
 PYTEST = $(PYTHON) -m pytest --numprocesses auto --maxprocesses 8
 
 .PHONY: check docs format test
@@ -18,3 +19,9 @@ test:
 
 docs:
 	$(PYTHON) -m tests.update_docs
+
+# what strangers, full disks and other processes do to the tool: about half an hour on two idle cores
+soak:
+	$(PYTHON) -m tests.soak.campaign --seed $(SEED) --commands 1200
+	$(PYTHON) -m tests.soak.faults --seed $(SEED) --faults 90
+	$(PYTHON) -m tests.soak.shared_plan --seed $(SEED) --repeats 20

@@ -42,7 +42,7 @@ class UnknownNameError(ConfigError):
             hint = f"Known: {', '.join(self.known)}."
         else:
             hint = f"{len(self.known)} names are known, none of them close."
-        super().__init__(f"unknown {kind} {name!r}. {hint}")
+        super().__init__(f"unknown {kind} {shortened(name)!r}. {hint}")
 
 
 class DataError(ClipfitError):

@@ -149,3 +149,12 @@ def test_profile_tells_all_phases(scripts: Any, tmp_path: Path) -> None:
     assert sum(phases.values()) - phases["the whole step"] <= phases["the whole step"]
     assert set(found["ms_of_other_threads_per_step"]) == {"draw the crop", "cut, resize and normalise"}
     assert found["operators"][0]["ms"] >= found["operators"][1]["ms"]
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_plan(scripts: Any, tmp_path: Path) -> None:
+    file = tmp_path / "two_processes.json"
+    scripts("two_processes").main(["--runs", "2", "--epochs", "1", "--shots", "1", "--json", str(file)])
+
+    found = json.loads(file.read_text())["shared_plan"]
+    assert found["two / one"] == found["two_processes_s"] / found["one_process_s"] > 0

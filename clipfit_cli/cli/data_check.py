@@ -15,7 +15,7 @@ from clipfit_cli.cli.request import data_root_of, own_datasets
 from clipfit_cli.cli.words import split_names
 from clipfit_cli.data import catalog
 from clipfit_cli.data.lists.own.custom import is_one_source
-from clipfit_cli.errors import ConfigError, DataError
+from clipfit_cli.errors import DataError
 
 if TYPE_CHECKING:
     from clipfit_cli.data.check.check import Check
@@ -46,8 +46,6 @@ def check(
     With --csv or --json, every missing and every damaged image has a row. Exit code 3 unless all is complete.
     """
     texts = split_names(names, is_one_source)
-    if not texts:
-        raise ConfigError("no data set was named")
     published = (*catalog.FEW_SHOT_DATASETS, *catalog.IMAGENET_VARIANTS)
     chosen, own = own_datasets([name for text in texts for name in (published if text == "all" else (text,))])
     data_root = data_root_of(root.data_root)

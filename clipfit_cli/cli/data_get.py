@@ -31,18 +31,6 @@ Names = Annotated[
 ]
 
 
-def names_of(given: Sequence[str]) -> tuple[str, ...]:
-    """Return the data sets that were named.
-
-    Raises:
-        UnknownNameError: A name is not known.
-        ConfigError: A name is blank.
-    """
-    published = (*catalog.FEW_SHOT_DATASETS, *catalog.IMAGENET_VARIANTS)
-    expanded = [n for name in split_names(given) for n in (published if name == "all" else (name,))]
-    return tuple(dict.fromkeys(catalog.row(name).name for name in expanded))
-
-
 @command
 def get(
     names: Names,
@@ -77,7 +65,9 @@ def get(
     What is there already is left alone; a broken download goes on where it stopped. Each set is checked against
     the published counts before it is moved into place.
     """
-    chosen = names_of(names)
+    published = (*catalog.FEW_SHOT_DATASETS, *catalog.IMAGENET_VARIANTS)
+    named = [n for name in split_names(names) for n in (published if name == "all" else (name,))]
+    chosen = tuple(dict.fromkeys(catalog.row(name).name for name in named))
     data_root = data_root_of(root.data_root)
     if imagenet_root is not None and "imagenet" not in chosen:
         raise ConfigError("--imagenet-root is for imagenet, which is not among the data sets that were named")

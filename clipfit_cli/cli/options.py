@@ -418,6 +418,6 @@ def _path(text: str | Path) -> Path:
 
 
 def _default(field: dataclasses.Field[Any]) -> Any:
-    made = field.default_factory
-    given = inspect.Parameter.empty if field.default is dataclasses.MISSING else field.default
-    return given if made is dataclasses.MISSING else made()
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return inspect.Parameter.empty if field.default is dataclasses.MISSING else field.default

@@ -130,6 +130,6 @@ def _table(predictions: list[dict[str, Any]], card: AdapterCard, *, every_row: b
         for one in predictions
         for rank, best in enumerate(one["predictions"], start=1)
     )
-    shots = "all" if card.shots is None else card.shots
-    title = f"Predictions · {card.backbone} / {card.pretrained} · {card.method} on {card.dataset}, {shots} shots"
+    shots = "all shots" if card.shots is None else counted(card.shots, "shot")
+    title = f"Predictions · {card.backbone} / {card.pretrained} · {card.method} on {card.dataset}, {shots}"
     return Table(title, columns, rows)

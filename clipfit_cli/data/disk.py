@@ -7,7 +7,6 @@ import shutil
 from pathlib import Path
 
 from clipfit_cli.errors import DataError
-from clipfit_cli.files import file_sha256
 
 _FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", None))
 
@@ -57,19 +56,3 @@ def disk_error(error: OSError, path: Path, *, kept: str = "") -> DataError:
     if error.errno in _FULL:
         return NoSpaceError(f"the disk is full: {at} could not be written{kept}", path=path)
     return DataError(f"cannot read or write {at}: {error.strerror or error}", path=path)
-
-
-def file_digest(path: Path, kind: str = "sha256") -> str:
-    """Return the digest of a file, hexadecimal.
-
-    Args:
-        path: The file.
-        kind: ``sha256``, or ``md5`` where authors give no other.
-
-    Raises:
-        DataError: The file cannot be read.
-    """
-    try:
-        return file_sha256(path, kind=kind)
-    except OSError as error:
-        raise disk_error(error, path) from error

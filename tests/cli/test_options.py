@@ -170,3 +170,9 @@ def test_debugging_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CLIPFIT_DEBUG", "1")
     with pytest.raises(ConfigError):
         failing()
+
+
+@pytest.mark.parametrize("option", ["--method", "--subset", "--dataset", "--seeds", "--shots", "--set"])
+def test_a_message_stays_short_however_long_the_word(option: str) -> None:
+    result = RUNNER.invoke(app, ["train", "--dry-run", "--dataset", "dtd", option, "9" * 5000])
+    assert result.exit_code in (2, 3) and len(result.stderr) < 600

@@ -9,7 +9,6 @@ import random
 import stat
 import tarfile
 import zipfile
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -233,8 +232,10 @@ def test_flipped_bytes(kind: str, tmp_path: Path) -> None:
         for _ in range(rng.randint(1, 4)):
             content[rng.randrange(len(content))] = rng.choice([0, 1, 0x7F, 0x80, 0xFF, rng.randrange(256)])
         (tmp_path / "a").write_bytes(content)
-        with suppress(DataError):
+        try:
             unpack(tmp_path / "a", tmp_path / str(number))
+        except DataError as error:
+            assert "cannot read or write" not in str(error), "the disk is not to blame"
 
 
 def test_a_python_without_the_filter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

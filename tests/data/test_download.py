@@ -15,7 +15,7 @@ from urllib.request import Request
 
 import pytest
 
-from clipfit_cli.data.disk import NoSpaceError, check_room, file_digest, readable_size
+from clipfit_cli.data.disk import NoSpaceError, check_room, readable_size
 from clipfit_cli.data.fetch import download, hub
 from clipfit_cli.data.fetch.hub import located, reach
 from clipfit_cli.data.fetch.transfer import Received, checked
@@ -318,8 +318,3 @@ def test_where_nothing_can_be_written(mirror: Mirror, tmp_path: Path) -> None:
 def test_sizes_for_people() -> None:
     sizes = [readable_size(size) for size in (12, 1234, 94.8e6, 626_071_992, 39_182_693_483, 5e12)]
     assert sizes == ["12 bytes", "1.23 kB", "94.8 MB", "626 MB", "39.2 GB", "5,000 GB"]
-
-
-def test_digest_of_a_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="cannot read or write .*x: No such file"):
-        file_digest(tmp_path / "x")

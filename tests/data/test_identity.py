@@ -160,6 +160,16 @@ def test_other_pictures_of_the_same_size_and_time_are_seen(way: str, folder: Pat
     assert by_content(folder, NAMES) != first
 
 
+def test_another_file_of_the_same_times_is_seen(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the system's clock was set back, say, only the place on the disk differs."""
+    state = identity._state
+    monkeypatch.setattr(identity, "_state", lambda path: (state(path)[0], 1, 1, state(path)[3]))
+    first = by_content(folder, NAMES)
+    (folder / "other").write_bytes(b"other pix.")
+    (folder / "other").replace(folder / NAMES[0])
+    assert by_content(folder, NAMES) != first
+
+
 def test_a_folder_in_the_place_of_another(folder: Path) -> None:
     """The whole folder is exchanged, with the times of the files."""
     first = by_content(folder, NAMES)
@@ -274,6 +284,14 @@ def test_tables_of_the_hub_by_their_fingerprints(tmp_path: Path) -> None:
     rows = [hugging_face.Rows(Path("hf:x"), {"train": tables[name]}, "image") for name in tables]
     one, same, other = (row.identify(["train/00000000"]) for row in rows)
     assert one == same != other
+
+
+def test_configurations_of_one_folder_are_told_apart(folder: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    rows = {"image": [{"bytes": b"1", "path": None}] * 2, "label": [0, 1]}
+    table = hugging_face._images(hub_set(rows, label=datasets.ClassLabel(names=["a", "b"])), "image")
+    one, other = (hugging_face.Rows(Path("x"), {"all": table}, "image", folder, config) for config in ("a", "b"))
+    assert one.identify(["all/00000000"]) != other.identify(["all/00000000"])
 
 
 def test_images_that_a_table_names_outside_its_folder(folder: Path, tmp_path: Path) -> None:

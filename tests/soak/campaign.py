@@ -131,6 +131,8 @@ class Campaign:
         written = lines.line(rng, self._kinds, self._base)
         worlds.remove_world(self._place)
         world = worlds.copy_world(self._base, self._place)
+        if written.signal and self._is_afresh(index):  # Python itself has to be up
+            written.signal = (written.signal[0], written.signal[1] + 1.5)
         command = written.command(world)
         damage = Damage(rng, world)
         damaged = []
@@ -141,9 +143,12 @@ class Campaign:
                 damaged.append(f"damaging failed: {error}".encode("utf-8", "backslashreplace").decode())
         return command, damaged
 
+    def _is_afresh(self, index: int) -> bool:
+        return index % AFRESH_EVERY == AFRESH_EVERY - 1
+
     def run(self, index: int) -> tuple[Command, list[str], Outcome]:
         """Run the command of an index; one that did not end in time twice, for the machine may have been busy."""
-        afresh = index % AFRESH_EVERY == AFRESH_EVERY - 1
+        afresh = self._is_afresh(index)
         run, patience_s = (run_afresh, PATIENCE_S + START_UP_S) if afresh else (run_forked, PATIENCE_S)
         command, damaged = self.prepare(index)
         outcome = run(command, patience_s=patience_s)

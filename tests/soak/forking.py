@@ -40,6 +40,7 @@ _CAPABILITIES = (1, 2, 3)
 _CLONE_NEWNS, _MS_REC, _MS_PRIVATE = 0x20000, 0x4000, 0x40000
 _PR_CAPBSET_DROP, _PR_SET_PDEATHSIG = 24, 1
 _FLUSH_FAILED = 120
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 Stdout = Literal["file", "closed", "full", "gone"]
 
@@ -121,20 +122,65 @@ def place_in_memory() -> Path:
     return place
 
 
-def run_forked(command: Command, *, patience_s: float = 20) -> Outcome:
-    """Run a command in a fork of this process, in which `import_everything` has to have been called."""
-    files = _Files(command.world.parent / f"{command.world.name}-output")
+class _Files:
+    """Where the output of a command goes."""
+
+    def __init__(self, folder: Path) -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        self.folder = folder
+        self.stdout, self.stderr, self.guarded = folder / "stdout", folder / "stderr", folder / "guarded"
+        for path in (self.stdout, self.stderr, self.guarded):
+            path.touch()
+
+    def outcome(self, code: int, hung: bool, seconds: float, peak_mib: float) -> Outcome:
+        texts = []
+        for path in (self.stdout, self.stderr, self.guarded):
+            with path.open("rb") as file:
+                texts.append(file.read(20 * _MIB).decode("utf-8", "surrogateescape"))
+        return Outcome(code, hung, seconds, peak_mib, *texts)
+
+
+@dataclass(frozen=True)
+class Started:
+    """A command that runs in a fork of this process."""
+
+    command: Command
+    process: int
+    files: _Files
+    began: float
+
+    def wait(self, patience_s: float) -> Outcome:
+        """Wait for its end, kill it where that does not come, and return what came of it."""
+        hung = not _wait(self.process, self.command, patience_s)
+        _, status, usage = os.wait4(self.process, 0)
+        peak_mib = usage.ru_maxrss / 1024 - _status_mib("VmRSS")
+        return self.files.outcome(os.waitstatus_to_exitcode(status), hung, time.monotonic() - self.began, peak_mib)
+
+
+def start_forked(command: Command, *, patience_s: float = 20, output: str = "output") -> Started:
+    """Start a command in a fork of this process, in which `import_everything` has to have been called.
+
+    Args:
+        command: What runs.
+        patience_s: A little before that it says on stderr where it is.
+        output: End of the name of the folder that takes its output.
+    """
+    files = _Files(command.world.parent / f"{command.world.name}-{output}")
     sys.stdout.flush()
     sys.stderr.flush()
     began = time.monotonic()
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # until the command heeds them
     process = os.fork()
     if process == 0:
         _be_the_command(command, files, patience_s)
-    hung = not _wait(process, command, patience_s)
-    _, status, usage = os.wait4(process, 0)
-    seconds = time.monotonic() - began
-    inherited = _status_mib("VmRSS")
-    return files.outcome(os.waitstatus_to_exitcode(status), hung, seconds, usage.ru_maxrss / 1024 - inherited)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+    return Started(command, process, files, began)
+
+
+def run_forked(command: Command, *, patience_s: float = 20) -> Outcome:
+    """Run a command in a fork of this process; see `start_forked`."""
+    return start_forked(command, patience_s=patience_s).wait(patience_s)
 
 
 def run_afresh(command: Command, *, patience_s: float = 20) -> Outcome:
@@ -166,25 +212,6 @@ def run_afresh(command: Command, *, patience_s: float = 20) -> Outcome:
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     return files.outcome(process.returncode, hung, time.monotonic() - began, usage.ru_maxrss / 1024 - 500)
-
-
-class _Files:
-    """Where the output of a command goes."""
-
-    def __init__(self, folder: Path) -> None:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        self.folder = folder
-        self.stdout, self.stderr, self.guarded = folder / "stdout", folder / "stderr", folder / "guarded"
-        for path in (self.stdout, self.stderr, self.guarded):
-            path.touch()
-
-    def outcome(self, code: int, hung: bool, seconds: float, peak_mib: float) -> Outcome:
-        texts = []
-        for path in (self.stdout, self.stderr, self.guarded):
-            with path.open("rb") as file:
-                texts.append(file.read(20 * _MIB).decode("utf-8", "surrogateescape"))
-        return Outcome(code, hung, seconds, peak_mib, *texts)
 
 
 def _wait(process: int, command: Command, patience_s: float) -> bool:
@@ -260,6 +287,14 @@ def _be_the_command(command: Command, files: _Files, patience_s: float) -> NoRet
 def _main(arguments: tuple[str, ...]) -> int:
     """Return the exit code of the console script, tracebacks printed as the interpreter prints them."""
     sys.argv = ["clipfit", *arguments]
+    process = importlib.import_module("clipfit_cli.process")
+    set_up = process.set_up
+
+    def set_up_and_listen() -> None:
+        set_up()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+
+    setattr(process, "set_up", set_up_and_listen)  # noqa: B010
     try:
         importlib.import_module("clipfit_cli.__main__").main()
     except SystemExit as error:

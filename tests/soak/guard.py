@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
 import sys
@@ -34,7 +35,7 @@ def guard(world: str, log: str | None) -> None:
     A device that a command tries to replace or remove is noted in `log`: a user who may do that would lose it.
     """
     folder = os.path.realpath(world)
-    noted = os.open(log, os.O_WRONLY | os.O_APPEND) if log else None
+    noted = _out_of_the_way(os.open(log, os.O_WRONLY | os.O_APPEND)) if log else None
 
     def is_foreign(path: Any) -> bool:
         if not isinstance(path, str | bytes | os.PathLike):
@@ -58,6 +59,13 @@ def guard(world: str, log: str | None) -> None:
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), arguments[index])
 
     sys.addaudithook(hook)
+
+
+def _out_of_the_way(descriptor: int) -> int:
+    """Return a high number for an open file, so that none that the command expects to be closed is taken."""
+    high = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 200)
+    os.close(descriptor)
+    return high
 
 
 def _is_device(place: str) -> bool:

@@ -119,8 +119,8 @@ def _photo(pattern: str, rng: np.random.Generator) -> Field:
     light = (1 + slope_x * axis[None, :] + slope_y * axis[:, None]) * (0.8 + 0.4 * _smooth_noise(rng, SIZE / 2.4))
     grain = rng.uniform(0.04, 0.1)
     grey_noise, noise = rng.standard_normal((SIZE, SIZE, 1)), rng.standard_normal((SIZE, SIZE, 3))
-    lit: Field = material * light[..., None] * np.array([1.15, 0.95, 0.7])
-    return lit + grain * (0.3 * noise + grey_noise)
+    picture: Field = material * light[..., None] * np.array([1.15, 0.95, 0.7]) + grain * (0.3 * noise + grey_noise)
+    return picture
 
 
 def _dim(pattern: str, rng: np.random.Generator) -> Field:

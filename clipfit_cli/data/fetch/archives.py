@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import os
 import re
@@ -77,7 +78,7 @@ def unpack(
     except DataError:
         raise
     except Exception as error:  # a hostile archive can make the libraries raise any kind
-        if isinstance(error, OSError) and error.errno:
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # a jump to before the beginning
             raise disk_error(error, into) from error
         raise DataError(
             f"{archive.name} is not a sound zip or tar archive: {first_line(error)}", path=archive

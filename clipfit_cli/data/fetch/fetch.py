@@ -95,20 +95,14 @@ def _from_first_source(row: CatalogRow, way: Way) -> Outcome:
                 if source is not sources(row.name)[-1] and not way.offline:
                     way.say(f"{row.name}: {error}; trying the next source")
     reason = "the network is not to be touched" if way.offline else "no source of it works"
-    raise DataError(
-        f"data set {row.name!r} could not be had, {reason}:\n" + "\n".join(failures) + f"\n{by_hand(row, way)}",
-        path=way.root / row.folder,
-    )
-
-
-def by_hand(row: CatalogRow, way: Way) -> str:
-    """Return what a user can do without this program's downloads."""
+    archives = " or ".join(f"{source.url} as {source.file_name(row.name)}" for source in sources(row.name))
     lists = list_file(row)
     split = f" with {lists.name} from {lists.url} in it" if lists else ""
-    archives = " or ".join(f"{source.url} as {source.file_name(row.name)}" for source in sources(row.name))
-    return (
+    raise DataError(
+        f"data set {row.name!r} could not be had, {reason}:\n" + "\n".join(failures) + "\n"
         f"By hand: put {archives} into {way.downloads} and run the same command again; or lay the data set out as "
-        f"{way.root / row.folder}{split} ({GUIDE_URL}). {DATA_ROOT_HINT}"
+        f"{way.root / row.folder}{split} ({GUIDE_URL}). {DATA_ROOT_HINT}",
+        path=way.root / row.folder,
     )
 
 

@@ -12,11 +12,12 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from clipfit_cli.data.catalog import CatalogRow
-from clipfit_cli.data.disk import NoSpaceError, check_room, file_digest, readable_size
+from clipfit_cli.data.disk import NoSpaceError, check_room, readable_size
 from clipfit_cli.data.fetch.download import download
 from clipfit_cli.data.fetch.hub import located
 from clipfit_cli.data.sources import Source, list_file
 from clipfit_cli.errors import DataError
+from clipfit_cli.files import file_sha256
 
 DOWNLOADS = ".downloads"
 """Folder below the data root for what is on its way; an archive that a user puts there is taken without network."""
@@ -136,11 +137,12 @@ def checked(path: Path, digest: str | None, url: str = "") -> Received:
     """Return what is known of a file, which is held to its digest, ``sha256:...`` or ``md5:...``, if there is one.
 
     Raises:
-        DataError: It has another, or cannot be read. One that was just fetched, from `url`, is removed.
+        DataError: It has another. One that was just fetched, from `url`, is removed.
+        OSError: It cannot be read.
     """
-    received = Received(path, path.stat().st_size, file_digest(path), bool(digest))
+    received = Received(path, path.stat().st_size, file_sha256(path), bool(digest))
     kind, _, value = (digest or f"sha256:{received.sha256}").partition(":")
-    found = received.sha256 if kind == "sha256" else file_digest(path, kind)
+    found = received.sha256 if kind == "sha256" else file_sha256(path, kind=kind)
     if found != value:
         if url:
             path.unlink()
@@ -197,7 +199,7 @@ def put_list(row: CatalogRow, folder: Path, way: Way) -> dict[str, object] | Non
     digest = f"sha256:{wanted.sha256}" if wanted.sha256 else None
     own, by_hand, target = (at / wanted.name for at in (way.root / "imagenet", way.downloads, folder))
     url = None
-    if not target.is_file() or wanted.sha256 not in (None, file_digest(target)):
+    if not target.is_file() or wanted.sha256 not in (None, file_sha256(target)):
         url = wanted.url
         if row.reader.startswith("imagenet") and own.is_file():
             shutil.copyfile(own, target)

@@ -74,7 +74,9 @@ def by_content(root: Path, paths: Sequence[str]) -> str:
         digests |= zip(unknown, pool.map(_digest, [root / path for path in unknown]), strict=True)
     settled = [path for path in unknown if max(states[path][1:3]) < started - YOUNG_NS]
     if settled:
-        _remember(memory, known | {path: (states[path], digests[path]) for path in settled})
+        content = json.dumps(known | {path: (states[path], digests[path]) for path in settled}).encode()
+        with suppress(OSError):  # else the folder is read again next time
+            write_whole(memory, hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
     return hash_parts(digests.items())
 
 
@@ -122,9 +124,3 @@ def _remembered(memory: Path) -> dict[str, tuple[_State, str]]:
         if checksum == hashlib.sha256(content).hexdigest().encode():
             return msgspec.json.decode(content, type=dict[str, tuple[_State, str]])
     return {}
-
-
-def _remember(memory: Path, known: dict[str, tuple[_State, str]]) -> None:
-    content = json.dumps(known).encode()
-    with suppress(OSError):  # the folder is read again next time
-        write_whole(memory, hashlib.sha256(content).hexdigest().encode() + b"\n" + content)

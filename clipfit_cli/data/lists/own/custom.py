@@ -31,7 +31,6 @@ _READERS: dict[Kind, Callable[[str], Listing]] = {
 _TABLES = (*table.DELIMITERS, *table.JSON_SUFFIXES)
 _NAMED = re.compile(r"([\w.-]+)=(.+)", flags=re.S)
 _SCHEMES: tuple[Literal["hf", "wds"], ...] = ("hf", "wds")
-_RESERVED = ("all",)
 _SAYS_NOTHING = re.compile(r"n?\d+")
 """WordNet ids, and the numbers of classes that have no name."""
 
@@ -223,4 +222,4 @@ def _free_name(stem: str) -> str:
 
 
 def _is_taken(name: str) -> bool:
-    return name in _RESERVED or catalog.is_known(name)
+    return name == "all" or catalog.is_known(name)

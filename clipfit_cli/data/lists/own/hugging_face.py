@@ -28,11 +28,13 @@ class Rows(StoredImages):
         tables: Split, as the data set calls it -> its image column, not decoded.
         column: Its name.
         folder: That the tables were read from; None = from the hub.
+        config: Which of the folder's; empty where it has one.
     """
 
     tables: Mapping[str, Any]
     column: str
     folder: Path | None = None
+    config: str = ""
 
     def content(self, path: str) -> bytes:
         """Return the image file of ``split/row``.
@@ -59,7 +61,7 @@ class Rows(StoredImages):
             return hash_parts((split, self.tables[split]._fingerprint) for split in splits)
         columns = [self.tables[split].data.column(self.column) for split in splits]
         named = {path for column in columns for path in _outside(column, self.folder)}
-        return by_content(self.folder, [*files_below(self.folder), *named])
+        return hash_parts([(self.config, by_content(self.folder, [*files_below(self.folder), *named]))])
 
 
 def read(location: str) -> Listing:
@@ -76,7 +78,7 @@ def read(location: str) -> Listing:
         DataError: The data set cannot be loaded, has no images, or its columns are not clear.
     """
     source = f"hf:{location}"
-    folder, tables = _load(location, source)
+    folder, config, tables = _load(location, source)
     known = {name: split_of(name) for name in tables}
     chosen = [name for name in tables if known[name] or not any(known.values())]
     image, label = _columns(tables[chosen[0]].features, source)
@@ -85,11 +87,11 @@ def read(location: str) -> Listing:
         raise DataError(f"{source} holds no image with a label")
     images = {name: _images(tables[name], image) for name in chosen}
     declared = getattr(tables[chosen[0]].features[label], "names", None) or ()
-    return listing_of(found, Rows(Path(source), images, image, folder), declared)
+    return listing_of(found, Rows(Path(source), images, image, folder, config), declared)
 
 
-def _load(location: str, source: str) -> tuple[Path | None, dict[str, Any]]:
-    """Return the folder on the disk, if it is one, and split name -> table."""
+def _load(location: str, source: str) -> tuple[Path | None, str, dict[str, Any]]:
+    """Return the folder on the disk, if it is one, the configuration, and split name -> table."""
     try:
         import datasets
     except ImportError as error:
@@ -106,7 +108,7 @@ def _load(location: str, source: str) -> tuple[Path | None, dict[str, Any]]:
         reason = str(error) or type(error).__name__
         raise DataError(f"{source} cannot be loaded: {reason}") from error
     tables = dict(loaded) if isinstance(loaded, dict) else {"all": loaded}
-    return folder if os.path.isdir(folder) else None, tables  # noqa: PTH112
+    return folder if os.path.isdir(folder) else None, config, tables  # noqa: PTH112
 
 
 def _columns(features: Mapping[str, Any], source: str) -> tuple[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import random
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -104,14 +105,21 @@ def own_split(items: Sequence[Item], class_names: Sequence[str], splits_dir: Pat
         return draw_split(items, class_names), ""
     listing = json.dumps([[item.path, item.label] for item in items], separators=(",", ":"))
     path = splits_dir / f"{hashlib.sha256(listing.encode()).hexdigest()[:16]}.json"
-    _remove_litter(path)
+    remove_unfinished(path)
+    for left in splits_dir.glob(f".{path.name}.*"):
+        if left.suffix[1:].isdigit():  # version 0.1.0 called what a killed command left by its process
+            with suppress(OSError):
+                left.unlink()
     try:
-        kept = read_bytes(path, MAX_BYTES)
-    except FileNotFoundError:
-        lists = draw_split(items, class_names)
-        return lists, _keep(path, _to_json(lists, class_names).encode())
+        kept = read_bytes(path, MAX_BYTES) if os.path.lexists(path) else None
     except OSError as error:
         raise DataError(f"the split {path} cannot be read ({error}); delete it to have it made anew") from error
+    if kept is None:
+        kept = _to_json(draw_split(items, class_names), class_names).encode()
+        try:
+            write_whole(path, kept)  # of two processes the last wins, with the same content
+        except OSError as error:
+            raise DataError(f"the split {path} cannot be written: {error.strerror or error}", path=path) from error
     try:
         rows = msgspec.json.decode(kept, type=dict[str, list[tuple[str, int, str]]])
         train, val, test = (tuple(Item(image, label) for image, label, _ in rows[split]) for split in _SPLITS)
@@ -164,21 +172,3 @@ def _to_json(lists: Lists, class_names: Sequence[str]) -> str:
         for split, items in zip(_SPLITS, lists, strict=True)
     }
     return json.dumps(rows, ensure_ascii=False, indent=1) + "\n"
-
-
-def _keep(path: Path, content: bytes) -> str:
-    """Write a split file whole and return its sha256; of two processes the last wins, with the same content."""
-    try:
-        write_whole(path, content)
-    except OSError as error:
-        raise DataError(f"the split {path} cannot be written: {error.strerror or error}", path=path) from error
-    return hashlib.sha256(content).hexdigest()
-
-
-def _remove_litter(path: Path) -> None:
-    """Remove what killed commands left beside a split file; those of version 0.1.0 called it by their process."""
-    remove_unfinished(path)
-    for left in path.parent.glob(f".{path.name}.*"):
-        if left.suffix[1:].isdigit():
-            with suppress(OSError):
-                left.unlink()

@@ -110,20 +110,16 @@ def _relative(folder: Path, text: str, where: str) -> str:
 
 def _label(row: dict[str, str], where: str) -> int | None:
     """Return the label of a row; None where only the class name is given."""
-    text = row.get("label")
-    if text is None:
-        if "class_name" not in row:
-            raise DataError(f"{where} has neither label nor class_name")
-        return None
-    return whole_number(text, f"{where}: the label")
+    if "label" in row:
+        return whole_number(row["label"], f"{where}: the label")
+    if "class_name" not in row:
+        raise DataError(f"{where} has neither label nor class_name")
+    return None
 
 
 def _split(row: dict[str, str], where: str) -> Split | None:
     """Return the split of a row; None where the row names none."""
-    text = row.get("split")
-    if text is None:
-        return None
-    split = split_of(text)
-    if split is None:
-        raise DataError(f"{where}: the split {text!r} is none of {', '.join(SPLIT_WORDS)}")
+    split = split_of(row.get("split", ""))
+    if split is None and "split" in row:
+        raise DataError(f"{where}: the split {row['split']!r} is none of {', '.join(SPLIT_WORDS)}")
     return split
