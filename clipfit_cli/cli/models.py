@@ -72,14 +72,13 @@ def list_(
     rows: list[dict[str, object]] = []
     for backbone, pretrained in found:
         facts = known[backbone]
-        row: dict[str, object] = {"backbone": backbone, "pretrained": pretrained}
+        cached = pretrained and ("yes" if is_cached(backbone, pretrained) else "no")
+        row: dict[str, object] = {"backbone": backbone, "pretrained": pretrained, "cached": cached}
         if isinstance(facts, ModelError):
             row |= {"towers": "(not to be built)", "problem": str(facts)}
         else:
             towers = f"{facts.image_tower} + {facts.text_tower}"
             row |= {**vars(facts), "parameters": f"{facts.num_parameters / 1e6:.1f}M", "towers": towers}
-        if pretrained:
-            row["cached"] = "yes" if is_cached(backbone, pretrained) else "no"
         rows.append(row)
     captions = ["here: the weights are in the local cache; size: parameters of the whole model"]
     if unbuilt := sorted({row["backbone"] for row in rows if "problem" in row}, key=str):
@@ -119,20 +118,16 @@ def show(
     info = methods.get(choices[0].name)
     settings = info.settings(**resolve_settings(info, choices[0].overrides))
     model = build_on_meta(backbone)
-    rows = []
-    for name in info.trained(model, settings):
-        parameter = model.get_parameter(name)
-        layer = layer_of(name)
-        shape = "x".join(str(side) for side in parameter.shape) or "1"
-        rows.append(
-            {
-                "tower": tower_of(name),
-                "layer": layer,
-                "tensor": name,
-                "shape": shape,
-                "num_values": parameter.numel(),
-            }
-        )
+    rows = [
+        {
+            "tower": tower_of(name),
+            "layer": layer_of(name),
+            "tensor": name,
+            "shape": "x".join(map(str, parameter.shape)) or "1",
+            "num_values": parameter.numel(),
+        }
+        for name, parameter in ((name, model.get_parameter(name)) for name in info.trained(model, settings))
+    ]
     columns = (
         Column("tower", "tower"),
         Column("layer", "layer"),
