@@ -14,6 +14,7 @@ from pathlib import Path
 from clipfit_cli.data.dataset import Item
 from clipfit_cli.data.files.identity import MAX_BYTES
 from clipfit_cli.data.lists.own.listing import Listing
+from clipfit_cli.data.splits import by_class
 from clipfit_cli.errors import DataError
 from clipfit_cli.files import read_bytes, remove_unfinished, write_whole
 
@@ -145,13 +146,9 @@ def draw_split(items: Iterable[Item], class_names: Sequence[str]) -> Lists:
 
     Source: the 50/20/30 rule of CoOp ff61507c, `DescribableTextures.read_and_split_data`; the seeding is ours.
     """
-    groups: dict[int, list[Item]] = {}
-    for item in items:
-        groups.setdefault(item.label, []).append(item)
     lists: tuple[list[Item], list[Item], list[Item]] = ([], [], [])
-    for label, group in groups.items():
-        counts = share_out(len(group))
-        places = [split for split, count in enumerate(counts) for _ in range(count)]
+    for label, group in by_class(items).items():
+        places = [split for split, count in enumerate(share_out(len(group))) for _ in range(count)]
         random.Random(f"{SPLIT_SEED} {class_names[label]}").shuffle(places)
         for item, place in zip(group, places, strict=True):
             lists[place].append(item)
