@@ -133,7 +133,7 @@ def prepare(config: RunConfig, workspace: Workspace, store: RunStore) -> Prepare
     else:
         training = TrainingConfig(**{name: getattr(config, name) for name in TrainingConfig.__dataclass_fields__})
         if config.stages and info.trains:
-            training = replace(training, templates=workspace.templates(config, training_set))
+            training = replace(training, templates=templates_of(config, training_set))
             images = workspace.images_sha256(training_set, training_set.train)
         else:
             training = replace(training, subset="all", shots=0, seed=0, templates=())
@@ -146,7 +146,7 @@ def prepare(config: RunConfig, workspace: Workspace, store: RunStore) -> Prepare
         if not info.new_classes and dataset.class_names != trained_names:
             workspace.say_once(f"{info.name} has no answer for classes that it was not trained on: {asked.dataset}")
             continue
-        templates = workspace.templates(config, dataset)
+        templates = templates_of(config, dataset)
         identity = workspace.images_sha256(dataset, dataset.test)
         own = test_key(
             key,
@@ -170,6 +170,11 @@ def prepare(config: RunConfig, workspace: Workspace, store: RunStore) -> Prepare
         adapter_sha256=adapter_sha256,
         tests=tuple(tests),
     )
+
+
+def templates_of(config: TrainingConfig, dataset: DataSet) -> tuple[str, ...]:
+    """Return the prompt templates: those of the run, else the data set's own."""
+    return config.templates or (dataset.prompt_template,)
 
 
 def _key(
