@@ -120,12 +120,10 @@ def names_in(folder: Path) -> tuple[list[str], list[str]]:
     """
     found: tuple[list[str], list[str]] = ([], [])
     with reading("folder", folder), os.scandir(folder) as entries:
-        for entry in sorted(entries, key=lambda entry: entry.name):
-            if entry.name.startswith("."):
-                continue
-            if entry.name.encode(errors="replace") != os.fsencode(entry.name):
-                shown = os.fsencode(entry.name)
-                raise DataError(f"the name {shown!r} in {folder} is not UTF-8 text; rename it", path=folder)
+        shown = (entry for entry in entries if not entry.name.startswith("."))
+        for entry in sorted(shown, key=lambda entry: entry.name):
+            if entry.name.encode(errors="replace") != (name := os.fsencode(entry.name)):
+                raise DataError(f"the name {name!r} in {folder} is not UTF-8 text; rename it", path=folder)
             found[not entry.is_dir()].append(entry.name)
     return found
 
