@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from clipfit_cli.cli.app import app
-from clipfit_cli.cli.data_cache import cache_folder
+from clipfit_cli.cli.request import cache_folder
 from clipfit_cli.data.pixels import disk_cache
 from tests.conftest import SmallWorld
 
