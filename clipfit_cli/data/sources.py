@@ -63,8 +63,14 @@ class ListFile:
 
 
 def _mirror(file: str, megabytes: float | None = None, *, size: int | None = None, sha256: str = "") -> Source:
-    about, digest = size / 1e6 if size else megabytes, f"sha256:{sha256}" if sha256 else None
-    return Source(_MIRROR + file, "mirror", PurePosixPath(file).suffix, about, size, digest)
+    return Source(
+        url=_MIRROR + file,
+        origin="mirror",
+        suffix=PurePosixPath(file).suffix,
+        megabytes=size / 1e6 if size else megabytes,
+        size=size,
+        digest=f"sha256:{sha256}" if sha256 else None,
+    )
 
 
 def _authors(

@@ -173,17 +173,16 @@ def class_subset(dataset: DataSet, subset: Subset) -> DataSet:
             "one class alone has no accuracy; base and new halves need four classes or more"
         )
     new_label = {old: new for new, old in enumerate(kept)}
-
-    def cut(items: Sequence[Item]) -> tuple[Item, ...]:
-        return tuple(Item(item.path, new_label[item.label]) for item in items if item.label in new_label)
-
-    test = cut(dataset.test)
+    train, val, test = (
+        tuple(Item(item.path, new_label[item.label]) for item in items if item.label in new_label)
+        for items in (dataset.train, dataset.val, dataset.test)
+    )
     if not test:
         raise DataError(f"data set {dataset.name!r} lists no test image of its {subset} classes")
     return replace(
         dataset,
         class_names=tuple(dataset.class_names[label] for label in kept),
-        train=cut(dataset.train),
-        val=cut(dataset.val),
+        train=train,
+        val=val,
         test=test,
     )

@@ -15,12 +15,12 @@ from clipfit_cli.data.pixels.images import Batch, ImageStore
 from clipfit_cli.data.pixels.transforms import ImageSpec
 
 
-def train_crop(image: Image.Image, spec: ImageSpec, generator: torch.Generator | None = None) -> Tensor:
+def train_crop(image: Image.Image, spec: ImageSpec, seed: int) -> Tensor:
     """Return a random crop of an RGB image, uint8 (3, size, size), with Pillow's resize: the reference's to the bit.
 
     Source: CLIPFit 4dde0494 with Dassl's `random_resized_crop` and `random_flip`.
     """
-    crop = CropDrawer().draw(image.width, image.height, generator)
+    crop = CropDrawer().seeded(image.width, image.height, seed)
     box = image.crop((crop.left, crop.top, crop.left + crop.width, crop.top + crop.height))
     resized = box.resize((spec.size, spec.size), Image.Resampling.BICUBIC)
     flipped = resized.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if crop.flip else resized

@@ -289,7 +289,8 @@ def test_tables_of_the_hub_by_their_fingerprints(tmp_path: Path) -> None:
 def test_configurations_of_one_folder_are_told_apart(folder: Path) -> None:
     datasets = pytest.importorskip("datasets")
     rows = {"image": [{"bytes": b"1", "path": None}] * 2, "label": [0, 1]}
-    table = hugging_face._images(hub_set(rows, label=datasets.ClassLabel(names=["a", "b"])), "image")
+    data = hub_set(rows, label=datasets.ClassLabel(names=["a", "b"]))
+    table = data.cast_column("image", datasets.Image(decode=False))
     one, other = (hugging_face.Rows(Path("x"), {"all": table}, "image", folder, config) for config in ("a", "b"))
     assert one.identify(["all/00000000"]) != other.identify(["all/00000000"])
 
@@ -299,7 +300,7 @@ def test_images_that_a_table_names_outside_its_folder(folder: Path, tmp_path: Pa
     images = [{"bytes": None, "path": str(folder / name)} for name in NAMES]
     data = hub_set({"image": images, "label": [0, 1, 1]}, label=datasets.ClassLabel(names=["a", "b"]))
     (tmp_path / "saved").mkdir()
-    table = hugging_face._images(data, "image")
+    table = data.cast_column("image", datasets.Image(decode=False))
     rows = hugging_face.Rows(Path("hf:saved"), {"all": table}, "image", tmp_path / "saved")
     first = rows.identify(["all/00000000"])
     change(folder / NAMES[0], content=b"other pix.")

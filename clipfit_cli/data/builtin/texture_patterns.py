@@ -152,8 +152,7 @@ def _cobwebbed(c: Canvas) -> Field:
     spokes, rings = int(c.rng.integers(7, 11)), c.rng.uniform(3.0, 4.2)
     across = _triangle(angle / _TURN * spokes + c.rng.random())
     sagging = radius * (1 - 0.16 * (1 - 4 * across * across))
-    spoke = 0.028 - across * _TURN / spokes * radius
-    ring = (0.1 - _triangle(sagging * rings)) / rings
+    spoke, ring = 0.028 - across * _TURN / spokes * radius, (0.1 - _triangle(sagging * rings)) / rings
     return np.maximum(_inside(spoke, c.pixel), _inside(ring, c.pixel))
 
 
@@ -270,8 +269,7 @@ def _starry(c: Canvas) -> Field:
     angle = np.abs(_saw((np.arctan2(dy, dx) / _TURN + number) * 5) - 0.5) * 2 * half
     x, y = near * np.cos(angle), near * np.sin(angle)
     notch_x, notch_y = 0.42 * reach * np.cos(half), 0.42 * reach * np.sin(half)
-    side = (reach - x) * notch_y - y * (reach - notch_x)
-    return _inside(side / (0.75 * reach), 1.6 * c.pixel)
+    return _inside(((reach - x) * notch_y - y * (reach - notch_x)) / (0.75 * reach), 1.6 * c.pixel)
 
 
 @_in_cells(1.8, 3.4)

@@ -16,8 +16,7 @@ from pathlib import Path
 from clipfit_cli.data.disk import disk_error
 from clipfit_cli.errors import DataError, first_line
 
-_SPECIAL = "that is a link, a device or the like"
-_DRIVE = re.compile(r"[A-Za-z]:")
+_SPECIAL, _DRIVE = "that is a link, a device or the like", re.compile(r"[A-Za-z]:")
 _EXTENSIONS = {
     tarfile.XHDTYPE,
     tarfile.XGLTYPE,
@@ -25,8 +24,7 @@ _EXTENSIONS = {
     tarfile.GNUTYPE_LONGNAME,
     tarfile.GNUTYPE_LONGLINK,
 }
-_Member = tuple[str, int, Callable[[str], None]]
-"""Name, size, and what writes it under the name it is given."""
+_Member = tuple[str, int, Callable[[str], None]]  # name, size, and what writes it under the name it is given
 
 
 MEMBERS = 1_000_000

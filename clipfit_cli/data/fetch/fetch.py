@@ -12,7 +12,6 @@ from pathlib import Path
 
 from clipfit_cli._version import __version__
 from clipfit_cli.data import catalog
-from clipfit_cli.data.catalog import GUIDE_URL, CatalogRow
 from clipfit_cli.data.check.status import DatasetStatus, dataset_status
 from clipfit_cli.data.disk import NoSpaceError, check_room, disk_error
 from clipfit_cli.data.fetch.archives import unpack
@@ -79,7 +78,7 @@ def is_whole(status: DatasetStatus) -> bool:
     return status.state == "present" and not status.mismatches
 
 
-def _from_first_source(row: CatalogRow, way: Way) -> Outcome:
+def _from_first_source(row: catalog.CatalogRow, way: Way) -> Outcome:
     """Return the outcome of the first source that works."""
     failures = []
     with way.staging(row.name) as staging:
@@ -94,19 +93,21 @@ def _from_first_source(row: CatalogRow, way: Way) -> Outcome:
                 failures.append(f"  - {error}")
                 if source is not sources(row.name)[-1] and not way.offline:
                     way.say(f"{row.name}: {error}; trying the next source")
-    reason = "the network is not to be touched" if way.offline else "no source of it works"
     archives = " or ".join(f"{source.url} as {source.file_name(row.name)}" for source in sources(row.name))
     lists = list_file(row)
     split = f" with {lists.name} from {lists.url} in it" if lists else ""
     raise DataError(
-        f"data set {row.name!r} could not be had, {reason}:\n" + "\n".join(failures) + "\n"
+        f"data set {row.name!r} could not be had, "
+        f"{'the network is not to be touched' if way.offline else 'no source of it works'}:\n"
+        + "\n".join(failures)
+        + "\n"
         f"By hand: put {archives} into {way.downloads} and run the same command again; or lay the data set out as "
-        f"{way.root / row.folder}{split} ({GUIDE_URL}). {DATA_ROOT_HINT}",
+        f"{way.root / row.folder}{split} ({catalog.GUIDE_URL}). {DATA_ROOT_HINT}",
         path=way.root / row.folder,
     )
 
 
-def _from_source(row: CatalogRow, source: Source, way: Way, staging: Path) -> Outcome:
+def _from_source(row: catalog.CatalogRow, source: Source, way: Way, staging: Path) -> Outcome:
     """Fetch, unpack, check and place a data set from one source."""
     received = fetch_archive(row, source, way)
     shutil.rmtree(staging, ignore_errors=True)  # of an earlier source
@@ -137,7 +138,7 @@ def _from_source(row: CatalogRow, source: Source, way: Way, staging: Path) -> Ou
 
 
 def arranged(
-    row: CatalogRow, source: Source, archive: Path, staging: Path, progress: Callable[[int, int | None], None]
+    row: catalog.CatalogRow, source: Source, archive: Path, staging: Path, progress: Callable[[int, int | None], None]
 ) -> Path:
     """Return the unpacked data set's folder, named as in the data root, in a folder of its own.
 

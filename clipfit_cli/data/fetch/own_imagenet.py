@@ -60,8 +60,7 @@ def link_imagenet(row: CatalogRow, way: Way, own: Path | None) -> Outcome:
 
 def _images(own: Path) -> Path:
     """Return the folder that holds ``train`` and ``val``."""
-    for place_ in _PLACES:
-        images = own / place_
+    for images in (own / place for place in _PLACES):
         if all(_has_classes(images / split) for split in ("train", "val")):
             return images
     flat = next((own / p / "val" for p in _PLACES if (own / p / "val").is_dir()), None)

@@ -146,8 +146,11 @@ def checked(path: Path, digest: str | None, url: str = "") -> Received:
     if found != value:
         if url:
             path.unlink()
-        advice = "it was removed" if url else "remove it"
-        raise DataError(f"{url or path} has the wrong {kind}, {found} instead of {value}; {advice}", path=path)
+        raise DataError(
+            f"{url or path} has the wrong {kind}, {found} instead of {value}; "
+            f"{'it was removed' if url else 'remove it'}",
+            path=path,
+        )
     return received
 
 
@@ -174,8 +177,7 @@ def fetch_archive(row: CatalogRow, source: Source, way: Way) -> Received:
     )
 
     def progress(have: int, total: int | None) -> None:
-        room = (total or about) * (1 + UNPACKED) - have
-        check_room(way.downloads, room, what=f"{row.name}, archive and images,")
+        check_room(way.downloads, (total or about) * (1 + UNPACKED) - have, what=f"{row.name}, archive and images,")
         way.step(f"{row.name}: fetching", have, total)
 
     download(url, fetched, size=size, digest=digest, progress=progress)

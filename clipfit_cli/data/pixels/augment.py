@@ -36,11 +36,9 @@ class CropBatch:
         box = torch.from_numpy(np.array(cut, order="C")).unsqueeze(0).permute(0, 3, 1, 2)
         size, mode = self._spec.size, self._spec.interpolation
         resized: NDArray[np.uint8] = F.interpolate(box, (size, size), mode=mode, antialias=True)[0].numpy()
-        if crop.flip:
-            resized = resized[:, :, ::-1]
         # numpy, channel by channel: torch would wake its own threads in each of ours, and a channel stays in the cache
         for channel, plane in enumerate(self._places[place]):
-            np.copyto(plane, resized[channel])
+            np.copyto(plane, resized[channel, :, :: -1 if crop.flip else 1])
             plane *= self._factors[channel]
             plane += self._offsets[channel]
 

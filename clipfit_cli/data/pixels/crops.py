@@ -32,39 +32,32 @@ class CropDrawer:
 
     def __init__(self) -> None:
         """Make what every draw writes into."""
-        self._own_generator = torch.Generator()
-        self._real = torch.empty(1)
-        self._whole = torch.empty(1, dtype=torch.int64)
+        self._generator = torch.Generator()
+        self._real, self._whole = torch.empty(1), torch.empty(1, dtype=torch.int64)
         self._log_low, self._log_high = torch.tensor(_ASPECT).log().tolist()
 
     def seeded(self, width: int, height: int, seed: int) -> Crop:
-        """Return the crop that `draw` returns after ``torch.manual_seed(seed)``; no other generator is touched."""
-        return self.draw(width, height, self._own_generator.manual_seed(seed))
-
-    def draw(self, width: int, height: int, generator: torch.Generator | None = None) -> Crop:
         """Return a random crop of an image of `width` x `height`; the largest central one if none fits in ten tries.
 
-        Args:
-            width, height: Of the image.
-            generator: Source of the numbers; None = torch's global one.
+        It is the one that torchvision draws after ``torch.manual_seed(seed)``; no other generator is touched.
         """
+        self._generator.manual_seed(seed)
         for _ in range(_TRIES):
-            area = width * height * self._uniform(*_AREA, generator).item()
-            aspect = self._uniform(self._log_low, self._log_high, generator).exp_().item()
+            area = width * height * self._uniform(*_AREA).item()
+            aspect = self._uniform(self._log_low, self._log_high).exp_().item()
             box_width, box_height = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
             if 0 < box_width <= width and 0 < box_height <= height:
-                top = self._below(height - box_height + 1, generator)
-                left = self._below(width - box_width + 1, generator)
+                top, left = self._below(height - box_height + 1), self._below(width - box_width + 1)
                 break
         else:
             box_width = min(width, max(1, round(height * _ASPECT[1])))
             box_height = min(height, max(1, round(width / _ASPECT[0])))
             top, left = (height - box_height) // 2, (width - box_width) // 2
-        flip = self._uniform(0.0, 1.0, generator).item() < _FLIP_PROBABILITY
+        flip = self._uniform(0.0, 1.0).item() < _FLIP_PROBABILITY
         return Crop(top, left, box_height, box_width, flip)
 
-    def _uniform(self, low: float, high: float, generator: torch.Generator | None) -> torch.Tensor:
-        return self._real.uniform_(low, high, generator=generator)
+    def _uniform(self, low: float, high: float) -> torch.Tensor:
+        return self._real.uniform_(low, high, generator=self._generator)
 
-    def _below(self, end: int, generator: torch.Generator | None) -> int:
-        return int(self._whole.random_(0, end, generator=generator).item())
+    def _below(self, end: int) -> int:
+        return int(self._whole.random_(0, end, generator=self._generator).item())

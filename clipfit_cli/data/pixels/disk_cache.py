@@ -25,8 +25,8 @@ FREE_DISK_BYTES = 2**30
 
 _SUFFIX = ".clipfit-features"
 _HEAD_BYTES = 512
+# Version 0.1.0 kept pixels, too: they are never read, and go as everything that is not used.
 _ENTRY = re.compile(r"[0-9a-f]{62}\.clipfit-(features|pixels)")
-"""Version 0.1.0 kept pixels, too: they are never read, and go as everything that is not used."""
 
 
 class CacheUsage(NamedTuple):
@@ -119,8 +119,7 @@ class DiskCache:
                 file.writelines(row.data for row in rows)
         except (OSError, ValueError) as error:
             self._is_writable = False
-            reason = getattr(error, "strerror", None) or error
-            self._on_note(f"the image cache {self.folder} takes no more: {reason}")
+            self._on_note(f"the image cache {self.folder} takes no more: {getattr(error, 'strerror', None) or error}")
 
     def _path(self, key: str) -> Path:
         return self.folder / key[:2] / f"{key[2:]}{_SUFFIX}"
@@ -138,8 +137,7 @@ class DiskCache:
 def cache_usage(folder: Path) -> CacheUsage:
     """Return what a cache holds; nothing where there is no such folder."""
     files = _own_files(folder)
-    num_lists = sum(path.suffix == _SUFFIX for path, _ in files)
-    return CacheUsage(num_lists, sum(state.st_size for _, state in files))
+    return CacheUsage(sum(path.suffix == _SUFFIX for path, _ in files), sum(state.st_size for _, state in files))
 
 
 def clear_cache(folder: Path) -> CacheUsage:

@@ -9,6 +9,10 @@ MOST_MIB = 4096
 """Never more is kept by default."""
 
 _SHARE, _UNKNOWN_MIB = 4, 4096
+_KINDS = {
+    "": ("", "memory.max", "memory.current", "inactive_file"),
+    "memory": ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+}  # version 2, which names no controller, and 1: folder of the groups, files of limit and usage, entry of memory.stat
 _MEMINFO, _OWN_GROUPS, _GROUPS = Path("/proc/meminfo"), Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 
 
@@ -44,18 +48,12 @@ def _group_bytes() -> list[int]:
     left = []
     for line in _lines(_OWN_GROUPS):
         _, controllers, path = line.split(":", 2)
-        if not controllers:
-            top, names = _GROUPS, ("memory.max", "memory.current", "inactive_file")
-        elif "memory" in controllers.split(","):
-            top = _GROUPS / "memory"
-            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-        else:
-            continue
         below = PurePosixPath(path.strip("/"))
-        for folder in (top / below, *(top / parent for parent in below.parents)):
-            limit, usage = (_numbers(folder / name).get("") for name in names[:2])
-            if limit is not None and usage is not None:
-                left.append(max(0, limit - usage + _numbers(folder / "memory.stat").get(names[2], 0)))
+        for top, most, used, idle in (_KINDS[kind] for kind in controllers.split(",") if kind in _KINDS):
+            for folder in (_GROUPS / top / at for at in (below, *below.parents)):
+                limit, usage = (_numbers(folder / name).get("") for name in (most, used))
+                if limit is not None and usage is not None:
+                    left.append(max(0, limit - usage + _numbers(folder / "memory.stat").get(idle, 0)))
     return left
 
 

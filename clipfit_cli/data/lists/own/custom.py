@@ -64,11 +64,10 @@ def find_own(text: str) -> OwnDataSet | None:
         ConfigError: A name that the catalog has is given to it, it is a URL, or nothing stands behind a scheme.
         DataError: There is no such folder or file, or the file is of no known kind.
     """
-    name, rest = _parts(text)
+    name, rest, scheme, location = _parts(text)
     if name and _is_taken(name):
         raise ConfigError(f"{name!r} is the name of another data set; give {rest} another one: OTHER={rest}")
-    if scheme := _scheme(rest):
-        location = rest.removeprefix(f"{scheme}:")
+    if scheme:
         if not location:
             raise ConfigError(f"nothing stands behind {rest}; expected hf:ORG/NAME or wds:SHARDS")
         return OwnDataSet(name or _free_name(_stem(location)), scheme, _anchored(scheme, location))
@@ -90,9 +89,7 @@ def find_own(text: str) -> OwnDataSet | None:
 
 def is_one_source(text: str) -> bool:
     """Return whether a text with a comma in it names, as a whole, something that is there."""
-    rest = _parts(text)[1]
-    scheme = _scheme(rest)
-    location = rest.removeprefix(f"{scheme}:") if scheme else rest
+    _, _, scheme, location = _parts(text)
     if scheme == "wds" and "://" not in location:
         return bool(webdataset.shard_paths(location))
     return _on_disk(location) is not None
@@ -162,14 +159,15 @@ def _renamed(own: OwnDataSet, names: Sequence[str]) -> tuple[str, ...]:
     return tuple(given[name] for name in names)
 
 
-def _parts(text: str) -> tuple[str, str]:
-    """Return the name that is given to a data set, if any, and the rest; what exists as a whole has no name."""
+def _parts(text: str) -> tuple[str, str, Literal["hf", "wds"] | None, str]:
+    """Return the name that is given to a data set, if any, the rest, its scheme, if any, and what stands behind that.
+
+    What exists as a whole has no name.
+    """
     match = _NAMED.fullmatch(text)
-    return (match[1], match[2]) if match and not _on_disk(text) else ("", text)
-
-
-def _scheme(text: str) -> Literal["hf", "wds"] | None:
-    return next((scheme for scheme in _SCHEMES if text.startswith(f"{scheme}:")), None)
+    name, rest = (match[1], match[2]) if match and not _on_disk(text) else ("", text)
+    scheme = next((scheme for scheme in _SCHEMES if rest.startswith(f"{scheme}:")), None)
+    return name, rest, scheme, rest.removeprefix(f"{scheme}:") if scheme else rest
 
 
 def _anchored(scheme: str, location: str) -> str:

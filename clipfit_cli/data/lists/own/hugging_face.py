@@ -84,7 +84,10 @@ def read(location: str) -> Listing:
     found = [one for name in chosen for one in _labelled(tables[name], name, label, source)]
     if not found:
         raise DataError(f"{source} holds no image with a label")
-    images = {name: _images(tables[name], image) for name in chosen}
+    import datasets
+
+    as_file = datasets.Image(decode=False)
+    images = {name: tables[name].select_columns([image]).cast_column(image, as_file) for name in chosen}
     declared = getattr(tables[chosen[0]].features[label], "names", None) or ()
     return listing_of(found, Rows(Path(source), images, image, folder, config), declared)
 
@@ -147,10 +150,3 @@ def _outside(column: Any, folder: Path) -> list[str]:
 
     rows = column.filter(pyarrow.compute.is_null(pyarrow.compute.struct_field(column, "bytes"))).to_pylist()
     return [row["path"] for row in rows if row and row["path"] and not Path(row["path"]).is_relative_to(folder)]
-
-
-def _images(table: Any, column: str) -> Any:
-    """Return the image column of a table as files, not as pictures."""
-    import datasets
-
-    return table.select_columns([column]).cast_column(column, datasets.Image(decode=False))

@@ -68,9 +68,7 @@ def _csv_rows(file: Path, text: str) -> Iterator[Row]:
                 f"it has {', '.join(head) or 'none'}",
                 path=file,
             )
-        for cells in reader:
-            if not cells:
-                continue
+        for cells in filter(None, reader):
             if len(cells) != len(head):
                 raise DataError(
                     f"{file}, line {reader.line_num} has {len(cells)} cells, its head {len(head)}; "
@@ -84,9 +82,8 @@ def _csv_rows(file: Path, text: str) -> Iterator[Row]:
 
 def _json_rows(file: Path, whole: str) -> Iterator[Row]:
     """Yield the rows of a JSONL file: one object a line."""
-    for line, text in enumerate(whole.split("\n"), start=1):
-        if not text.strip():
-            continue
+    lines = enumerate(whole.split("\n"), start=1)
+    for line, text in ((line, text) for line, text in lines if text.strip()):
         try:
             values = dict(json.loads(text))
         except (ValueError, TypeError, RecursionError) as error:

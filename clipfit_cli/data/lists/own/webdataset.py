@@ -19,10 +19,8 @@ from clipfit_cli.errors import ConfigError, DataError
 from clipfit_cli.files import expanded, open_regular, read_text
 
 CLASS_NAMES_FILE = "classnames.txt"
-_BRACES = re.compile(r"\{([^{}]*)\}")
-_RANGE = re.compile(r"(\d{1,18})\.\.(\d{1,18})")
-_MOST_SHARDS = 100_000
-_MOST_TEXT = 10_000_000
+_BRACES, _RANGE = re.compile(r"\{([^{}]*)\}"), re.compile(r"(\d{1,18})\.\.(\d{1,18})")
+_MOST_SHARDS, _MOST_TEXT = 100_000, 10_000_000
 
 
 @dataclass(frozen=True)
@@ -140,9 +138,7 @@ def _samples(shard: Path, names: list[str]) -> Iterator[tuple[str, int, int, int
     try:
         size = shard.stat().st_size
         with open_regular(shard) as file, tarfile.open(fileobj=file, mode="r:") as archive:
-            for member in archive:
-                if not member.isfile():
-                    continue
+            for member in filter(tarfile.TarInfo.isfile, archive):
                 if member.offset_data + member.size > size:
                     raise tarfile.ReadError(f"{member.name} goes beyond its end")
                 folder, slash, name = member.name.rpartition("/")
@@ -151,8 +147,7 @@ def _samples(shard: Path, names: list[str]) -> Iterator[tuple[str, int, int, int
                 if f".{suffix.lower()}" in IMAGE_SUFFIXES:
                     if key in images:
                         raise DataError(f"shard {shard} has two images of the key {key!r}", path=shard)
-                    if member.size > MAX_BYTES:
-                        raise tarfile.ReadError(_too_large(member, MAX_BYTES))
+                    _check_size(member, MAX_BYTES)
                     images[key] = (member.name, member.offset_data, member.size)
                 elif suffix.lower() == "cls":
                     text = _content(archive, member).strip().decode(errors="replace")
@@ -171,20 +166,19 @@ def _samples(shard: Path, names: list[str]) -> Iterator[tuple[str, int, int, int
 
 
 def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    if member.size > _MOST_TEXT:
-        raise tarfile.ReadError(_too_large(member, _MOST_TEXT))
+    _check_size(member, _MOST_TEXT)
     file = archive.extractfile(member)
     return file.read() if file else b""
 
 
-def _too_large(member: tarfile.TarInfo, most: int) -> str:
-    return f"{member.name} has {member.size:,} bytes, at most {most:,} are accepted"
+def _check_size(member: tarfile.TarInfo, most: int) -> None:
+    if member.size > most:
+        raise tarfile.ReadError(f"{member.name} has {member.size:,} bytes, at most {most:,} are accepted")
 
 
 def _class_names(root: Path) -> list[str]:
     """Return the class names that stand beside the shards, if any."""
-    for folder in (root, root.parent):
-        path = folder / CLASS_NAMES_FILE
+    for path in (folder / CLASS_NAMES_FILE for folder in (root, root.parent)):
         if path.is_file():
             with reading("list", path):
                 return _lines(read_text(path))
