@@ -326,8 +326,7 @@ def is_known(name: str) -> bool:
 
 def prompt_template(name: str) -> str:
     """Return the prompt template of a data set; of one that is not in the catalog, the general one."""
-    known = _BY_NAME.get(name)
-    return known.prompt_template if known else DEFAULT_TEMPLATE
+    return _BY_NAME[name].prompt_template if name in _BY_NAME else DEFAULT_TEMPLATE
 
 
 def _bare(name: str) -> str:

@@ -53,6 +53,8 @@ def disk_error(error: OSError, path: Path, *, kept: str = "") -> DataError:
         kept: What is left for a further try; only told where the disk is full.
     """
     at = error.filename2 or error.filename or path
-    if error.errno in _FULL:
-        return NoSpaceError(f"the disk is full: {at} could not be written{kept}", path=path)
-    return DataError(f"cannot read or write {at}: {error.strerror or error}", path=path)
+    return (
+        NoSpaceError(f"the disk is full: {at} could not be written{kept}", path=path)
+        if error.errno in _FULL
+        else DataError(f"cannot read or write {at}: {error.strerror or error}", path=path)
+    )

@@ -73,35 +73,30 @@ def _mirror(file: str, megabytes: float | None = None, *, size: int | None = Non
     )
 
 
-def _authors(
-    url: str,
-    suffix: str,
-    megabytes: float | None = None,
-    md5: str = "",
-    *,
-    image_folder: str | None = None,
-    nested: str | None = None,
-) -> Source:
-    return Source(url, "authors", suffix, megabytes, None, f"md5:{md5}" if md5 else None, image_folder, nested)
-
-
 # The md5 sums are those that torchvision pins. The sha256 sums and exact sizes of the mirror stand on the hub's page
 # (dtd) or in other people's published records of a download of that very revision.
 # No official archive: StanfordCars and SUN397 (taken down), UCF101's videos (the benchmark uses their middle frames).
 _SOURCES: dict[str, tuple[Source, ...]] = {
     "caltech101": (
         _mirror("caltech-101.zip", 143),
-        _authors(
+        Source(
             "https://data.caltech.edu/records/mzrjq-6wc02/files/caltech-101.zip",
+            "authors",
             ".zip",
             137,
-            "3138e1922a9193bfa496528edbbc45d0",
+            digest="md5:3138e1922a9193bfa496528edbbc45d0",
             nested="caltech-101/101_ObjectCategories.tar.gz",
         ),
     ),
     "oxford_pets": (
         _mirror("oxford_pets.zip"),
-        _authors(_OXFORD + "pets/data/images.tar.gz", ".tar.gz", 792, "5c4f3ee8e5d25df40f4fd59a7f44e54c"),
+        Source(
+            _OXFORD + "pets/data/images.tar.gz",
+            "authors",
+            ".tar.gz",
+            792,
+            digest="md5:5c4f3ee8e5d25df40f4fd59a7f44e54c",
+        ),
     ),
     "stanford_cars": (
         _mirror(
@@ -112,76 +107,90 @@ _SOURCES: dict[str, tuple[Source, ...]] = {
     ),
     "oxford_flowers": (
         _mirror("oxford_flowers.zip"),
-        _authors(_OXFORD + "flowers/102/102flowers.tgz", ".tgz", 345, "52808999861908f626f3c1f4e79d11fa"),
+        Source(
+            _OXFORD + "flowers/102/102flowers.tgz",
+            "authors",
+            ".tgz",
+            345,
+            digest="md5:52808999861908f626f3c1f4e79d11fa",
+        ),
     ),
     "food101": (
         _mirror("food101.zip", 5010),
-        _authors(
-            "https://data.vision.ee.ethz.ch/cvl/food-101.tar.gz", ".tar.gz", 5000, "85eeb15f3717b99a5da872d97d918f87"
+        Source(
+            "https://data.vision.ee.ethz.ch/cvl/food-101.tar.gz",
+            "authors",
+            ".tar.gz",
+            5000,
+            digest="md5:85eeb15f3717b99a5da872d97d918f87",
         ),
     ),
     "fgvc_aircraft": (
         _mirror("fgvc_aircraft.zip", 2750),
-        _authors(_OXFORD + "fgvc-aircraft/archives/fgvc-aircraft-2013b.tar.gz", ".tar.gz", 2750),
+        Source(_OXFORD + "fgvc-aircraft/archives/fgvc-aircraft-2013b.tar.gz", "authors", ".tar.gz", 2750),
     ),
     "sun397": (
         _mirror(
-            "sun397.zip",
-            size=39_182_693_483,
-            sha256="ce6dee6685c9f1d592c8297e193dde885aa9c50d008fd998a38ccc57a3dda722",
+            "sun397.zip", size=39_182_693_483, sha256="ce6dee6685c9f1d592c8297e193dde885aa9c50d008fd998a38ccc57a3dda722"
         ),
     ),
     "dtd": (
-        _mirror(
-            "dtd.zip",
-            size=626_071_992,
-            sha256="5ba4d3000e60f5541ba15a082033ca0696eee68125e9c28edff3dbe22f04313b",
+        _mirror("dtd.zip", size=626_071_992, sha256="5ba4d3000e60f5541ba15a082033ca0696eee68125e9c28edff3dbe22f04313b"),
+        Source(
+            _OXFORD + "dtd/download/dtd-r1.0.1.tar.gz",
+            "authors",
+            ".tar.gz",
+            625,
+            digest="md5:fff73e5086ae6bdbea199a49dfb8a4c1",
         ),
-        _authors(_OXFORD + "dtd/download/dtd-r1.0.1.tar.gz", ".tar.gz", 625, "fff73e5086ae6bdbea199a49dfb8a4c1"),
     ),
     "eurosat": (
         _mirror("eurosat.zip", 94.8),
-        _authors(
+        Source(
             HUB + "datasets/torchgeo/eurosat/resolve/c877bcd43f099cd0196738f714544e355477f3fd/EuroSAT.zip",
+            "authors",
             ".zip",
             94.3,
-            "c8fa014336c82ac7804f0398fcb19387",
+            digest="md5:c8fa014336c82ac7804f0398fcb19387",
         ),
     ),
     "ucf101": (
         _mirror(
-            "ucf101.zip",
-            size=140_164_538,
-            sha256="2fe1bd40e64408d02ff173badf744da557033ae6c75dd4ea51519366551f3ae6",
+            "ucf101.zip", size=140_164_538, sha256="2fe1bd40e64408d02ff173badf744da557033ae6c75dd4ea51519366551f3ae6"
         ),
-        _authors(
+        Source(
             "https://drive.usercontent.google.com/download?export=download&confirm=t"
             "&id=10Jqome3vtUA2keJkNanAiFpgbyC9Hc2O",
+            "authors",
             ".zip",
             140,
         ),
     ),
     "imagenetv2": (
         _mirror("imagenetv2.zip"),
-        _authors(
-            HUB + "datasets/vaishaal/ImageNetV2/resolve/main/imagenetv2-matched-frequency.tar.gz", ".tar.gz", 1264
+        Source(
+            HUB + "datasets/vaishaal/ImageNetV2/resolve/main/imagenetv2-matched-frequency.tar.gz",
+            "authors",
+            ".tar.gz",
+            1264,
         ),
     ),
     "imagenet_sketch": (
         _mirror("imagenet-sketch.zip"),
-        _authors(
+        Source(
             HUB + "datasets/songweig/imagenet_sketch/resolve/main/data/ImageNet-Sketch.zip",
+            "authors",
             ".zip",
             image_folder="sketch",
         ),
     ),
     "imagenet_a": (
         _mirror("imagenet-adversarial.zip", 684),
-        _authors("https://people.eecs.berkeley.edu/~hendrycks/imagenet-a.tar", ".tar", 688),
+        Source("https://people.eecs.berkeley.edu/~hendrycks/imagenet-a.tar", "authors", ".tar", 688),
     ),
     "imagenet_r": (
         _mirror("imagenet-rendition.zip", 2100),
-        _authors("https://people.eecs.berkeley.edu/~hendrycks/imagenet-r.tar", ".tar", 2190),
+        Source("https://people.eecs.berkeley.edu/~hendrycks/imagenet-r.tar", "authors", ".tar", 2190),
     ),
 }
 

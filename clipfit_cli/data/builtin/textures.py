@@ -86,18 +86,17 @@ def _mix(ground: Field, ink: Field, field: Field) -> Field:
     return (ink - ground) * field[..., None] + ground
 
 
-def _clean(pattern: str, rng: np.random.Generator, colour: str | None = None) -> Field:
+def _clean(field: Field, rng: np.random.Generator, colour: str | None = None) -> Field:
     """Flat ink in one of the named colours on white, or on black where the ink is light."""
-    field = PATTERNS[pattern](_canvas(rng, turn=0.35, tilt=0.1))
     ink = np.array(COLOURS[colour or str(rng.choice(list(COLOURS)))])
     light = float(ink @ _LUMA) > 0.6
     ground = np.full(3, rng.uniform(0.0, 0.12) if light else rng.uniform(0.88, 1.0))
     return _mix(ground, np.clip(ink + rng.uniform(-0.08, 0.08, 3), 0, 1), field)
 
 
-def _photo(pattern: str, rng: np.random.Generator) -> Field:
+def _photo(field: Field, rng: np.random.Generator) -> Field:
     """Muted materials under a warm, uneven light, seen at an angle through a soft, noisy lens."""
-    field = _blur(PATTERNS[pattern](_canvas(rng, turn=0.5, tilt=0.2)), rng.uniform(0.4, 1.0))
+    field = _blur(field, rng.uniform(0.4, 1.0))
     tint = rng.uniform(-0.16, 0.16, (2, 3))
     low = rng.uniform(0.12, 0.35)
     pair = (low, low + rng.uniform(0.35, 0.55))
@@ -112,26 +111,24 @@ def _photo(pattern: str, rng: np.random.Generator) -> Field:
     return picture
 
 
-def _dim(pattern: str, rng: np.random.Generator) -> Field:
+def _dim(field: Field, rng: np.random.Generator) -> Field:
     """Two close shades in the dusk, faintly blue."""
-    field = PATTERNS[pattern](_canvas(rng, turn=0.35, tilt=0.1))
     low, step = rng.uniform(0.15, 0.35), rng.uniform(0.25, 0.35)
     grey = low + step * (field if rng.random() < 0.5 else 1 - field)
     return _mix(_BLACK, np.array([0.8, 0.9, 1.2]), grey) + 0.012 * rng.standard_normal((SIZE, SIZE, 1))
 
 
-def _relief(pattern: str, rng: np.random.Generator) -> Field:
+def _relief(field: Field, rng: np.random.Generator) -> Field:
     """The pattern carved in stone: grey, lit from one side, so that slopes show most."""
-    field = _blur(PATTERNS[pattern](_canvas(rng, turn=0.35, tilt=0.1)), 0.6)
+    field = _blur(field, 0.6)
     angle = rng.uniform(0, 2 * np.pi)
     slope = np.cos(angle) * np.gradient(field, axis=1) + np.sin(angle) * np.gradient(field, axis=0)
     stone = 0.5 + 0.1 * (_smooth_noise(rng, 2.0) - 0.5) + 0.13 * (field - 0.5)
     return _mix(_BLACK, np.array([1.02, 1.0, 0.94]), stone + 0.9 * slope)
 
 
-def _sketch(pattern: str, rng: np.random.Generator) -> Field:
+def _sketch(field: Field, rng: np.random.Generator) -> Field:
     """The pattern in pencil on paper: outlines, faintly shaded."""
-    field = PATTERNS[pattern](_canvas(rng, turn=0.35, tilt=0.1))
     down, right = np.gradient(field)
     line = np.clip(2.2 * np.sqrt(down * down + right * right), 0, 1)
     pressure = 0.6 + 0.4 * _smooth_noise(rng, 6.0)
@@ -158,7 +155,9 @@ def draw(pattern: str, style: str, rng: np.random.Generator, colour: str | None 
     check_known("style", style, STYLES)
     if colour is not None:
         check_known("colour", colour, COLOURS)
-    image = _clean(pattern, rng, colour) if style == "clean" else _PAINTERS[style](pattern, rng)
+    turn, tilt = (0.5, 0.2) if style == "photo" else (0.35, 0.1)
+    field = PATTERNS[pattern](_canvas(rng, turn=turn, tilt=tilt))
+    image = _clean(field, rng, colour) if style == "clean" else _PAINTERS[style](field, rng)
     return (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8)
 
 

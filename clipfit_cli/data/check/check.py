@@ -95,11 +95,12 @@ def check_dataset(
         f"{len(damaged)} images are damaged, the first is {damaged[0].path}" if damaged else "",
         "the split file is not the published one" if list_state == "other" else "",
     )
-    state: State = "present"
-    if lost or status.mismatches:
-        state = "incomplete"
-    if damaged or list_state == "other":
-        state = "damaged"
+    found: dict[State, bool] = {
+        "damaged": bool(damaged) or list_state == "other",
+        "incomplete": bool(lost or status.mismatches),
+        "present": True,
+    }
+    state = next(state for state in found if found[state])
     return Check(
         status, state, len(listed), status.missing, damaged, sha256, list_state, ". ".join(filter(None, texts))
     )

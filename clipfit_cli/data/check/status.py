@@ -106,7 +106,7 @@ def _mismatches(row: catalog.CatalogRow, dataset: DataSet) -> tuple[str, ...]:
 
 def present_datasets(data_root: Path) -> tuple[str, ...]:
     """Return the names of the data sets that are whole below the data root, in the catalog's order."""
-    names = (name for name in catalog.ALL if name not in catalog.BUILTIN_DATASETS)
+    names = (*catalog.FEW_SHOT_DATASETS, *catalog.IMAGENET_VARIANTS)
     return tuple(name for name in names if dataset_status(name, data_root).state == "present")
 
 

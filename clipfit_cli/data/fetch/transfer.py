@@ -213,5 +213,5 @@ def put_list(row: CatalogRow, folder: Path, way: Way) -> dict[str, object] | Non
         else:
             way.say(f"{row.name}: {wanted.name} from {urlsplit(url).netloc}")
             download(url, target)
-    sha256 = checked(target, digest, url or "").sha256
-    return {"name": wanted.name, "url": url, "sha256": sha256, "confirmed": digest is not None}
+    found = checked(target, digest, url or "")
+    return {"name": wanted.name, "url": url, "sha256": found.sha256, "confirmed": found.confirmed}

@@ -34,7 +34,9 @@ class StoredImages:
         Raises:
             DataError: It is missing or damaged.
         """
-        return self.decode(self.content(path), path)
+        from clipfit_cli.data.files.decode import decode_content
+
+        return decode_content(self.content(path), self.root / path)
 
     def content(self, path: str) -> bytes:
         """Return what is in the image's file.
@@ -43,16 +45,6 @@ class StoredImages:
             DataError: It is missing or cannot be read.
         """
         return read_file(self.root / path)
-
-    def decode(self, content: bytes, path: str) -> Image:
-        """Return the image of a file's content as RGB at its stored size.
-
-        Raises:
-            DataError: The content is damaged.
-        """
-        from clipfit_cli.data.files.decode import decode_content
-
-        return decode_content(content, self.root / path)
 
     def identify(self, paths: Sequence[str]) -> str:
         """Return a hash of the images' names and contents, the same wherever they lie.

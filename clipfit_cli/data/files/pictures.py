@@ -36,9 +36,8 @@ def find_pictures(paths: Iterable[Path], left_out: list[str] | None = None) -> l
             f"there is no such image or folder: {', '.join(missing[:_NAMED])}{more}; expected files or folders",
             path=missing[0],
         )
-    found = []
-    for path in given:
-        found += _images_below(path, left_out if left_out is not None else []) if os.path.isdir(path) else [path]  # noqa: PTH112
+    lost = [] if left_out is None else left_out
+    found = [file for path in given for file in (_images_below(path, lost) if os.path.isdir(path) else [path])]  # noqa: PTH112
     for file in found:
         try:
             str(file).encode()

@@ -53,8 +53,7 @@ class CropDrawer:
             box_width = min(width, max(1, round(height * _ASPECT[1])))
             box_height = min(height, max(1, round(width / _ASPECT[0])))
             top, left = (height - box_height) // 2, (width - box_width) // 2
-        flip = self._uniform(0.0, 1.0).item() < _FLIP_PROBABILITY
-        return Crop(top, left, box_height, box_width, flip)
+        return Crop(top, left, box_height, box_width, flip=self._uniform(0.0, 1.0).item() < _FLIP_PROBABILITY)
 
     def _uniform(self, low: float, high: float) -> torch.Tensor:
         return self._real.uniform_(low, high, generator=self._generator)

@@ -147,8 +147,8 @@ class ImageStore:
     def _in_parts(self, num_images: int, put: Callable[[range], None]) -> list[Future[None]]:
         """Have the places of a batch filled in parts, enough of them that no thread is left without work for long."""
         length = -(-num_images // (_PARTS_PER_THREAD * self._threads))
-        starts = range(0, num_images, length)
-        return [self._pool.submit(put, range(start, min(start + length, num_images))) for start in starts]
+        places = range(num_images)
+        return [self._pool.submit(put, places[start : start + length]) for start in places[::length]]
 
     def _put_train_crops(
         self, crops: CropBatch, dataset: DataSet, items: Sequence[Item], seeds: Sequence[int], places: range

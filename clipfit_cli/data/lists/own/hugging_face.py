@@ -88,8 +88,8 @@ def read(location: str) -> Listing:
 
     as_file = datasets.Image(decode=False)
     images = {name: tables[name].select_columns([image]).cast_column(image, as_file) for name in chosen}
-    declared = getattr(tables[chosen[0]].features[label], "names", None) or ()
-    return listing_of(found, Rows(Path(source), images, image, folder, config), declared)
+    declared = getattr(tables[chosen[0]].features[label], "names", None)
+    return listing_of(found, Rows(Path(source), images, image, folder, config), declared or ())
 
 
 def _load(location: str, source: str) -> tuple[Path | None, str, dict[str, Any]]:

@@ -99,9 +99,8 @@ def _relative(folder: Path, text: str, where: str) -> str:
     if not text:
         raise DataError(f"{where} has no path")
     path = PurePath(os.path.normpath(text))
-    if path.is_absolute() and path.is_relative_to(folder):
-        path = path.relative_to(folder)
-    return path.as_posix()
+    is_below = path.is_absolute() and path.is_relative_to(folder)
+    return (path.relative_to(folder) if is_below else path).as_posix()
 
 
 def _label(row: dict[str, str], where: str) -> int:

@@ -54,8 +54,7 @@ class Shards(StoredImages):
         Raises:
             DataError: A shard is gone or cannot be read.
         """
-        shards = {self.places[path][0].relative_to(self.root).as_posix() for path in paths}
-        return by_content(self.root, list(shards))
+        return by_content(self.root, list({self.places[path][0].relative_to(self.root).as_posix() for path in paths}))
 
 
 def read(pattern: str) -> Listing:
