@@ -127,8 +127,7 @@ def lying_zip() -> bytes:
 
 @pytest.mark.parametrize(
     "content",
-    ids=lambda _: "archive",
-    argvalues=[
+    [
         zip_of({"zeros": bytes(1 << 22)}),
         zip_of({f"{k}": bytes(1 << 19) for k in range(8)}),
         tar_of({"zeros": bytes(1 << 22)}),
@@ -171,8 +170,7 @@ PAX.pax_headers = {"comment": "0" * (1 << 23)}
 
 @pytest.mark.parametrize(
     "content",
-    ids=lambda _: "archive",
-    argvalues=[
+    [
         PAX.tobuf(tarfile.PAX_FORMAT),
         raw_header("x", tarfile.GNUTYPE_LONGNAME, 1 << 50),
         raw_header("x", tarfile.XGLTYPE, 1 << 30),
