@@ -14,12 +14,11 @@ from clipfit_cli.cli.options import (
     DatasetOptions,
     DrawOptions,
     MethodOptions,
-    PromptOptions,
     RootOptions,
     RunOptions,
     TransferOptions,
 )
-from clipfit_cli.cli.prompts import choose_templates, read_class_names
+from clipfit_cli.cli.prompts import PromptOptions, choose_templates, read_class_names
 from clipfit_cli.cli.words import parse_seeds, parse_shots, split_names
 from clipfit_cli.config import (
     TEXTURES,
@@ -60,15 +59,36 @@ class Asked:
 
 
 def data_root_of(data_root: Path | None) -> Path:
-    """Return the data root: what was given, else the default."""
+    """Return the data root: what was given, else the default.
+
+    Raises:
+        ConfigError: It begins with the home folder of nobody.
+    """
     from clipfit_cli.data.load import default_data_root
 
     return expanded(data_root).absolute() if data_root else default_data_root()
 
 
 def splits_dir_of(runs_dir: Path) -> Path:
-    """Return the folder of the splits that are made of a user's own images, beside the runs."""
-    return runs_dir.expanduser() / ".splits"
+    """Return the folder of the splits that are made of a user's own images, beside the runs.
+
+    Raises:
+        ConfigError: The folder of runs begins with the home folder of nobody.
+    """
+    return expanded(runs_dir) / ".splits"
+
+
+def cache_folder(given: str | None) -> Path | None:
+    """Return the folder that ``--image-cache`` names; None where it was not given.
+
+    Raises:
+        ConfigError: It names the home folder of nobody, or is no path.
+    """
+    from clipfit_cli.data.pixels.disk_cache import default_cache_folder
+
+    if not given:
+        return None
+    return default_cache_folder() if given == "auto" else expanded(given).absolute()
 
 
 def choose_datasets(

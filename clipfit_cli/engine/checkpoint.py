@@ -54,7 +54,7 @@ class AdapterCard:
     subset: Subset
     shots: Annotated[int, msgspec.Meta(ge=1)] | None
     seed: Annotated[int, msgspec.Meta(ge=0)]
-    class_names: tuple[str, ...]
+    class_names: Annotated[tuple[Annotated[str, msgspec.Meta(pattern=r"\S")], ...], msgspec.Meta(min_length=2)]
     prompt_templates: tuple[str, ...]
     trainable_parameters: int
     run_key: str
@@ -81,10 +81,10 @@ def find_adapter(path: Path) -> Path:
     path = expanded(path)
     folder = path.parent if path.name in (CARD_FILE, WEIGHTS_FILE) else path
     for file in (folder / CARD_FILE, folder / WEIGHTS_FILE):
-        if (reason := why_unreadable(file)) == "does not exist":
-            raise CheckpointError(f"no adapter at {path}: expected {CARD_FILE} and {WEIGHTS_FILE} in {folder}")
-        if reason:
-            raise CheckpointError(f"no adapter at {path}: {file.name} {reason}")
+        if reason := why_unreadable(file):
+            raise CheckpointError(
+                f"no adapter at {path}: {file} {reason}; expected a folder with {CARD_FILE} and {WEIGHTS_FILE}"
+            )
     return folder
 
 
@@ -102,8 +102,6 @@ def read_card(folder: Path) -> AdapterCard:
             raise CheckpointError(f"{path} was written by another version of clipfit; install that version")
         card = msgspec.convert(values, AdapterCard)
         check_templates(card.prompt_templates)
-        if len(card.class_names) < 2 or not all(map(str.strip, card.class_names)):
-            raise ValueError("it names fewer than two classes, or one without a name")
         if len(set(card.class_names)) < len(card.class_names) and card.dataset not in _NAMED_TWICE:
             raise ValueError("it names a class twice")
     except OSError as error:

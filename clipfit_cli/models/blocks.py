@@ -121,8 +121,3 @@ def attend_from(queries: Tensor, keys_values: Tensor, heads: int, *, mask: Tenso
     q = queries.view(batch, 1, heads, -1).transpose(1, 2)
     k, v = keys_values.view(batch, length, 2, heads, -1).permute(2, 0, 3, 1, 4)
     return attention(q, k, v, mask=mask).transpose(1, 2).reshape(batch, -1)
-
-
-def first_position(states: Tensor) -> Tensor:
-    """Return the states (batch, width) of the first position of (batch, length, width)."""
-    return states[:, 0]

@@ -16,7 +16,6 @@ from torch.utils.checkpoint import checkpoint
 from clipfit_cli.models.blocks import (
     attend_from,
     attend_within,
-    first_position,
     plain_blocks,
     run_block,
     run_block_at,
@@ -116,7 +115,7 @@ def encode_image(model: nn.Module, images: Tensor, *, last_block: bool = True, r
     for block in blocks[:-1]:
         step = partial(run_block, block, attend=attend_within)
         x = checkpoint(step, x, use_reentrant=False) if recompute else step(x)
-    x = visual.ln_post(run_block_at(blocks[-1], x, first_position, attend_from))
+    x = visual.ln_post(run_block_at(blocks[-1], x, lambda states: states[:, 0], attend_from))
     return cast(Tensor, x if visual.proj is None else x @ visual.proj)
 
 

@@ -107,7 +107,7 @@ def weights_of(folder: ModelFolder, *, offline: bool = False, say: Callable[[str
     """Return the weights file that belongs to a configuration.
 
     Raises:
-        ModelError: It is missing and cannot be fetched, or cannot be read.
+        ModelError: It is missing and cannot be fetched.
     """
     if folder.given.startswith(HUB_PREFIX):
         return fetch(
@@ -118,12 +118,10 @@ def weights_of(folder: ModelFolder, *, offline: bool = False, say: Callable[[str
             offline=offline,
             say=say,
         )
-    for path in (folder.config.parent / name for name in WEIGHTS_FILES):
-        if (reason := why_unreadable(path)) is None:
-            return path
-        if reason != "does not exist":
-            raise ModelError(f"{path} {reason}; expected the weights of the model")
-    raise ModelError(f"the folder {folder.config.parent} holds no weights; expected {' or '.join(WEIGHTS_FILES)}")
+    found = [path for name in WEIGHTS_FILES if os.path.lexists(path := folder.config.parent / name)]
+    if not found:
+        raise ModelError(f"the folder {folder.config.parent} holds no weights; expected {' or '.join(WEIGHTS_FILES)}")
+    return found[0]
 
 
 def read_config(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:

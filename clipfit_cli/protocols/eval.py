@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from clipfit_cli import methods
-from clipfit_cli.config import MethodChoice, Request, RunConfig, TestSet
+from clipfit_cli.config import Request, RunConfig, TestSet
 from clipfit_cli.methods.base import resolve_settings
 from clipfit_cli.protocols.few_shot import CAPTIONS, COLUMNS, METRICS, entries
 from clipfit_cli.protocols.planning import templates_of
@@ -27,6 +27,7 @@ def plan(request: Request, *, adapter: str | None = None, settings: Mapping[str,
     """
     (choice,) = request.methods
     trained = adapter is not None
+    resolved = resolve_settings(methods.get(choice.name), choice.overrides) if settings is None else dict(settings)
     return [
         RunConfig(
             protocol="eval",
@@ -35,7 +36,7 @@ def plan(request: Request, *, adapter: str | None = None, settings: Mapping[str,
             shots=request.shots[0] if trained else 0,
             seed=request.seeds[0] if trained else 0,
             method=choice.name,
-            settings=dict(settings) if settings is not None else _defaults(choice),
+            settings=resolved,
             model=request.model,
             stages=(),
             precision=request.precision,
@@ -45,7 +46,3 @@ def plan(request: Request, *, adapter: str | None = None, settings: Mapping[str,
         )
         for dataset in request.datasets
     ]
-
-
-def _defaults(choice: MethodChoice) -> dict[str, Any]:
-    return resolve_settings(methods.get(choice.name), choice.overrides)

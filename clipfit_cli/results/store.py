@@ -62,26 +62,9 @@ class RunStore:
         found = _visible(self.runs_dir, f"*/{_safe(config.method)}/*-{key[:_KEY_DIGITS]}/{RECORD_FILE}")
         return found[0].parent if found else own
 
-    def find(self, key: str, config: TrainingConfig) -> Run | None:
-        """The finished training of this key, or None.
-
-        Raises:
-            ResultsError: The record is damaged, unreadable or of another key.
-        """
-        return find_run(self.folder(key, config), key)
-
     def all_folders(self) -> list[Path]:
         """The folder of every finished training, sorted."""
         return [path.parent for path in _visible(self.runs_dir, f"*/*/*/{RECORD_FILE}")]
-
-    def all_runs(self) -> list[tuple[Path, Run]]:
-        """Every finished training with its folder, in the order of the folders' names; empty without a runs folder.
-
-        Raises:
-            ResultsError: A record is damaged or unreadable.
-        """
-        found = ((folder, _read(folder / RECORD_FILE, Run)) for folder in self.all_folders())
-        return [(folder, run) for folder, run in found if run is not None]  # one may be deleted since it was listed
 
     @contextmanager
     def lock(self, key: str, *, on_wait: Callable[[], None] | None = None, blocking: bool = True) -> Iterator[bool]:

@@ -36,17 +36,6 @@ def population_std(values: Sequence[float]) -> float:
     return math.sqrt(math.fsum((value - center) ** 2 for value in values) / len(values))
 
 
-def ci95_half_width(values: Sequence[float]) -> float:
-    """Half the width of the 95 % interval as the official code prints it: 1.96 population_std / sqrt(n).
-
-    Raises:
-        ResultsError: There are no values.
-
-    Source: ``compute_ci95`` in ``parse_test_res.py`` of the CLIPFit repository at 4dde0494.
-    """
-    return 1.96 * population_std(values) / math.sqrt(len(values))
-
-
 def harmonic_mean(base: float, new: float) -> float:
     """H = 2 base new / (base + new); 0 where both are 0.
 

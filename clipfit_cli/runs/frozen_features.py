@@ -104,7 +104,7 @@ class FrozenFeatures:
             yield to_device(features, self._bundle.device), torch.tensor([item.label for item in part])
         are_new = self._images.decoded_images - decoded == len({item.path for item in items})
         if disk and key and are_new and self._key(dataset, items) == key:
-            disk.put(key, np.stack([rows[item.path] for item in items]))
+            disk.put(key, [rows[item.path] for item in items])
 
     def _rows_of(self, dataset: DataSet) -> dict[str, Row]:
         """Return what is known of a data set, by path; to make room, the ones that were not used for longest go."""

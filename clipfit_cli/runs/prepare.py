@@ -9,7 +9,6 @@ from typing import Any
 from clipfit_cli import methods
 from clipfit_cli.config import RunConfig, TestSet, TrainingConfig
 from clipfit_cli.data.dataset import DataSet
-from clipfit_cli.data.splits import class_subset
 from clipfit_cli.engine.checkpoint import WEIGHTS_FILE, AdapterCard, check_weights, find_adapter, read_card
 from clipfit_cli.errors import CheckpointError
 from clipfit_cli.files import file_sha256
@@ -109,8 +108,7 @@ def prepare(config: RunConfig, workspace: Workspace, store: RunStore) -> Prepare
         ClipfitError: A data set, an image, the weights or the adapter is not there.
     """
     info = methods.get(config.method)
-    draw = workspace.draw(config)
-    training_set = class_subset(draw, config.subset)
+    training_set = workspace.lists(config.dataset, config.subset, shots=config.shots, seed=config.seed)
     card: AdapterCard | None = None
     adapter_sha256: str | None = None
     images = ""
@@ -133,20 +131,20 @@ def prepare(config: RunConfig, workspace: Workspace, store: RunStore) -> Prepare
     else:
         training = TrainingConfig(**{name: getattr(config, name) for name in TrainingConfig.__dataclass_fields__})
         if config.stages and info.trains:
-            training = replace(training, templates=workspace.templates(config, training_set))
+            training = replace(training, templates=templates_of(config, training_set))
             images = workspace.images_sha256(training_set, training_set.train)
         else:
             training = replace(training, subset="all", shots=0, seed=0, templates=())
-        key = _key(training, workspace, config, draw.split_sha256, images, None)
+        key = _key(training, workspace, config, training_set.split_sha256, images, None)
         folder = store.folder(key, training)
     tests = []
     for asked in config.tests:
-        dataset = class_subset(workspace.dataset(asked.dataset), asked.subset)
+        dataset = workspace.lists(asked.dataset, asked.subset)
         trained_names = card.class_names if card else training_set.class_names
         if not info.new_classes and dataset.class_names != trained_names:
             workspace.say_once(f"{info.name} has no answer for classes that it was not trained on: {asked.dataset}")
             continue
-        templates = workspace.templates(config, dataset)
+        templates = templates_of(config, dataset)
         identity = workspace.images_sha256(dataset, dataset.test)
         own = test_key(
             key,
@@ -170,6 +168,11 @@ def prepare(config: RunConfig, workspace: Workspace, store: RunStore) -> Prepare
         adapter_sha256=adapter_sha256,
         tests=tuple(tests),
     )
+
+
+def templates_of(config: TrainingConfig, dataset: DataSet) -> tuple[str, ...]:
+    """Return the prompt templates: those of the run, else the data set's own."""
+    return config.templates or (dataset.prompt_template,)
 
 
 def _key(

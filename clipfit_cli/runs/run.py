@@ -18,6 +18,8 @@ from torch import Tensor
 
 from clipfit_cli.config import ScheduleConfig
 from clipfit_cli.data.dataset import DataSet
+from clipfit_cli.data.pixels.augment import to_device
+from clipfit_cli.data.pixels.transforms import normalise
 from clipfit_cli.data.splits import short_classes
 from clipfit_cli.engine import environment
 from clipfit_cli.engine.checkpoint import (
@@ -32,13 +34,13 @@ from clipfit_cli.engine.checkpoint import (
 from clipfit_cli.engine.evaluate import Evaluation, evaluate
 from clipfit_cli.engine.micro_batches import is_out_of_memory
 from clipfit_cli.engine.seeding import seeded
-from clipfit_cli.engine.train import Training, train
+from clipfit_cli.engine.train import Batches, Plan, Training, train
 from clipfit_cli.errors import OutOfMemoryError, UndefinedClasses
 from clipfit_cli.models.towers import has_image_layer_norm, tower_of
 from clipfit_cli.results.predictions import to_bytes
 from clipfit_cli.results.record import Finished, Run, Test
 from clipfit_cli.results.store import TESTS_FOLDER, find_run, save_run, save_test, test_name
-from clipfit_cli.runs.prepare import Prepared, PreparedTest
+from clipfit_cli.runs.prepare import Prepared, PreparedTest, templates_of
 from clipfit_cli.runs.workspace import Workspace, datasets_of, image_spec
 
 TEST_BATCH_SIZE = 100
@@ -109,7 +111,7 @@ class _Work:
         self.trained = prepared.info.trained(self.bundle.model, prepared.settings)
         card = prepared.card
         names = card.class_names if card else prepared.training_set.class_names
-        templates = card.prompt_templates if card else workspace.templates(self.config, prepared.training_set)
+        templates = card.prompt_templates if card else templates_of(self.config, prepared.training_set)
         if workspace.execution.compile and prepared.info.trains:
             workspace.say_once("the first steps and tests take longer: torch compiles the towers ...")
         workspace.peak_memory.begin()
@@ -200,6 +202,10 @@ class _Work:
         workspace, training_set = self.workspace, self.prepared.training_set
         spec, whole = image_spec(self.bundle), min(schedule.batch_size, len(training_set.train))
 
+        def load(plan: Plan) -> Batches:
+            batches = (([training_set.train[index] for index in indices], seeds) for indices, seeds in plan)
+            return workspace.images.train_batches(training_set, batches, spec, workspace.device)
+
         def on_smaller(before: int, now: int) -> None:
             workspace.say_once(
                 f"out of memory at {before} images: going on with micro-batches of {now}, the effective batch stays "
@@ -208,7 +214,7 @@ class _Work:
 
         return train(
             self.adapted,
-            lambda plan: workspace.train_batches(training_set, plan, spec),
+            load,
             num_images=len(training_set.train),
             schedule=schedule,
             seed=self.config.seed,
@@ -231,8 +237,9 @@ class _Work:
             features = workspace.features(config.model, config.precision)
             batches = features.batches(test_set, test_set.test, TEST_BATCH_SIZE)
         else:
-            logits = self.adapted.logits
-            batches = workspace.test_batches(test_set, test_set.test, image_spec(self.bundle), TEST_BATCH_SIZE)
+            logits, spec = self.adapted.logits, image_spec(self.bundle)
+            crops = workspace.images.test_batches(test_set, test_set.test, spec, TEST_BATCH_SIZE)
+            batches = ((normalise(to_device(images, workspace.device), spec), labels) for images, labels in crops)
         found = evaluate(
             logits,
             batches,
@@ -303,7 +310,7 @@ class _Work:
             shots=config.shots,
             seed=config.seed,
             class_names=training_set.class_names,
-            prompt_templates=self.workspace.templates(config, training_set),
+            prompt_templates=templates_of(config, training_set),
             trainable_parameters=trainable,
             run_key=self.prepared.key,
             adapter_sha256=adapter_sha256,

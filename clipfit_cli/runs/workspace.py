@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from clipfit_cli.config import Execution, ModelConfig, Precision, RunConfig, TrainingConfig
+from clipfit_cli.config import Execution, ModelConfig, Precision, RunConfig, Subset
 from clipfit_cli.data.check.check import without_damaged
 from clipfit_cli.data.check.status import check_images
 from clipfit_cli.data.dataset import DataSet, Item
 from clipfit_cli.data.lists.own.custom import OwnDataSet
 from clipfit_cli.data.load import load_dataset
-from clipfit_cli.data.pixels.augment import to_device
 from clipfit_cli.data.pixels.images import ImageStore
-from clipfit_cli.data.pixels.transforms import ImageSpec, normalise
-from clipfit_cli.data.splits import few_shot
+from clipfit_cli.data.pixels.transforms import ImageSpec
+from clipfit_cli.data.splits import class_subset, few_shot
 from clipfit_cli.engine.checkpoint import find_adapter
 from clipfit_cli.engine.environment import PeakMemory
-from clipfit_cli.engine.train import Batches, Plan
 from clipfit_cli.errors import ClipfitError, ConfigError, DataError
 from clipfit_cli.models.bundle import ClipBundle
 from clipfit_cli.models.load import load_bundle
@@ -69,7 +66,7 @@ class Workspace:
         self._say = say
         self._said: set[str] = set()
         self._datasets: dict[str, DataSet] = {}
-        self._draws: dict[tuple[str, int | None, int], DataSet] = {}
+        self._lists: dict[tuple[str, Subset, int | None, int], DataSet] = {}
         self._identities: dict[tuple[str, str, tuple[str, ...]], str] = {}
         self._sources: dict[tuple[str, str], ModelSource] = {}
         self.peak_memory = PeakMemory(device)
@@ -105,17 +102,17 @@ class Workspace:
             self._datasets[name] = dataset
         return self._datasets[name]
 
-    def draw(self, config: TrainingConfig) -> DataSet:
-        """Return the draw of a run, not cut to its class group; the whole data set where no image is drawn."""
-        key = (config.dataset, config.shots, config.seed)
-        if key not in self._draws:
-            dataset = self.dataset(config.dataset)
-            self._draws[key] = few_shot(dataset, shots=config.shots, seed=config.seed) if config.shots else dataset
-        return self._draws[key]
+    def lists(self, name: str, subset: Subset, *, shots: int | None = None, seed: int = 0) -> DataSet:
+        """Return a data set cut to a class group; with `shots`, a draw of it.
 
-    def templates(self, config: TrainingConfig, dataset: DataSet) -> tuple[str, ...]:
-        """Return the prompt templates: those of the run, else the data set's own."""
-        return config.templates or (dataset.prompt_template,)
+        Raises:
+            DataError: A half has fewer than two classes; or see `dataset`.
+        """
+        key = (name, subset, shots, seed)
+        if key not in self._lists:
+            drawn = few_shot(self.dataset(name), shots=shots, seed=seed) if shots else self.dataset(name)
+            self._lists[key] = class_subset(drawn, subset)
+        return self._lists[key]
 
     def images_sha256(self, dataset: DataSet, items: Sequence[Item]) -> str:
         """Return what tells the images of a list from others under the same names.
@@ -184,21 +181,6 @@ class Workspace:
             self.source(model)
         for adapter in dict.fromkeys(config.adapter for config in configs if config.adapter):
             find_adapter(Path(adapter))
-
-    def train_batches(self, dataset: DataSet, plan: Plan, spec: ImageSpec) -> Batches:
-        """Return an iterator over normalised random crops (batch, 3, size, size) and labels (batch,), on the device.
-
-        Closing it drops what is prepared ahead.
-        """
-        batches = (([dataset.train[index] for index in indices], seeds) for indices, seeds in plan)
-        return self.images.train_batches(dataset, batches, spec, self.device)
-
-    def test_batches(
-        self, dataset: DataSet, items: Sequence[Item], spec: ImageSpec, batch_size: int
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield normalised centre crops (batch, 3, size, size) on the device and labels (batch,) on the CPU."""
-        for images, labels in self.images.test_batches(dataset, items, spec, batch_size):
-            yield normalise(to_device(images, self.device), spec), labels
 
     def features(self, model: ModelConfig, precision: Precision) -> FrozenFeatures:
         """Return the image features of a pristine model, in a precision that is resolved.

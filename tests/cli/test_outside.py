@@ -79,7 +79,7 @@ PLAN = ["train", "--dataset", "dtd", "--dry-run"]
 )
 def test_the_home_of_nobody(arguments: list[str]) -> None:
     result = invoke(*arguments)
-    assert result.exit_code == 2 and "home folder" in result.stderr, result
+    assert result.exit_code == 2 and "no user of that name here; give the whole path" in result.stderr, result
 
 
 @pytest.mark.parametrize(

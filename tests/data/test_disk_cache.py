@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 import time
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -51,7 +52,7 @@ def files_of(folder: Path) -> list[Path]:
 @pytest.fixture
 def size(tmp_path: Path) -> int:
     """Bytes of a file."""
-    open_cache(tmp_path / "other").put(key_of(0), features_of(0))
+    open_cache(tmp_path / "other").put(key_of(0), list(features_of(0)))
     return cache_usage(tmp_path / "other").num_bytes
 
 
@@ -60,14 +61,14 @@ def test_what_is_put_comes_back(tmp_path: Path) -> None:
     cache = open_cache(folder)
     assert not holds(cache, 1) and not folder.exists()
     for k in (1, 2):
-        cache.put(key_of(k), features_of(k))
+        cache.put(key_of(k), list(features_of(k)))
     assert holds(open_cache(folder), 1) and holds(cache, 2) and not holds(cache, 3)
     found = cache.get(key_of(1), SHAPE)
     assert found is not None and found.dtype == np.float32 and found.flags.writeable
     files = files_of(folder)
     assert list(load_file(files[0])) == ["features"], "anybody can read it"
     assert cache_usage(folder) == disk_cache.CacheUsage(2, sum(file.stat().st_size for file in files))
-    cache.put(key_of(1), features_of(1))
+    cache.put(key_of(1), list(features_of(1)))
     assert holds(cache, 1) and files_of(folder) == files
 
 
@@ -92,40 +93,54 @@ def edited(edit: Callable[[bytes], bytes]) -> Callable[[Path], None]:
         edited(lambda b: b[:20] + bytes([b[20] ^ 4]) + b[21:]),
         edited(lambda b: b"\xff" * 8 + b[8:]),
         edited(lambda b: b.replace(b'"F32"', b'"I32"')),
-        edited(lambda b: b.replace(b'"F32","shape":[5,3]', b'"BF16","shape":[5,6]')),
-        edited(lambda b: b.replace(b"[5,3]", b"[3,5]")),
+        edited(lambda b: b.replace(b'"F32", "shape": [5, 3]', b'"BF16","shape": [5, 6]')),
+        edited(lambda b: b.replace(b"[5, 3]", b"[3, 5]")),
         another(features=features_of(1)),
         another(other=features_of(1)),
     ],
 )
 def test_a_damaged_file_is_dropped(damage: Callable[[Path], None], tmp_path: Path) -> None:
     cache = open_cache(tmp_path)
-    cache.put(key_of(1), features_of(1))
+    cache.put(key_of(1), list(features_of(1)))
     (file,) = files_of(tmp_path)
     before = file.read_bytes()
     damage(file)
     assert file.read_bytes() != before
     assert not holds(cache, 1) and files_of(tmp_path) == []
-    cache.put(key_of(1), features_of(1))
+    cache.put(key_of(1), list(features_of(1)))
     assert holds(cache, 1)
 
 
 def test_a_file_of_another_shape_or_key_is_damaged(tmp_path: Path) -> None:
     cache = open_cache(tmp_path)
     for k in (1, 2, 3):
-        cache.put(key_of(k), features_of(k))
+        cache.put(key_of(k), list(features_of(k)))
     assert cache.get(key_of(3), (3, 5)) is None and not holds(cache, 3)
     shutil.copy(cache._path(key_of(1)), cache._path(key_of(2)))
     assert not holds(cache, 2) and holds(cache, 1)
 
 
+def test_writing_takes_no_memory(tmp_path: Path) -> None:
+    rows = list(features_of(1, (5000, 512)))
+    cache = open_cache(tmp_path, 10**8)
+    tracemalloc.start()
+    try:
+        cache.put(key_of(1), rows)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 10**6 < 5000 * 512 * 4
+    found = cache.get(key_of(1), (5000, 512))
+    assert found is not None and np.array_equal(found, features_of(1, (5000, 512)))
+
+
 def test_what_was_used_least_lately_goes_first(tmp_path: Path, size: int) -> None:
     cache = open_cache(tmp_path / "cache", limit_bytes=3 * size)
     for k in (1, 2, 3):
-        cache.put(key_of(k), features_of(k))
+        cache.put(key_of(k), list(features_of(k)))
         os.utime(cache._path(key_of(k)), (k, k))
     assert holds(cache, 1), "this one is young again"
-    cache.put(key_of(4), features_of(4))
+    cache.put(key_of(4), list(features_of(4)))
     assert [k for k in (1, 2, 3, 4) if holds(cache, k)] == [1, 3, 4]
     assert cache_usage(tmp_path / "cache").num_bytes <= 3 * size
 
@@ -133,7 +148,7 @@ def test_what_was_used_least_lately_goes_first(tmp_path: Path, size: int) -> Non
 def test_a_list_above_the_limit_is_not_kept(tmp_path: Path, size: int) -> None:
     notes: list[str] = []
     cache = open_cache(tmp_path / "cache", size - 1, notes)
-    cache.put(key_of(1), features_of(1))
+    cache.put(key_of(1), list(features_of(1)))
     assert not holds(cache, 1) and notes == [] and not (tmp_path / "cache").exists()
 
 
@@ -145,22 +160,22 @@ def test_pixels_that_an_earlier_version_kept_go_first(tmp_path: Path, size: int)
     cache = open_cache(tmp_path / "cache", 2 * size)
     assert cache_usage(tmp_path / "cache") == disk_cache.CacheUsage(0, 500)
     for k in (1, 2):
-        cache.put(key_of(k), features_of(k))
+        cache.put(key_of(k), list(features_of(k)))
     assert not old.exists() and holds(cache, 1) and holds(cache, 2)
 
 
 def test_a_full_disk_is_noted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     notes: list[str] = []
     cache = open_cache(tmp_path, notes=notes)
-    cache.put(key_of(1), features_of(1))
+    cache.put(key_of(1), list(features_of(1)))
 
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        cache.put(key_of(2), features_of(2))
-    cache.put(key_of(3), features_of(3))
+        cache.put(key_of(2), list(features_of(2)))
+    cache.put(key_of(3), list(features_of(3)))
     assert notes == [f"the image cache {tmp_path} takes no more: No space left on device"]
     assert holds(cache, 1) and len(files_of(tmp_path)) == 1
 
@@ -169,7 +184,7 @@ def test_some_of_the_disk_is_left_to_others(tmp_path: Path, monkeypatch: pytest.
     notes: list[str] = []
     usage = shutil.disk_usage(tmp_path)._replace(free=disk_cache.FREE_DISK_BYTES)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    open_cache(tmp_path, notes=notes).put(key_of(1), features_of(1))
+    open_cache(tmp_path, notes=notes).put(key_of(1), list(features_of(1)))
     assert notes == [f"the image cache {tmp_path} takes no more: less than 1024 MiB of the disk are free"]
     assert files_of(tmp_path) == []
 
@@ -181,7 +196,7 @@ def test_a_folder_that_cannot_be_is_noted(name: str, tmp_path: Path) -> None:
     cache = open_cache(tmp_path / name, notes=notes)
     for _ in range(2):
         assert not holds(cache, 1)
-        cache.put(key_of(1), features_of(1))
+        cache.put(key_of(1), list(features_of(1)))
     assert len(notes) == 1 and notes[0].startswith(f"the image cache {tmp_path / name} takes no more: ")
     assert cache_usage(tmp_path / name) == clear_cache(tmp_path / name) == disk_cache.CacheUsage(0, 0)
 
@@ -190,12 +205,12 @@ def test_a_folder_that_cannot_be_is_noted(name: str, tmp_path: Path) -> None:
 def test_a_folder_that_may_only_be_read(tmp_path: Path) -> None:
     notes: list[str] = []
     cache = open_cache(tmp_path, notes=notes)
-    cache.put(key_of(1), features_of(1))
+    cache.put(key_of(1), list(features_of(1)))
     folders = [cache._path(key_of(1)).parent, tmp_path]
     for folder in folders:
         folder.chmod(stat.S_IRUSR | stat.S_IXUSR)
     try:
-        cache.put(key_of(2), features_of(2))
+        cache.put(key_of(2), list(features_of(2)))
         assert holds(cache, 1) and len(notes) == 1
     finally:
         for folder in folders:
@@ -216,7 +231,7 @@ def test_something_else_under_its_name_is_no_entry(tmp_path: Path) -> None:
 def test_clear_removes_only_the_caches_own_files(tmp_path: Path) -> None:
     cache = open_cache(tmp_path)
     for k in range(3):
-        cache.put(key_of(k), features_of(k))
+        cache.put(key_of(k), list(features_of(k)))
     held = cache_usage(tmp_path)
     unfinished = tmp_path / "ab" / f".{'0' * 62}.clipfit-features.abc_123.unfinished"
     strangers = [
@@ -236,7 +251,7 @@ def test_clear_removes_only_the_caches_own_files(tmp_path: Path) -> None:
     assert clear_cache(tmp_path) == held == disk_cache.CacheUsage(3, held.num_bytes)
     assert files_of(tmp_path) == sorted(strangers) and len(files_of(outside)) == 1
     assert cache_usage(tmp_path).num_lists == 0
-    cache.put(key_of(1), features_of(1))
+    cache.put(key_of(1), list(features_of(1)))
     assert holds(cache, 1), "it goes on"
 
 
@@ -244,14 +259,14 @@ def test_clear_leaves_no_empty_folder(tmp_path: Path) -> None:
     folder = tmp_path / "cache"
     assert clear_cache(folder).num_lists == 0
     for k in range(3):
-        open_cache(folder).put(key_of(k), features_of(k))
+        open_cache(folder).put(key_of(k), list(features_of(k)))
     clear_cache(folder)
     assert not folder.exists()
 
 
 def test_clear_says_what_it_cannot_remove(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = open_cache(tmp_path)
-    cache.put(key_of(1), features_of(1))
+    cache.put(key_of(1), list(features_of(1)))
 
     def refuse(self: Path, missing_ok: bool = False) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
@@ -266,7 +281,7 @@ def test_what_a_killed_process_left_goes_with_the_next_list(tmp_path: Path) -> N
     left = cache._path(key_of(1)).with_name(f".{cache._path(key_of(1)).name}.abc_123.unfinished")
     left.parent.mkdir()
     left.write_bytes(b"half")
-    cache.put(key_of(2), features_of(2))
+    cache.put(key_of(2), list(features_of(2)))
     assert not left.exists() and cache_usage(tmp_path).num_lists == 1
 
 
@@ -295,7 +310,7 @@ for turn in range(3):
         features = np.full((20, 16), k, np.float32)
         kept = cache.get(key, (20, 16))
         if kept is None:
-            cache.put(key, features)
+            cache.put(key, list(features))
         elif not np.array_equal(kept, features):
             sys.exit("wrong content")
         else:

@@ -26,7 +26,7 @@ from clipfit_cli.engine.evaluate import evaluate
 from clipfit_cli.engine.optim import lr_at_epoch, sgd
 from clipfit_cli.engine.precision import autocast, resolve_precision
 from clipfit_cli.engine.seeding import epoch_batches, seeded, steps_per_epoch
-from clipfit_cli.engine.train import Batches, Plan, steps_between_reads, train
+from clipfit_cli.engine.train import Batches, Plan, _num_skipped, steps_between_reads, train
 from clipfit_cli.errors import CheckpointError, ConfigError, TrainingError
 from clipfit_cli.methods.base import Adapted
 from clipfit_cli.models.bundle import ClipBundle
@@ -360,3 +360,25 @@ def test_no_adapter(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "adapter_config.json", tmp_path / "none"):
         with pytest.raises(CheckpointError, match="no adapter at"):
             find_adapter(path)
+
+
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="the peak cannot be reset here")
+def test_a_later_run_has_the_peak_that_it_would_have_alone() -> None:
+    def one_run() -> float:
+        memory.begin()
+        block = torch.ones(32 << 20)  # 128 MiB
+        kept.append(torch.ones(32 << 20))  # as the images of a data set are
+        del block
+        return memory.mib() or 0.0
+
+    kept: list[torch.Tensor] = []
+    memory = PeakMemory(CPU)
+    first, *others = [one_run() for _ in range(3)]
+    assert all(abs(other - first) < 32 for other in others), "what earlier runs keep is not counted"
+
+
+def test_skipped_steps_are_told_by_the_scale() -> None:
+    scales = [torch.tensor(2.0**power) for power in (16, 15, 15, 14, 15)]
+    assert _num_skipped(scales) == 2
+    assert _num_skipped(scales[1:]) == 2, "the first step may overflow, too"
+    assert _num_skipped([]) == 0

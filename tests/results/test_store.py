@@ -32,16 +32,20 @@ def save(store: RunStore, run: Run = RUN, files: dict[str, bytes] | None = None)
     return folder
 
 
+def all_runs(store: RunStore) -> list[Run | None]:
+    return [find_run(folder) for folder in store.all_folders()]
+
+
 def names(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
 def test_a_saved_run_is_found_with_its_tests(store: RunStore) -> None:
-    assert store.find(RUN.key, RUN.config) is None and store.all_runs() == []
+    assert find_run(store.folder(RUN.key, RUN.config), RUN.key) is None and all_runs(store) == []
     folder = save(store)
     assert folder.relative_to(store.runs_dir).as_posix() == f"dtd/clipfit/base-16shot-seed3-{RUN.key[:12]}"
     assert (folder / "record.json").read_text(encoding="utf-8") == to_json(RUN)
-    assert store.find(RUN.key, RUN.config) == RUN
+    assert find_run(store.folder(RUN.key, RUN.config), RUN.key) == RUN
     assert find_test(folder, TEST.key) is None
     save_test(folder, TEST, PREDICTIONS)
     assert find_test(folder, TEST.key) == TEST and all_tests(folder) == [TEST]
@@ -58,15 +62,15 @@ def test_a_saved_run_is_found_with_its_tests(store: RunStore) -> None:
 def test_a_run_is_found_under_whatever_name_its_data_set_has(store: RunStore) -> None:
     folder = save(store)
     renamed = replace(RUN.config, dataset="a copy")
-    assert store.folder(RUN.key, renamed) == folder and store.find(RUN.key, renamed) == RUN
-    assert store.find("0" * 64, renamed) is None
+    assert store.folder(RUN.key, renamed) == folder and find_run(store.folder(RUN.key, renamed), RUN.key) == RUN
+    assert find_run(store.folder("0" * 64, renamed), "0" * 64) is None
 
 
 def test_all_runs_come_in_the_order_of_their_folders(store: RunStore) -> None:
     second = make_run(training_of(make_config(dataset="ucf101", shots=None)))
     for run in (second, zero_shot_run(), RUN):
         save(store, run)
-    assert [run for _, run in store.all_runs()] == [RUN, zero_shot_run(), second]
+    assert all_runs(store) == [RUN, zero_shot_run(), second]
     assert store.folder(second.key, second.config).name == f"base-allshot-seed3-{second.key[:12]}"
     assert store.folder("1" * 64, RUN.config, is_adapter=True).name == "adapter-" + "1" * 12
 
@@ -76,7 +80,7 @@ def test_odd_data_set_names_stay_inside_the_runs_folder(store: RunStore, name: s
     run = zero_shot_run(config=replace(RUN.config, dataset=name))
     folder = save(store, run, {})
     assert len(folder.resolve().relative_to(store.runs_dir.resolve()).parts) == 3
-    assert store.find(run.key, run.config) == run
+    assert find_run(store.folder(run.key, run.config), run.key) == run
 
 
 def test_saving_again_replaces_run_and_tests_in_one_step(store: RunStore) -> None:
@@ -93,12 +97,12 @@ def test_saving_again_replaces_run_and_tests_in_one_step(store: RunStore) -> Non
 def test_a_damaged_record_is_named(store: RunStore, content: bytes) -> None:
     folder = save(store)
     (folder / "record.json").write_bytes(content)
-    for look in (lambda: store.find(RUN.key, RUN.config), store.all_runs):
+    for look in (lambda: find_run(store.folder(RUN.key, RUN.config), RUN.key), lambda: all_runs(store)):
         with pytest.raises(ResultsError) as caught:
             look()
         assert str(folder / "record.json") in str(caught.value)
     save(store)  # what --force does
-    assert store.find(RUN.key, RUN.config) == RUN
+    assert find_run(store.folder(RUN.key, RUN.config), RUN.key) == RUN
     save_test(folder, TEST, {})
     (path,) = (folder / "tests").glob("*.json")
     path.write_bytes(content)
@@ -111,17 +115,17 @@ def test_a_record_that_cannot_be_read_is_named(store: RunStore) -> None:
     folder = store.folder(RUN.key, RUN.config)
     (folder / "record.json").mkdir(parents=True)
     with pytest.raises(ResultsError, match=r"record\.json cannot be read"):
-        store.find(RUN.key, RUN.config)
+        find_run(store.folder(RUN.key, RUN.config), RUN.key)
     (folder / "record.json").rmdir()
     os.mkfifo(folder / "record.json")
     with pytest.raises(ResultsError, match=r"record\.json cannot be read"):
-        store.find(RUN.key, RUN.config)
+        find_run(store.folder(RUN.key, RUN.config), RUN.key)
 
 
 def test_a_record_in_the_folder_of_another_run_is_refused(store: RunStore) -> None:
     save(store)
     with pytest.raises(ResultsError, match="belongs to another run"):
-        store.find(RUN.key[:12] + "0" * 52, RUN.config)
+        find_run(store.folder(RUN.key[:12] + "0" * 52, RUN.config), RUN.key[:12] + "0" * 52)
 
 
 def test_what_killed_processes_left_is_no_run_and_goes_at_the_next_look(store: RunStore) -> None:
@@ -129,8 +133,8 @@ def test_what_killed_processes_left_is_no_run_and_goes_at_the_next_look(store: R
     left = folder.with_name(f".{folder.name}.xyz.unfinished")
     left.mkdir(parents=True)
     (left / "record.json").write_text(to_json(RUN))
-    assert store.all_runs() == []
-    assert store.find(RUN.key, RUN.config) is None
+    assert all_runs(store) == []
+    assert find_run(store.folder(RUN.key, RUN.config), RUN.key) is None
     assert list(folder.parent.iterdir()) == []
 
 
@@ -181,11 +185,11 @@ def test_a_file_in_the_place_of_the_runs_folder_is_explained(tmp_path: Path) -> 
     store = RunStore(tmp_path / "runs")
     with pytest.raises(ResultsError, match="cannot be written"):
         save(store)
-    assert store.find(RUN.key, RUN.config) is None
+    assert find_run(store.folder(RUN.key, RUN.config), RUN.key) is None
 
 
 def test_a_copied_run_is_one_run(store: RunStore) -> None:
     folder = save(store)
     shutil.copytree(folder, store.runs_dir / "elsewhere" / "clipfit" / folder.name)
-    assert store.find(RUN.key, RUN.config) == RUN
+    assert find_run(store.folder(RUN.key, RUN.config), RUN.key) == RUN
     assert store.folder(RUN.key, replace(RUN.config, dataset="elsewhere")).parts[-3] == "elsewhere"

@@ -37,7 +37,7 @@ def run_unless_finished(runs_dir: Path, log: Path) -> None:
     """What the command does: look, lock, look again, train, save."""
     store = RunStore(runs_dir)
     with store.lock(RECORD.key, on_wait=lambda: note(log, "waits")):
-        if store.find(RECORD.key, RECORD.config) is None:
+        if find_run(store.folder(RECORD.key, RECORD.config)) is None:
             note(log, "trains")
             time.sleep(0.2)
             save_run(store.folder(RECORD.key, RECORD.config), RECORD, {})
@@ -82,7 +82,7 @@ def test_two_processes_train_one_run_once(tmp_path: Path) -> None:
         assert process.exitcode == 0
     words = log.read_text().split()
     assert (words.count("trains"), words.count("finds")) == (1, 1)
-    assert [run for _, run in RunStore(tmp_path / "runs").all_runs()] == [RECORD]
+    assert [find_run(folder) for folder in RunStore(tmp_path / "runs").all_folders()] == [RECORD]
 
 
 def test_two_processes_that_save_one_run_never_mix(tmp_path: Path) -> None:
@@ -92,7 +92,9 @@ def test_two_processes_that_save_one_run_never_mix(tmp_path: Path) -> None:
     for process in both:
         process.join(PATIENCE_S)
         assert process.exitcode == 0
-    ((folder, record),) = RunStore(tmp_path).all_runs()
+    (folder,) = RunStore(tmp_path).all_folders()
+    record = find_run(folder)
+    assert record is not None
     assert sorted(path.name for path in folder.iterdir()) == ["adapter.json", "record.json"]
     assert (folder / "adapter.json").read_text() == str(record.steps)
 

@@ -4,7 +4,6 @@ import pytest
 
 from clipfit_cli.errors import ResultsError
 from clipfit_cli.results.summary import (
-    ci95_half_width,
     harmonic_mean,
     harmonic_of_means,
     mean,
@@ -32,13 +31,11 @@ def test_seed_statistics_are_those_of_the_official_code() -> None:
     values = [80.1, 82.6, 79.9]
     assert f"{mean(values):.2f}" == "80.87"
     assert f"{population_std(values):.2f}" == "1.23"
-    assert f"{ci95_half_width(values):.2f}" == "1.39"
 
 
 def test_one_value_has_no_spread() -> None:
     assert mean([71.3]) == 71.3
     assert population_std([71.3]) == 0.0
-    assert ci95_half_width([71.3]) == 0.0
 
 
 def test_equal_values_have_exactly_no_spread() -> None:
@@ -46,7 +43,7 @@ def test_equal_values_have_exactly_no_spread() -> None:
     assert population_std([0.1] * 10) == 0.0
 
 
-@pytest.mark.parametrize("function", [mean, population_std, ci95_half_width])
+@pytest.mark.parametrize("function", [mean, population_std])
 def test_no_values_are_an_error(function: object) -> None:
     assert callable(function)
     with pytest.raises(ResultsError, match="no values"):

@@ -25,6 +25,7 @@ from clipfit_cli.data.files.folder import ImageFolder
 from clipfit_cli.data.load import load_dataset
 from clipfit_cli.data.pixels.disk_cache import DiskCache, cache_usage
 from clipfit_cli.data.pixels.images import ImageStore
+from clipfit_cli.data.pixels.transforms import normalise
 from clipfit_cli.data.splits import class_subset, few_shot
 from clipfit_cli.errors import DataError
 from clipfit_cli.methods._tuned_encoders import TunedEncoders
@@ -188,10 +189,10 @@ def zero_shot(bundle: ClipBundle, dataset: DataSet) -> Adapted:
 
 def logits_without(bundle: ClipBundle, dataset: DataSet) -> Tensor:
     """Return zero-shot's logits from images."""
-    workspace, adapted = Workspace(data_root=Path(), device=CPU), zero_shot(bundle, dataset)
+    spec, adapted = image_spec(bundle), zero_shot(bundle, dataset)
     with torch.inference_mode():
-        batches = workspace.test_batches(dataset, dataset.test, image_spec(bundle), 100)
-        return torch.cat([adapted.logits(images) for images, _ in batches])
+        batches = ImageStore().test_batches(dataset, dataset.test, spec, 100)
+        return torch.cat([adapted.logits(normalise(images, spec)) for images, _ in batches])
 
 
 @pytest.mark.parametrize("on_disk", [False, True])

@@ -20,7 +20,6 @@ from clipfit_cli import methods
 from clipfit_cli.config import Execution, MethodChoice, ModelConfig, Request, RunConfig, TestSet
 from clipfit_cli.data.dataset import DataSet
 from clipfit_cli.data.files.folder import ImageFolder
-from clipfit_cli.data.splits import class_subset
 from clipfit_cli.engine.checkpoint import CARD_FILE, WEIGHTS_FILE, read_card, read_tensors
 from clipfit_cli.errors import (
     CheckpointError,
@@ -150,8 +149,8 @@ def test_runs_do_not_touch_one_another(small_world: SmallWorld) -> None:
         assert scores(alone.records[0]) == scores(record)
 
 
-def base_of(dataset: DataSet) -> DataSet:
-    return class_subset(dataset, "base")
+def drawn_by(config: RunConfig, workspace: Workspace) -> DataSet:
+    return workspace.lists(config.dataset, config.subset, shots=config.shots, seed=config.seed)
 
 
 def test_images_are_decoded_once_for_all_runs(small_world: SmallWorld, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,7 +165,7 @@ def test_images_are_decoded_once_for_all_runs(small_world: SmallWorld, monkeypat
     plan = base2new.plan(request_of(small_world, seeds=(1, 2, 3)))
     result, _, workspace = execute(small_world, plan)
     assert len(result.records) == 4, "zero-shot has no seeds"
-    drawn = {item.path for config in plan if config.stages for item in base_of(workspace.draw(config)).train}
+    drawn = {item.path for config in plan if config.stages for item in drawn_by(config, workspace).train}
     tested = {item.path for item in workspace.dataset("dtd").test}
     assert 4 < len(drawn) <= 12 and len(tested) == 12, "seeds share some of the images of the two base classes"
     assert sorted(decoded) == sorted(drawn | tested), "two halves, two methods and three seeds decode each image once"

@@ -310,7 +310,8 @@ def _main(arguments: tuple[str, ...]) -> int:
 
 def _ended(code: int) -> int:
     """Return the exit code after all that the interpreter does at its end."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # what comes now meets torch's own clearing up
+    for number in _SIGNALS:  # what comes now meets torch's own clearing up
+        signal.signal(number, signal.SIG_IGN)
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     failed = False

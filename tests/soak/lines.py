@@ -275,7 +275,7 @@ class _Writer:
         rng = self._rng
         values = self._usual(kind)
         for name in kind.options:
-            if rng.random() < 0.12:
+            if rng.random() < 0.05:
                 values[name] = rng.choice(self._good.get(name, (*NUMBERS, *TEXTS)))
         odd = rng.choice((0, 0, 0, 0, 1, 1, 1, 2, 3))
         for name in rng.sample(sorted(kind.options), min(odd, len(kind.options))):

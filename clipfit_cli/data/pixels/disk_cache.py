@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from clipfit_cli.errors import ConfigError, DataError
-from clipfit_cli.files import remove_unfinished, write_whole
+from clipfit_cli.files import remove_unfinished, written_whole
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,6 +24,7 @@ FREE_DISK_BYTES = 2**30
 """So much of the disk is left to others."""
 
 _SUFFIX = ".clipfit-features"
+_HEAD_BYTES = 512
 _ENTRY = re.compile(r"[0-9a-f]{62}\.clipfit-(features|pixels)")
 """Version 0.1.0 kept pixels, too: they are never read, and go as everything that is not used."""
 
@@ -84,7 +86,9 @@ class DiskCache:
             with safe_open(path, "np") as file:
                 found: NDArray[np.float32] = file.get_tensor("features")
                 kept = file.metadata() or {}
-            is_whole = found.shape == shape and kept.get("sha256") == _digest(key, found)
+            is_whole = found.shape == shape and kept.get("sha256") == _digest(
+                f"{key} {found.shape} {found.dtype}", [found]
+            )
         except (SafetensorError, TypeError, AttributeError):  # the last two: of types that numpy does not have
             is_whole = False
         except (OSError, ValueError):
@@ -93,19 +97,26 @@ class DiskCache:
             os.utime(path) if is_whole else path.unlink()
         return found if is_whole else None
 
-    def put(self, key: str, features: NDArray[np.float32]) -> None:
-        """Keep features (num_images, embed_dim), if limit and disk allow."""
-        from safetensors.numpy import save
-
-        content = save({"features": features}, {"sha256": _digest(key, features)})
-        if not self._is_writable or len(content) > self.limit_bytes:
+    def put(self, key: str, rows: Sequence[NDArray[np.float32]]) -> None:
+        """Keep the features of a list, (embed_dim,) an image, if limit and disk allow; no copy of them is made."""
+        shape = len(rows), len(rows[0])
+        size = 4 * shape[0] * shape[1]
+        about = {
+            "__metadata__": {"sha256": _digest(f"{key} {shape} float32", rows)},
+            "features": {"dtype": "F32", "shape": shape, "data_offsets": (0, size)},
+        }
+        head = _HEAD_BYTES.to_bytes(8, "little") + json.dumps(about).encode().ljust(_HEAD_BYTES)
+        size += len(head)
+        if not self._is_writable or size > self.limit_bytes:
             return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._make_room(len(content))
-            if shutil.disk_usage(self.folder).free < FREE_DISK_BYTES + len(content):
+            self._make_room(size)
+            if shutil.disk_usage(self.folder).free < FREE_DISK_BYTES + size:
                 raise OSError(f"less than {FREE_DISK_BYTES // 2**20} MiB of the disk are free")
-            write_whole(self._path(key), content)
+            with written_whole(self._path(key)) as file:
+                file.write(head)
+                file.writelines(row.data for row in rows)
         except (OSError, ValueError) as error:
             self._is_writable = False
             reason = getattr(error, "strerror", None) or error
@@ -115,8 +126,7 @@ class DiskCache:
         return self.folder / key[:2] / f"{key[2:]}{_SUFFIX}"
 
     def _make_room(self, size: int) -> None:
-        """Drop what was used least lately, and what killed processes left."""
-        _remove_unfinished(self.folder)
+        """Drop what was used least lately."""
         files = sorted(_own_files(self.folder), key=lambda file: file[1].st_mtime, reverse=True)
         held = sum(state.st_size for _, state in files)
         while files and held + size > self.limit_bytes:
@@ -139,7 +149,6 @@ def clear_cache(folder: Path) -> CacheUsage:
         DataError: A file cannot be removed.
     """
     held, files = cache_usage(folder), _own_files(folder)
-    _remove_unfinished(folder)
     for path, _ in files:
         try:
             path.unlink(missing_ok=True)
@@ -152,25 +161,21 @@ def clear_cache(folder: Path) -> CacheUsage:
 
 
 def _own_files(folder: Path) -> list[tuple[Path, os.stat_result]]:
-    """Return the cache's own files, and no other; none where it cannot be read."""
+    """Return the cache's own files, and no other; none where it cannot be read. What killed processes left goes."""
     found = []
     with suppress(OSError, ValueError):
         for path in folder.glob("[0-9a-f][0-9a-f]/*"):
-            if _ENTRY.fullmatch(path.name) and not path.parent.is_symlink():
+            if path.suffix == ".unfinished" and _SUFFIX in path.stem:
+                remove_unfinished(path.with_name(path.stem[1:].rpartition(".")[0]))
+            elif _ENTRY.fullmatch(path.name) and not path.parent.is_symlink():
                 with suppress(FileNotFoundError):
                     found.append((path, path.lstat()))
     return found
 
 
-def _remove_unfinished(folder: Path) -> None:
-    """Remove what killed processes left; what another process is writing stays."""
-    with suppress(OSError, ValueError):
-        for left in folder.glob(f"[0-9a-f][0-9a-f]/.*{_SUFFIX}.*.unfinished"):
-            remove_unfinished(left.with_name(left.name[1:].rsplit(".", 2)[0]))
-
-
-def _digest(key: str, features: NDArray[np.float32]) -> str:
+def _digest(what: str, rows: Iterable[NDArray[np.float32]]) -> str:
     """Return the checksum of features and of what they are the features of."""
-    digest = hashlib.sha256(f"{key} {features.shape} {features.dtype}".encode())
-    digest.update(features.data)
+    digest = hashlib.sha256(what.encode())
+    for row in rows:
+        digest.update(row.data)
     return digest.hexdigest()
