@@ -47,8 +47,7 @@ def eval_(
 
     Backbone, weights and templates given by hand are those that the adapter was made with.
     """
-    from clipfit_cli.protocols import compare
-    from clipfit_cli.protocols import eval as protocol
+    from clipfit_cli.protocols import compare, planning
 
     templates = choose_templates(prompts)
     method, draw, settings = MethodChoice("zero-shot"), DrawOptions(seeds="0"), None
@@ -79,5 +78,5 @@ def eval_(
         templates=templates,
     )
     path = str(expanded(adapter).absolute()) if adapter else None
-    plan = protocol.plan(asked.request, adapter=path, settings=settings)
+    plan = planning.plan_of_tests(asked.request, adapter=path, settings=settings)
     execute(plan, asked, machine, output, partial(compare.summarise, "eval"))
