@@ -39,8 +39,8 @@ from clipfit_cli import methods
 from clipfit_cli.config import Precision, ScheduleConfig
 from clipfit_cli.data.pixels import augment, crops, images
 from clipfit_cli.engine import environment
-from clipfit_cli.engine.optim import sgd
 from clipfit_cli.engine.precision import autocast, resolve_precision
+from clipfit_cli.engine.train import sgd
 from clipfit_cli.methods.base import Adapted
 from clipfit_cli.models.source import find_blueprint
 from clipfit_cli.process import keep_freed_memory

@@ -24,8 +24,8 @@ from clipfit_cli.config import Precision, ScheduleConfig
 from clipfit_cli.data.dataset import DataSet, Item
 from clipfit_cli.data.files.folder import ImageFolder
 from clipfit_cli.data.pixels.transforms import ImageSpec
-from clipfit_cli.engine.optim import sgd
 from clipfit_cli.engine.precision import autocast
+from clipfit_cli.engine.train import sgd
 from clipfit_cli.models.bundle import ClipBundle
 from clipfit_cli.models.text_features import class_prompts
 

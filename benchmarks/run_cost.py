@@ -19,8 +19,7 @@ from clipfit_cli import methods
 from clipfit_cli.config import ScheduleConfig
 from clipfit_cli.engine import environment
 from clipfit_cli.engine.precision import resolve_precision
-from clipfit_cli.engine.seeding import steps_per_epoch
-from clipfit_cli.engine.train import Batches, Plan, train
+from clipfit_cli.engine.train import Batches, Plan, steps_per_epoch, train
 from clipfit_cli.models.source import find_blueprint
 from clipfit_cli.process import keep_freed_memory
 

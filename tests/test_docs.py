@@ -259,7 +259,7 @@ def test_the_changelog_has_this_version() -> None:
 
 
 def test_the_settings_of_textures_that_are_written_are_the_presets() -> None:
-    from clipfit_cli.protocols.presets import preset_of
+    from clipfit_cli.config import preset_of
 
     text = " ".join(TEXTS["docs/protocol.md"].split())
     ((epochs, lr),) = re.findall(r"`textures` trains for (\d+) epochs at ([\d.]+)", text)

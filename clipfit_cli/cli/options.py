@@ -14,12 +14,11 @@ from typing import Annotated, Any
 import typer
 
 from clipfit_cli.cli.words import MOST
-from clipfit_cli.config import SUBSETS, TEXTURES, ScheduleConfig
+from clipfit_cli.config import SUBSETS, TEXTURES, ScheduleConfig, preset_of
 from clipfit_cli.data import catalog
 from clipfit_cli.data.pixels.disk_cache import DEFAULT_SIZE_GIB
 from clipfit_cli.errors import ConfigError, shortened
 from clipfit_cli.files import expanded
-from clipfit_cli.protocols.presets import preset_of
 
 DATA_PANEL, _METHOD, _OUTPUT = "Data", "Method", "Runs and output"
 _SCHEDULE = ScheduleConfig()

@@ -253,8 +253,10 @@ def _run(
         planned: Of the protocol's `plan`, beside the request.
     """
     from clipfit_cli.protocols import compare as rules
+    from clipfit_cli.protocols import planning
 
     options: dict[str, Any] = {"shifts": asked.request.shifts} if protocol == "xdataset" else {}
     summarise = partial(rules.summarise_leads, method=method) if method else rules.summarise
-    plan = rules.protocol(protocol).plan(asked.request, **planned)
+    make = planning.plan_of_tests if protocol == "eval" else rules.protocol(protocol).plan
+    plan = make(asked.request, **planned)
     return execute(plan, asked, machine, output, partial(summarise, protocol, **options))

@@ -49,8 +49,8 @@ def device_name(device: torch.device) -> str:
 
 def versions() -> dict[str, str]:
     """Return the versions that can matter to a number."""
-    found = {package: version(package) for package in _PACKAGES}
-    return {"clipfit": __version__, "python": platform.python_version(), **found}
+    packages = {package: version(package) for package in _PACKAGES}
+    return {"clipfit": __version__, "python": platform.python_version(), **packages}
 
 
 class PeakMemory:

@@ -1,4 +1,4 @@
-"""The one evaluation loop."""
+"""The one evaluation loop, and the accuracy, per-class accuracy and macro-F1 of what it predicts."""
 
 from __future__ import annotations
 
@@ -13,10 +13,26 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from clipfit_cli.config import Precision
-from clipfit_cli.engine.metrics import Scores, score
 from clipfit_cli.engine.micro_batches import MicroBatches, OnSmaller
 from clipfit_cli.engine.precision import autocast
 from clipfit_cli.results.predictions import Predictions
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of one test list, in percent.
+
+    Attributes:
+        num_images: How many images were classified.
+        accuracy_pct: Over all images.
+        macro_f1_pct: Unweighted mean of the F1 of every class that occurs among the labels.
+        mean_per_class_accuracy_pct: Unweighted mean of the accuracy of every class that occurs.
+    """
+
+    num_images: int
+    accuracy_pct: float
+    macro_f1_pct: float
+    mean_per_class_accuracy_pct: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,16 +93,42 @@ def evaluate(
                 on_progress(done)
     if not parts:
         raise ValueError("nothing to evaluate")
-    columns = [torch.cat(column) for column in zip(*parts, strict=True)]
-    label, predicted = columns[:2]
+    label, predicted, *others = (torch.cat(column) for column in zip(*parts, strict=True))
     return Evaluation(
         scores=score(predicted, label),
         predictions=Predictions(
             label.numpy().astype(np.int32),
             predicted.numpy().astype(np.int32),
-            *(column.numpy() for column in columns[2:]),
+            *(column.numpy() for column in others),
         ),
         logits=torch.cat(kept).numpy() if kept else None,
+    )
+
+
+def score(predictions: Tensor, labels: Tensor) -> Scores:
+    """Return the scores of predicted class indices (num_images,) against labels (num_images,).
+
+    A prediction of a class that does not occur among the labels counts as a miss and nothing else.
+
+    Raises:
+        ValueError: There are no images, or the two differ in length.
+
+    Source: Dassl.pytorch c61a1b57, Classification evaluator.
+    """
+    if predictions.shape != labels.shape or labels.numel() == 0:
+        raise ValueError(f"got predictions {tuple(predictions.shape)} for labels {tuple(labels.shape)}")
+    size = int(max(predictions.max(), labels.max())) + 1
+    hits = torch.bincount(labels[predictions == labels], minlength=size).double()
+    actual = torch.bincount(labels, minlength=size).double()
+    predicted = torch.bincount(predictions, minlength=size).double()
+    occurs = actual > 0
+    recall = hits[occurs] / actual[occurs]
+    f1 = 2 * hits[occurs] / (actual[occurs] + predicted[occurs])
+    return Scores(
+        num_images=labels.numel(),
+        accuracy_pct=100 * float(hits.sum()) / labels.numel(),
+        macro_f1_pct=100 * float(f1.mean()),
+        mean_per_class_accuracy_pct=100 * float(recall.mean()),
     )
 
 

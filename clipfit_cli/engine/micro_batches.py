@@ -22,9 +22,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 
     Linux often grants more than there is and then ends the process without an error, which nothing here can see.
     """
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in _WORDS)
+    says_so = isinstance(error, RuntimeError) and any(words in str(error) for words in _WORDS)
+    return says_so or isinstance(error, torch.OutOfMemoryError | MemoryError)
 
 
 class MicroBatches:

@@ -47,9 +47,7 @@ def _cpu_has_bf16() -> bool:
 
 def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
     """Return the context in which the towers run."""
-    if precision == "fp32":
-        return nullcontext()
-    return torch.autocast(device.type, dtype=_DTYPES[precision])
+    return nullcontext() if precision == "fp32" else torch.autocast(device.type, dtype=_DTYPES[precision])
 
 
 def grad_scaler(precision: Precision, device: torch.device) -> torch.amp.GradScaler:

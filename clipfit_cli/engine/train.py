@@ -1,27 +1,26 @@
-"""The one training loop."""
+"""The one training loop, its batch order, learning rates and optimiser; from one seed the same on every device."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import chain, islice, pairwise
 from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from clipfit_cli.config import Precision, ScheduleConfig
 from clipfit_cli.engine.micro_batches import MicroBatches, OnSmaller
-from clipfit_cli.engine.optim import lr_at_epoch, set_lr, sgd
 from clipfit_cli.engine.precision import autocast, grad_scaler
-from clipfit_cli.engine.seeding import epoch_batches, steps_per_epoch
 from clipfit_cli.errors import TrainingError
 from clipfit_cli.methods.base import Adapted
 
 _STEPS_BETWEEN_READS = 10
+_MAX_SEED = 2**62
 
 Plan = Iterator[tuple[Sequence[int], Sequence[int]]]
 """(image indices, crop seeds) of every batch of a training, in order."""
@@ -104,7 +103,8 @@ def train(
     with closing(load_batches(chain.from_iterable(epochs))) as batches:
         for epoch in range(schedule.epochs):
             lr = lr_at_epoch(epoch, schedule)
-            set_lr(optimiser, lr)
+            for group in optimiser.param_groups:
+                group["lr"] = lr
             unread: list[Tensor] = []
             for images, labels in islice(batches, steps):
                 unread.append(
@@ -145,6 +145,75 @@ def steps_between_reads(device: torch.device, steps_per_epoch: int) -> int:
     To read, the host waits until the device has done all that it was given, and has to refill it afterwards.
     """
     return _STEPS_BETWEEN_READS if device.type == "cpu" else steps_per_epoch
+
+
+def lr_at_epoch(epoch: int, schedule: ScheduleConfig) -> float:
+    """Return the learning rate of an epoch, counted from 0; it is constant within the epoch.
+
+    Constant during warm-up; then a cosine that starts at its top and whose period is the full number of epochs, so
+    that the last epoch is small but not zero.
+
+    Source: Dassl.pytorch c61a1b57, ConstantWarmupScheduler around CosineAnnealingLR, as CLIPFit 4dde0494 sets it.
+    """
+    if epoch < schedule.warmup_epochs:
+        return schedule.warmup_lr
+    done = (epoch - schedule.warmup_epochs) / schedule.epochs
+    return schedule.lr * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def sgd(
+    parameters: Sequence[nn.Parameter], schedule: ScheduleConfig, *, skips_overflow: bool = False
+) -> torch.optim.SGD:
+    """Return SGD with momentum and (coupled) weight decay over the trained parameters, gains and biases included.
+
+    Args:
+        parameters: Of the method.
+        schedule: Rates and decay.
+        skips_overflow: The gradients come from a loss scaler. The update then runs as one kernel, which itself looks
+            whether they overflowed; the host would have to wait for the device in each step to look.
+    """
+    return torch.optim.SGD(
+        parameters,
+        lr=schedule.lr,
+        momentum=schedule.momentum,
+        weight_decay=schedule.weight_decay,
+        fused=skips_overflow or None,
+    )
+
+
+def epoch_batches(
+    *, num_images: int, batch_size: int, generator: torch.Generator
+) -> Iterator[tuple[list[int], list[int]]]:
+    """Yield (image indices, crop seeds) of one epoch: every image at most once, in random order.
+
+    A last partial batch is dropped, unless it is the only one.
+
+    Args:
+        num_images: At least 1.
+        batch_size: At least 1.
+        generator: On the CPU; it moves on.
+
+    Source: Dassl.pytorch c61a1b57, data manager (drop_last where the set holds at least one batch).
+    """
+    order = torch.randperm(num_images, generator=generator)
+    seeds = torch.randint(_MAX_SEED, (num_images,), generator=generator)
+    for batch in range(steps_per_epoch(num_images, batch_size)):
+        part = slice(batch * batch_size, (batch + 1) * batch_size)
+        yield order[part].tolist(), seeds[part].tolist()
+
+
+def steps_per_epoch(num_images: int, batch_size: int) -> int:
+    """Return the number of batches of an epoch."""
+    return max(1, num_images // batch_size)
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Run the block with torch's generators started from a seed, and restore them afterwards."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield
 
 
 def _num_skipped(scales: Sequence[Tensor]) -> int:

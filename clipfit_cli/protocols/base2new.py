@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from clipfit_cli.config import Request, RunConfig, TestSet
-from clipfit_cli.protocols.planning import once, runs_of
+from clipfit_cli.protocols.planning import plan_of_trainings
 from clipfit_cli.protocols.series import (
     CONDITION_COLUMNS,
     ROW,
@@ -51,19 +51,7 @@ COLUMNS = (
 
 def plan(request: Request) -> list[RunConfig]:
     """Return the runs: data sets x methods x shots x seeds, each trained on base and tested on base and new."""
-    return once(
-        run
-        for dataset in request.datasets
-        for choice in request.methods
-        for run in runs_of(
-            request,
-            choice,
-            protocol="base2new",
-            dataset=dataset,
-            subset="base",
-            tests=(TestSet(dataset, "base"), TestSet(dataset, "new")),
-        )
-    )
+    return plan_of_trainings(request, protocol="base2new", subset="base", tests=halves_of)
 
 
 def entries(records: Sequence[Finished], *, per_seed: bool = False) -> list[Entry]:
@@ -79,21 +67,21 @@ def entries(records: Sequence[Finished], *, per_seed: bool = False) -> list[Entr
 
 def halves(series: Series) -> tuple[list[float], list[float]]:
     """Return base accuracy and new accuracy, in percent, one value a seed."""
-    base, new = tests_of(series)
+    base, new = halves_of(series.config.dataset)
     return series.values(base), series.values(new)
 
 
-def tests_of(series: Series) -> tuple[TestSet, TestSet]:
-    """Return the two halves."""
-    return TestSet(series.dataset, "base"), TestSet(series.dataset, "new")
+def halves_of(dataset: str) -> tuple[TestSet, TestSet]:
+    """Return the two halves of a data set."""
+    return TestSet(dataset, "base"), TestSet(dataset, "new")
 
 
 def captions(records: Sequence[Finished]) -> tuple[str, ...]:
     """Return how many images were tested, where all rows are about one data set."""
     series = series_of(records)
-    if len({one.dataset for one in series}) != 1:
+    if len({one.config.dataset for one in series}) != 1:
         return ()
-    base, new = tests_of(series[0])
+    base, new = halves_of(series[0].config.dataset)
     return (f"tested on {series[0].num_images(base):,} base and {series[0].num_images(new):,} new images",)
 
 
@@ -103,16 +91,16 @@ def _entry(series: Series) -> Entry:
     return Entry(
         row={
             **condition_cells(series),
-            "num_images": series.num_images(*tests_of(series)),
+            "num_images": series.num_images(*halves_of(series.config.dataset)),
             **spread_cells("base_accuracy", base),
             **spread_cells("new_accuracy", new),
             **spread_cells("harmonic_mean", harmonic),
             "harmonic_mean_pct": harmonic_mean(mean(base), mean(new)) if harmonic else None,
-            **run_cells(series, *tests_of(series)),
+            **run_cells(series, *halves_of(series.config.dataset)),
         },
-        place=(series.dataset,),
+        place=(series.config.dataset,),
         label=series.label,
-        shots=series.shots,
+        shots=series.config.shots,
         seed_values={
             "base_accuracy": series.by_seed(base),
             "new_accuracy": series.by_seed(new),
@@ -123,20 +111,18 @@ def _entry(series: Series) -> Entry:
 
 def _average(group: Sequence[Series]) -> Entry:
     both = [halves(series) for series in group]
-    whole = all(base and new for base, new in both)
-    bases = [mean(base) for base, _ in both] if whole else []
-    news = [mean(new) for _, new in both] if whole else []
+    means = [(mean(base), mean(new)) for base, new in both] if all(base and new for base, new in both) else []
     return Entry(
         row={
             **condition_cells(group[0], dataset=f"average of {len(group)}"),
             ROW: "average",
             "base_accuracy_pct": mean_of([base for base, _ in both]),
             "new_accuracy_pct": mean_of([new for _, new in both]),
-            "harmonic_mean_pct": harmonic_of_means(bases, news) if whole else None,
-            "mean_of_harmonic_means_pct": mean_of_harmonics(bases, news) if whole else None,
+            "harmonic_mean_pct": harmonic_of_means(means) if means else None,
+            "mean_of_harmonic_means_pct": mean_of_harmonics(means) if means else None,
             AVERAGE_ROW: True,
         },
         place=("average",),
         label=group[0].label,
-        shots=group[0].shots,
+        shots=group[0].config.shots,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Sequence, Set
 from dataclasses import replace
 from types import ModuleType
 from typing import Any
@@ -11,18 +11,13 @@ from typing import Any
 from clipfit_cli.config import MethodChoice, Request, RunConfig
 from clipfit_cli.errors import UnknownNameError
 from clipfit_cli.protocols import base2new, few_shot, xdataset
-from clipfit_cli.protocols import eval as eval_
 from clipfit_cli.protocols.planning import settings_of
 from clipfit_cli.protocols.series import Entry, series_of, table_of
 from clipfit_cli.reports.tables import Column, Table
-from clipfit_cli.results.compare import check_alike, paired_difference
+from clipfit_cli.results.compare import check_alike, paired_difference, trains_nothing
 from clipfit_cli.results.record import Finished
 
-PROTOCOLS: dict[str, ModuleType] = {
-    "base2new": base2new,
-    "few-shot": few_shot,
-    "xdataset": xdataset,
-}
+PROTOCOLS: dict[str, ModuleType] = {"base2new": base2new, "few-shot": few_shot, "xdataset": xdataset}
 """What can be compared, by the name a user types."""
 
 _HIDDEN_BESIDE_LEADS = ("train_time_s", "macro_f1_pct")
@@ -35,8 +30,6 @@ def protocol(name: str) -> ModuleType:
     Raises:
         UnknownNameError: There is none.
     """
-    if name == "eval":
-        return eval_
     if name not in PROTOCOLS:
         raise UnknownNameError("protocol", name, PROTOCOLS)
     return PROTOCOLS[name]
@@ -48,21 +41,21 @@ def plan(name: str, request: Request) -> list[RunConfig]:
     Raises:
         UnknownNameError: No such protocol, method or setting.
     """
-    make: Callable[[Request], list[RunConfig]] = protocol(name).plan
-    return make(request)
+    return list(protocol(name).plan(request))
 
 
 def summarise(name: str, records: Sequence[Finished], **options: Any) -> Table:
     """Return the protocol's table.
 
     Args:
-        name: Of the protocol.
+        name: Of the protocol; ``eval`` has the rows of few-shot runs.
         records: At least one.
         options: Of the protocol's `entries`.
     """
-    rules = protocol(name)
+    rules = few_shot if name == "eval" else protocol(name)
+    title = "Accuracy (%)" if name == "eval" else rules.TITLE
     entries: list[Entry] = rules.entries(records, **options)
-    return table_of(rules.TITLE, _columns(rules, entries), entries, records, _captions(rules, entries, records))
+    return table_of(title, _columns(rules, entries), entries, records, _captions(rules, entries, records))
 
 
 def summarise_leads(name: str, records: Sequence[Finished], *, method: MethodChoice, **options: Any) -> Table:
@@ -81,14 +74,17 @@ def summarise_leads(name: str, records: Sequence[Finished], *, method: MethodCho
     Raises:
         ResultsError: The records were not made under the same conditions.
     """
-    for series in _by_dataset_and_shots(records):
-        check_alike(series)
+    ordered = sorted(records, key=trains_nothing, reverse=True)
+    trained = [record.config for record in ordered if not trains_nothing(record)]
+    for dataset, shots in dict.fromkeys((config.dataset, config.shots) for config in trained):
+        here = [record for record in ordered if record.config.dataset == dataset]
+        check_alike([record for record in here if trains_nothing(record) or record.config.shots == shots])
     rules = protocol(name)
     entries: list[Entry] = rules.entries(records, **options)
     leaders = {
         one.label
         for one in series_of(records)
-        if (config := one.records[0].config).method == method.name
+        if (config := one.config).method == method.name
         and config.settings
         == settings_of(method, protocol=config.protocol, dataset=config.dataset, subset=config.subset)
     }
@@ -151,18 +147,5 @@ def _columns(rules: ModuleType, entries: Sequence[Entry]) -> list[Column]:
 
 
 def _captions(rules: ModuleType, entries: Sequence[Entry], records: Sequence[Finished]) -> tuple[str, ...]:
-    found: tuple[str, ...] = rules.CAPTIONS if _has_averages(entries) else ()
-    return found + (base2new.captions(records) if rules is base2new else ())
-
-
-def _by_dataset_and_shots(records: Sequence[Finished]) -> list[list[Finished]]:
-    """Return what must be alike: per data set, all runs of one shot count with those that train nothing."""
-    groups: list[list[Finished]] = []
-    for dataset in dict.fromkeys(record.config.dataset for record in records):
-        here = [one for one in series_of(records) if one.dataset == dataset]
-        untrained = [r for one in here if one.trains_nothing for r in one.records]
-        for shots in dict.fromkeys(one.shots for one in here if not one.trains_nothing):
-            groups.append(
-                untrained + [r for one in here if one.shots == shots and not one.trains_nothing for r in one.records]
-            )
-    return groups
+    beside_averages = rules.CAPTIONS if _has_averages(entries) else ()
+    return (*beside_averages, *(base2new.captions(records) if rules is base2new else ()))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from clipfit_cli.config import Request, RunConfig, TestSet
-from clipfit_cli.protocols.planning import once, runs_of
+from clipfit_cli.protocols.planning import plan_of_trainings
 from clipfit_cli.protocols.series import (
     CONDITION_COLUMNS,
     ROW,
@@ -40,18 +40,8 @@ COLUMNS = (
 
 def plan(request: Request) -> list[RunConfig]:
     """Return the runs: data sets x methods x shots x seeds, tested on the class group that was trained."""
-    return once(
-        run
-        for dataset in request.datasets
-        for choice in request.methods
-        for run in runs_of(
-            request,
-            choice,
-            protocol="few-shot",
-            dataset=dataset,
-            subset=request.subset,
-            tests=(TestSet(dataset, request.subset),),
-        )
+    return plan_of_trainings(
+        request, protocol="few-shot", subset=request.subset, tests=lambda dataset: (TestSet(dataset, request.subset),)
     )
 
 
@@ -62,7 +52,7 @@ def entries(records: Sequence[Finished], *, per_seed: bool = False) -> list[Entr
 
 
 def _entry(series: Series) -> Entry:
-    (test,) = series.records[0].config.tests
+    (test,) = series.config.tests
     accuracy = series.values(test)
     return Entry(
         row={
@@ -73,15 +63,15 @@ def _entry(series: Series) -> Entry:
             **spread_cells("macro_f1", series.values(test, "macro_f1_pct")),
             **run_cells(series, test),
         },
-        place=(series.dataset, test.subset),
+        place=(series.config.dataset, test.subset),
         label=series.label,
-        shots=series.shots,
+        shots=series.config.shots,
         seed_values={"accuracy": series.by_seed(accuracy)},
     )
 
 
 def _average(group: Sequence[Series]) -> Entry:
-    tests = [series.records[0].config.tests[0] for series in group]
+    tests = [series.config.tests[0] for series in group]
     pairs = list(zip(group, tests, strict=True))
     return Entry(
         row={
@@ -94,5 +84,5 @@ def _average(group: Sequence[Series]) -> Entry:
         },
         place=("average",),
         label=group[0].label,
-        shots=group[0].shots,
+        shots=group[0].config.shots,
     )

@@ -1,69 +1,77 @@
-"""From a request to the configuration of one run; shared by all protocols."""
+"""From a request to the configuration of every run; shared by all protocols."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from clipfit_cli import methods
-from clipfit_cli.config import (
-    MethodChoice,
-    ProtocolName,
-    Request,
-    RunConfig,
-    ScheduleConfig,
-    Subset,
-    TestSet,
-)
+from clipfit_cli.config import MethodChoice, ProtocolName, Request, RunConfig, Subset, TestSet, preset_of
 from clipfit_cli.data import catalog
 from clipfit_cli.methods.base import resolve_settings
-from clipfit_cli.protocols.presets import preset_of
 
 
-def runs_of(
+def plan_of_trainings(
     request: Request,
-    choice: MethodChoice,
     *,
     protocol: ProtocolName,
-    dataset: str,
     subset: Subset,
-    tests: tuple[TestSet, ...],
-) -> Iterator[RunConfig]:
-    """Yield the runs of one method on one data set: every shot count with every seed.
+    tests: Callable[[str], tuple[TestSet, ...]],
+) -> list[RunConfig]:
+    """Return the runs: data sets x methods x shots x seeds, without those that are the same by another name.
 
-    A method that does not train has one run: no image is drawn, so neither seed nor shots enter.
+    A method that does not train has one run a data set: no image is drawn, so neither seed nor shots enter.
+
+    Args:
+        request: What was asked for.
+        protocol: Which table the runs belong to.
+        subset: What is trained on.
+        tests: Data set that is trained on -> where the result is tested.
 
     Raises:
         UnknownNameError: No such method or setting.
         ConfigError: A setting's value is not possible.
     """
-    info = methods.get(choice.name)
-    settings = settings_of(choice, protocol=protocol, dataset=dataset, subset=subset)
-    draws: list[tuple[int | None, int]] = [(shots, seed) for shots in request.shots for seed in request.seeds]
-    for shots, seed in draws if info.trains else [(0, 0)]:
-        yield RunConfig(
-            protocol=protocol,
+    found = [
+        run
+        for dataset in request.datasets
+        for choice in request.methods
+        for run in _runs_of(request, choice, protocol, dataset, subset, tests(dataset))
+    ]
+    return [run for place, run in enumerate(found) if run not in found[:place]]
+
+
+def plan_of_tests(
+    request: Request, *, adapter: str | None = None, settings: Mapping[str, Any] | None = None
+) -> list[RunConfig]:
+    """Return one run a data set, which scores what exists: a saved adapter, or the model as it is.
+
+    Args:
+        request: Data sets, subset, model, one method; of an adapter also one shot count and seed, those of its
+            training.
+        adapter: Path of the adapter; None = the method has nothing to load.
+        settings: Resolved settings of the adapter's method.
+    """
+    (choice,) = request.methods
+    return [
+        RunConfig(
+            protocol="eval",
             dataset=dataset,
-            subset=subset,
-            shots=shots,
-            seed=seed,
-            method=info.name,
-            settings=settings,
+            subset=request.subset,
+            shots=0 if adapter is None else request.shots[0],
+            seed=0 if adapter is None else request.seeds[0],
+            method=choice.name,
+            settings=resolve_settings(methods.get(choice.name), choice.overrides) if settings is None else {**settings},
             model=request.model,
-            stages=(_schedule(request, dataset),) if info.trains else (),
+            stages=(),
             precision=request.precision,
-            tests=tests,
-            templates=templates_of(request, [dataset, *(test.dataset for test in tests)]),
+            tests=(TestSet(dataset, request.subset),),
+            adapter=adapter,
+            templates=_templates_of(request, [dataset]),
         )
-
-
-def once(configs: Iterable[RunConfig]) -> list[RunConfig]:
-    """Return the runs without those that are the same by another name, such as a default that was typed."""
-    found: list[RunConfig] = []
-    for config in configs:
-        if config not in found:
-            found.append(config)
-    return found
+        for dataset in request.datasets
+    ]
 
 
 def settings_of(
@@ -82,17 +90,39 @@ def settings_of(
     return resolve_settings(info, choice.overrides, presets)
 
 
-def templates_of(request: Request, datasets: Iterable[str]) -> tuple[str, ...]:
+def _runs_of(
+    request: Request,
+    choice: MethodChoice,
+    protocol: ProtocolName,
+    dataset: str,
+    subset: Subset,
+    tests: tuple[TestSet, ...],
+) -> Iterator[RunConfig]:
+    """Yield the runs of one method on one data set: every shot count with every seed."""
+    info = methods.get(choice.name)
+    settings = settings_of(choice, protocol=protocol, dataset=dataset, subset=subset)
+    given = {"epochs": request.epochs, "batch_size": request.batch_size, "lr": request.lr}
+    typed: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    draws: list[tuple[int | None, int]] = [(shots, seed) for shots in request.shots for seed in request.seeds]
+    for shots, seed in draws if info.trains else [(0, 0)]:
+        yield RunConfig(
+            protocol=protocol,
+            dataset=dataset,
+            subset=subset,
+            shots=shots,
+            seed=seed,
+            method=info.name,
+            settings=settings,
+            model=request.model,
+            stages=(replace(preset_of(dataset), **typed),) if info.trains else (),
+            precision=request.precision,
+            tests=tests,
+            templates=_templates_of(request, [dataset, *(test.dataset for test in tests)]),
+        )
+
+
+def _templates_of(request: Request, datasets: Iterable[str]) -> tuple[str, ...]:
     """Return the prompt templates that a run has to name: none where those of the request are the data sets' own."""
     if all(request.templates == (catalog.prompt_template(name),) for name in datasets):
         return ()
     return request.templates
-
-
-def _schedule(request: Request, dataset: str) -> ScheduleConfig:
-    preset = preset_of(dataset)
-    return ScheduleConfig(
-        epochs=preset.epochs if request.epochs is None else request.epochs,
-        lr=preset.lr if request.lr is None else request.lr,
-        batch_size=ScheduleConfig.batch_size if request.batch_size is None else request.batch_size,
-    )

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from clipfit_cli.config import ModelConfig, TestSet
+from clipfit_cli.config import RunConfig, TestSet
 from clipfit_cli.reports.tables import NUM_SEEDS, Column, Row, Table
 from clipfit_cli.results.compare import trains_nothing
 from clipfit_cli.results.record import Finished, Test
@@ -55,14 +55,9 @@ class Series:
     records: tuple[Finished, ...]
 
     @property
-    def dataset(self) -> str:
-        """What was trained on."""
-        return self.records[0].config.dataset
-
-    @property
-    def shots(self) -> int | None:
-        """Training images per class; None = all, 0 = nothing is trained."""
-        return self.records[0].config.shots
+    def config(self) -> RunConfig:
+        """What was asked for, the same for every seed but for the seed."""
+        return self.records[0].config
 
     @property
     def trains_nothing(self) -> bool:
@@ -140,10 +135,10 @@ def average_groups(series: Sequence[Series]) -> list[list[Series]]:
 
     Empty where there is one data set.
     """
-    datasets = {one.dataset for one in series}
+    datasets = {one.config.dataset for one in series}
     groups: dict[tuple[str, int | None], list[Series]] = {}
     for one in series:
-        groups.setdefault((one.label, one.shots), []).append(one)
+        groups.setdefault((one.label, one.config.shots), []).append(one)
     return [group for group in groups.values() if len(group) == len(datasets) > 1]
 
 
@@ -154,8 +149,7 @@ def condition_cells(series: Series, *, dataset: str | None = None) -> Row:
         series: The runs.
         dataset: What stands in that column, if not what was trained on.
     """
-    config = series.records[0].config
-    seeds = [record.config.seed for record in series.records]
+    config = series.config
     return {
         ROW: "data set",
         "protocol": config.protocol,
@@ -164,7 +158,7 @@ def condition_cells(series: Series, *, dataset: str | None = None) -> Row:
         "backbone": config.model.backbone,
         "pretrained": config.model.pretrained,
         "shots": "all" if config.shots is None else config.shots,
-        "seeds": None if series.trains_nothing else seeds,
+        "seeds": None if series.trains_nothing else [record.config.seed for record in series.records],
     }
 
 
@@ -178,7 +172,9 @@ def run_cells(series: Series, *tests: TestSet) -> Row:
     first = series.records[0]
     config, run = first.config, first.run
     tested = [metrics for test in tests if (metrics := metrics_of(first, test))]
-    memory = [max(found) for record in series.records if (found := _memory(record))]
+    measured = [[one.peak_memory_mib for one in (record.run, *record.tests)] for record in series.records]
+    peaks = [[peak for peak in found if peak is not None] for found in measured]
+    memory = [max(found) for found in peaks if found]
     stage = config.stages[0] if config.stages else None
     return {
         NUM_SEEDS: len(series.records),
@@ -195,11 +191,6 @@ def run_cells(series: Series, *tests: TestSet) -> Row:
         "split_sha256": tested[0].split_file_sha256 or None if tested else None,
         "record_keys": [record.run.key for record in series.records],
     }
-
-
-def _memory(record: Finished) -> list[float]:
-    measured = [one.peak_memory_mib for one in (record.run, *record.tests)]
-    return [peak for peak in measured if peak is not None]
 
 
 def spread_cells(name: str, values: Sequence[float]) -> Row:
@@ -223,21 +214,19 @@ def table_of(
     That is for people only: CSV and JSON keep all columns.
     """
     shots = {entry.shots for entry in entries} - {0}
-    prompts = {templates_text(record.config.templates) for record in records} - {None}
-    parts = [title]
-    parts += sorted({_model_text(record.config.model) for record in records})
-    parts += sorted(text for text in prompts if text)
+    prompts = {templates_text(record.config.templates) for record in records}
+    models = {record.config.model for record in records}
+    names = {m.pretrained if m.backbone == m.pretrained else f"{m.backbone} / {m.pretrained}" for m in models}
+    parts = [title, *sorted(names), *sorted(text for text in prompts if text)]
     if len(shots) == 1:
-        only = shots.pop()
+        (only,) = shots
         parts.append("all images" if only is None else f"{only} shot{'s' if only > 1 else ''}")
-        columns = [replace(c, terminal=False) if c.key == "shots" else c for c in columns]
     per_seed = any(entry.row.get(ROW) == "seed" for entry in entries)
-    if per_seed:
-        columns = [replace(c, terminal=True) if c.key == "seeds" else c for c in columns]
+    shown = {"shots": len(shots) != 1, "seeds": per_seed}
+    columns = [replace(c, terminal=shown.get(c.key, c.terminal)) for c in columns]
     seeds = {",".join(map(str, found)) for entry in entries if isinstance(found := entry.row.get("seeds"), list)}
     if len(seeds) == 1 and not per_seed:
-        only_seeds = seeds.pop()
-        parts.append(f"seed{'s' if ',' in only_seeds else ''} {only_seeds}")
+        parts.append(f"seed{'s' if ',' in ''.join(seeds) else ''} {''.join(seeds)}")
     return Table(
         title=" · ".join(parts),
         columns=tuple(columns),
@@ -254,10 +243,6 @@ def templates_text(templates: Sequence[str]) -> str | None:
     if not templates:
         return None
     return templates[0] if len(templates) == 1 else f"{len(templates)} templates"
-
-
-def _model_text(model: ModelConfig) -> str:
-    return model.pretrained if model.backbone == model.pretrained else f"{model.backbone} / {model.pretrained}"
 
 
 def _label(record: Finished, records: Sequence[Finished]) -> str:

@@ -7,7 +7,7 @@ from functools import partial
 
 from clipfit_cli.config import Request, RunConfig, TestSet
 from clipfit_cli.data.catalog import BUILTIN_DATASETS, IMAGENET_VARIANTS
-from clipfit_cli.protocols.planning import once, runs_of
+from clipfit_cli.protocols.planning import plan_of_trainings
 from clipfit_cli.protocols.series import (
     CONDITION_COLUMNS,
     ROW,
@@ -40,18 +40,11 @@ COLUMNS = (
 
 def plan(request: Request) -> list[RunConfig]:
     """Return the runs: methods x shots x seeds on the source, each tested on the source and on every target."""
-    return once(
-        run
-        for source in request.datasets
-        for choice in request.methods
-        for run in runs_of(
-            request,
-            choice,
-            protocol="xdataset",
-            dataset=source,
-            subset="all",
-            tests=(TestSet(source), *(target for target in request.targets if target.dataset != source)),
-        )
+    return plan_of_trainings(
+        request,
+        protocol="xdataset",
+        subset="all",
+        tests=lambda source: (TestSet(source), *(one for one in request.targets if one.dataset != source)),
     )
 
 
@@ -73,14 +66,14 @@ def entries(records: Sequence[Finished], *, per_seed: bool = False, shifts: Cont
     """Return, test set by test set, a row a method; then the averages over targets and over shifted variants."""
     series = series_of(records)
     found: list[Entry] = []
-    for source in dict.fromkeys(one.dataset for one in series):
-        here = [one for one in series if one.dataset == source]
-        for test in dict.fromkeys(test for one in here for test in one.records[0].config.tests):
-            among = [one for one in here if test in one.records[0].config.tests]
+    for source in dict.fromkeys(one.config.dataset for one in series):
+        here = [one for one in series if one.config.dataset == source]
+        for test in dict.fromkeys(test for one in here for test in one.config.tests):
+            among = [one for one in here if test in one.config.tests]
             found += entries_of(among, partial(_entry, test=test, shifts=shifts), per_seed=per_seed)
     for role in ("target", "shift"):
         for one in series:
-            tests = [t for t in one.records[0].config.tests if role_of(t.dataset, one.dataset, shifts) == role]
+            tests = [t for t in one.config.tests if role_of(t.dataset, one.config.dataset, shifts) == role]
             if len(tests) > 1:
                 found.append(_average(one, tests, role))
     return found
@@ -90,16 +83,16 @@ def _entry(series: Series, test: TestSet, shifts: Container[str]) -> Entry:
     accuracy = series.values(test)
     return Entry(
         row={
-            "source": series.dataset,
+            "source": series.config.dataset,
             **condition_cells(series, dataset=test.dataset),
-            "role": role_of(test.dataset, series.dataset, shifts),
+            "role": role_of(test.dataset, series.config.dataset, shifts),
             "num_images": series.num_images(test),
             **spread_cells("accuracy", accuracy),
             **run_cells(series, test),
         },
-        place=(series.dataset, test.dataset),
+        place=(series.config.dataset, test.dataset),
         label=series.label,
-        shots=series.shots,
+        shots=series.config.shots,
         seed_values={"accuracy": series.by_seed(accuracy)},
     )
 
@@ -109,7 +102,7 @@ def _average(series: Series, tests: Sequence[TestSet], role: str) -> Entry:
     per_seed = [mean(values) for values in zip(*per_test, strict=True)] if all(per_test) else []
     return Entry(
         row={
-            "source": series.dataset,
+            "source": series.config.dataset,
             **condition_cells(series, dataset=f"average of {len(tests)}"),
             ROW: "average",
             "role": role,
@@ -117,8 +110,8 @@ def _average(series: Series, tests: Sequence[TestSet], role: str) -> Entry:
             **run_cells(series, *tests),
             AVERAGE_ROW: True,
         },
-        place=(series.dataset, "average", role),
+        place=(series.config.dataset, "average", role),
         label=series.label,
-        shots=series.shots,
+        shots=series.config.shots,
         seed_values={"accuracy": series.by_seed(per_seed)},
     )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
+from clipfit_cli.config import SUBSETS
 from clipfit_cli.errors import ResultsError
 from clipfit_cli.results.record import Finished
 from clipfit_cli.results.summary import mean, population_std
@@ -45,14 +47,8 @@ def check_alike(records: Sequence[Finished]) -> None:
     """
     _check_equal(records, _common_conditions)
     _check_equal([record for record in records if not trains_nothing(record)], _training_conditions)
-    tested = [(record, test) for record in records for test in record.tests]
-    first = {(test.dataset, test.subset): (record, test) for record, test in reversed(tested)}
-    for record, test in tested:
-        other, known = first[test.dataset, test.subset]
-        for name in ("split_sha256", "images_sha256"):
-            if getattr(test, name) != getattr(known, name):
-                what = f"{name.removesuffix('_sha256')} of {test.dataset}"
-                _refuse(other, record, what, getattr(known, name), getattr(test, name))
+    for subset in SUBSETS:
+        _check_equal(records, partial(_list_conditions, subset))
 
 
 def paired_difference(
@@ -106,19 +102,24 @@ def _training_conditions(record: Finished) -> dict[str, str]:
     }
 
 
+def _list_conditions(subset: str, record: Finished) -> dict[str, str]:
+    """Return what lists and images are tested of a class group, data set by data set."""
+    tests = [test for test in record.tests if test.subset == subset]
+    splits = {f"split of {test.dataset}": test.split_sha256 for test in tests}
+    return splits | {f"images of {test.dataset}": test.images_sha256 for test in tests}
+
+
 def _check_equal(records: Sequence[Finished], conditions: Callable[[Finished], dict[str, str]]) -> None:
-    for record in records[1:]:
-        first, second = conditions(records[0]), conditions(record)
-        for name in first:
-            if first[name] != second[name]:
-                _refuse(records[0], record, name, first[name], second[name])
-
-
-def _refuse(one: Finished, other: Finished, name: str, value: str, other_value: str) -> None:
-    raise ResultsError(
-        f"{_title(one)} and {_title(other)} cannot be compared: {name} is {value} in the one and "
-        f"{other_value} in the other. Run both under the same conditions."
-    )
+    """Compare each condition of a record with that of the first record that has it."""
+    known: dict[str, tuple[Finished, str]] = {}
+    for record in records:
+        for name, value in conditions(record).items():
+            other, first = known.setdefault(name, (record, value))
+            if value != first:
+                raise ResultsError(
+                    f"{_title(other)} and {_title(record)} cannot be compared: {name} is {first} in the one and "
+                    f"{value} in the other. Run both under the same conditions."
+                )
 
 
 def _title(record: Finished) -> str:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 
 from clipfit_cli.config import NUMBERS_VERSION, Precision, RunConfig, Subset, TrainingConfig
-from clipfit_cli.errors import ClipfitError, ResultsError
+from clipfit_cli.errors import ConfigError, ResultsError
 
 SCHEMA_VERSION = 3
 """Of the JSON written here; raised when a field is added, removed or changes its meaning."""
@@ -41,7 +41,7 @@ class _Record:
     Attributes:
         schema_version: Of the JSON layout.
         numbers_version: `config.NUMBERS_VERSION` of the code that made the numbers.
-        key: From `training_key` or `test_key`.
+        key: From `training_key` or `key_of_test`.
         split_sha256: Of the lists of the data set; see `DataSet.split_sha256`.
         split_file_sha256: Of the file that holds them, for anybody to hash; empty where there is none.
         images_sha256: What tells the images from others under the same names; see `DataSet.identify`.
@@ -222,9 +222,7 @@ def from_json(content: bytes, source: Path, kind: type[_AnyRecord]) -> _AnyRecor
         record = msgspec.convert(plain, kind)
         if set(plain) != {field.name for field in fields(kind)} or record.key != _key_of(record):
             raise ResultsError(f"{source} does not belong to its key. {_ADVICE}.")
-    except ResultsError:
-        raise
-    except (ValueError, RecursionError, AttributeError, TypeError, KeyError, ClipfitError) as error:
+    except (ValueError, RecursionError, AttributeError, TypeError, KeyError, ConfigError) as error:
         raise ResultsError(f"{source} is damaged: {str(error)[:200]}. {_ADVICE}.") from error
     return record
 
@@ -263,7 +261,7 @@ def training_key(
     return _sha256_of([numbers_version, plain, split_sha256, images_sha256, weights_sha256, adapter_sha256])
 
 
-def test_key(
+def key_of_test(
     training: str,
     *,
     subset: str,
@@ -287,20 +285,18 @@ def test_key(
     return _sha256_of([*parts, transform, float(interpolation)])
 
 
-test_key.__test__ = False  # type: ignore[attr-defined]  # not a pytest function
-
-
 def _key_of(record: Run | Test) -> str:
     hashes = {name: getattr(record, name) for name in ("split_sha256", "images_sha256", "numbers_version")}
     if isinstance(record, Run):
         adapter = record.adapter_sha256 if record.scored_adapter else None
         return training_key(record.config, weights_sha256=record.weights_sha256, adapter_sha256=adapter, **hashes)
-    conditions = {name: getattr(record, name) for name in ("subset", "templates", "precision")}
-    return test_key(
+    return key_of_test(
         record.training_key,
+        subset=record.subset,
+        templates=record.templates,
+        precision=record.precision,
         transform=record.transform,
         interpolation=record.interpolation,
-        **conditions,
         **hashes,
     )
 

@@ -5,23 +5,31 @@ from __future__ import annotations
 import errno
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
+
+from filelock import FileLock, Timeout
 
 from clipfit_cli.config import TrainingConfig
 from clipfit_cli.errors import ResultsError
 from clipfit_cli.files import folder_written_whole, read_bytes, remove_unfinished, write_whole
 from clipfit_cli.results.record import Run, Test, from_json, to_json
 
-if TYPE_CHECKING:
-    from filelock import BaseFileLock
-
 RECORD_FILE = "record.json"
 TESTS_FOLDER = "tests"
 _KEY_DIGITS = 12
 _POLL_S = 0.1
 _MOST_BYTES = 100_000_000
+
+_ADVICE = {
+    **dict.fromkeys(
+        (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)),
+        "Free some space, or choose another folder with --runs-dir",
+    ),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "Choose a folder that you may write to with --runs-dir"),
+}
+"""What helps where the system says why a file cannot be written."""
 
 Files = Mapping[str, bytes]
 """Name of a file beside a record -> its content."""
@@ -43,7 +51,7 @@ class RunStore:
             runs_dir: Need not exist.
         """
         self.runs_dir = runs_dir
-        self._locks: dict[str, BaseFileLock] = {}
+        self._locks: dict[str, FileLock] = {}
 
     def folder(self, key: str, config: TrainingConfig, *, is_adapter: bool = False) -> Path:
         """Where a training lives: where it is, or else where it would be.
@@ -81,27 +89,20 @@ class RunStore:
         Raises:
             ResultsError: The lock file cannot be created.
         """
-        from filelock import FileLock, Timeout
-
         path = self.runs_dir / ".locks" / f"{key}.lock"
         with _explained(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             held = self._locks.setdefault(key, FileLock(path))
-            try:
+            with suppress(Timeout):
                 held.acquire(blocking=False)
-                is_held = True
-            except Timeout:
-                is_held = False
-            if blocking and not is_held:
+            if blocking and not held.is_locked:
                 if on_wait is not None:
                     on_wait()
                 held.acquire(poll_interval=_POLL_S)
-                is_held = True
         try:
-            yield is_held
+            yield held.is_locked
         finally:
-            if is_held:
-                held.release()
+            held.release()
 
 
 def find_run(folder: Path, key: str | None = None) -> Run | None:
@@ -115,7 +116,7 @@ def find_run(folder: Path, key: str | None = None) -> Run | None:
         ResultsError: The record is damaged, unreadable or of another key.
     """
     remove_unfinished(folder)
-    return _of_key(folder / RECORD_FILE, Run, key)
+    return _read(folder / RECORD_FILE, Run, key)
 
 
 def find_test(folder: Path, key: str) -> Test | None:
@@ -125,7 +126,7 @@ def find_test(folder: Path, key: str) -> Test | None:
         ResultsError: The record is damaged, unreadable or of another key.
     """
     found = _visible(folder, f"{TESTS_FOLDER}/*-{key[:_KEY_DIGITS]}.json")
-    return _of_key(found[0], Test, key) if found else None
+    return _read(found[0], Test, key) if found else None
 
 
 def all_tests(folder: Path) -> list[Test]:
@@ -134,8 +135,7 @@ def all_tests(folder: Path) -> list[Test]:
     Raises:
         ResultsError: A record is damaged or unreadable.
     """
-    found = (_read(path, Test) for path in _visible(folder, f"{TESTS_FOLDER}/*.json"))
-    return [test for test in found if test is not None]
+    return list(filter(None, (_read(path, Test) for path in _visible(folder, f"{TESTS_FOLDER}/*.json"))))
 
 
 def save_run(folder: Path, run: Run, files: Files, tests: Sequence[tuple[Test, Files]] = ()) -> None:
@@ -172,15 +172,12 @@ def save_test(folder: Path, test: Test, files: Files) -> None:
     with _explained(below):
         for name, content in files.items():
             write_whole(below / name, content)
-        write_whole(below / f"{test_name(test.dataset, test.subset, test.key)}.json", text)
+        write_whole(below / f"{name_of_test(test.dataset, test.subset, test.key)}.json", text)
 
 
-def test_name(dataset: str, subset: str, key: str) -> str:
+def name_of_test(dataset: str, subset: str, key: str) -> str:
     """What the files of a test begin with."""
     return f"{_safe(dataset)}-{subset}-{key[:_KEY_DIGITS]}"
-
-
-test_name.__test__ = False  # type: ignore[attr-defined]  # not a pytest function
 
 
 def _visible(folder: Path, pattern: str) -> list[Path]:
@@ -189,23 +186,19 @@ def _visible(folder: Path, pattern: str) -> list[Path]:
     return [path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
 
 
-def _of_key(path: Path, kind: type[_Kind], key: str | None) -> _Kind | None:
-    record = _read(path, kind)
-    if record is not None and key is not None and record.key != key:
-        raise ResultsError(
-            f"{path} belongs to another run ({record.key}, not {key}). Delete the file, or run again with --force."
-        )
-    return record
-
-
-def _read(path: Path, kind: type[_Kind]) -> _Kind | None:
+def _read(path: Path, kind: type[_Kind], key: str | None = None) -> _Kind | None:
     try:
         content = read_bytes(path, _MOST_BYTES)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise ResultsError(f"{path} cannot be read: {error.strerror or error}.") from error
-    return from_json(content, path, kind)
+    record = from_json(content, path, kind)
+    if key is not None and record.key != key:
+        raise ResultsError(
+            f"{path} belongs to another run ({record.key}, not {key}). Delete the file, or run again with --force."
+        )
+    return record
 
 
 def _safe(name: str) -> str:
@@ -218,11 +211,7 @@ def _explained(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
-            advice = "Free some space, or choose another folder with --runs-dir"
-        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            advice = "Choose a folder that you may write to with --runs-dir"
-        else:
-            advice = "Check the folder, or choose another one with --runs-dir"
-        reason = error.strerror or str(error)
-        raise ResultsError(f"{path} cannot be written: {reason}. {advice}; earlier runs are untouched.") from error
+        advice = _ADVICE.get(error.errno or 0, "Check the folder, or choose another one with --runs-dir")
+        raise ResultsError(
+            f"{path} cannot be written: {error.strerror or error}. {advice}; earlier runs are untouched."
+        ) from error

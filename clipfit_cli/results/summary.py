@@ -51,32 +51,25 @@ def harmonic_mean(base: float, new: float) -> float:
     return 2 * base * new / (base + new) if base + new > 0 else 0.0
 
 
-def harmonic_of_means(bases: Sequence[float], news: Sequence[float]) -> float:
+def harmonic_of_means(pairs: Sequence[tuple[float, float]]) -> float:
     """H of the mean base and the mean new accuracy: the "average" row of published tables.
 
     Args:
-        bases, news: One value per data set, in the same order.
+        pairs: Base and new accuracy of each data set.
 
     Raises:
-        ResultsError: The two differ in length, are empty, or hold a negative mean.
+        ResultsError: There are no pairs, or a mean is negative.
     """
-    _check_paired(bases, news)
-    return harmonic_mean(mean(bases), mean(news))
+    return harmonic_mean(mean([base for base, _ in pairs]), mean([new for _, new in pairs]))
 
 
-def mean_of_harmonics(bases: Sequence[float], news: Sequence[float]) -> float:
+def mean_of_harmonics(pairs: Sequence[tuple[float, float]]) -> float:
     """The mean of the data sets' own H: the other convention, never above the first.
 
     Args:
-        bases, news: One value per data set, in the same order.
+        pairs: Base and new accuracy of each data set.
 
     Raises:
-        ResultsError: The two differ in length, are empty, or hold a negative value.
+        ResultsError: There are no pairs, or an accuracy is negative.
     """
-    _check_paired(bases, news)
-    return mean([harmonic_mean(base, new) for base, new in zip(bases, news, strict=True)])
-
-
-def _check_paired(bases: Sequence[float], news: Sequence[float]) -> None:
-    if len(bases) != len(news):
-        raise ResultsError(f"{len(bases)} base accuracies do not pair with {len(news)} new ones")
+    return mean([harmonic_mean(base, new) for base, new in pairs])

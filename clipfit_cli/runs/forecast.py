@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from clipfit_cli.config import TrainingConfig
-from clipfit_cli.engine.seeding import steps_per_epoch
+from clipfit_cli.engine.train import steps_per_epoch
 from clipfit_cli.errors import ClipfitError
 from clipfit_cli.models.architectures import build_on_meta
 from clipfit_cli.results.record import Run, Test

@@ -13,7 +13,7 @@ from clipfit_cli.engine.checkpoint import WEIGHTS_FILE, AdapterCard, check_weigh
 from clipfit_cli.errors import CheckpointError
 from clipfit_cli.files import file_sha256
 from clipfit_cli.methods.base import MethodInfo
-from clipfit_cli.results.record import Finished, OldRecordError, Run, Test, test_key, training_key
+from clipfit_cli.results.record import Finished, OldRecordError, Run, Test, key_of_test, training_key
 from clipfit_cli.results.store import RunStore, find_run, find_test
 from clipfit_cli.runs.workspace import Workspace
 
@@ -146,7 +146,7 @@ def prepare(config: RunConfig, workspace: Workspace, store: RunStore) -> Prepare
             continue
         templates = templates_of(config, dataset)
         identity = workspace.images_sha256(dataset, dataset.test)
-        own = test_key(
+        own = key_of_test(
             key,
             subset=asked.subset,
             templates=templates,

@@ -33,13 +33,12 @@ from clipfit_cli.engine.checkpoint import (
 )
 from clipfit_cli.engine.evaluate import Evaluation, evaluate
 from clipfit_cli.engine.micro_batches import is_out_of_memory
-from clipfit_cli.engine.seeding import seeded
-from clipfit_cli.engine.train import Batches, Plan, Training, train
+from clipfit_cli.engine.train import Batches, Plan, Training, seeded, train
 from clipfit_cli.errors import OutOfMemoryError, UndefinedClasses
 from clipfit_cli.models.towers import has_image_layer_norm, tower_of
 from clipfit_cli.results.predictions import to_bytes
 from clipfit_cli.results.record import Finished, Run, Test
-from clipfit_cli.results.store import TESTS_FOLDER, find_run, save_run, save_test, test_name
+from clipfit_cli.results.store import TESTS_FOLDER, find_run, name_of_test, save_run, save_test
 from clipfit_cli.runs.prepare import Prepared, PreparedTest, templates_of
 from clipfit_cli.runs.workspace import Workspace, datasets_of, image_spec
 
@@ -251,7 +250,7 @@ class _Work:
             ),
             on_smaller=workspace.say_smaller_tests,
         )
-        name = test_name(one.asked.dataset, one.asked.subset, one.key)
+        name = name_of_test(one.asked.dataset, one.asked.subset, one.key)
         ordered = hashlib.sha256(repr([(item.path, item.label) for item in test_set.test]).encode()).hexdigest()
         files = {f"{name}.safetensors": to_bytes(vars(found.predictions), list_sha256=ordered)}
         if found.logits is not None:

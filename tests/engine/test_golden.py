@@ -12,8 +12,7 @@ from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from torch import Tensor
 
 from clipfit_cli.config import ScheduleConfig
-from clipfit_cli.engine.optim import lr_at_epoch
-from clipfit_cli.engine.train import train
+from clipfit_cli.engine.train import lr_at_epoch, train
 from clipfit_cli.methods._tuned_encoders import TunedEncoders
 from clipfit_cli.methods.clipfit import ClipfitSettings, attach
 from clipfit_cli.models.bundle import ClipBundle

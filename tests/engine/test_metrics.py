@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from clipfit_cli.engine.metrics import score
+from clipfit_cli.engine.evaluate import score
 
 
 def test_scores_by_hand() -> None:

@@ -23,10 +23,19 @@ from clipfit_cli.engine.environment import (
     versions,
 )
 from clipfit_cli.engine.evaluate import evaluate
-from clipfit_cli.engine.optim import lr_at_epoch, sgd
 from clipfit_cli.engine.precision import autocast, resolve_precision
-from clipfit_cli.engine.seeding import epoch_batches, seeded, steps_per_epoch
-from clipfit_cli.engine.train import Batches, Plan, _num_skipped, steps_between_reads, train
+from clipfit_cli.engine.train import (
+    Batches,
+    Plan,
+    _num_skipped,
+    epoch_batches,
+    lr_at_epoch,
+    seeded,
+    sgd,
+    steps_between_reads,
+    steps_per_epoch,
+    train,
+)
 from clipfit_cli.errors import CheckpointError, ConfigError, TrainingError
 from clipfit_cli.methods.base import Adapted
 from clipfit_cli.models.bundle import ClipBundle

@@ -6,12 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from clipfit_cli.config import MethodChoice, ModelConfig, Request, TestSet
+from clipfit_cli.config import MethodChoice, ModelConfig, Request, ScheduleConfig, TestSet, preset_of
 from clipfit_cli.errors import ConfigError, UnknownNameError
 from clipfit_cli.methods import get
-from clipfit_cli.protocols import base2new, compare, few_shot, xdataset
-from clipfit_cli.protocols import eval as eval_
-from clipfit_cli.protocols.presets import Preset, preset_of
+from clipfit_cli.protocols import base2new, compare, few_shot, planning, xdataset
 
 REQUEST = Request(
     datasets=("dtd", "food101"),
@@ -82,7 +80,7 @@ def test_presets_of_the_paper() -> None:
     few = {name: get("clipfit").presets("few-shot", name)["beta"] for name in ("dtd", "sun397", "ucf101")}
     assert few == {"dtd": 8.0, "sun397": 8.0, "ucf101": 2.0}
     assert get("clipfit").presets("base2new", "ucf101") == {"beta": 8.0}
-    assert preset_of("eurosat") == Preset() and preset_of("eurosat").lr == 0.002
+    assert preset_of("eurosat") == ScheduleConfig() and preset_of("eurosat").lr == 0.002
     assert get("bitfit").presets("few-shot", "dtd") == {}
 
 
@@ -101,7 +99,7 @@ def test_presets_are_defaults() -> None:
 
 def test_eval_of_an_adapter_keeps_its_draw() -> None:
     request = replace(REQUEST, methods=(MethodChoice("clipfit"),), shots=(4,), seeds=(3,), subset="new")
-    runs = eval_.plan(request, adapter="a", settings={"beta": 8.0})
+    runs = planning.plan_of_tests(request, adapter="a", settings={"beta": 8.0})
     assert [(r.dataset, r.shots, r.seed, r.stages, r.adapter) for r in runs] == [
         ("dtd", 4, 3, (), "a"),
         ("food101", 4, 3, (), "a"),
@@ -119,13 +117,13 @@ def test_templates_are_named_where_they_are_not_the_data_sets_own() -> None:
     }.items():
         request = replace(REQUEST, methods=(MethodChoice("zero-shot"),), templates=given)
         assert [run.templates for run in few_shot.plan(request)] == expected
-        assert [run.templates for run in eval_.plan(request)] == expected
+        assert [run.templates for run in planning.plan_of_tests(request)] == expected
         across = replace(request, datasets=("dtd",), targets=(TestSet("eurosat"),))
         assert [run.templates for run in xdataset.plan(across)] == [given]
 
 
 def test_eval_without_an_adapter_is_zero_shot() -> None:
-    (run,) = eval_.plan(replace(REQUEST, datasets=("dtd",), methods=(MethodChoice("zero-shot"),)))
+    (run,) = planning.plan_of_tests(replace(REQUEST, datasets=("dtd",), methods=(MethodChoice("zero-shot"),)))
     assert (run.shots, run.seed, run.settings, run.adapter) == (0, 0, {}, None)
 
 

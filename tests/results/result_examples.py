@@ -6,7 +6,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 from clipfit_cli.config import ModelConfig, RunConfig, ScheduleConfig, TestSet, TrainingConfig
-from clipfit_cli.results.record import Finished, Run, Test, test_key, training_key
+from clipfit_cli.results.record import Finished, Run, Test, key_of_test, training_key
 
 SPLITS = {"dtd": "d" * 64, "ucf101": "u" * 64}
 SCORES = {"base": 100 / 3, "new": 0.1 + 0.2}
@@ -111,7 +111,7 @@ def make_test(run: Run | None = None, **changes: Any) -> Test:
         created_at="2025-02-03T04:06:06+00:00",
     )
     test = replace(test, **changes)
-    key = test_key(
+    key = key_of_test(
         test.training_key,
         subset=test.subset,
         templates=test.templates,

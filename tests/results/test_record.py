@@ -13,7 +13,7 @@ import pytest
 from clipfit_cli.config import ModelConfig, ScheduleConfig, TrainingConfig
 from clipfit_cli.errors import ResultsError
 from clipfit_cli.results import record as record_module
-from clipfit_cli.results.record import OldRecordError, Run, Test, from_json, test_key, to_json, training_key
+from clipfit_cli.results.record import OldRecordError, Run, Test, from_json, key_of_test, to_json, training_key
 from tests.results.result_examples import SPLITS, make_config, make_run, make_test, training_of, zero_shot_run
 
 SOURCE = Path("runs") / "dtd" / "record.json"
@@ -225,8 +225,8 @@ def test_whatever_moves_a_test_changes_its_key() -> None:
         "numbers_version": 4,
     }
     assert same.keys() == other.keys()
-    keys = {test_key("t", **same), test_key("u", **same)}
-    keys |= {test_key("t", **{**same, name: value}) for name, value in other.items()}
+    keys = {key_of_test("t", **same), key_of_test("u", **same)}
+    keys |= {key_of_test("t", **{**same, name: value}) for name, value in other.items()}
     assert len(keys) == 2 + len(other)
 
 

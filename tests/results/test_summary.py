@@ -68,15 +68,13 @@ def test_negative_accuracies_are_an_error(base: float, new: float) -> None:
 def test_both_conventions_of_the_average_row() -> None:
     bases, news = [b for b, _ in CLIP_ELEVEN], [n for _, n in CLIP_ELEVEN]
     assert f"{mean(bases):.2f} {mean(news):.2f}" == "69.34 74.22"
-    assert f"{harmonic_of_means(bases, news):.2f}" == "71.70"
-    assert f"{mean_of_harmonics(bases, news):.2f}" == "71.59"
+    assert f"{harmonic_of_means(CLIP_ELEVEN):.2f}" == "71.70"
+    assert f"{mean_of_harmonics(CLIP_ELEVEN):.2f}" == "71.59"
 
 
 def test_averages_need_pairs() -> None:
     for function in (harmonic_of_means, mean_of_harmonics):
-        with pytest.raises(ResultsError, match="2 base accuracies do not pair with 1"):
-            function([1.0, 2.0], [3.0])
         with pytest.raises(ResultsError, match="no values"):
-            function([], [])
+            function([])
         with pytest.raises(ResultsError, match="0 or more"):
-            function([-1.0], [3.0])
+            function([(-1.0, 3.0)])

@@ -31,8 +31,7 @@ from clipfit_cli.errors import (
     TrainingError,
 )
 from clipfit_cli.models import encode
-from clipfit_cli.protocols import base2new, few_shot, xdataset
-from clipfit_cli.protocols import eval as eval_
+from clipfit_cli.protocols import base2new, few_shot, planning, xdataset
 from clipfit_cli.results.predictions import read_predictions
 from clipfit_cli.results.record import Finished
 from clipfit_cli.results.store import RunStore
@@ -191,7 +190,9 @@ def test_the_adapter_comes_back(small_world: SmallWorld) -> None:
     assert (card.method, card.seed, card.shots, card.run_key) == ("clipfit", 1, 2, record.run.key)
     assert sum(tensor.numel() for tensor in read_tensors(folder).values()) == record.run.trainable_parameters
     request = request_of(small_world, methods=(MethodChoice("clipfit"),))
-    (scored,) = execute(small_world, eval_.plan(request, adapter=str(folder), settings=card.settings))[0].records
+    (scored,) = execute(small_world, planning.plan_of_tests(request, adapter=str(folder), settings=card.settings))[
+        0
+    ].records
     assert scored.tests == record.tests and scored.run == record.run, "the test of the training is the one asked for"
     assert scored.config.protocol == "eval"
 
@@ -209,7 +210,7 @@ def test_an_adapter_of_another_backbone_is_refused(small_world: SmallWorld, tmp_
         model=ModelConfig(SMALL_ARCHITECTURE, str(tmp_path / "other.pt")),
     )
     with pytest.raises(CheckpointError, match="was made for small-vit"):
-        execute(small_world, eval_.plan(request, adapter=str(folder), settings=config.settings))
+        execute(small_world, planning.plan_of_tests(request, adapter=str(folder), settings=config.settings))
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"\0" * len(b)])
@@ -221,7 +222,7 @@ def test_damaged_adapter(damage: Any, small_world: SmallWorld) -> None:
     path.write_bytes(damage(path.read_bytes()))
     request = request_of(small_world, methods=(MethodChoice("clipfit"),))
     with pytest.raises(CheckpointError, match="has been changed since"):
-        execute(small_world, eval_.plan(request, adapter=str(folder), settings=config.settings))
+        execute(small_world, planning.plan_of_tests(request, adapter=str(folder), settings=config.settings))
 
 
 def test_damaged_card(small_world: SmallWorld) -> None:
@@ -495,7 +496,7 @@ def test_an_adapter_of_another_training_is_not_taken_for_the_runs_own(small_worl
     assert isinstance(error, CheckpointError)
     request = request_of(small_world, methods=(choice,), datasets=("eurosat",))
     with pytest.raises(CheckpointError, match="has been changed since"):
-        execute(small_world, eval_.plan(request, adapter=str(here), settings=one.config.settings))
+        execute(small_world, planning.plan_of_tests(request, adapter=str(here), settings=one.config.settings))
 
 
 def test_an_adapter_that_came_alone_is_scored_in_a_folder_of_its_own(small_world: SmallWorld, tmp_path: Path) -> None:
@@ -505,7 +506,7 @@ def test_an_adapter_that_came_alone_is_scored_in_a_folder_of_its_own(small_world
     alone.mkdir()
     for name in (WEIGHTS_FILE, CARD_FILE):
         (alone / name).write_bytes((folder_of(record, small_world) / name).read_bytes())
-    plan = eval_.plan(request, adapter=str(alone), settings=record.config.settings)
+    plan = planning.plan_of_tests(request, adapter=str(alone), settings=record.config.settings)
     (scored,) = execute(small_world, plan)[0].records
     assert scores(scored) == scores(record) and scored.run.scored_adapter and scored.run.steps == 0
     assert execute(small_world, plan)[0].num_reused == 1
