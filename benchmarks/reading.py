@@ -25,6 +25,7 @@ from PIL import Image
 from clipfit_cli import methods
 from clipfit_cli.config import ModelConfig
 from clipfit_cli.data.dataset import DataSet, Item
+from clipfit_cli.data.files.decode import decode_content
 from clipfit_cli.data.files.folder import ImageFolder
 from clipfit_cli.data.load import load_dataset
 from clipfit_cli.data.pixels.images import ImageStore
@@ -52,10 +53,10 @@ def time_by_step(dataset: DataSet, every: int) -> JSON:
     assert isinstance(folder, ImageFolder)
     paths = [item.path for item in dataset.test[::every]]
     contents = {path: folder.content(path) for path in paths}
-    images = {path: folder.decode(contents[path], path) for path in paths}
+    images = {path: decode_content(contents[path], path) for path in paths}
     steps: dict[str, Callable[[], object]] = {
         "read_ms": lambda: [folder.content(path) for path in paths],
-        "decode_ms": lambda: [folder.decode(contents[path], path) for path in paths],
+        "decode_ms": lambda: [decode_content(contents[path], path) for path in paths],
     }
     for size in SIZES:
         steps[f"eval_crop_{size}px_ms"] = partial(_crop_all, list(images.values()), ImageSpec(size=size))

@@ -154,13 +154,13 @@ def drawn_by(config: RunConfig, workspace: Workspace) -> DataSet:
 
 def test_images_are_decoded_once_for_all_runs(small_world: SmallWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded: list[str] = []
-    original = ImageFolder.decode
+    original = ImageFolder.__call__
 
-    def counted(folder: ImageFolder, content: bytes, path: str) -> Image.Image:
+    def counted(folder: ImageFolder, path: str) -> Image.Image:
         decoded.append(path)
-        return original(folder, content, path)
+        return original(folder, path)
 
-    monkeypatch.setattr(ImageFolder, "decode", counted)
+    monkeypatch.setattr(ImageFolder, "__call__", counted)
     plan = base2new.plan(request_of(small_world, seeds=(1, 2, 3)))
     result, _, workspace = execute(small_world, plan)
     assert len(result.records) == 4, "zero-shot has no seeds"
