@@ -87,20 +87,10 @@ def parse_methods(texts: Sequence[str], settings: Sequence[str] | None = None) -
     return tuple(MethodChoice(name, overrides) for name, overrides in chosen)
 
 
-def parse_setting(text: str) -> tuple[str, str]:
-    """Return key and value of ``key=value``.
-
-    Raises:
-        ConfigError: There is no ``=``, or nothing before it.
-    """
-    key, equals, value = text.partition("=")
-    if not equals or not key.strip():
-        raise ConfigError(f"a setting is KEY=VALUE, such as beta=2; got {shortened(text)!r}")
-    return key.strip(), value.strip()
-
-
 def _set(settings: dict[str, str], text: str) -> None:
-    key, value = parse_setting(text)
+    key, equals, value = (part.strip() for part in text.partition("="))
+    if not equals or not key:
+        raise ConfigError(f"a setting is KEY=VALUE, such as beta=2; got {shortened(text)!r}")
     if key in settings:
         raise ConfigError(f"the setting {key} is given twice, as {settings[key]} and as {value}; leave one of them out")
     settings[key] = value
