@@ -85,13 +85,10 @@ def path(
 ) -> None:
     """Print the data root, or the folder of a data set, whether or not it is there."""
     data_root = data_root_of(root.data_root)
-    if dataset is None:
-        typer.echo(data_root)
-        return
-    row = catalog.row(dataset)
-    if not row.folder:
+    row = catalog.row(dataset) if dataset is not None else None
+    if row and not row.folder:
         raise ConfigError(f"data set {row.name!r} is built in: it has no folder")
-    typer.echo(data_root / row.folder)
+    typer.echo(data_root / row.folder if row else data_root)
 
 
 @app.command("show")

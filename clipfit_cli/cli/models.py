@@ -139,20 +139,17 @@ def show(
     info = methods.get(choices[0].name)
     settings = info.settings(**resolve_settings(info, choices[0].overrides))
     model = build_on_meta(backbone)
-    rows = []
-    for name in info.trained(model, settings):
-        parameter = model.get_parameter(name)
-        layer = layer_of(name)
-        shape = "x".join(str(side) for side in parameter.shape) or "1"
-        rows.append(
-            {
-                "tower": tower_of(name),
-                "layer": layer,
-                "tensor": name,
-                "shape": shape,
-                "num_values": parameter.numel(),
-            }
-        )
+    parameters = {name: model.get_parameter(name) for name in info.trained(model, settings)}
+    rows = [
+        {
+            "tower": tower_of(name),
+            "layer": layer_of(name),
+            "tensor": name,
+            "shape": "x".join(str(side) for side in parameter.shape) or "1",
+            "num_values": parameter.numel(),
+        }
+        for name, parameter in parameters.items()
+    ]
     columns = (
         Column("tower", "tower"),
         Column("layer", "layer"),
@@ -161,7 +158,7 @@ def show(
         Column("num_values", "values", "int"),
     )
     total = sum(parameter.numel() for parameter in model.parameters())
-    trained = sum(int(str(row["num_values"])) for row in rows)
+    trained = sum(parameter.numel() for parameter in parameters.values())
     kinds = kinds_of(model)
     title = f"{info.name} on {backbone}: {trained:,} of {total:,} values train ({100 * trained / total:.3f} %)"
     captions = [f"image tower: {kinds.image}; text tower: {kinds.text}"]
