@@ -35,23 +35,25 @@ def methods(output: OutputOptions) -> None:
     """List the methods: what trains, with which settings, and where each comes from."""
     from clipfit_cli import methods as room
 
-    columns = (
-        Column("method", "method"),
-        Column("summary", "what trains", "prose"),
-        Column("settings", "settings", "prose"),
-        Column("source", "source", terminal=False),
+    table = Table(
+        "Methods",
+        (
+            Column("method", "method"),
+            Column("summary", "what trains", "prose"),
+            Column("settings", "settings", "prose"),
+            Column("source", "source", terminal=False),
+        ),
+        tuple(
+            {
+                "method": info.name,
+                "summary": info.summary,
+                "settings": " ".join(f"{f.name}={f.default}" for f in dataclasses.fields(info.settings)) or None,
+                "source": info.source,
+            }
+            for info in map(room.get, room.available())
+        ),
     )
-    infos = [room.get(name) for name in room.available()]
-    rows = tuple(
-        {
-            "method": info.name,
-            "summary": info.summary,
-            "settings": " ".join(f"{f.name}={f.default}" for f in dataclasses.fields(info.settings)) or None,
-            "source": info.source,
-        }
-        for info in infos
-    )
-    emit(Table("Methods", columns, rows), output)
+    emit(table, output)
 
 
 @app.command("list")
@@ -161,7 +163,7 @@ def show(
     trained = sum(parameter.numel() for parameter in parameters.values())
     kinds = kinds_of(model)
     title = f"{info.name} on {backbone}: {trained:,} of {total:,} values train ({100 * trained / total:.3f} %)"
-    captions = [f"image tower: {kinds.image}; text tower: {kinds.text}"]
+    captions = (f"image tower: {kinds.image}; text tower: {kinds.text}",)
     emit(Table(title, columns, tuple(rows)), output, for_people=_by_layer(title, rows, captions))
 
 
@@ -171,7 +173,7 @@ def layer_of(tensor: str) -> str:
     return numbered[0] if numbered else tensor.rpartition(".")[0]
 
 
-def _by_layer(title: str, rows: list[dict[str, Any]], captions: list[str]) -> Table:
+def _by_layer(title: str, rows: list[dict[str, Any]], captions: tuple[str, ...]) -> Table:
     columns = (
         Column("tower", "tower"),
         Column("layer", "layer"),
@@ -189,4 +191,4 @@ def _by_layer(title: str, rows: list[dict[str, Any]], captions: list[str]) -> Ta
         values = [row["num_values"] for row in rows if row["tower"] == tower]
         summary = {"tower": tower, "layer": "all", "num_tensors": len(values), "num_values": sum(values)}
         shown.append({**summary, AVERAGE_ROW: True})
-    return Table(title, columns, tuple(shown), tuple(captions))
+    return Table(title, columns, tuple(shown), captions)
