@@ -41,7 +41,11 @@ def set_up() -> None:
             del os.environ[name]
     # while torch and open_clip are imported there is nothing for Python's collector to find
     gc.set_threshold(100_000)
-    _let_waiting_threads_sleep()
+    # OpenMP's threads are to sleep soon while they wait: ones that spin for long take the cores from any process beside
+    # this one, and two commands at once each become many times slower. GNU's spin for as long as it takes to the next
+    # operator of a small model; sleeping at once would cost it a quarter of its time.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("GOMP_SPINCOUNT", "6000")
     keep_freed_memory()
 
 
@@ -68,17 +72,6 @@ class _Stream(io.FileIO):
                 if isinstance(error, BrokenPipeError)
                 else OSError(error.errno, error.strerror, "stdout")
             ) from None
-
-
-def _let_waiting_threads_sleep() -> None:
-    """Have OpenMP's threads soon sleep while they wait, unless the environment says otherwise.
-
-    Ones that spin for long take the cores from any process beside this one, and two commands at once each become many
-    times slower. GNU's spin for as long as it takes to the next operator of a small model; sleeping at once would cost
-    it a quarter of its time.
-    """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ.setdefault("GOMP_SPINCOUNT", "6000")
 
 
 def keep_freed_memory() -> None:

@@ -34,7 +34,7 @@ DATA = (
 )
 """The same within `data`; of `pixels` only outsiders make use."""
 NO_TORCH = ("results", "protocols", "reports", "config", "errors")
-HEAVY = {"torch", "torchvision", "open_clip", "pandas", "safetensors", "timm", "numpy", "tabulate"}
+HEAVY = {"torch", "torchvision", "open_clip", "pandas", "safetensors", "timm", "numpy"}
 FILES = {
     ".".join(("clipfit_cli", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__"): path
     for path in sorted(PACKAGE.rglob("*.py"))

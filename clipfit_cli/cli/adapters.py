@@ -58,14 +58,6 @@ class BaseModelOptions:
     ] = False
 
 
-@dataclass(frozen=True)
-class MachineOptions:
-    """On what it runs, in which arithmetic."""
-
-    device: DeviceName = "auto"
-    precision: PrecisionName = "auto"
-
-
 @command
 def predict(
     image: Annotated[
@@ -75,8 +67,9 @@ def predict(
         Path, typer.Option(metavar="RUN", help="Folder of a run, or its adapter file.", rich_help_panel="Method")
     ],
     base: BaseModelOptions,
-    machine: MachineOptions,
     output: OutputOptions,
+    device: DeviceName = "auto",
+    precision: PrecisionName = "auto",
     classes: Annotated[
         str | None,
         typer.Option(
@@ -113,8 +106,8 @@ def predict(
     with offline_if(base.offline):
         classifier = load_adapter(
             adapter,
-            device=machine.device,
-            precision=machine.precision,
+            device=device,
+            precision=precision,
             backbone=base.backbone,
             pretrained=base.pretrained,
             say=say,

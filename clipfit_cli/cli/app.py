@@ -17,11 +17,13 @@ from clipfit_cli.cli.runs import base2new, compare, eval_, train, xdataset
 class _Reporting(TyperGroup):
     """Reports what goes wrong in any command, and in reading its options."""
 
+    @reported()
     def make_context(self, *args: Any, **kwargs: Any) -> Any:
-        return reported(super().make_context)(*args, **kwargs)
+        return super().make_context(*args, **kwargs)
 
+    @reported()
     def invoke(self, ctx: Any) -> Any:
-        return reported(super().invoke)(ctx)
+        return super().invoke(ctx)
 
 
 app = typer.Typer(

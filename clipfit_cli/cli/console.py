@@ -44,18 +44,13 @@ def emit(table: Table, options: OutputOptions, *, for_people: Table | None = Non
             _print(shown.get(), console.encoding)
     finally:
         if options.csv and options.csv != "-":
-            _write_csv(options.csv, to_csv(table))
+            (path, whole), content = csv_file(options.csv), to_csv(table).encode(errors="backslashreplace")
+            try:
+                write_whole(path, content) if whole else path.write_bytes(content)
+            except OSError as error:
+                raise ResultsError(f"cannot write {path}: {error.strerror or error}") from error
             note(f"wrote {options.csv}", quiet=options.quiet)
 
 
 def _print(text: str, encoding: str = "utf-8") -> None:
     typer.echo(text.encode(encoding, "backslashreplace"), nl=False)
-
-
-def _write_csv(file: str, text: str) -> None:
-    path, whole = csv_file(file)
-    content = text.encode(errors="backslashreplace")
-    try:
-        write_whole(path, content) if whole else path.write_bytes(content)
-    except OSError as error:
-        raise ResultsError(f"cannot write {path}: {error.strerror or error}") from error

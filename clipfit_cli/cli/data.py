@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Annotated, cast
 
 import typer
@@ -85,13 +84,10 @@ def path(
 ) -> None:
     """Print the data root, or the folder of a data set, whether or not it is there."""
     data_root = data_root_of(root.data_root)
-    if dataset is None:
-        typer.echo(data_root)
-        return
-    row = catalog.row(dataset)
-    if not row.folder:
+    row = catalog.row(dataset) if dataset is not None else None
+    if row and not row.folder:
         raise ConfigError(f"data set {row.name!r} is built in: it has no folder")
-    typer.echo(data_root / row.folder)
+    typer.echo(data_root / row.folder if row else data_root)
 
 
 @app.command("show")
@@ -128,20 +124,23 @@ def show(
         own.get(name, name), data_root_of(root.data_root), splits_dir=splits_dir if splits_dir.is_dir() else None
     )
     drawn = class_subset(few_shot(whole, shots=counts[0], seed=seed), cast(Subset, classes.subset))
-    say = partial(note, quiet=output.quiet)
     for class_name, count in short_classes(whole, counts[0]):
-        say(f"{class_name} has {count} training images, fewer than {counts[0]}: all of them are used")
+        few = f"{class_name} has {count} training images, fewer than {counts[0]}: all of them are used"
+        note(few, quiet=output.quiet)
     lists = {"train": drawn.train, "val": drawn.val, "test": drawn.test}
-    columns = (
-        Column("split", "split"),
-        Column("path", "path"),
-        Column("label", "label", "int"),
-        Column("class_name", "class"),
-    )
-    rows = tuple(
-        {"split": split, "path": item.path, "label": item.label, "class_name": drawn.class_names[item.label]}
-        for split, items in lists.items()
-        for item in items
+    table = Table(
+        f"Images of {drawn.name}",
+        (
+            Column("split", "split"),
+            Column("path", "path"),
+            Column("label", "label", "int"),
+            Column("class_name", "class"),
+        ),
+        tuple(
+            {"split": split, "path": item.path, "label": item.label, "class_name": drawn.class_names[item.label]}
+            for split, items in lists.items()
+            for item in items
+        ),
     )
     everything = (*whole.train, *whole.val, *whole.test)
     missing = missing_images(whole, everything)
@@ -167,7 +166,7 @@ def show(
         (Column("what", name), Column("value", row.title if row else own[name].kind, "prose")),
         tuple({"what": what, "value": value} for what, value in facts.items() if value),
     )
-    emit(Table(f"Images of {drawn.name}", columns, rows), output, for_people=shown)
+    emit(table, output, for_people=shown)
 
 
 @app.command("cache")
@@ -191,10 +190,13 @@ def cache(
         what = f"the features of {removed.num_lists} list{'s' * (removed.num_lists != 1)} of images"
         note(f"removed {what}, {removed.num_bytes / 2**20:.1f} MiB", quiet=output.quiet)
     held = cache_usage(folder)
-    columns = (
-        Column("folder", "folder", "prose"),
-        Column("num_lists", "lists", "int"),
-        Column("size_mib", "size", "mib"),
+    table = Table(
+        "Features of test images",
+        (
+            Column("folder", "folder", "prose"),
+            Column("num_lists", "lists", "int"),
+            Column("size_mib", "size", "mib"),
+        ),
+        ({"folder": str(folder), "num_lists": held.num_lists, "size_mib": held.num_bytes / 2**20},),
     )
-    row = {"folder": str(folder), "num_lists": held.num_lists, "size_mib": held.num_bytes / 2**20}
-    emit(Table("Features of test images", columns, (row,)), output)
+    emit(table, output)

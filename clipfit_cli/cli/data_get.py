@@ -161,11 +161,14 @@ def _done(chosen: Sequence[str], data_root: Path, results: Mapping[str, Outcome 
         rows.append({"dataset": name, "licence": row.licence, "folder": row.folder or None, "message": ""})
         if result is None or isinstance(result, DataError):
             rows[-1] |= {"state": "failed" if result else "not tried", "message": str(result or "")}
-            continue
-        rows[-1] |= {"state": result.state, "url": result.url}
-        if archive := result.archive:
-            known = "confirmed" if archive.confirmed else "unconfirmed"
-            rows[-1] |= {"size_bytes": archive.size, "sha256": archive.sha256, "sha256_state": known}
+        else:
+            rows[-1] |= {"state": result.state, "url": result.url}
+            if archive := result.archive:
+                rows[-1] |= {
+                    "size_bytes": archive.size,
+                    "sha256": archive.sha256,
+                    "sha256_state": "confirmed" if archive.confirmed else "unconfirmed",
+                }
     return Table(f"Data sets under {data_root}", columns, tuple(rows))
 
 

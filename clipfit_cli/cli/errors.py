@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import errno
-import functools
 import os
 import signal
 import traceback
-from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import typer
 
@@ -27,9 +27,6 @@ _ADVICE = {
     errno.EDQUOT: "free some space and run the same command again",
 }
 
-P = ParamSpec("P")
-T = TypeVar("T")
-
 
 def say(text: str, *, nl: bool = True, **style: Any) -> None:
     """Print on stderr: no control character of a name reaches the terminal, and no colour where none is wanted.
@@ -43,17 +40,13 @@ def say(text: str, *, nl: bool = True, **style: Any) -> None:
     typer.secho(printable(text), err=True, nl=nl, color=False if plain else None, **style)
 
 
-def reported(command: Callable[P, T]) -> Callable[P, T]:
-    """Return the command with errors from outside as a message on stderr and the exit code of their kind."""
-
-    @functools.wraps(command)
-    def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
-        try:
-            return command(*args, **kwargs)
-        except (ClipfitError, OSError, RecursionError, KeyboardInterrupt) as error:
-            raise typer.Exit(report(error)) from None
-
-    return wrapper
+@contextmanager
+def reported() -> Iterator[None]:
+    """Make of errors from outside a message on stderr and the exit code of their kind."""
+    try:
+        yield
+    except (ClipfitError, OSError, RecursionError, KeyboardInterrupt) as error:
+        raise typer.Exit(report(error)) from None
 
 
 def report(error: BaseException) -> int:

@@ -15,7 +15,6 @@ from clipfit_cli.cli.progress import Reporter
 from clipfit_cli.cli.request import Asked, cache_folder, splits_dir_of
 from clipfit_cli.config import Execution
 from clipfit_cli.errors import (
-    ClipfitError,
     ConfigError,
     DataError,
     ModelError,
@@ -71,7 +70,13 @@ def execute(
     if interrupted:
         raise interrupted
     if result.failures:
-        raise _failure(result.failures, finished=len(result.finished))
+        first, finished = result.failures[0][1], len(result.finished)
+        if not finished and len({type(error) for _, error in result.failures}) == 1:
+            raise first
+        raise SweepError(
+            f"{len(result.failures)} of {finished + len(result.failures)} runs failed, the first: {first}. The table "
+            "shows the others; the same command runs the failed ones again"
+        )
     return result.records
 
 
@@ -103,12 +108,13 @@ def _execute(
     store, folder, size = RunStore(runs_dir), cache_folder(output.image_cache), output.image_cache_size
     if folder and not math.isfinite(size):
         raise ConfigError(f"--image-cache-size must be a number of GiB, got {size}")
-    disk = DiskCache(folder, limit_bytes=int(size * 2**30), on_note=reporter.note) if folder else None
     keep = Keep(output.keep_adapters == "all", output.save_logits, output.force)
     workspace = Workspace(
         data_root=asked.data_root,
         device=device,
-        images=ImageStore(disk=disk),
+        images=ImageStore(
+            disk=DiskCache(folder, limit_bytes=int(size * 2**30), on_note=reporter.note) if folder else None
+        ),
         say=reporter.note,
         own=asked.own,
         splits_dir=splits_dir_of(runs_dir),
@@ -127,13 +133,3 @@ def _execute(
         return plan_table(configs, (), (), first_line(error))
     sweep(configs, workspace=workspace, store=store, progress=reporter, keep=keep, result=result)
     return None
-
-
-def _failure(failures: Sequence[tuple[RunConfig, ClipfitError]], *, finished: int) -> ClipfitError:
-    first = failures[0][1]
-    if not finished and len({type(error) for _, error in failures}) == 1:
-        return first
-    return SweepError(
-        f"{len(failures)} of {finished + len(failures)} runs failed, the first: {first}. The table shows the others; "
-        "the same command runs the failed ones again"
-    )

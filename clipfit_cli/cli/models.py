@@ -35,23 +35,25 @@ def methods(output: OutputOptions) -> None:
     """List the methods: what trains, with which settings, and where each comes from."""
     from clipfit_cli import methods as room
 
-    columns = (
-        Column("method", "method"),
-        Column("summary", "what trains", "prose"),
-        Column("settings", "settings", "prose"),
-        Column("source", "source", terminal=False),
+    table = Table(
+        "Methods",
+        (
+            Column("method", "method"),
+            Column("summary", "what trains", "prose"),
+            Column("settings", "settings", "prose"),
+            Column("source", "source", terminal=False),
+        ),
+        tuple(
+            {
+                "method": info.name,
+                "summary": info.summary,
+                "settings": " ".join(f"{f.name}={f.default}" for f in dataclasses.fields(info.settings)) or None,
+                "source": info.source,
+            }
+            for info in map(room.get, room.available())
+        ),
     )
-    infos = [room.get(name) for name in room.available()]
-    rows = tuple(
-        {
-            "method": info.name,
-            "summary": info.summary,
-            "settings": " ".join(f"{f.name}={f.default}" for f in dataclasses.fields(info.settings)) or None,
-            "source": info.source,
-        }
-        for info in infos
-    )
-    emit(Table("Methods", columns, rows), output)
+    emit(table, output)
 
 
 @app.command("list")
@@ -138,15 +140,16 @@ def show(
     info = methods.get(choices[0].name)
     settings = info.settings(**resolve_settings(info, choices[0].overrides))
     model = build_on_meta(backbone)
+    parameters = {name: model.get_parameter(name) for name in info.trained(model, settings)}
     rows = [
         {
             "tower": tower_of(name),
             "layer": layer_of(name),
             "tensor": name,
-            "shape": "x".join(map(str, parameter.shape)) or "1",
+            "shape": "x".join(str(side) for side in parameter.shape) or "1",
             "num_values": parameter.numel(),
         }
-        for name, parameter in ((name, model.get_parameter(name)) for name in info.trained(model, settings))
+        for name, parameter in parameters.items()
     ]
     columns = (
         Column("tower", "tower"),
@@ -156,10 +159,10 @@ def show(
         Column("num_values", "values", "int"),
     )
     total = sum(parameter.numel() for parameter in model.parameters())
-    trained = sum(int(str(row["num_values"])) for row in rows)
+    trained = sum(parameter.numel() for parameter in parameters.values())
     kinds = kinds_of(model)
     title = f"{info.name} on {backbone}: {trained:,} of {total:,} values train ({100 * trained / total:.3f} %)"
-    captions = [f"image tower: {kinds.image}; text tower: {kinds.text}"]
+    captions = (f"image tower: {kinds.image}; text tower: {kinds.text}",)
     emit(Table(title, columns, tuple(rows)), output, for_people=_by_layer(title, rows, captions))
 
 
@@ -169,7 +172,7 @@ def layer_of(tensor: str) -> str:
     return numbered[0] if numbered else tensor.rpartition(".")[0]
 
 
-def _by_layer(title: str, rows: list[dict[str, Any]], captions: list[str]) -> Table:
+def _by_layer(title: str, rows: list[dict[str, Any]], captions: tuple[str, ...]) -> Table:
     columns = (
         Column("tower", "tower"),
         Column("layer", "layer"),
@@ -187,4 +190,4 @@ def _by_layer(title: str, rows: list[dict[str, Any]], captions: list[str]) -> Ta
         values = [row["num_values"] for row in rows if row["tower"] == tower]
         summary = {"tower": tower, "layer": "all", "num_tensors": len(values), "num_values": sum(values)}
         shown.append({**summary, AVERAGE_ROW: True})
-    return Table(title, columns, tuple(shown), tuple(captions))
+    return Table(title, columns, tuple(shown), captions)

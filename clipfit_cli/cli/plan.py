@@ -68,8 +68,8 @@ def plan_table(configs: Sequence[RunConfig], keys: Sequence[str], found: Sequenc
             "tests": " ".join(f"{test.dataset}/{test.subset}" for test in config.tests),
         }
         if found:
-            row |= {**vars(found[place]), "is_finished": "yes" if found[place].is_finished else "no"}
-            row["key"] = keys[place]
+            is_finished = "yes" if found[place].is_finished else "no"
+            row |= {**vars(found[place]), "is_finished": is_finished, "key": keys[place]}
         rows.append(row)
     protocols = " and ".join(dict.fromkeys(config.protocol for config in configs))
     title = f"{protocols}: {counted(len(rows), 'run')}"
@@ -84,7 +84,9 @@ def _total(found: Sequence[Forecast]) -> str:
         hours = f"about {sum(known) / 3600:.2f} h"
     else:
         hours = f"time not known before a run of {'its' if len(left) == 1 else 'each'} kind is finished"
-    images = f"{sum(one.num_train_images for one in left):,} images to train on, "
-    images += f"{sum(one.num_test_images for one in left):,} to test"
-    disk = f"{sum(one.disk_mib for one in left):,.1f} MiB on the disk"
-    return f"{len(found) - len(left)} finished, {len(left)} to do: {images}; {hours}; {disk}"
+    return (
+        f"{len(found) - len(left)} finished, {len(left)} to do: "
+        f"{sum(one.num_train_images for one in left):,} images to train on, "
+        f"{sum(one.num_test_images for one in left):,} to test; {hours}; "
+        f"{sum(one.disk_mib for one in left):,.1f} MiB on the disk"
+    )

@@ -29,8 +29,7 @@ class DataProgress:
             quiet: Show nothing.
             counts_bytes: Steps are bytes; else images.
         """
-        self._quiet = quiet
-        self._counts_bytes = counts_bytes
+        self._quiet, self._counts_bytes = quiet, counts_bytes
         self._console = Console(stderr=True)
         self._bars: Any = None
         self._task: int | None = None
@@ -97,9 +96,8 @@ class Reporter(DataProgress):
             runs_dir: Named where finished runs are taken from it.
         """
         super().__init__(quiet=quiet, counts_bytes=False)
-        self._runs_dir = runs_dir
         self._plan: int | None = None
-        self._prefix = ""
+        self._runs_dir, self._place, self._name = runs_dir, "", ""
         self._reused = self._done = self._total = 0
         self._took: list[float] = []
         self._started = time.monotonic()
@@ -107,18 +105,18 @@ class Reporter(DataProgress):
     def __exit__(self, *exception: object) -> None:
         super().__exit__(*exception)
         if self._reused and not self._quiet:
-            runs = counted(self._reused, "finished run")
-            say(f"{runs} taken from {self._runs_dir} (--force runs them again)", dim=True)
+            say(
+                f"{counted(self._reused, 'finished run')} taken from {self._runs_dir} (--force runs them again)",
+                dim=True,
+            )
 
     def begin(self, index: int, total: int, config: RunConfig) -> None:
         """See `SweepProgress`."""
-        self._prefix = f"[{index + 1}/{total}] {_name(config)}"
+        self._place, self._name = f"[{index + 1}/{total}]", _name(config)
         self._started, self._total = time.monotonic(), total
         if self._bars and self._plan is None:
             self._plan = self._bars.add_task("", left="", extra="runs")
         self._show("preparing", 0, 1)
-        if self._bars:
-            self._bars.update(self._plan, description=printable(_name(config)))
 
     def training(self, done: int, total: int, loss: float) -> None:
         """See `Progress`."""
@@ -149,7 +147,7 @@ class Reporter(DataProgress):
         self._took.append(self._started - began)
         self._done += 1
         left = f"; about {self._left()} for the other {self._total - self._done}" if self._done < self._total else ""
-        self.say(f"{self._prefix}: {scores}{more} % in {self._took[-1]:.1f} s{left}")
+        self.say(f"{self._place} {self._name}: {scores}{more} % in {self._took[-1]:.1f} s{left}")
 
     def failed(self, config: RunConfig, error: ClipfitError) -> None:
         """See `SweepProgress`."""
@@ -159,7 +157,8 @@ class Reporter(DataProgress):
     def _show(self, what: str, done: int, total: int, extra: str = "") -> None:
         self.step(f"  {what}", done, total, extra)
         if self._bars:
-            self._bars.update(self._plan, completed=self._done, total=self._total, left=self._left())
+            name, left = printable(self._name), self._left()
+            self._bars.update(self._plan, description=name, completed=self._done, total=self._total, left=left)
 
     def _left(self) -> str:
         """Return the time that the runs which are not done need, if they are as long as those that were."""
@@ -170,9 +169,8 @@ class Reporter(DataProgress):
 
 
 def _name(config: RunConfig) -> str:
-    if not config.shots:
-        return f"{config.method} on {config.dataset}"
-    return f"{config.method} on {config.dataset}, {counted(config.shots, 'shot')}, seed {config.seed}"
+    draw = f", {counted(config.shots, 'shot')}, seed {config.seed}" if config.shots else ""
+    return f"{config.method} on {config.dataset}{draw}"
 
 
 def clock(seconds: float | None) -> str:

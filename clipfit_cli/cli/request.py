@@ -161,8 +161,8 @@ def own_datasets(texts: Sequence[str], class_names: Path | None = None) -> tuple
 
 def choose_transfer(
     asked: TransferOptions, data_root: Path, say: Say, class_names: Path | None = None
-) -> tuple[str, tuple[str, ...], tuple[str, ...], OwnDataSets]:
-    """Return the source of a cross-data-set run, its targets, the shifts among them, and what is behind own names.
+) -> tuple[tuple[str, ...], OwnDataSets, tuple[str, ...], tuple[str, ...]]:
+    """Return the source of a cross-data-set run, what is behind own names, the targets, and the shifts among them.
 
     Raises:
         UnknownNameError: A name is not known.
@@ -196,7 +196,7 @@ def choose_transfer(
     if len(names) < 2:
         raise ConfigError(f"no data set to test on besides the source {names[0]}; name one with --target")
     own = {name: replace(one, all_test=name != names[0]) for name, one in own.items()}
-    return names[0], names[1:], own_datasets(domains)[0], own
+    return names[:1], own, names[1:], own_datasets(domains)[0]
 
 
 def choose_model(options: ModelOptions, datasets: Sequence[str], say: Say) -> ModelConfig:
@@ -204,21 +204,17 @@ def choose_model(options: ModelOptions, datasets: Sequence[str], say: Say) -> Mo
 
     A folder, or a repository of the hub, that stands for a model with its architecture is both of the two names.
     """
-    bn = cast(BnMode, options.bn)
-    builtin = all(name in catalog.BUILTIN_DATASETS for name in datasets)
-    backbone = options.backbone
-    if backbone is None and options.pretrained is None and builtin:
+    backbone, pretrained, defaults = options.backbone, options.pretrained, ModelConfig()
+    if backbone is None and pretrained is None and all(name in catalog.BUILTIN_DATASETS for name in datasets):
         say(f"using the built-in backbone '{TINY_BACKBONE}'")
         backbone = TINY_BACKBONE
     if backbone == TINY_BACKBONE:
-        return ModelConfig(TINY_BACKBONE, options.pretrained or TINY_PRETRAINED, bn)
-    pretrained = options.pretrained
-    if pretrained is None and backbone is not None and is_model_folder(backbone):
+        defaults = ModelConfig(TINY_BACKBONE, TINY_PRETRAINED)
+    elif pretrained is None and backbone is not None and is_model_folder(backbone):
         pretrained = backbone
     elif backbone is None and pretrained is not None and is_model_folder(pretrained):
         backbone = pretrained
-    defaults = ModelConfig()
-    return ModelConfig(backbone or defaults.backbone, pretrained or defaults.pretrained, bn)
+    return ModelConfig(backbone or defaults.backbone, pretrained or defaults.pretrained, cast(BnMode, options.bn))
 
 
 def ask(
@@ -252,13 +248,11 @@ def ask(
     say = partial(note, quiet=output.quiet)
     templates = templates or choose_templates(prompts)
     data_root = data_root_of(root.data_root)
-    targets: tuple[str, ...] = ()
-    shifts: tuple[str, ...] = ()
-    if transfer:
-        source, targets, shifts, own = choose_transfer(transfer, data_root, say, prompts.class_names)
-        datasets: tuple[str, ...] = (source,)
-    else:
-        datasets, own = choose_datasets(data.dataset if data else None, data_root, say, prompts.class_names)
+    datasets, own, targets, shifts = (
+        choose_transfer(transfer, data_root, say, prompts.class_names)
+        if transfer
+        else (*choose_datasets(data.dataset if data else None, data_root, say, prompts.class_names), (), ())
+    )
     request = Request(
         datasets=datasets,
         methods=methods,

@@ -29,9 +29,10 @@ def parse_shots(text: str) -> tuple[int | None, ...]:
     Raises:
         ConfigError: A part is neither ``all`` nor a whole number from 1 to `MOST`, or is given twice.
     """
-    example = "16, or 1,2,4,8,16, or all"
-    parts = text.split(",")
-    shots = tuple(None if part.strip() == "all" else _whole(part, "shots", example) for part in parts)
+    shots = tuple(
+        None if part.strip() == "all" else _whole(part, "shots", "16, or 1,2,4,8,16, or all")
+        for part in text.split(",")
+    )
     for count in shots:
         if count is not None and count < 1:
             raise ConfigError(f"shots must be at least 1, got {count}; for zero-shot use --method zero-shot")
@@ -76,31 +77,20 @@ def parse_methods(texts: Sequence[str], settings: Sequence[str] | None = None) -
             chosen.append((part, {}))
     if not chosen:
         raise ConfigError("no method was given")
-    if settings:
-        if len(chosen) > 1:
-            raise ConfigError(
-                "--set is for a single method; with several, write the settings behind the method: "
-                f"--method {chosen[0][0]}:{settings[0]}"
-            )
-        for text in settings:
-            _set(chosen[0][1], text)
+    if settings and len(chosen) > 1:
+        raise ConfigError(
+            "--set is for a single method; with several, write the settings behind the method: "
+            f"--method {chosen[0][0]}:{settings[0]}"
+        )
+    for text in settings or ():
+        _set(chosen[0][1], text)
     return tuple(MethodChoice(name, overrides) for name, overrides in chosen)
 
 
-def parse_setting(text: str) -> tuple[str, str]:
-    """Return key and value of ``key=value``.
-
-    Raises:
-        ConfigError: There is no ``=``, or nothing before it.
-    """
-    key, equals, value = text.partition("=")
-    if not equals or not key.strip():
-        raise ConfigError(f"a setting is KEY=VALUE, such as beta=2; got {shortened(text)!r}")
-    return key.strip(), value.strip()
-
-
 def _set(settings: dict[str, str], text: str) -> None:
-    key, value = parse_setting(text)
+    key, equals, value = (part.strip() for part in text.partition("="))
+    if not equals or not key:
+        raise ConfigError(f"a setting is KEY=VALUE, such as beta=2; got {shortened(text)!r}")
     if key in settings:
         raise ConfigError(f"the setting {key} is given twice, as {settings[key]} and as {value}; leave one of them out")
     settings[key] = value

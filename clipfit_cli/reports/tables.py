@@ -1,4 +1,4 @@
-"""A table as a value, and its forms for programs: CSV, JSON, Markdown."""
+"""A table as a value, and its forms for programs: CSV and JSON."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from clipfit_cli.errors import ResultsError
 
@@ -20,6 +20,15 @@ NUM_SEEDS = "num_seeds"
 """Key of a row (and of a column, where wanted) with the number of values behind its means."""
 
 MISSING = "–"
+_FORMATS = {"int": "{:,}", "number": "{:g}", "mib": "{:,.0f} MiB", "pct": "{:.2f}", "diff": "{:+.2f}"}
+_NUMBER = (int, float)
+_TYPES: dict[str, tuple[type, ...]] = {
+    "text": (str,),
+    "prose": (str,),
+    "value": (str, int, list, dict),
+    "int": (int,),
+    **dict.fromkeys(("number", "pct", "diff", "seconds", "mib"), _NUMBER),
+}
 SCHEMA_VERSION = 2
 
 
@@ -45,7 +54,7 @@ class Column:
     csv: bool = True
 
     def __post_init__(self) -> None:
-        if self.kind not in get_args(Kind):
+        if self.kind not in _TYPES:
             raise ValueError(f"column {self.key} has the unknown kind {self.kind!r}")
 
 
@@ -89,8 +98,7 @@ def to_csv(table: Table) -> str:
     cells = [[_plain(cell_value(row, column)) for column in columns] for row in table.rows]
     # object: pandas would turn whole numbers with a gap among them into floats
     frame = pandas.DataFrame(cells, columns=[column.key for column in columns], dtype=object)
-    text: str = frame.to_csv(index=False, lineterminator="\n")
-    return text
+    return str(frame.to_csv(index=False, lineterminator="\n"))
 
 
 def to_json(table: Table) -> str:
@@ -107,26 +115,6 @@ def to_json(table: Table) -> str:
     return json.dumps(plain, indent=2, allow_nan=False) + "\n"
 
 
-def to_markdown(table: Table) -> str:
-    """Title, pipe table and captions, as in the terminal; average rows in bold; ends in a newline.
-
-    Raises:
-        ResultsError: A cell does not fit its column, or is not finite.
-    """
-    from tabulate import tabulate
-
-    columns = [column for column in table.columns if column.terminal]
-    body = [[_markdown_cell(row, column) for column in columns] for row in table.rows]
-    grid = tabulate(
-        body,
-        headers=[_escape(column.head) for column in columns],
-        tablefmt="pipe",
-        disable_numparse=True,
-        colalign=["left" if column.kind in ("text", "prose") else "right" for column in columns] if body else None,
-    )
-    return "\n\n".join([f"**{_escape(table.title)}**", grid, *map(_escape, table.captions)]) + "\n"
-
-
 def cell_value(row: Row, column: Column) -> Any:
     """The cell as a plain Python value; None where it is missing.
 
@@ -137,16 +125,10 @@ def cell_value(row: Row, column: Column) -> Any:
     if value is None:
         return None
     number: Any = value.item() if hasattr(value, "item") else value  # numpy's scalars
-    if column.kind in ("text", "prose") and isinstance(number, str):
-        return number
-    if column.kind == "value" and isinstance(number, (str, int, list, dict)):
-        return number
-    if column.kind == "int" and isinstance(number, int) and not isinstance(number, bool):
-        return number
-    is_number = isinstance(number, (int, float)) and not isinstance(number, bool)
-    if column.kind not in ("text", "prose", "int", "value") and is_number and math.isfinite(number):
-        return float(number)
-    raise ResultsError(f"column {column.key} holds {number!r}, where a finite {column.kind} is expected")
+    fits = isinstance(number, _TYPES[column.kind]) and (column.kind == "value" or not isinstance(number, bool))
+    if not fits or (_TYPES[column.kind] == _NUMBER and not math.isfinite(number)):
+        raise ResultsError(f"column {column.key} holds {number!r}, where a finite {column.kind} is expected")
+    return float(number) if _TYPES[column.kind] == _NUMBER else number
 
 
 def cell_text(row: Row, column: Column) -> tuple[str, str]:
@@ -164,9 +146,10 @@ def cell_text(row: Row, column: Column) -> tuple[str, str]:
     if column.kind in ("text", "prose", "value"):
         return str(_plain(value)), ""
     text = _number(value, column.kind)
-    if column.spread is None or not _has_spread(row):
+    if column.spread is None:
         return text, ""
-    std = cell_value(row, Column(column.spread, column.spread, "pct"))
+    count = cell_value(row, Column(NUM_SEEDS, NUM_SEEDS, "int"))
+    std = cell_value(row, Column(column.spread, column.spread, "pct")) if count is None or int(count) > 1 else None
     return text, "" if std is None else f"± {_number(std, 'pct')}"
 
 
@@ -177,42 +160,15 @@ def _plain(value: Any) -> Any:
     return " ".join(f"{name}={one}" for name, one in value.items()) if isinstance(value, dict) else value
 
 
-def is_average(row: Row) -> bool:
-    """Whether the row is an average over others."""
-    return bool(row.get(AVERAGE_ROW))
-
-
-def _has_spread(row: Row) -> bool:
-    count = cell_value(row, Column(NUM_SEEDS, NUM_SEEDS, "int"))
-    return count is None or int(count) > 1
-
-
 def _number(value: Any, kind: Kind) -> str:
-    if kind == "int":
-        return f"{value:,}"
-    if kind == "number":
-        return f"{value:g}"
-    if kind == "seconds":
-        return _duration(value)
-    if kind == "mib":
-        return f"{value:,.0f} MiB"
-    rounded = round(value, 2) + 0.0  # never "-0.00"
-    return f"{rounded:+.2f}" if kind == "diff" else f"{rounded:.2f}"
+    if kind in ("pct", "diff"):
+        value = round(value, 2) + 0.0  # never "-0.00"
+    return _duration(value) if kind == "seconds" else _FORMATS[kind].format(value)
 
 
 def _duration(seconds: float) -> str:
     if seconds < 59.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)
-    if whole < 3600:
-        return f"{whole // 60}m {whole % 60:02d}s"
-    return f"{whole // 3600}h {whole % 3600 // 60:02d}m"
-
-
-def _markdown_cell(row: Row, column: Column) -> str:
-    text = _escape(" ".join(filter(None, cell_text(row, column))))
-    return f"**{text}**" if is_average(row) and text != MISSING else text
-
-
-def _escape(text: str) -> str:
-    return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")
+    minutes = f"{whole // 60}m {whole % 60:02d}s"
+    return minutes if whole < 3600 else f"{whole // 3600}h {whole % 3600 // 60:02d}m"

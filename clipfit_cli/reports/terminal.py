@@ -12,7 +12,7 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from clipfit_cli.errors import printable
-from clipfit_cli.reports.tables import MISSING, Column, Table, cell_text, is_average
+from clipfit_cli.reports.tables import AVERAGE_ROW, MISSING, Column, Table, cell_text
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
@@ -55,7 +55,7 @@ class _Rendered:
         columns = [column for column in self._table.columns if column.terminal]
         heads = [_shown(column.head, options) for column in columns]
         cells = [[[_shown(text, options) for text in cell_text(row, c)] for row in self._table.rows] for c in columns]
-        bold = [is_average(row) for row in self._table.rows]
+        bold = [bool(row.get(AVERAGE_ROW)) for row in self._table.rows]
         if self._table.title:
             yield Text(_shown(self._table.title, options), style="bold")
         grids = (

@@ -121,7 +121,7 @@ def test_version() -> None:
     ],
 )
 def test_errors_become_exit_codes(raised: BaseException, code: int, capsys: pytest.CaptureFixture[str]) -> None:
-    @reported
+    @reported()
     def failing() -> None:
         raise raised
 
@@ -135,7 +135,7 @@ def test_errors_become_exit_codes(raised: BaseException, code: int, capsys: pyte
 
 @pytest.mark.parametrize("bug", [ZeroDivisionError(), OSError("of a library"), OSError(9, "Bad file descriptor")])
 def test_bugs_keep_their_traceback(bug: Exception) -> None:
-    @reported
+    @reported()
     def failing() -> None:
         raise bug
 
@@ -144,11 +144,11 @@ def test_bugs_keep_their_traceback(bug: Exception) -> None:
 
 
 def test_what_is_nested_too_deeply_is_told_from_a_function_that_never_ends(capsys: pytest.CaptureFixture[str]) -> None:
-    @reported
+    @reported()
     def reading() -> None:
         json.loads("[" * 100_000)
 
-    @reported
+    @reported()
     def endless() -> None:
         def again() -> None:
             again()
@@ -163,7 +163,7 @@ def test_what_is_nested_too_deeply_is_told_from_a_function_that_never_ends(capsy
 
 
 def test_debugging_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    @reported
+    @reported()
     def failing() -> None:
         raise ConfigError("wrong")
 

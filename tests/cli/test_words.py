@@ -8,7 +8,7 @@ import numpy
 import pytest
 import torch
 
-from clipfit_cli.cli.words import MOST, parse_methods, parse_seeds, parse_setting, parse_shots, split_names
+from clipfit_cli.cli.words import MOST, parse_methods, parse_seeds, parse_shots, split_names
 from clipfit_cli.config import MethodChoice
 from clipfit_cli.errors import ConfigError
 
@@ -108,4 +108,4 @@ def test_malformed_methods(texts: list[str]) -> None:
 @pytest.mark.parametrize("text", ["beta", "=2", " =2"])
 def test_malformed_settings(text: str) -> None:
     with pytest.raises(ConfigError, match="KEY=VALUE"):
-        parse_setting(text)
+        parse_methods(["clipfit"], [text])
