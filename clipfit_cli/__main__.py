@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 
 def main() -> None:
     """Run the command line; what goes wrong outside of a command, in the first moments too, is a message as well."""
     try:
+        os.getcwd()  # noqa: PTH109  where it is gone, MKL ends the process in words of its own
         from clipfit_cli import process
 
         process.set_up()

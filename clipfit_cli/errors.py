@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 _UNPRINTABLE = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -43,6 +43,19 @@ class UnknownNameError(ConfigError):
         else:
             hint = f"{len(self.known)} names are known, none of them close."
         super().__init__(f"unknown {kind} {shortened(name)!r}. {hint}")
+
+
+def check_known(kind: str, name: str, known: Collection[str]) -> None:
+    """Check that a name is among the known ones.
+
+    Args:
+        kind, name, known: As of `UnknownNameError`.
+
+    Raises:
+        UnknownNameError: It is none of them.
+    """
+    if name not in known:
+        raise UnknownNameError(kind, name, known)
 
 
 class DataError(ClipfitError):

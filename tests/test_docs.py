@@ -22,17 +22,6 @@ from clipfit_cli.results import record
 from tests.conftest import SmallWorld, write_small_dataset
 from tests.update_docs import DOCUMENTS, HELP_BLOCK, ROOT, commands, help_block, renewed
 
-PENDING = (
-    "--keep-adapters",
-    "--per-seed",
-    "--save-logits",
-    "--shift",
-    "--skip-damaged",
-    "clipfit data check my-images",
-    "make soak",
-)
-"""Written, and on its way into the program: lines with it do not run yet."""
-
 TEXTS = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in DOCUMENTS}
 README, COMMANDS, RESULTS = TEXTS["README.md"], TEXTS["docs/commands.md"], TEXTS["docs/results.md"]
 PROSE = {name: HELP_BLOCK.sub("", text) for name, text in TEXTS.items()}
@@ -45,7 +34,7 @@ WRITTEN = [
     for line in block.replace("\\\n", " ").splitlines()
     if line.strip().startswith("clipfit ")
 ]
-LINES = [line for line in dict.fromkeys(WRITTEN) if not any(word in line for word in PENDING)]
+LINES = list(dict.fromkeys(WRITTEN))
 MAKES_RUNS = ("train", "eval", "base2new", "xdataset", "compare")
 DOMAINS = ("photo", "art", "sketch")
 
@@ -90,7 +79,7 @@ def test_help_is_found_again_after_it_changed() -> None:
 
 
 def test_every_option_that_is_named_exists() -> None:
-    known = options() | set(PENDING)
+    known = options()
     for name in ("README.md", *(name for name in TEXTS if name.startswith("docs/"))):
         lines = [line for line in PROSE[name].splitlines() if not line.startswith("python ")]
         named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", "\n".join(lines)))
@@ -104,15 +93,8 @@ def test_the_options_that_commands_share_are_those_that_are_written() -> None:
     shared = set.intersection(*sets) - {"-q", "--help"}
     training = set.intersection(*(names for names in sets if "--method" in names)) - shared - {"-q", "--help"}
     written = set(re.findall(r"`(--[a-z-]+)`", of_all))
-    assert shared <= written <= shared | set(PENDING)
+    assert shared == written
     assert set(re.findall(r"`(--[a-z-]+)`", of_training.split(";")[0])) == training
-
-
-def test_nothing_is_pending_that_is_there() -> None:
-    """Delete from `PENDING` what this finds: its lines run from then on."""
-    assert not options() & set(PENDING)
-    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    assert not [word for word in PENDING if f"\n{word.removeprefix('make ')}:" in makefile]
 
 
 def test_every_option_is_explained_or_shown() -> None:
@@ -182,7 +164,7 @@ def test_every_extra_and_every_target_of_make_exists() -> None:
     for name, text in TEXTS.items():
         assert set(re.findall(r"'\.\[(\w+)\]'", text)) <= set(extras), name
         named = {f"make {target}" for target in re.findall(r"`make (\w+)`", text)}
-        assert named - set(PENDING) <= {f"make {target}" for target in targets}, name
+        assert named <= {f"make {target}" for target in targets}, name
 
 
 @pytest.mark.parametrize("name", TEXTS)

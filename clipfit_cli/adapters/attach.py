@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from clipfit_cli import methods
 from clipfit_cli.config import ModelConfig
@@ -76,7 +75,7 @@ def attach_adapter(
     return AttachedAdapter(adapted, bundle, source, card, folder)
 
 
-def merged_model(adapted: Adapted, method: str) -> nn.Module:
+def merged_model(adapted: Adapted, method: str) -> torch.nn.Module:
     """Return open_clip's module with what a method learnt in its weights.
 
     Args:

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple, cast
 
 import msgspec
 import torch
-from torch import nn
 
 from clipfit_cli._version import __version__
 from clipfit_cli.adapters.attach import attach_adapter, merged_model
@@ -50,7 +49,7 @@ class Mark:
 class _Merged(NamedTuple):
     """What is exported: the model, what it was made from, and the adapter's card if there is one."""
 
-    model: nn.Module
+    model: torch.nn.Module
     bundle: ClipBundle
     source: ModelSource
     run_key: str
@@ -84,8 +83,7 @@ def export(
         ModelError: The model's weights are not to be had.
         ResultsError: The folder cannot be written.
     """
-    out = Path(os.path.realpath(expanded(out)))  # of a link, its target is replaced
-    run = expanded(run)
+    run, out = expanded(run), Path(os.path.realpath(expanded(out)))  # of a link, its target is replaced
     remove_unfinished(out)
     _check_target(out, force=force)
     merged = _merge(run, backbone, pretrained, say)
@@ -101,12 +99,17 @@ def export(
 
 def _write(folder: Path, merged: _Merged) -> None:
     """Write all files into an empty folder, numbers with a fraction as float32, the mark last."""
-    config = _config(merged)
-    state = merged.model.state_dict()
-    plain = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+    # What open_clip's ``local-dir:`` and its folders on the hub need to know of a model; the size is the image tower's.
+    model_cfg = {**merged.source.model_cfg, "quick_gelu": merged.bundle.activation == "quickgelu"}
+    preprocess = {name: value for name, value in asdict(image_spec(merged.bundle)).items() if name != "size"}
+    config = json.dumps({"model_cfg": model_cfg, "preprocess_cfg": preprocess}, indent=2)
+    plain = {
+        name: tensor.float() if tensor.is_floating_point() else tensor
+        for name, tensor in merged.model.state_dict().items()
+    }
     (folder / MODEL_FILE).write_bytes(tensors_to_bytes(plain))
-    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    if config["model_cfg"]["text_cfg"].get("hf_tokenizer_name"):
+    (folder / CONFIG_FILE).write_text(config + "\n", encoding="utf-8")
+    if model_cfg["text_cfg"].get("hf_tokenizer_name"):
         cast(Any, merged.bundle.tokenizer).save_pretrained(str(folder))
     if merged.card:
         shutil.copyfile(merged.card, folder / CARD_FILE)
@@ -137,9 +140,8 @@ def _check_target(out: Path, *, force: bool) -> None:
 
 def _merge(run: Path, backbone: str | None, pretrained: str | None, say: Callable[[str], None] | None) -> _Merged:
     """Return the tuned model, on the CPU; of a run that trained nothing, the model as it is."""
-    cpu = torch.device("cpu")
     if not os.path.isfile(run / RECORD_FILE) or os.path.isfile(run / WEIGHTS_FILE):  # noqa: PTH113
-        attached = attach_adapter(run, device=cpu, backbone=backbone, pretrained=pretrained, say=say)
+        attached = attach_adapter(run, device=torch.device("cpu"), backbone=backbone, pretrained=pretrained, say=say)
         model = merged_model(attached.adapted, attached.card.method)
         return _Merged(model, attached.bundle, attached.source, attached.card.run_key, attached.folder / CARD_FILE)
     record = find_run(run)
@@ -149,7 +151,7 @@ def _merge(run: Path, backbone: str | None, pretrained: str | None, say: Callabl
         raise CheckpointError(f"the run in {run} holds no adapter of its own; give the run that trained one")
     model_config = ModelConfig(backbone or used.backbone, pretrained or used.pretrained, used.bn)
     source = find_source(model_config, say=say)
-    bundle = load_bundle(model_config, device=cpu, source=source)
+    bundle = load_bundle(model_config, device=torch.device("cpu"), source=source)
     if (source.sha256, bundle.activation) != (record.weights_sha256, record.activation):
         raise CheckpointError(
             f"the run in {run} used other weights ({record.weights_sha256[:12]}, {record.activation}) than "
@@ -157,11 +159,3 @@ def _merge(run: Path, backbone: str | None, pretrained: str | None, say: Callabl
             "and --pretrained out to use its own"
         )
     return _Merged(bundle.model, bundle, source, record.key)
-
-
-def _config(merged: _Merged) -> dict[str, Any]:
-    """Return what open_clip's ``local-dir:`` and its folders on the hub need to know of a model."""
-    model = {**merged.source.model_cfg, "quick_gelu": merged.bundle.activation == "quickgelu"}
-    preprocess = asdict(image_spec(merged.bundle))
-    del preprocess["size"]  # it is the image tower's
-    return {"model_cfg": model, "preprocess_cfg": preprocess}

@@ -212,8 +212,9 @@ def load_adapter(
         raise UnknownNameError("precision", precision, PRECISIONS)
     machine = resolve_device(device)
     attached = attach_adapter(Path(path), device=machine, backbone=backbone, pretrained=pretrained, say=say)
-    resolved = resolve_precision(cast(Precision, precision), machine, attached.source)
-    return Classifier(attached, precision=resolved, say=say)
+    return Classifier(
+        attached, precision=resolve_precision(cast(Precision, precision), machine, attached.source), say=say
+    )
 
 
 def check_classes(class_names: Sequence[str]) -> tuple[str, ...]:

@@ -9,15 +9,9 @@ from typer.core import TyperGroup
 
 from clipfit_cli._version import __version__
 from clipfit_cli.cli import data, models
-from clipfit_cli.cli.base2new import base2new
-from clipfit_cli.cli.compare import compare
+from clipfit_cli.cli.adapters import export, predict
 from clipfit_cli.cli.errors import reported
-from clipfit_cli.cli.eval import eval_
-from clipfit_cli.cli.export import export
-from clipfit_cli.cli.methods import methods
-from clipfit_cli.cli.predict import predict
-from clipfit_cli.cli.train import train
-from clipfit_cli.cli.xdataset import xdataset
+from clipfit_cli.cli.runs import base2new, compare, eval_, train, xdataset
 
 
 class _Reporting(TyperGroup):
@@ -96,6 +90,6 @@ app.command(
 app.command(
     epilog=_examples("clipfit export runs/dtd/clipfit/RUN --out my-model"),
 )(export)
-app.command()(methods)
+app.command()(models.methods)
 app.add_typer(models.app, name="models")
 app.add_typer(data.app, name="data")

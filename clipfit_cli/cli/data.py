@@ -1,4 +1,4 @@
-"""`clipfit data`: its commands list, show and path stand here, get and check in files of their own."""
+"""`clipfit data`: its commands list, path, show and cache stand here, get and check in a file of their own."""
 
 from __future__ import annotations
 
@@ -8,25 +8,24 @@ from typing import Annotated, cast
 import typer
 
 from clipfit_cli.cli.console import emit, note
-from clipfit_cli.cli.data_cache import cache
-from clipfit_cli.cli.data_check import check
-from clipfit_cli.cli.data_get import get
+from clipfit_cli.cli.data_get import check, get
 from clipfit_cli.cli.options import (
     DEFAULT_RUNS_DIR,
+    CacheFolderOptions,
     OutputOptions,
-    PromptOptions,
     RootOptions,
     RunsDir,
     SubsetOptions,
     command,
     complete_dataset,
 )
-from clipfit_cli.cli.prompts import choose_templates
-from clipfit_cli.cli.request import data_root_of, own_datasets, splits_dir_of
+from clipfit_cli.cli.prompts import PromptOptions, choose_templates
+from clipfit_cli.cli.request import cache_folder, data_root_of, own_datasets, splits_dir_of
 from clipfit_cli.cli.words import parse_shots
 from clipfit_cli.config import Subset
 from clipfit_cli.data import catalog
 from clipfit_cli.errors import ConfigError
+from clipfit_cli.reports.tables import Column, Table
 
 app = typer.Typer(no_args_is_help=True, help="Data sets: fetch them, check them, and see which images a draw takes.")
 app.command("get")(get)
@@ -39,7 +38,6 @@ def list_(root: RootOptions, output: OutputOptions) -> None:
     """List every known data set: whether it is present and complete, and what is listed."""
     data_root = data_root_of(root.data_root)
     from clipfit_cli.data.check.status import dataset_status
-    from clipfit_cli.reports.tables import Column, Table
 
     found = [dataset_status(name, data_root) for name in catalog.ALL]
     columns = (
@@ -122,7 +120,6 @@ def show(
     from clipfit_cli.data.check.status import empty_images, missing_images
     from clipfit_cli.data.load import load_dataset
     from clipfit_cli.data.splits import class_subset, few_shot, short_classes
-    from clipfit_cli.reports.tables import Column, Table
 
     (name,), own = own_datasets((dataset,), prompts.class_names)
     templates = choose_templates(prompts)
@@ -173,4 +170,31 @@ def show(
     emit(Table(f"Images of {drawn.name}", columns, rows), output, for_people=shown)
 
 
-app.command("cache")(cache)
+@app.command("cache")
+@command
+def cache(
+    place: CacheFolderOptions,
+    output: OutputOptions,
+    clear: Annotated[
+        bool, typer.Option("--clear", help="Remove all that it holds; other files stay.", rich_help_panel="Data")
+    ] = False,
+) -> None:
+    """Show the cache of the features of test images, or empty it.
+
+    Without --image-cache it is the one in your user cache folder.
+    """
+    from clipfit_cli.data.pixels.disk_cache import cache_usage, clear_cache, default_cache_folder
+
+    folder = cache_folder(place.image_cache) or default_cache_folder()
+    if clear:
+        removed = clear_cache(folder)
+        what = f"the features of {removed.num_lists} list{'s' * (removed.num_lists != 1)} of images"
+        note(f"removed {what}, {removed.num_bytes / 2**20:.1f} MiB", quiet=output.quiet)
+    held = cache_usage(folder)
+    columns = (
+        Column("folder", "folder", "prose"),
+        Column("num_lists", "lists", "int"),
+        Column("size_mib", "size", "mib"),
+    )
+    row = {"folder": str(folder), "num_lists": held.num_lists, "size_mib": held.num_bytes / 2**20}
+    emit(Table("Features of test images", columns, (row,)), output)

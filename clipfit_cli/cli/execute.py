@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from clipfit_cli.cli.console import Reporter, emit, note
-from clipfit_cli.cli.data_cache import open_image_cache
-from clipfit_cli.cli.model_options import ModelOptions
-from clipfit_cli.cli.network import offline_if
+from clipfit_cli.cli.console import emit, note
+from clipfit_cli.cli.model_options import ModelOptions, offline_if
 from clipfit_cli.cli.options import RunOptions
 from clipfit_cli.cli.plan import plan_table
-from clipfit_cli.cli.request import Asked, splits_dir_of
+from clipfit_cli.cli.progress import Reporter
+from clipfit_cli.cli.request import Asked, cache_folder, splits_dir_of
 from clipfit_cli.config import Execution
-from clipfit_cli.errors import ClipfitError, DataError, ModelError, SweepError, UnknownNameError, first_line
+from clipfit_cli.errors import (
+    ClipfitError,
+    ConfigError,
+    DataError,
+    ModelError,
+    SweepError,
+    UnknownNameError,
+    first_line,
+)
 from clipfit_cli.files import expanded
+from clipfit_cli.reports.tables import Table
 
 if TYPE_CHECKING:
     from clipfit_cli.config import RunConfig
-    from clipfit_cli.reports.tables import Table
     from clipfit_cli.results.record import Finished
     from clipfit_cli.runs.sweep import SweepResult
 
@@ -79,6 +87,7 @@ def _execute(
 
     What is imported here may ask once, when it is imported, whether it is offline.
     """
+    from clipfit_cli.data.pixels.disk_cache import DiskCache
     from clipfit_cli.data.pixels.images import ImageStore
     from clipfit_cli.engine.environment import resolve_device
     from clipfit_cli.engine.precision import resolve_precision
@@ -91,12 +100,15 @@ def _execute(
     from clipfit_cli.runs.workspace import Workspace
 
     device, runs_dir = resolve_device(machine.device), expanded(output.runs_dir)
+    store, folder, size = RunStore(runs_dir), cache_folder(output.image_cache), output.image_cache_size
+    if folder and not math.isfinite(size):
+        raise ConfigError(f"--image-cache-size must be a number of GiB, got {size}")
+    disk = DiskCache(folder, limit_bytes=int(size * 2**30), on_note=reporter.note) if folder else None
     keep = Keep(output.keep_adapters == "all", output.save_logits, output.force)
-    store = RunStore(runs_dir)
     workspace = Workspace(
         data_root=asked.data_root,
         device=device,
-        images=ImageStore(disk=open_image_cache(output, reporter.note)),
+        images=ImageStore(disk=disk),
         say=reporter.note,
         own=asked.own,
         splits_dir=splits_dir_of(runs_dir),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -90,3 +91,15 @@ class ModelOptions:
             rich_help_panel=MODEL_PANEL,
         ),
     ] = False
+
+
+def offline_if(asked: bool) -> AbstractContextManager[None]:
+    """Return the context in which a command runs: without the network if so asked, here or by the environment.
+
+    Args:
+        asked: ``--offline`` was given.
+    """
+    from clipfit_cli.data.fetch.transfer import is_offline
+    from clipfit_cli.models.hub import network_closed
+
+    return network_closed() if asked or is_offline() else nullcontext()

@@ -1,9 +1,10 @@
-"""`clipfit models`: which backbones and weights there are, and what a method trains in one."""
+"""`clipfit methods` and `clipfit models`: what there is, and what a method trains in a backbone."""
 
 from __future__ import annotations
 
+import dataclasses
 import re
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -11,9 +12,8 @@ from typer.core import TyperGroup
 from clipfit_cli.cli.console import emit, note
 from clipfit_cli.cli.options import OutputOptions, command, complete_method
 from clipfit_cli.cli.words import parse_methods
-
-if TYPE_CHECKING:
-    from clipfit_cli.reports.tables import Table
+from clipfit_cli.errors import ConfigError, ModelError
+from clipfit_cli.reports.tables import AVERAGE_ROW, Column, Table
 
 _NUMBERED = re.compile(r".*\.\d+(?=\.)")
 
@@ -30,6 +30,30 @@ class _ListUnlessNamed(TyperGroup):
 app = typer.Typer(cls=_ListUnlessNamed, help="Backbones and weights: which there are, and what a method trains in one.")
 
 
+@command
+def methods(output: OutputOptions) -> None:
+    """List the methods: what trains, with which settings, and where each comes from."""
+    from clipfit_cli import methods as room
+
+    columns = (
+        Column("method", "method"),
+        Column("summary", "what trains", "prose"),
+        Column("settings", "settings", "prose"),
+        Column("source", "source", terminal=False),
+    )
+    infos = [room.get(name) for name in room.available()]
+    rows = tuple(
+        {
+            "method": info.name,
+            "summary": info.summary,
+            "settings": " ".join(f"{f.name}={f.default}" for f in dataclasses.fields(info.settings)) or None,
+            "source": info.source,
+        }
+        for info in infos
+    )
+    emit(Table("Methods", columns, rows), output)
+
+
 @app.command("list")
 @command
 def list_(
@@ -42,10 +66,8 @@ def list_(
 
     Sizes and towers come from the architecture alone; nothing is downloaded.
     """
-    from clipfit_cli.errors import ConfigError, ModelError
     from clipfit_cli.models.architectures import describe_all, pairs
     from clipfit_cli.models.source import is_cached
-    from clipfit_cli.reports.tables import Column, Table
 
     found = pairs(words or ())
     if not found:
@@ -106,11 +128,9 @@ def show(
     They come from the architecture alone; no weights are needed. CSV and JSON have every tensor.
     """
     from clipfit_cli import methods
-    from clipfit_cli.errors import ConfigError
     from clipfit_cli.methods.base import resolve_settings
     from clipfit_cli.models.architectures import build_on_meta
     from clipfit_cli.models.towers import kinds_of, tower_of
-    from clipfit_cli.reports.tables import Column, Table
 
     choices = parse_methods([method])
     if len(choices) != 1:
@@ -150,8 +170,6 @@ def layer_of(tensor: str) -> str:
 
 
 def _by_layer(title: str, rows: list[dict[str, Any]], captions: list[str]) -> Table:
-    from clipfit_cli.reports.tables import AVERAGE_ROW, Column, Table
-
     columns = (
         Column("tower", "tower"),
         Column("layer", "layer"),

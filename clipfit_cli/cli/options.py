@@ -19,9 +19,8 @@ from clipfit_cli.data import catalog
 from clipfit_cli.data.pixels.disk_cache import DEFAULT_SIZE_GIB
 from clipfit_cli.errors import ConfigError, shortened
 from clipfit_cli.files import expanded
-from clipfit_cli.models.templates import TEMPLATE_SETS
 
-_DATA, _METHOD, _OUTPUT = "Data", "Method", "Runs and output"
+DATA_PANEL, _METHOD, _OUTPUT = "Data", "Method", "Runs and output"
 _SCHEDULE = ScheduleConfig()
 
 
@@ -53,7 +52,7 @@ class DatasetOptions:
             help="Data set; repeat it, or give a comma list. 'all' = the eleven of the paper. Your own images: a "
             "folder, a CSV or JSONL file, hf:ORG/NAME[:CONFIG] or wds:SHARDS; MINE=FOLDER gives it a name. "
             "Default: those found under the data root, else the built-in 'textures'.",
-            rich_help_panel=_DATA,
+            rich_help_panel=DATA_PANEL,
             autocompletion=complete_dataset,
         ),
     ] = None
@@ -70,7 +69,7 @@ class RootOptions:
             envvar="CLIPFIT_DATA",
             show_envvar=True,
             help="Folder that holds all data sets, in CoOp's layout. Default: 'data' in your user data folder.",
-            rich_help_panel=_DATA,
+            rich_help_panel=DATA_PANEL,
         ),
     ] = None
 
@@ -85,7 +84,7 @@ class TransferOptions:
             metavar="NAME",
             help="Data set, or images of your own, to train on. Default: imagenet; where it is not there, the "
             "built-in 'textures'.",
-            rich_help_panel=_DATA,
+            rich_help_panel=DATA_PANEL,
             autocompletion=complete_dataset,
         ),
     ] = None
@@ -95,7 +94,7 @@ class TransferOptions:
             metavar="NAME",
             help="Data set, or images of your own, to test on; repeat it, or give a comma list. 'all' = every other "
             "one and the shifted variants. Default: those of 'all' that are there.",
-            rich_help_panel=_DATA,
+            rich_help_panel=DATA_PANEL,
             autocompletion=complete_dataset,
         ),
     ] = None
@@ -105,47 +104,8 @@ class TransferOptions:
             metavar="NAME",
             help="As --target, and a shift of the source: its classes in another domain. Repeat it, or give a comma "
             "list.",
-            rich_help_panel=_DATA,
+            rich_help_panel=DATA_PANEL,
             autocompletion=complete_dataset,
-        ),
-    ] = None
-
-
-@dataclass(frozen=True)
-class PromptOptions:
-    """What the classes are called, and what the text tower is asked."""
-
-    class_names: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Class names of your own images: one a line in label order, or a JSON list.",
-            rich_help_panel=_DATA,
-        ),
-    ] = None
-    template: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TEXT",
-            help="Prompt with one {} for the class name. Default: each data set's own.",
-            rich_help_panel=_DATA,
-        ),
-    ] = None
-    templates: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Several prompts, one a line or a JSON list; a class is the mean of its features under all.",
-            rich_help_panel=_DATA,
-        ),
-    ] = None
-    template_set: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="openai: the 80 prompts that CLIP's authors average for ImageNet.",
-            rich_help_panel=_DATA,
-            autocompletion=complete_from(TEMPLATE_SETS),
         ),
     ] = None
 
@@ -159,7 +119,7 @@ class SubsetOptions:
         typer.Option(
             metavar="GROUP",
             help="Class group: all, base (first half of the labels) or new (the rest).",
-            rich_help_panel=_DATA,
+            rich_help_panel=DATA_PANEL,
             autocompletion=complete_from(SUBSETS),
         ),
     ] = "all"
@@ -174,12 +134,12 @@ class DrawOptions:
         typer.Option(
             metavar="K",
             help="Training images per class, or a comma list such as 1,2,4,8,16; 'all' = every image.",
-            rich_help_panel=_DATA,
+            rich_help_panel=DATA_PANEL,
         ),
     ] = "16"
     seeds: Annotated[
         str,
-        typer.Option(metavar="N,N", help="Seeds of draw and training, one run each.", rich_help_panel=_DATA),
+        typer.Option(metavar="N,N", help="Seeds of draw and training, one run each.", rich_help_panel=DATA_PANEL),
     ] = "1,2,3"
 
 
@@ -305,7 +265,7 @@ class CacheFolderOptions:
             help="Keep the features that a frozen model gives to test images on disk for later commands; "
             "auto = in your user cache folder. "
             "`clipfit data cache` shows and empties it. Default: none is kept.",
-            rich_help_panel=_DATA,
+            rich_help_panel=DATA_PANEL,
         ),
     ] = None
 
@@ -320,7 +280,7 @@ class CacheOptions(CacheFolderOptions):
             metavar="GIB",
             min=0,
             help="The most that --image-cache takes; what was used least lately goes first.",
-            rich_help_panel=_DATA,
+            rich_help_panel=DATA_PANEL,
         ),
     ] = DEFAULT_SIZE_GIB
 
@@ -379,12 +339,12 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
             parameters[name] = parameter.replace(annotation=kind, kind=inspect.Parameter.KEYWORD_ONLY)
             continue
         assert isinstance(kind, type)
-        types = typing.get_type_hints(kind, include_extras=True)
-        groups[name] = (kind, [field.name for field in dataclasses.fields(kind)])
-        for field in dataclasses.fields(kind):
-            parameters[field.name] = inspect.Parameter(
-                field.name, inspect.Parameter.KEYWORD_ONLY, default=_default(field), annotation=types[field.name]
-            )
+        types, defaults = typing.get_type_hints(kind, include_extras=True), vars(kind())
+        groups[name] = kind, list(defaults)
+        parameters |= {
+            field: inspect.Parameter(field, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=types[field])
+            for field, default in defaults.items()
+        }
 
     for parameter in parameters.values():
         kind, *marks = typing.get_args(parameter.annotation)
@@ -414,9 +374,3 @@ def _text(text: str) -> str:
 
 def _path(text: str | Path) -> Path:
     return expanded(text if isinstance(text, Path) else _text(text))
-
-
-def _default(field: dataclasses.Field[Any]) -> Any:
-    if field.default_factory is not dataclasses.MISSING:
-        return field.default_factory()
-    return inspect.Parameter.empty if field.default is dataclasses.MISSING else field.default

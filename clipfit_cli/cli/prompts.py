@@ -2,12 +2,55 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from clipfit_cli.cli.options import PromptOptions
+import typer
+
+from clipfit_cli.cli.options import DATA_PANEL, complete_from
 from clipfit_cli.errors import ConfigError
 from clipfit_cli.files import expanded, read_text
+from clipfit_cli.models.templates import TEMPLATE_SETS, check_template, template_set
+
+
+@dataclass(frozen=True)
+class PromptOptions:
+    """What the classes are called, and what the text tower is asked."""
+
+    class_names: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Class names of your own images: one a line in label order, or a JSON list.",
+            rich_help_panel=DATA_PANEL,
+        ),
+    ] = None
+    template: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT",
+            help="Prompt with one {} for the class name. Default: each data set's own.",
+            rich_help_panel=DATA_PANEL,
+        ),
+    ] = None
+    templates: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Several prompts, one a line or a JSON list; a class is the mean of its features under all.",
+            rich_help_panel=DATA_PANEL,
+        ),
+    ] = None
+    template_set: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="openai: the 80 prompts that CLIP's authors average for ImageNet.",
+            rich_help_panel=DATA_PANEL,
+            autocompletion=complete_from(TEMPLATE_SETS),
+        ),
+    ] = None
 
 
 def choose_templates(options: PromptOptions) -> tuple[str, ...]:
@@ -18,21 +61,16 @@ def choose_templates(options: PromptOptions) -> tuple[str, ...]:
             used.
         UnknownNameError: There is no such template set.
     """
-    from clipfit_cli.models.templates import check_templates, template_set
-
     given = {"--template": options.template, "--templates": options.templates, "--template-set": options.template_set}
     named = [name for name, value in given.items() if value is not None]
     if len(named) > 1:
         raise ConfigError(f"{' and '.join(named)} exclude one another; give one of them")
     if options.template_set is not None:
         return template_set(options.template_set)
-    if options.templates is not None:
-        templates = read_words(options.templates, what="templates")
-    elif options.template is not None:
-        templates = (options.template,)
-    else:
-        return ()
-    check_templates(templates)
+    alone = () if options.template is None else (options.template,)
+    templates = alone if options.templates is None else read_words(options.templates, what="templates")
+    for template in templates:
+        check_template(template)
     return templates
 
 
@@ -46,8 +84,7 @@ def read_words(file: Path, *, what: str) -> tuple[str, ...]:
     Raises:
         ConfigError: The file is missing, not UTF-8, empty, or holds something else.
     """
-    words = _read(file, what, list[str])
-    return tuple(words)
+    return tuple(_read(file, what, list[str]))
 
 
 def read_class_names(file: Path) -> tuple[str, ...] | dict[str, str]:

@@ -14,12 +14,11 @@ from clipfit_cli.cli.options import (
     DatasetOptions,
     DrawOptions,
     MethodOptions,
-    PromptOptions,
     RootOptions,
     RunOptions,
     TransferOptions,
 )
-from clipfit_cli.cli.prompts import choose_templates, read_class_names
+from clipfit_cli.cli.prompts import PromptOptions, choose_templates, read_class_names
 from clipfit_cli.cli.words import parse_seeds, parse_shots, split_names
 from clipfit_cli.config import (
     TEXTURES,
@@ -77,6 +76,19 @@ def splits_dir_of(runs_dir: Path) -> Path:
         ConfigError: The folder of runs begins with the home folder of nobody.
     """
     return expanded(runs_dir) / ".splits"
+
+
+def cache_folder(given: str | None) -> Path | None:
+    """Return the folder that ``--image-cache`` names; None where it was not given.
+
+    Raises:
+        ConfigError: It names the home folder of nobody, or is no path.
+    """
+    from clipfit_cli.data.pixels.disk_cache import default_cache_folder
+
+    if not given:
+        return None
+    return default_cache_folder() if given == "auto" else expanded(given).absolute()
 
 
 def choose_datasets(

@@ -16,7 +16,6 @@ GUIDE_URL = "https://github.com/KaiyangZhou/CoOp/blob/main/DATASETS.md"
 DEFAULT_TEMPLATE = "a photo of a {}."
 """Prompt of the data sets that have no other one of their own."""
 
-_DRIVE = "https://drive.google.com/file/d/{}/view"
 _TERMS = "non-commercial research and education (terms of image-net.org)"
 _VARIANT_TERMS = "MIT (repository); the photographs belong to their authors"
 
@@ -60,59 +59,45 @@ class CatalogRow:
     same_names: tuple[str, ...] = ()
 
 
-def _coop(name: str, split: str, drive_id: str, counts: tuple[int, int, int, int], **fields: str) -> CatalogRow:
-    """Return a row of the CoOp layout; `counts` are classes, train, val and test images."""
-    classes, train, val, test = counts
-    return CatalogRow(
-        name=name,
-        reader="split_json",
-        split_file=f"split_zhou_{split}.json",
-        split_url=_DRIVE.format(drive_id),
-        num_classes=classes,
-        num_train=train,
-        num_val=val,
-        num_test=test,
-        same_names=(),
-        **{"prompt_template": DEFAULT_TEMPLATE, "folder": name, **fields},
-    )
+def _published(
+    name: str,
+    split: str | None,
+    counts: tuple[int, int, int, int],
+    *,
+    drive_id: str = "1-61f_ol79pViBFDG_IDlUQSwoLcn2XXF",
+    reader: ReaderKind = "split_json",
+    **fields: str,
+) -> CatalogRow:
+    """Return a row of the CoOp layout or, without a split file, of the ImageNet family.
 
-
-def _imagenet(name: str, reader: ReaderKind, counts: tuple[int, int, int, int], **fields: str) -> CatalogRow:
-    """Return a row of the ImageNet family; `counts` are classes, train, val and test images."""
+    Args:
+        name: As of the row.
+        split: What the split file is called by.
+        counts: Classes, train, val and test images.
+        drive_id: Of the split file, or of the list of class names.
+        reader, fields: As of the row.
+    """
     classes, train, val, test = counts
     return CatalogRow(
         name=name,
         reader=reader,
-        prompt_template=DEFAULT_TEMPLATE,
-        split_url=_DRIVE.format("1-61f_ol79pViBFDG_IDlUQSwoLcn2XXF"),
+        split_file=f"split_zhou_{split}.json" if split else None,
+        split_url=f"https://drive.google.com/file/d/{drive_id}/view",
         num_classes=classes,
         num_train=train,
         num_val=val,
         num_test=test,
-        same_names=("missile", "sunglasses"),
-        **fields,
-    )
-
-
-def _textures(name: str, title: str) -> CatalogRow:
-    """Return the row of a built-in set."""
-    return CatalogRow(
-        name=name,
-        title=title,
-        reader="builtin",
-        prompt_template="a photo of a {} texture.",
-        num_classes=26,
-        licence="MIT (drawn by clipfit)",
-        homepage="part of clipfit",
-        citation="clipfit",
+        same_names=() if split else ("missile", "sunglasses"),
+        **{"prompt_template": DEFAULT_TEMPLATE, "folder": name, **fields},
     )
 
 
 _ROWS: tuple[CatalogRow, ...] = (
-    _imagenet(
+    _published(
         "imagenet",
-        "imagenet",
+        None,
         (1000, 1281167, 50000, 50000),
+        reader="imagenet",
         title="ImageNet",
         folder="imagenet",
         image_folder="images",
@@ -120,11 +105,11 @@ _ROWS: tuple[CatalogRow, ...] = (
         homepage="https://www.image-net.org",
         citation="Russakovsky et al., ImageNet Large Scale Visual Recognition Challenge, IJCV 2015",
     ),
-    _coop(
+    _published(
         "caltech101",
         "Caltech101",
-        "1hyarUivQE36mY6jSomru6Fjd-JzwcCzN",
         (100, 4128, 1649, 2465),
+        drive_id="1hyarUivQE36mY6jSomru6Fjd-JzwcCzN",
         title="Caltech101",
         folder="caltech-101",
         image_folder="101_ObjectCategories",
@@ -132,11 +117,11 @@ _ROWS: tuple[CatalogRow, ...] = (
         homepage="https://data.caltech.edu/records/mzrjq-6wc02",
         citation="Fei-Fei et al., Learning generative visual models from few training examples, CVPRW 2004",
     ),
-    _coop(
+    _published(
         "oxford_pets",
         "OxfordPets",
-        "1501r8Ber4nNKvmlFVQZ8SeUHTcdTTEqs",
         (37, 2944, 736, 3669),
+        drive_id="1501r8Ber4nNKvmlFVQZ8SeUHTcdTTEqs",
         title="OxfordPets",
         image_folder="images",
         prompt_template="a photo of a {}, a type of pet.",
@@ -144,21 +129,21 @@ _ROWS: tuple[CatalogRow, ...] = (
         homepage="https://www.robots.ox.ac.uk/~vgg/data/pets/",
         citation="Parkhi et al., Cats and Dogs, CVPR 2012",
     ),
-    _coop(
+    _published(
         "stanford_cars",
         "StanfordCars",
-        "1ObCFbaAgVu0I-k_Au-gIUcefirdAuizT",
         (196, 6509, 1635, 8041),
+        drive_id="1ObCFbaAgVu0I-k_Au-gIUcefirdAuizT",
         title="StanfordCars",
         licence="not stated (offered for research)",
         homepage="https://ai.stanford.edu/~jkrause/cars/car_dataset.html",
         citation="Krause et al., 3D Object Representations for Fine-Grained Categorization, ICCVW 2013",
     ),
-    _coop(
+    _published(
         "oxford_flowers",
         "OxfordFlowers",
-        "1Pp0sRXzZFZq15zVOzKjKBu4A9i01nozT",
         (102, 4093, 1633, 2463),
+        drive_id="1Pp0sRXzZFZq15zVOzKjKBu4A9i01nozT",
         title="Flowers102",
         image_folder="jpg",
         prompt_template="a photo of a {}, a type of flower.",
@@ -166,11 +151,11 @@ _ROWS: tuple[CatalogRow, ...] = (
         homepage="https://www.robots.ox.ac.uk/~vgg/data/flowers/102/",
         citation="Nilsback and Zisserman, Automated Flower Classification over a Large Number of Classes, 2008",
     ),
-    _coop(
+    _published(
         "food101",
         "Food101",
-        "1QK0tGi096I0Ba6kggatX1ee6dJFIcEJl",
         (101, 50500, 20200, 30300),
+        drive_id="1QK0tGi096I0Ba6kggatX1ee6dJFIcEJl",
         title="Food101",
         folder="food-101",
         image_folder="images",
@@ -194,22 +179,22 @@ _ROWS: tuple[CatalogRow, ...] = (
         num_val=3333,
         num_test=3333,
     ),
-    _coop(
+    _published(
         "sun397",
         "SUN397",
-        "1y2RD81BYuiyvebdN-JymPfyWYcd8_MUq",
         (397, 15880, 3970, 19850),
+        drive_id="1y2RD81BYuiyvebdN-JymPfyWYcd8_MUq",
         title="SUN397",
         image_folder="SUN397",
         licence="not stated (offered for research)",
         homepage="https://vision.princeton.edu/projects/2010/SUN/",
         citation="Xiao et al., SUN Database: Large-scale Scene Recognition from Abbey to Zoo, CVPR 2010",
     ),
-    _coop(
+    _published(
         "dtd",
         "DescribableTextures",
-        "1u3_QfB467jqHgNXC00UIzbLZRQCg2S7x",
         (47, 2820, 1128, 1692),
+        drive_id="1u3_QfB467jqHgNXC00UIzbLZRQCg2S7x",
         title="DTD",
         image_folder="images",
         prompt_template="a photo of a {}, a type of texture.",
@@ -217,11 +202,11 @@ _ROWS: tuple[CatalogRow, ...] = (
         homepage="https://www.robots.ox.ac.uk/~vgg/data/dtd/",
         citation="Cimpoi et al., Describing Textures in the Wild, CVPR 2014",
     ),
-    _coop(
+    _published(
         "eurosat",
         "EuroSAT",
-        "1Ip7yaCWFi0eaOFUGga0lUdVi_DDQth1o",
         (10, 13500, 5400, 8100),
+        drive_id="1Ip7yaCWFi0eaOFUGga0lUdVi_DDQth1o",
         title="EuroSAT",
         image_folder="2750",
         prompt_template="a centered satellite photo of {}.",
@@ -229,11 +214,11 @@ _ROWS: tuple[CatalogRow, ...] = (
         homepage="https://github.com/phelber/EuroSAT",
         citation="Helber et al., EuroSAT: A Novel Dataset and Deep Learning Benchmark, JSTARS 2019",
     ),
-    _coop(
+    _published(
         "ucf101",
         "UCF101",
-        "1I0S0q91hJfsV9Gf4xDIjgDq4AqBNJb1y",
         (101, 7639, 1898, 3783),
+        drive_id="1I0S0q91hJfsV9Gf4xDIjgDq4AqBNJb1y",
         title="UCF101",
         image_folder="UCF-101-midframes",
         prompt_template="a photo of a person doing {}.",
@@ -241,10 +226,11 @@ _ROWS: tuple[CatalogRow, ...] = (
         homepage="https://www.crcv.ucf.edu/data/UCF101.php",
         citation="Soomro et al., UCF101: A Dataset of 101 Human Actions Classes, arXiv 1212.0402",
     ),
-    _imagenet(
+    _published(
         "imagenetv2",
-        "imagenet_v2",
+        None,
         (1000, 10000, 0, 10000),
+        reader="imagenet_v2",
         title="ImageNetV2",
         folder="imagenetv2",
         image_folder="imagenetv2-matched-frequency-format-val",
@@ -252,10 +238,11 @@ _ROWS: tuple[CatalogRow, ...] = (
         homepage="https://github.com/modestyachts/ImageNetV2",
         citation="Recht et al., Do ImageNet Classifiers Generalize to ImageNet?, ICML 2019",
     ),
-    _imagenet(
+    _published(
         "imagenet_sketch",
-        "imagenet_variant",
+        None,
         (1000, 50889, 0, 50889),
+        reader="imagenet_variant",
         title="ImageNet-Sketch",
         folder="imagenet-sketch",
         image_folder="images",
@@ -263,10 +250,11 @@ _ROWS: tuple[CatalogRow, ...] = (
         homepage="https://github.com/HaohanWang/ImageNet-Sketch",
         citation="Wang et al., Learning Robust Global Representations by Penalizing Local Power, NeurIPS 2019",
     ),
-    _imagenet(
+    _published(
         "imagenet_a",
-        "imagenet_variant",
+        None,
         (200, 7500, 0, 7500),
+        reader="imagenet_variant",
         title="ImageNet-A",
         folder="imagenet-adversarial",
         image_folder="imagenet-a",
@@ -274,10 +262,11 @@ _ROWS: tuple[CatalogRow, ...] = (
         homepage="https://github.com/hendrycks/natural-adv-examples",
         citation="Hendrycks et al., Natural Adversarial Examples, CVPR 2021",
     ),
-    _imagenet(
+    _published(
         "imagenet_r",
-        "imagenet_variant",
+        None,
         (200, 30000, 0, 30000),
+        reader="imagenet_variant",
         title="ImageNet-R",
         folder="imagenet-rendition",
         image_folder="imagenet-r",
@@ -285,10 +274,24 @@ _ROWS: tuple[CatalogRow, ...] = (
         homepage="https://github.com/hendrycks/imagenet-r",
         citation="Hendrycks et al., The Many Faces of Robustness, ICCV 2021",
     ),
-    _textures(TEXTURES, "Textures"),
-    _textures("textures-dim", "Textures, dim"),
-    _textures("textures-relief", "Textures, relief"),
-    _textures("textures-sketch", "Textures, sketch"),
+    *(
+        CatalogRow(
+            name=name,
+            title=title,
+            reader="builtin",
+            prompt_template="a photo of a {} texture.",
+            num_classes=26,
+            licence="MIT (drawn by clipfit)",
+            homepage="part of clipfit",
+            citation="clipfit",
+        )
+        for name, title in (
+            (TEXTURES, "Textures"),
+            ("textures-dim", "Textures, dim"),
+            ("textures-relief", "Textures, relief"),
+            ("textures-sketch", "Textures, sketch"),
+        )
+    ),
 )
 
 _BY_NAME = {entry.name: entry for entry in _ROWS}
@@ -296,9 +299,7 @@ _BY_NAME = {entry.name: entry for entry in _ROWS}
 ALL: tuple[str, ...] = tuple(_BY_NAME)
 """Every name: the eleven in the paper's order, the ImageNet variants, the built-in sets."""
 
-FEW_SHOT_DATASETS: tuple[str, ...] = ALL[:11]
-IMAGENET_VARIANTS: tuple[str, ...] = ALL[11:15]
-BUILTIN_DATASETS: tuple[str, ...] = ALL[15:]
+FEW_SHOT_DATASETS, IMAGENET_VARIANTS, BUILTIN_DATASETS = ALL[:11], ALL[11:15], ALL[15:]
 
 _ALIASES: dict[str, str] = {
     "caltech": "caltech101",

@@ -31,9 +31,7 @@ _READERS = {
 def default_data_root() -> Path:
     """Return the folder that holds the data sets: ``CLIPFIT_DATA``, else ``data`` in the user's data folder."""
     given = os.environ.get(DATA_ROOT_VARIABLE)
-    if given:
-        return expanded(given).absolute()
-    return platformdirs.user_data_path("clipfit", appauthor=False) / "data"
+    return expanded(given).absolute() if given else platformdirs.user_data_path("clipfit", appauthor=False) / "data"
 
 
 def load_dataset(name: str | OwnDataSet, data_root: Path, *, splits_dir: Path | None = None) -> DataSet:

@@ -197,9 +197,7 @@ def sources(name: str) -> tuple[Source, ...]:
 
 def list_file(row: CatalogRow) -> ListFile | None:
     """Return the list that a data set's reader needs; None where it comes with the images or there is none."""
-    if row.reader.startswith("imagenet"):
-        return ListFile(CLASS_NAMES_FILE, _DRIVE + "1-61f_ol79pViBFDG_IDlUQSwoLcn2XXF")
-    if row.split_file is None or row.split_url is None:
+    if row.split_url is None:
         return None
     drive_id = PurePosixPath(row.split_url).parts[-2]
-    return ListFile(row.split_file, _DRIVE + drive_id, _SPLIT_SHA256.get(row.name))
+    return ListFile(row.split_file or CLASS_NAMES_FILE, _DRIVE + drive_id, _SPLIT_SHA256.get(row.name))

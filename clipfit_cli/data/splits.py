@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import random
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 
 from clipfit_cli.config import SUBSETS, Subset
 from clipfit_cli.data.dataset import DataSet, Item
-from clipfit_cli.errors import ConfigError, DataError, UnknownNameError
+from clipfit_cli.errors import ConfigError, DataError, check_known
 
 VAL_SHOTS_AT_MOST = 4
 """Validation images per class: `min(shots, 4)`."""
@@ -22,17 +23,10 @@ def check_classes(dataset: DataSet) -> None:
     """
     if not dataset.train or not dataset.test:
         raise DataError(f"data set {dataset.name!r} lists no {'training' if not dataset.train else 'test'} image")
-    in_train = {item.label for item in dataset.train}
-    beyond = sorted(
-        {item.label for items in (dataset.train, dataset.val, dataset.test) for item in items}
-        - set(range(dataset.num_classes))
-    )
-    if beyond:
-        raise DataError(
-            f"data set {dataset.name!r} has {dataset.num_classes} classes, but an item has label {beyond[0]}"
-        )
-    without = [label for label in range(dataset.num_classes) if label not in in_train]
-    if without:
+    in_train, known = {item.label for item in dataset.train}, range(dataset.num_classes)
+    if beyond := {*in_train, *(item.label for item in (*dataset.val, *dataset.test))}.difference(known):
+        raise DataError(f"data set {dataset.name!r} has {len(known)} classes, but an item has label {min(beyond)}")
+    if without := [label for label in known if label not in in_train]:
         more = f" (nor have {len(without) - 1} more classes)" if len(without) > 1 else ""
         raise DataError(
             f"data set {dataset.name!r}: class {dataset.class_names[without[0]]!r} (label {without[0]}) has no "
@@ -130,14 +124,12 @@ def few_shot(dataset: DataSet, *, shots: int | None, seed: int) -> DataSet:
 
 def _draw(items: Sequence[Item], shots: int, rng: random.Random) -> tuple[Item, ...]:
     """Return at most `shots` items of each class, in the order of the draw."""
-    drawn: list[Item] = []
-    for group in _by_class(items).values():
-        # A class with exactly `shots` items is drawn as well: that permutes it and moves the stream on.
-        drawn += rng.sample(group, shots) if len(group) >= shots else group
-    return tuple(drawn)
+    # A class with exactly `shots` items is drawn as well: that permutes it and moves the stream on.
+    drawn = (rng.sample(group, shots) if len(group) >= shots else group for group in by_class(items).values())
+    return tuple(itertools.chain.from_iterable(drawn))
 
 
-def _by_class(items: Sequence[Item]) -> dict[int, list[Item]]:
+def by_class(items: Iterable[Item]) -> dict[int, list[Item]]:
     """Return label -> items in order; labels in order of first appearance."""
     groups: dict[int, list[Item]] = {}
     for item in items:
@@ -149,10 +141,8 @@ def short_classes(dataset: DataSet, shots: int | None) -> tuple[tuple[str, int],
     """Return (class name, training images) of the classes that have fewer than `shots`, in label order."""
     if shots is None or not dataset.train_is_sampled:
         return ()
-    groups = _by_class(dataset.train)
-    return tuple(
-        (dataset.class_names[label], len(groups[label])) for label in sorted(groups) if len(groups[label]) < shots
-    )
+    groups = sorted(by_class(dataset.train).items())
+    return tuple((dataset.class_names[label], len(group)) for label, group in groups if len(group) < shots)
 
 
 def class_subset(dataset: DataSet, subset: Subset) -> DataSet:
@@ -171,8 +161,7 @@ def class_subset(dataset: DataSet, subset: Subset) -> DataSet:
 
     Source: CoOp ff61507c, `OxfordPets.subsample_classes`.
     """
-    if subset not in SUBSETS:
-        raise UnknownNameError("subset", subset, SUBSETS)
+    check_known("subset", subset, SUBSETS)
     if subset == "all":
         return dataset
     labels = sorted({item.label for item in dataset.train})

@@ -9,7 +9,8 @@ from typing import Annotated, Any
 
 import msgspec
 import torch
-from torch import Tensor
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 
 from clipfit_cli.config import BnMode, ModelConfig, Subset
 from clipfit_cli.errors import CheckpointError, ConfigError, first_line
@@ -23,9 +24,8 @@ CARD_FILE = "adapter_config.json"
 CARD_VERSION = 2
 """1 had no digest of the weights file."""
 
+# Data sets whose published list of class names has some twice.
 _NAMED_TWICE = ("imagenet",)
-"""Data sets whose published list of class names has some twice."""
-
 _MOST_CARD, _MOST_WEIGHTS = 1 << 26, 1 << 40
 
 
@@ -61,10 +61,8 @@ class AdapterCard:
     adapter_sha256: str | None = None
 
 
-def tensors_to_bytes(tensors: dict[str, Tensor]) -> bytes:
+def tensors_to_bytes(tensors: dict[str, torch.Tensor]) -> bytes:
     """Return tensors by name as safetensors, whose own writer would hide a full disk behind another error."""
-    from safetensors.torch import save
-
     return save({name: tensor.contiguous() for name, tensor in tensors.items()})
 
 
@@ -129,7 +127,7 @@ def settings_of(card: AdapterCard, info: MethodInfo) -> Any:
         raise CheckpointError(f"the adapter has settings that {info.name} lacks ({first_line(error)})") from error
 
 
-def read_tensors(folder: Path, *sha256: str | None) -> dict[str, Tensor]:
+def read_tensors(folder: Path, *sha256: str | None) -> dict[str, torch.Tensor]:
     """Return the tensors of an adapter by name.
 
     Args:
@@ -139,9 +137,6 @@ def read_tensors(folder: Path, *sha256: str | None) -> dict[str, Tensor]:
     Raises:
         CheckpointError: The file cannot be read, is damaged, or is not the one that the run wrote.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
     path = folder / WEIGHTS_FILE
     try:
         content = read_bytes(path, _MOST_WEIGHTS)

@@ -8,15 +8,11 @@ from pathlib import Path
 from clipfit_cli.errors import UnknownNameError
 from clipfit_cli.methods.base import MethodInfo
 
-_NOT_METHODS = ("base",)
-
 
 def available() -> tuple[str, ...]:
     """Return the names of all methods, sorted, without importing any of them."""
     stems = (path.stem for path in Path(__file__).parent.glob("*.py"))
-    return tuple(
-        sorted(stem.replace("_", "-") for stem in stems if not stem.startswith("_") and stem not in _NOT_METHODS)
-    )
+    return tuple(sorted(stem.replace("_", "-") for stem in stems if not stem.startswith("_") and stem != "base"))
 
 
 def get(name: str) -> MethodInfo:
@@ -27,7 +23,6 @@ def get(name: str) -> MethodInfo:
     """
     if name not in available():
         raise UnknownNameError("method", name, available())
-    module = importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
-    info = module.METHOD
+    info = importlib.import_module(f"{__name__}.{name.replace('-', '_')}").METHOD
     assert isinstance(info, MethodInfo) and info.name == name
     return info

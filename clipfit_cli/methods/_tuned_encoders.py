@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from clipfit_cli.errors import CheckpointError, ConfigError
 from clipfit_cli.models import encode, towers
@@ -61,32 +61,26 @@ class TunedEncoders:
         self._shortcuts = shortcuts or encode.Shortcuts()
         drifting = towers.batch_norm_buffers(bundle.model) if trained and bundle.bn == "train" else []
         self.model = _copy_of(bundle.model, [*trained, *drifting]) if trained else bundle.model
-        own = dict(self.model.named_parameters())
-        self._trained: dict[str, nn.Parameter] = {name: own[name] for name in trained}
+        self._trained = {name: self.model.get_parameter(name) for name in trained}
         for parameter in self._trained.values():
             parameter.requires_grad_(True)
         self._penalty = penalty
         self._text_is_frozen = not any(towers.tower_of(name) == "text" for name in trained)
-        self._image_is_frozen = not drifting and not any(towers.tower_of(name) == "image" for name in trained)
-        buffers = dict(self.model.named_buffers())
-        self._buffers: dict[str, Tensor] = {name: buffers[name] for name in drifting}
-        self._recompute = bundle.execution.recompute and not self._image_is_frozen
+        self.uses_frozen_image_features = not drifting and all(towers.tower_of(name) != "image" for name in trained)
+        self._buffers = {name: self.model.get_buffer(name) for name in drifting}
+        self._changing: dict[str, Tensor] = {**self._trained, **self._buffers}
+        self._recompute = bundle.execution.recompute and not self.uses_frozen_image_features
         if self._recompute:
             if self._buffers:
                 raise ConfigError("--recompute does not go with --bn train, whose statistics would drift twice a step")
             towers.recompute_image_blocks(self.model, bundle.backbone)
-        compiles = bundle.execution.compile
-        self._fast_image = compiled(encode.encode_image) if compiles else None
-        # each class set has sizes of its own
-        self._fast_part = compiled(encode.encode_part, dynamic=True) if compiles else None
+        self._encode_image, self._encode_part = encode.encode_image, encode.encode_part
+        if bundle.execution.compile:  # each class set has sizes of its own
+            self._encode_image = compiled(encode.encode_image)
+            self._encode_part = compiled(encode.encode_part, dynamic=True)
         self._scale = towers.logit_scale(self.model).detach().float()
         self._bias = towers.logit_bias(self.model).detach().float()
         self.set_classes(class_names, prompt_templates)
-
-    @property
-    def uses_frozen_image_features(self) -> bool:
-        """See `Adapted`."""
-        return self._image_is_frozen
 
     def parameters(self) -> list[nn.Parameter]:
         """See `Adapted`."""
@@ -129,12 +123,11 @@ class TunedEncoders:
         image_features = self._image_features(images)
         text_features = self.zero_shot_features() if self._text_is_frozen else self._tuned_features()
         with torch.autocast(images.device.type, enabled=False):
-            cross_entropy = F.cross_entropy(self._compare(image_features, text_features), labels)
+            cross_entropy = nn.functional.cross_entropy(self._compare(image_features, text_features), labels)
             if self._penalty is None:
                 return cross_entropy, {"cross_entropy": cross_entropy.detach()}
             penalty = self._penalty(self, text_features)
-        terms = {"cross_entropy": cross_entropy.detach(), "penalty": penalty.detach()}
-        return cross_entropy + penalty, terms
+        return cross_entropy + penalty, {"cross_entropy": cross_entropy.detach(), "penalty": penalty.detach()}
 
     def logits(self, images: Tensor) -> Tensor:
         """See `Adapted`."""
@@ -157,23 +150,21 @@ class TunedEncoders:
 
     def trained_tensors(self) -> dict[str, Tensor]:
         """See `Adapted`; the statistics of BatchNorm are among them where they drift."""
-        tensors: dict[str, Tensor] = {**self._trained, **self._buffers}
-        return {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
+        return {name: tensor.detach().cpu().clone() for name, tensor in self._changing.items()}
 
     def load_trained_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         """See `Adapted`."""
-        own: dict[str, Tensor] = {**self._trained, **self._buffers}
-        if missing := sorted(own.keys() - tensors.keys()):
+        if missing := sorted(self._changing.keys() - tensors.keys()):
             raise CheckpointError(f"the adapter lacks {len(missing)} tensors, the first is {missing[0]}")
-        if unknown := sorted(tensors.keys() - own.keys()):
+        if unknown := sorted(tensors.keys() - self._changing.keys()):
             raise CheckpointError(f"the adapter has {len(unknown)} tensors too many, the first is {unknown[0]}")
-        for name, tensor in own.items():
+        for name, tensor in self._changing.items():
             if tensors[name].shape != tensor.shape:
                 raise CheckpointError(
                     f"the adapter's {name} is {tuple(tensors[name].shape)}, expected {tuple(tensor.shape)}"
                 )
         with torch.no_grad():
-            for name, tensor in own.items():
+            for name, tensor in self._changing.items():
                 tensor.copy_(tensors[name])
         self._fixed_features = None
 
@@ -183,14 +174,20 @@ class TunedEncoders:
 
     def _image_features(self, images: Tensor) -> Tensor:
         """Return normalised features (batch, embed_dim) of images (batch, 3, size, size)."""
-        recompute = self._recompute and torch.is_grad_enabled()
-        encode_image = self._fast_image or encode.encode_image
-        return normalised(encode_image(self.model, images, last_block=self._shortcuts.last_block, recompute=recompute))
+        return normalised(
+            self._encode_image(
+                self.model,
+                images,
+                last_block=self._shortcuts.last_block,
+                recompute=self._recompute and torch.is_grad_enabled(),
+            )
+        )
 
     def _tuned_features(self) -> Tensor:
         """Return the tuned model's class features (num_classes, embed_dim), with gradients, in one pass."""
-        features = normalised(encode.encode_text(self.model, self._prompts, self._fast_part))
-        return mean_over_templates(features, self._num_templates)
+        return mean_over_templates(
+            normalised(encode.encode_text(self.model, self._prompts, self._encode_part)), self._num_templates
+        )
 
 
 def _copy_of(model: nn.Module, changing: Sequence[str]) -> nn.Module:
@@ -198,10 +195,8 @@ def _copy_of(model: nn.Module, changing: Sequence[str]) -> nn.Module:
 
     What is shared takes memory once, however many methods use it; none of them may write to it.
     """
-    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    own = {id(tensors[name]) for name in changing}
-    memo: dict[int, object] = {id(tensor): tensor for tensor in tensors.values() if id(tensor) not in own}
-    return copy.deepcopy(model, memo)
+    tensors: chain[tuple[str, Tensor]] = chain(model.named_parameters(), model.named_buffers())
+    return copy.deepcopy(model, {id(tensor): tensor for name, tensor in tensors if name not in changing})
 
 
 def require_some(trained: Sequence[str], method: str) -> Sequence[str]:

@@ -1,8 +1,9 @@
-"""The contract of a method, and the reading of its settings; nothing here imports torch at run time."""
+"""The contract of a method, and the reading of its settings; torch is not imported before a method is attached."""
 
 from __future__ import annotations
 
 import dataclasses
+import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, get_origin, get_type_hints, runtime_checkable
@@ -134,6 +135,26 @@ class TowersSettings:
         return ("image", "text") if self.towers == "both" else (self.towers,)
 
 
+def tower_method(*, name: str, summary: str, source: str, parameters: str) -> MethodInfo:
+    """Return a method that trains parameters of the chosen towers with the cross-entropy alone.
+
+    Args:
+        name, summary, source: See `MethodInfo`.
+        parameters: The function of `models.towers` that names those of a tower.
+    """
+
+    def trained(model: nn.Module, settings: TowersSettings) -> list[str]:
+        names_of = getattr(importlib.import_module("clipfit_cli.models.towers"), parameters)
+        return [parameter for tower in settings.chosen for parameter in names_of(model, tower)]
+
+    def attach(bundle: ClipBundle, names: Sequence[str], templates: Sequence[str], settings: TowersSettings) -> Adapted:
+        from clipfit_cli.methods._tuned_encoders import TunedEncoders, require_some
+
+        return TunedEncoders(bundle, names, templates, trained=require_some(trained(bundle.model, settings), name))
+
+    return MethodInfo(name, summary, source, TowersSettings, trained, attach)
+
+
 def resolve_settings(
     info: MethodInfo, overrides: Mapping[str, str], presets: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
@@ -149,14 +170,13 @@ def resolve_settings(
         ConfigError: A text that is not of the setting's type, or a combination the method refuses.
     """
     hints = get_type_hints(info.settings)
-    known = [field.name for field in dataclasses.fields(info.settings)]
     values = dict(presets or {})
     for key, text in overrides.items():
         name = key.replace("-", "_")
-        if name not in known:
-            if not known:
+        if name not in hints:
+            if not hints:
                 raise ConfigError(f"the method {info.name} has no settings, got {key}={text}")
-            raise UnknownNameError(f"setting of {info.name}", key, known)
+            raise UnknownNameError(f"setting of {info.name}", key, hints)
         values[name] = _typed(info.name, name, text, hints[name])
     return dataclasses.asdict(info.settings(**values))
 

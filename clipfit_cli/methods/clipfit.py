@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from clipfit_cli.models.bundle import ClipBundle
 
 _BETA_8 = ("dtd", "sun397", TEXTURES)
-_BLOCKS = re.compile(r"(\d+)(?:-(\d+))?")
+_BLOCKS = re.compile(r"(\d{1,9})(?:-(\d{1,9}))?")
 
 
 @dataclass(frozen=True)
@@ -41,19 +41,25 @@ class ClipfitSettings:
     regulariser: Literal["kd", "mse", "none"] = "kd"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.beta < float("inf"):
-            raise ConfigError(f"clipfit's beta must be 0 or more, got {self.beta}")
-        match = _BLOCKS.fullmatch(self.image_layer_norms)
-        if self.image_layer_norms not in ("all", "none") and not match:
-            raise ConfigError(
-                f"clipfit's image_layer_norms must be all, none or blocks such as 0-5, got {self.image_layer_norms!r}"
-            )
-        if match and match[2] and int(match[2]) < int(match[1]):
-            raise ConfigError(f"clipfit's image_layer_norms {self.image_layer_norms!r} ends before it begins")
-        if self.text_biases == "none" and self.image_layer_norms == "none":
-            raise ConfigError("clipfit has nothing to train with text_biases=none and image_layer_norms=none")
-        if self.text_biases == "none" and self.regulariser == "mse":
-            raise ConfigError("clipfit's regulariser=mse acts on the text biases, so text_biases must not be none")
+        match, no_text = _BLOCKS.fullmatch(self.image_layer_norms), self.text_biases == "none"
+        refusals = {
+            f"clipfit's beta must be 0 or more, got {self.beta}": not 0 <= self.beta < float("inf"),
+            f"clipfit's image_layer_norms must be all, none or blocks such as 0-5, got {self.image_layer_norms!r}": (
+                self.image_layer_norms not in ("all", "none") and not match
+            ),
+            f"clipfit's image_layer_norms {self.image_layer_norms!r} ends before it begins": (
+                match and match[2] and int(match[2]) < int(match[1])
+            ),
+            "clipfit has nothing to train with text_biases=none and image_layer_norms=none": (
+                no_text and self.image_layer_norms == "none"
+            ),
+            "clipfit's regulariser=mse acts on the text biases, so text_biases must not be none": (
+                no_text and self.regulariser == "mse"
+            ),
+        }
+        for message, applies in refusals.items():
+            if applies:
+                raise ConfigError(message)
 
 
 def attach(
@@ -86,9 +92,7 @@ def _text_names(model: nn.Module, which: str) -> list[str]:
 
     if which == "none":
         return []
-    if which == "all":
-        return towers.bias_parameters(model, "text")
-    return towers.feed_forward_output_biases(model)
+    return towers.bias_parameters(model, "text") if which == "all" else towers.feed_forward_output_biases(model)
 
 
 def _image_names(model: nn.Module, which: str) -> list[str]:
@@ -114,20 +118,16 @@ def _penalty(bundle: ClipBundle, settings: ClipfitSettings) -> Penalty | None:
     if settings.regulariser == "kd":
 
         def distillation(encoders: TunedEncoders, text_features: Tensor) -> Tensor:
-            cosine = (text_features * encoders.zero_shot_features()).sum(dim=-1)
-            return settings.beta * (1 - cosine.mean())
+            return settings.beta * (1 - (text_features * encoders.zero_shot_features()).sum(dim=-1).mean())
 
         return distillation
 
     import torch
 
-    text = _text_names(bundle.model, settings.text_biases)
-    before = {name: bundle.model.get_parameter(name) for name in text}
+    before = {name: bundle.model.get_parameter(name) for name in _text_names(bundle.model, settings.text_biases)}
 
-    def bias_change(encoders: TunedEncoders, text_features: Tensor) -> Tensor:
-        del text_features
-        now = [encoders.model.get_parameter(name) for name in text]
-        squares = [((new - before[name]) ** 2).flatten() for name, new in zip(text, now, strict=True)]
+    def bias_change(encoders: TunedEncoders, _: Tensor) -> Tensor:
+        squares = [((encoders.model.get_parameter(name) - old) ** 2).flatten() for name, old in before.items()]
         return settings.beta * torch.cat(squares).mean()
 
     return bias_change

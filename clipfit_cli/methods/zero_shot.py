@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING
 from clipfit_cli.methods.base import Adapted, MethodInfo
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from clipfit_cli.models.bundle import ClipBundle
 
 
@@ -20,19 +18,12 @@ class ZeroShotSettings:
 
 
 def attach(
-    bundle: ClipBundle, class_names: Sequence[str], prompt_templates: Sequence[str], settings: ZeroShotSettings
+    bundle: ClipBundle, class_names: Sequence[str], prompt_templates: Sequence[str], _: ZeroShotSettings
 ) -> Adapted:
     """Return the untouched model as a classifier."""
     from clipfit_cli.methods._tuned_encoders import TunedEncoders
 
-    del settings
     return TunedEncoders(bundle, class_names, prompt_templates, trained=())
-
-
-def trained(model: nn.Module, settings: ZeroShotSettings) -> list[str]:
-    """Return no name."""
-    del model, settings
-    return []
 
 
 METHOD = MethodInfo(
@@ -40,7 +31,7 @@ METHOD = MethodInfo(
     summary="CLIP as it is, its classes told apart by their prompts; nothing is trained",
     source="Radford et al., ICML 2021, arXiv 2103.00020, section 3.1",
     settings=ZeroShotSettings,
-    trained=trained,
+    trained=lambda *_: [],
     attach=attach,
     trains=False,
 )

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any, cast
 
 import msgspec
-from torch import nn
+import open_clip
+import platformdirs
+import torch
 
 from clipfit_cli.config import TINY_BACKBONE, TINY_PRETRAINED
 from clipfit_cli.errors import ModelError, first_line
@@ -38,7 +40,7 @@ class Architecture:
     text_tower: str
 
 
-def create(blueprint: Blueprint, *, device: str, **options: Any) -> nn.Module:
+def create(blueprint: Blueprint, *, device: str, **options: Any) -> torch.nn.Module:
     """Return open_clip's model of random weights, its towers of supported kinds.
 
     Args:
@@ -49,9 +51,6 @@ def create(blueprint: Blueprint, *, device: str, **options: Any) -> nn.Module:
     Raises:
         ModelError: It cannot be built here, or the kind of a tower is not supported.
     """
-    import open_clip
-    import torch
-
     options = {"load_weights": False, "pretrained_text": False, **options}
     if blueprint.text_cfg:
         options["text_cfg"] = dict(blueprint.text_cfg)
@@ -60,17 +59,17 @@ def create(blueprint: Blueprint, *, device: str, **options: Any) -> nn.Module:
     try:
         with torch.device(device):
             if blueprint.is_builtin:
-                return cast(nn.Module, open_clip.CLIP(**blueprint.model_cfg))
+                return cast(torch.nn.Module, open_clip.CLIP(**blueprint.model_cfg))
             model = open_clip.create_model(blueprint.name, device=device, **options)
     except Exception as error:  # some architectures need packages or files that are not here
         raise ModelError(f"open_clip cannot build {blueprint.backbone} here: {first_line(error)}") from error
     finally:
         logging.disable(quiet)
     check_supported(model, blueprint.backbone)
-    return cast(nn.Module, model)
+    return cast(torch.nn.Module, model)
 
 
-def build_on_meta(backbone: str, *, offline: bool = False) -> nn.Module:
+def build_on_meta(backbone: str, *, offline: bool = False) -> torch.nn.Module:
     """Return a backbone of which only names and shapes are there.
 
     Args:
@@ -93,13 +92,11 @@ def describe(backbone: str) -> Architecture:
         ModelError: It cannot be built from that.
     """
     model = build_on_meta(backbone, offline=True)
-    kinds = kinds_of(model)
     size = cast(Any, model).visual.image_size
     return Architecture(
-        num_parameters=sum(parameter.numel() for parameter in model.parameters()),
-        image_size=size if isinstance(size, int) else size[0],
-        image_tower=kinds.image,
-        text_tower=kinds.text,
+        sum(parameter.numel() for parameter in model.parameters()),
+        size if isinstance(size, int) else size[0],
+        *kinds_of(model),
     )
 
 
@@ -112,8 +109,6 @@ def pairs(words: Sequence[str] = ()) -> list[tuple[str, str | None]]:
     Returns:
         Backbone and weights that open_clip knows; None where it knows none.
     """
-    import open_clip
-
     tags: dict[str, list[str | None]] = {TINY_BACKBONE: [TINY_PRETRAINED]}
     for backbone in open_clip.list_models():
         tags[backbone] = list(open_clip.list_pretrained_tags_by_model(backbone)) or [None]
@@ -134,11 +129,12 @@ def describe_all(
         file: The memory; a damaged one, or one of other versions of open_clip or timm, counts as empty. None = in the
             user's cache folder.
     """
-    import platformdirs
-
     file = file or platformdirs.user_cache_path("clipfit", appauthor=False) / "architectures.json"
-    packages = [found for name in ("open_clip_torch", "timm", "transformers") for found in distributions(name=name)]
-    made_by = " ".join(f"{found.metadata['Name']} {found.version}" for found in packages)
+    made_by = " ".join(
+        f"{found.metadata['Name']} {found.version}"
+        for name in ("open_clip_torch", "timm", "transformers")
+        for found in distributions(name=name)
+    )
     known: dict[str, Architecture] = {}
     with suppress(OSError, ValueError, RecursionError):
         by, stored = msgspec.json.decode(read_bytes(file, _MOST_MEMORY), type=tuple[str, dict[str, Architecture]])

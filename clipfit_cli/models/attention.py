@@ -5,12 +5,9 @@ from __future__ import annotations
 from typing import Any, cast
 
 import torch
-from torch import Tensor
-from torch.autograd import Function
-from torch.nn import functional as F
+from torch import Tensor, nn
 
-_SCORES_AT_ONCE = 2**23
-"""Scores of so many pairs of positions are held while the gradient is computed."""
+_SCORES_AT_ONCE = 2**23  # scores of so many pairs of positions are held while the gradient is computed
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None = None, causal: bool = False) -> Tensor:
@@ -24,10 +21,10 @@ def attention(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None = None, ca
     """
     if q.device.type == "cpu" and q.dtype == torch.bfloat16 and torch.is_grad_enabled():
         return cast(Tensor, cast(Any, _GradientByProducts).apply(q, k, v, mask, causal))
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
+    return nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
 
 
-class _GradientByProducts(Function):
+class _GradientByProducts(torch.autograd.Function):
     """The fused kernel's values; of the gradient, the probabilities are computed again, rounded to bfloat16.
 
     The fused kernel's own gradient runs small products one after the other, a head and a few positions at a time.
@@ -37,7 +34,7 @@ class _GradientByProducts(Function):
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
         ctx.save_for_backward(q, k, v, mask)
         ctx.causal = causal
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
+        return nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
@@ -66,7 +63,8 @@ def _gradients(
         p = (p.masked_fill_(~mask, -torch.inf) if mask.dtype == torch.bool else p.add_(mask)).flatten(0, 1)
     p = torch.softmax(p, dim=-1)
     of_scores = torch._softmax_backward_data(torch.bmm(gradient, v.transpose(1, 2)), p, -1, p.dtype)
-    dq = torch.bmm(of_scores, k).mul_(scale)
-    dk = torch.bmm(of_scores.transpose(1, 2), q)
-    dv = torch.bmm(p.transpose(1, 2), gradient)
-    return dq.view(shapes[0]), dk.view(shapes[1]), dv.view(shapes[2])
+    return (
+        torch.bmm(of_scores, k).mul_(scale).view(shapes[0]),
+        torch.bmm(of_scores.transpose(1, 2), q).view(shapes[1]),
+        torch.bmm(p.transpose(1, 2), gradient).view(shapes[2]),
+    )

@@ -69,8 +69,7 @@ def run_block_at(
         fold: See `run_block`.
     """
     attention = block.attn
-    width = states.shape[-1]
-    weight, bias = attention.in_proj_weight, attention.in_proj_bias
+    width, weight, bias = states.shape[-1], attention.in_proj_weight, attention.in_proj_bias
     normed = block.ln_1(states)
     queries = F.linear(pick(normed), weight[:width], bias[:width])
     keys_values = F.linear(normed, weight[width:], bias[width:])
@@ -106,8 +105,7 @@ def attend_within(qkv: Tensor, heads: int, *, mask: Tensor | None = None, causal
     """
     batch, length, _ = qkv.shape
     q, k, v = qkv.view(batch, length, 3, heads, -1).permute(2, 0, 3, 1, 4)
-    mixed = attention(q, k, v, mask=mask, causal=causal)
-    return mixed.transpose(1, 2).reshape(batch, length, -1)
+    return attention(q, k, v, mask=mask, causal=causal).transpose(1, 2).reshape(batch, length, -1)
 
 
 def attend_from(queries: Tensor, keys_values: Tensor, heads: int, *, mask: Tensor | None = None) -> Tensor:

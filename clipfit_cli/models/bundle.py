@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
+
+import torch
 
 from clipfit_cli.config import BnMode, Execution
-
-if TYPE_CHECKING:
-    import torch
-
-Activation = Literal["quickgelu", "gelu"]
 
 
 @dataclass(frozen=True)
@@ -41,7 +38,7 @@ class ClipBundle:
     backbone: str
     pretrained: str
     weights_sha256: str
-    activation: Activation
+    activation: Literal["quickgelu", "gelu"]
     bn: BnMode
     image_size: int
     image_mean: tuple[float, float, float]

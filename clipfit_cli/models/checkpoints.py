@@ -6,16 +6,16 @@ import pickle
 import warnings
 import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
 
 from clipfit_cli.errors import CheckpointError, first_line
 from clipfit_cli.models.jit_archive import is_jit_archive, read_jit_archive
 
-if TYPE_CHECKING:
-    from torch import Tensor
 
-
-def read_state_dict(path: Path) -> dict[str, Tensor]:
+def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
     """Return the tensors of a checkpoint file by name, on the CPU, in the precision that they are stored in.
 
     Takes safetensors; torch files that load with ``weights_only``: a plain state dict or one under ``state_dict``,
@@ -39,9 +39,8 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         ) from error
     if isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
         loaded = loaded["state_dict"]
-    tensors = {}
-    if isinstance(loaded, dict):
-        tensors = {name.removeprefix("module."): value for name, value in loaded.items() if _is_plain(name, value)}
+    items = loaded.items() if isinstance(loaded, dict) else ()
+    tensors = {name.removeprefix("module."): value for name, value in items if _is_plain(name, value)}
     if not tensors:
         raise CheckpointError(f"{path} holds no state dict; expected tensors by name")
     return tensors
@@ -49,15 +48,11 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
 def _read(path: Path) -> Any:
     if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
         return load_file(path)
     if zipfile.is_zipfile(path):
         _check_records(path)
         if is_jit_archive(path):
             return read_jit_archive(path)
-    import torch
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch remarks on the dialect of pickles that it then refuses
         return torch.load(path, map_location="cpu", weights_only=True)
@@ -82,11 +77,13 @@ def _check_records(path: Path) -> None:
 
 
 def _is_plain(name: Any, value: Any) -> bool:
-    import torch
-
-    if not isinstance(name, str) or not isinstance(value, torch.Tensor):
-        return False
-    return value.layout is torch.strided and not value.is_quantized and value.device.type == "cpu"
+    return (
+        isinstance(name, str)
+        and isinstance(value, torch.Tensor)
+        and value.layout is torch.strided
+        and not value.is_quantized
+        and value.device.type == "cpu"
+    )
 
 
 def _reason(error: BaseException) -> str:

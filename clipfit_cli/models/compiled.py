@@ -13,8 +13,8 @@ from clipfit_cli.errors import ModelError
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
+# Of one function, compiled for kinds of input; with torch's own limit of 8 a long sweep would end uncompiled.
 _MOST_VARIANTS = 64
-"""Of one function, compiled for kinds of input; with torch's own limit of 8 a long sweep would end uncompiled."""
 
 
 def compiled(function: Callable[_P, _T], *, dynamic: bool | None = None) -> Callable[_P, _T]:

@@ -45,9 +45,6 @@ class Shortcuts:
     last_block: bool = True
 
 
-EncodePart = Callable[..., Tensor]
-"""`encode_part`, as it is or compiled."""
-
 NO_SHORTCUTS = Shortcuts(trim=False, pack=False, share_prefix=False, last_block=False)
 
 
@@ -76,18 +73,16 @@ def prepare_prompts(model: nn.Module, tokens: Tensor, shortcuts: Shortcuts | Non
     text: Any = text_tower(model)
     device = next(text.parameters()).device
     at_once = max(1, tokens_at_once(model))
-    parts: list[Packing | Tensor] = []
-    if shortcuts.pack and _ends_count(text) and plain_blocks(text.transformer):
-        lengths = _end_positions(text, tokens) + 1
-        own = lengths - (shared_prefix(tokens, lengths) if shortcuts.share_prefix else 0)
-        part_of = torch.div(own.cumsum(0) - own, at_once, rounding_mode="floor")
-        for part in range(int(part_of.max()) + 1):
-            rows = part_of == part
-            parts.append(pack(tokens[rows], lengths[rows], share_prefix=shortcuts.share_prefix).to(device))
-    else:
+    if not (shortcuts.pack and _ends_count(text) and plain_blocks(text.transformer)):
         length = used_context(model, tokens) if shortcuts.trim else tokens.shape[1]
-        parts += torch.split(tokens[:, :length].to(device), max(1, at_once // length))
-    return Prompts(tuple(parts), shortcuts.last_block)
+        padded = torch.split(tokens[:, :length].to(device), max(1, at_once // length))
+        return Prompts(tuple(padded), shortcuts.last_block)
+    lengths = _end_positions(text, tokens) + 1
+    own = lengths - (shared_prefix(tokens, lengths) if shortcuts.share_prefix else 0)
+    part_of = torch.div(own.cumsum(0) - own, at_once, rounding_mode="floor")
+    rows_of = (part_of == part for part in range(int(part_of.max()) + 1))
+    packed = (pack(tokens[rows], lengths[rows], share_prefix=shortcuts.share_prefix) for rows in rows_of)
+    return Prompts(tuple(part.to(device) for part in packed), shortcuts.last_block)
 
 
 def tokens_at_once(model: nn.Module) -> int:
@@ -126,9 +121,8 @@ def encode_image(model: nn.Module, images: Tensor, *, last_block: bool = True, r
 
 def _blocks_read_at_the_class_token(visual: Any) -> list[ResidualAttentionBlock] | None:
     """Return the blocks of an image tower of which only the class token is read, or None for any other."""
-    if type(visual) is not VisionTransformer or visual.attn_pool is not None or visual.pool_type != "tok":
-        return None
-    return None if visual.output_tokens else plain_blocks(visual.transformer)
+    is_vit = type(visual) is VisionTransformer and visual.attn_pool is None and visual.pool_type == "tok"
+    return plain_blocks(visual.transformer) if is_vit and not visual.output_tokens else None
 
 
 def used_context(model: nn.Module, tokens: Tensor) -> int:
@@ -152,12 +146,11 @@ def used_context(model: nn.Module, tokens: Tensor) -> int:
 
 def _ends_count(text: Any) -> bool:
     """Return whether a text tower is causal and read at the end token, so that nothing behind that matters."""
-    if isinstance(text, HFTextEncoder) or text.attn_mask is None or getattr(text, "cls_emb", None) is not None:
-        return False
-    return _pool_type(text) in ("argmax", "eos")
+    is_causal = not isinstance(text, HFTextEncoder) and text.attn_mask is not None
+    return is_causal and getattr(text, "cls_emb", None) is None and _pool_type(text) in ("argmax", "eos")
 
 
-def encode_text(model: nn.Module, prompts: Prompts, one_part: EncodePart | None = None) -> Tensor:
+def encode_text(model: nn.Module, prompts: Prompts, one_part: Callable[..., Tensor] | None = None) -> Tensor:
     """Return raw text features (num_prompts, embed_dim).
 
     With gradients, each of several parts is computed again for its gradient instead of being kept.
@@ -170,9 +163,8 @@ def encode_text(model: nn.Module, prompts: Prompts, one_part: EncodePart | None 
     run = partial(one_part or encode_part, model, last_block=prompts.last_block)
     if len(prompts.parts) == 1:
         return run(prompts.parts[0])
-    if torch.is_grad_enabled():
-        return torch.cat([checkpoint(run, part, use_reentrant=False) for part in prompts.parts])
-    return torch.cat([run(part) for part in prompts.parts])
+    one_by_one = partial(checkpoint, run, use_reentrant=False) if torch.is_grad_enabled() else run
+    return torch.cat([one_by_one(part) for part in prompts.parts])
 
 
 def encode_part(model: nn.Module, part: Packing | Tensor, *, last_block: bool) -> Tensor:
@@ -180,8 +172,7 @@ def encode_part(model: nn.Module, part: Packing | Tensor, *, last_block: bool) -
     text: Any = text_tower(model)
     if isinstance(text, HFTextEncoder):
         return _features(text(part))
-    x = _final_states(text, part, last_block=last_block)
-    x = text.ln_final(x)
+    x = text.ln_final(_final_states(text, part, last_block=last_block))
     projection = text.text_projection
     if projection is None:
         return cast(Tensor, x)
@@ -239,7 +230,7 @@ def _with_class_token(text: Any, x: Tensor, tokens: Tensor) -> Tensor:
         tokens: Token ids (num_prompts, length).
     """
     num_prompts, length = tokens.shape
-    classes = text.cls_emb.expand(num_prompts, 1, -1)
+    states = torch.cat([x, text.cls_emb.expand(num_prompts, 1, -1)], dim=1)
     position = torch.cat([text.positional_embedding[:length], text.positional_embedding[-1:]])
     is_token = tokens != text.pad_id
     always = torch.ones_like(is_token[:, :1])
@@ -248,13 +239,12 @@ def _with_class_token(text: Any, x: Tensor, tokens: Tensor) -> Tensor:
     else:
         cut = length < text.context_length  # then nothing but padding was cut off, the last position among it
         visible = torch.cat([always, is_token[:, :-1], is_token[:, -1:] & (not cut)], dim=1)
-    mask = torch.zeros(num_prompts, length + 1, length + 1, device=x.device)
-    mask.masked_fill_(~visible[:, None, :], float("-inf"))
+    mask = torch.zeros(num_prompts, length + 1, length + 1, device=x.device).masked_fill_(
+        ~visible[:, None, :], float("-inf")
+    )
     if text.attn_mask is not None:
         mask += text.attn_mask[: length + 1, : length + 1]
-    mask = mask.repeat_interleave(text.heads, 0)
-    states: Tensor = text.transformer(torch.cat([x, classes], dim=1) + position, attn_mask=mask)
-    return states[:, -1]
+    return cast(Tensor, text.transformer(states + position, attn_mask=mask.repeat_interleave(text.heads, 0))[:, -1])
 
 
 def _features(output: Any) -> Tensor:

@@ -133,5 +133,5 @@ def reach(source: str) -> None:
     """
     parts = urlsplit(source)
     if parts.hostname and not {parts.scheme, "all"} & getproxies().keys():
-        port = parts.port or (80 if parts.scheme == "http" else 443)
-        socket.create_connection((parts.hostname, port), timeout=_PATIENCE_S).close()
+        address = parts.hostname, parts.port or (80 if parts.scheme == "http" else 443)
+        socket.create_connection(address, timeout=_PATIENCE_S).close()

@@ -14,12 +14,12 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from clipfit_cli.errors import CheckpointError
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 _TREE, _CONSTANTS = "data.pkl", "constants.pkl"
 _DTYPES = {
@@ -35,10 +35,10 @@ _DTYPES = {
     "BoolStorage": "bool",
 }
 _LISTS = ("build_intlist", "build_doublelist", "build_boollist", "build_tensorlist")
+# A tensor that the modules carry but that is no weight: the architecture makes its own.
 _MASK = "attn_mask"
-"""A tensor that the modules carry but that is no weight: the architecture makes its own."""
+# Far above any CLIP: a tree that shares or contains itself would otherwise never end.
 _MOST_MODULES, _MOST_LEVELS = 20_000, 32
-"""Far above any CLIP: a tree that shares or contains itself would otherwise never end."""
 
 
 def is_jit_archive(path: Path) -> bool:
@@ -86,8 +86,6 @@ class _Unpickler(pickle._Unpickler):  # the one in Python: that in C reserves wh
     """Builds tensors, lists, dictionaries and inert modules; refuses every other name."""
 
     def __init__(self, stream: io.BytesIO, archive: zipfile.ZipFile, folder: str) -> None:
-        import torch
-
         super().__init__(stream)
         self._archive, self._folder = archive, folder
         self._storages: dict[str, Tensor] = {}
@@ -123,8 +121,6 @@ class _Unpickler(pickle._Unpickler):  # the one in Python: that in C reserves wh
 
     def persistent_load(self, identity: Any) -> Tensor:
         """Return the numbers of a record, flat."""
-        import torch
-
         _, dtype, key, _, numel = identity
         if key not in self._storages:
             content = bytearray(self._archive.read(self._folder + key))
@@ -136,8 +132,6 @@ class _Unpickler(pickle._Unpickler):  # the one in Python: that in C reserves wh
 
 def _tensors(root: Any, path: Path) -> dict[str, Tensor]:
     """Return the tensors of a tree of modules by their dotted names."""
-    import torch
-
     found: dict[str, Tensor] = {}
     waiting, seen = [("", 0, root)], 0
     while waiting:
@@ -148,6 +142,6 @@ def _tensors(root: Any, path: Path) -> dict[str, Tensor]:
         for name, value in module.held.items() if isinstance(module, _Module) else ():
             if isinstance(value, _Module):
                 waiting.append((f"{prefix}{name}.", level + 1, value))
-            elif isinstance(value, torch.Tensor) and name != _MASK:
+            elif isinstance(value, Tensor) and name != _MASK:
                 found[f"{prefix}{name}"] = value
     return found

@@ -17,6 +17,7 @@ from clipfit_cli.models.tiny import build_tiny
 from clipfit_cli.models.tokenizers import Tokenizer, simple_tokenizer, tokenizer_of
 from clipfit_cli.models.towers import activation_of, check_supported
 
+# Buffers that older checkpoints carry although the architecture decides them.
 _NO_WEIGHTS = (
     "input_resolution",
     "context_length",
@@ -24,8 +25,6 @@ _NO_WEIGHTS = (
     "attn_mask",
     "text.transformer.embeddings.position_ids",
 )
-"""Buffers that older checkpoints carry although the architecture decides them."""
-
 _MOST_BUFFERED = 1 << 28
 
 
@@ -66,6 +65,12 @@ def bundle_of(
         ModelError: The image tower takes images that are not square.
     """
     visual: Any = cast(Any, model).visual
+    size = visual.image_size
+    height, width = (size, size) if isinstance(size, int) else size
+    if height != width:
+        raise ModelError(
+            f"the image tower of {config.backbone} takes images of {width}x{height} pixels, expected square ones"
+        )
     tokenizer = tokenizer or simple_tokenizer(int(cast(Any, model).context_length))
     preprocess = merge_preprocess_dict(PreprocessCfg(), getattr(visual, "preprocess_cfg", None) or {})
     return ClipBundle(
@@ -77,7 +82,7 @@ def bundle_of(
         weights_sha256=weights_sha256,
         activation=activation_of(model),
         bn=config.bn,
-        image_size=_side(visual.image_size, config.backbone),
+        image_size=int(height),
         image_mean=cast("tuple[float, float, float]", tuple(map(float, preprocess["mean"]))),
         image_std=cast("tuple[float, float, float]", tuple(map(float, preprocess["std"]))),
         interpolation="bilinear" if preprocess["interpolation"] == "bilinear" else "bicubic",
@@ -132,13 +137,6 @@ def _load_strictly(model: torch.nn.Module, state: dict[str, Any], source: ModelS
     if problems:
         raise CheckpointError(f"{source.path} does not fit the backbone {source.backbone}: {'; '.join(problems)}")
     model.load_state_dict(state)
-
-
-def _side(size: int | tuple[int, int], backbone: str) -> int:
-    height, width = (size, size) if isinstance(size, int) else size
-    if height != width:
-        raise ModelError(f"the image tower of {backbone} takes images of {width}x{height} pixels, expected square ones")
-    return int(height)
 
 
 def _misfit(name: str, given: torch.Tensor, own: torch.Tensor) -> str | None:

@@ -24,7 +24,6 @@ MOST_CONFIG = 1 << 26
 _MOST_LAYERS = 1000
 _INSTEAD = "give a local folder or file: --pretrained PATH"
 
-
 _Positive = Annotated[float, msgspec.Meta(gt=0)]
 
 
@@ -86,8 +85,14 @@ def open_model_folder(text: str, *, offline: bool = False, say: Callable[[str], 
         ModelError: It is missing and cannot be fetched, or is not one of open_clip's.
     """
     if text.startswith(HUB_PREFIX):
-        repository, what = text.removeprefix(HUB_PREFIX), f"{CONFIG_FILE} of {text}"
-        config = fetch(repository, [CONFIG_FILE], what=what, instead=_INSTEAD, offline=offline, say=say)
+        config = fetch(
+            text.removeprefix(HUB_PREFIX),
+            [CONFIG_FILE],
+            what=f"{CONFIG_FILE} of {text}",
+            instead=_INSTEAD,
+            offline=offline,
+            say=say,
+        )
     else:
         config = expanded(text) / CONFIG_FILE
     if why_unreadable(config) == "does not exist":
@@ -105,8 +110,14 @@ def weights_of(folder: ModelFolder, *, offline: bool = False, say: Callable[[str
         ModelError: It is missing and cannot be fetched.
     """
     if folder.given.startswith(HUB_PREFIX):
-        repository, what = folder.given.removeprefix(HUB_PREFIX), f"the weights of {folder.given}"
-        return fetch(repository, WEIGHTS_FILES, what=what, instead=_INSTEAD, offline=offline, say=say)
+        return fetch(
+            folder.given.removeprefix(HUB_PREFIX),
+            WEIGHTS_FILES,
+            what=f"the weights of {folder.given}",
+            instead=_INSTEAD,
+            offline=offline,
+            say=say,
+        )
     found = [path for name in WEIGHTS_FILES if os.path.lexists(path := folder.config.parent / name)]
     if not found:
         raise ModelError(f"the folder {folder.config.parent} holds no weights; expected {' or '.join(WEIGHTS_FILES)}")

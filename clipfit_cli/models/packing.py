@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, cast
 
 import torch
 from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor
-from torch.autograd import Function
 
 from clipfit_cli.models.attention import attention
 from clipfit_cli.models.blocks import attend_from, attend_within, run_block, run_block_at
@@ -65,8 +65,6 @@ def pack(tokens: Tensor, lengths: Tensor, *, share_prefix: bool = True) -> Packi
     real = place < rests[:, None]  # (num_prompts, longest)
     rows = torch.zeros(num_prompts, longest, dtype=torch.int64)
     rows[real] = prefix + torch.arange(int(rests.sum()))
-    query_slots = real.flatten().nonzero().flatten()
-    prefix_rows = torch.arange(prefix).expand(num_prompts, prefix)
     span = prefix + longest
     key_real = torch.cat([torch.zeros(num_prompts, prefix, dtype=torch.bool), real], dim=1)
     return Packing(
@@ -74,8 +72,8 @@ def pack(tokens: Tensor, lengths: Tensor, *, share_prefix: bool = True) -> Packi
         positions=torch.cat([torch.arange(prefix), (prefix + place).expand(num_prompts, longest)[real]]),
         prefix=prefix,
         query_rows=rows.flatten(),
-        key_rows=torch.cat([prefix_rows, rows], dim=1).flatten(),
-        query_slots=query_slots,
+        key_rows=torch.cat([torch.arange(prefix).expand(num_prompts, prefix), rows], dim=1).flatten(),
+        query_slots=real.flatten().nonzero().flatten(),
         key_slots=key_real.flatten().nonzero().flatten(),
         end_rows=rows.gather(1, rests[:, None] - 1).flatten(),
         mask=torch.arange(span) <= prefix + place[:, None],
@@ -97,8 +95,7 @@ def shared_prefix(tokens: Tensor, lengths: Tensor) -> int:
 
 def run_packed(block: ResidualAttentionBlock, states: Tensor, packing: Packing) -> Tensor:
     """Return the states (num_rows, width) behind a causal block."""
-    fold = len(states) > 2 * states.shape[1]
-    return run_block(block, states, lambda qkv, heads: _attend(qkv, heads, packing), fold=fold)
+    return run_block(block, states, partial(_attend, packing=packing), fold=len(states) > 2 * states.shape[1])
 
 
 def run_packed_at_ends(block: ResidualAttentionBlock, states: Tensor, packing: Packing) -> Tensor:
@@ -109,8 +106,13 @@ def run_packed_at_ends(block: ResidualAttentionBlock, states: Tensor, packing: P
         spread: Tensor = cast(Any, _SpreadKeys).apply(keys_values, packing)
         return attend_from(queries, spread.view(num_prompts, -1, spread.shape[-1]), heads, mask=packing.end_mask)
 
-    fold = num_prompts > 2 * states.shape[1]
-    return run_block_at(block, states, lambda rows: rows.index_select(0, packing.end_rows), attend, fold=fold)
+    return run_block_at(
+        block,
+        states,
+        lambda rows: rows.index_select(0, packing.end_rows),
+        attend,
+        fold=num_prompts > 2 * states.shape[1],
+    )
 
 
 def _attend(qkv: Tensor, heads: int, packing: Packing) -> Tensor:
@@ -126,7 +128,7 @@ def _attend(qkv: Tensor, heads: int, packing: Packing) -> Tensor:
     return torch.cat([attend_within(prefix[None], heads, causal=True)[0], rest])
 
 
-class _Spread(Function):
+class _Spread(torch.autograd.Function):
     """Packed rows -> padded queries, padded keys and values, the prefix.
 
     As indexing, but its gradient is read back instead of added up row by row: only the prefix has several readers.
@@ -136,9 +138,11 @@ class _Spread(Function):
     def forward(ctx: Any, qkv: Tensor, packing: Packing) -> tuple[Tensor, Tensor, Tensor]:
         ctx.packing = packing
         width = qkv.shape[-1] // 3
-        queries = qkv[:, :width].index_select(0, packing.query_rows)
-        keys_values = qkv[:, width:].index_select(0, packing.key_rows)
-        return queries, keys_values, qkv[: packing.prefix].clone()
+        return (
+            qkv[:, :width].index_select(0, packing.query_rows),
+            qkv[:, width:].index_select(0, packing.key_rows),
+            qkv[: packing.prefix].clone(),
+        )
 
     @staticmethod
     def backward(ctx: Any, queries: Tensor, keys_values: Tensor, prefix: Tensor) -> tuple[Tensor, None]:
@@ -150,7 +154,7 @@ class _Spread(Function):
         return torch.cat([shared, rest]), None
 
 
-class _SpreadKeys(Function):
+class _SpreadKeys(torch.autograd.Function):
     """Packed keys and values (num_rows, 2 * width) -> padded ones."""
 
     @staticmethod
@@ -160,11 +164,12 @@ class _SpreadKeys(Function):
 
     @staticmethod
     def backward(ctx: Any, keys_values: Tensor) -> tuple[Tensor, None]:
-        rest = keys_values.index_select(0, ctx.packing.key_slots)
-        return torch.cat([_of_prefix(keys_values, ctx.packing), rest]), None
+        return torch.cat(
+            [_of_prefix(keys_values, ctx.packing), keys_values.index_select(0, ctx.packing.key_slots)]
+        ), None
 
 
-class _Collect(Function):
+class _Collect(torch.autograd.Function):
     """Padded rows -> the packed rows behind the prefix."""
 
     @staticmethod
@@ -179,5 +184,4 @@ class _Collect(Function):
 
 def _of_prefix(keys_values: Tensor, packing: Packing) -> Tensor:
     """Return the gradients (prefix, 2 * width) that all prompts send to the keys and values of the prefix."""
-    padded = keys_values.view(len(packing.end_rows), -1, keys_values.shape[-1])
-    return padded[:, : packing.prefix].sum(dim=0)
+    return keys_values.view(len(packing.end_rows), -1, keys_values.shape[-1])[:, : packing.prefix].sum(dim=0)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import open_clip
+
 from clipfit_cli.config import TINY_BACKBONE, TINY_PRETRAINED, ModelConfig
 from clipfit_cli.errors import ConfigError, ModelError, UnknownNameError
 from clipfit_cli.files import expanded, file_sha256, why_unreadable
@@ -90,8 +92,6 @@ def find_blueprint(
         ConfigError: The backbone is a folder or repository, and the weights are others.
         ModelError: A configuration is not here and cannot be fetched, or is not open_clip's.
     """
-    import open_clip
-
     if backbone == TINY_BACKBONE:
         return Blueprint(backbone, backbone, backbone, TINY_CONFIG)
     name, folder = backbone, None
@@ -106,9 +106,14 @@ def find_blueprint(
         raise ModelError(f"there is no folder {backbone} with a model of open_clip's; it may have been moved")
     else:
         raise UnknownNameError("backbone", backbone, [TINY_BACKBONE, *open_clip.list_models()])
-    text_cfg = resolve_text_model(model_cfg["text_cfg"], backbone, say=say, offline=offline)
-    tokenizer = backbone if backbone.startswith(HUB_PREFIX) else name
-    return Blueprint(backbone, name, tokenizer, model_cfg, text_cfg, folder)
+    return Blueprint(
+        backbone=backbone,
+        name=name,
+        tokenizer=backbone if backbone.startswith(HUB_PREFIX) else name,
+        model_cfg=model_cfg,
+        text_cfg=resolve_text_model(model_cfg["text_cfg"], backbone, say=say, offline=offline),
+        folder=folder,
+    )
 
 
 def find_source(model: ModelConfig, *, say: Callable[[str], None] | None = None, offline: bool = False) -> ModelSource:
@@ -127,8 +132,6 @@ def find_source(model: ModelConfig, *, say: Callable[[str], None] | None = None,
         ModelError: The weights, or the configuration of a text model, are not here and cannot be fetched or read, or
             a folder's configuration is not open_clip's.
     """
-    import open_clip
-
     backbone, pretrained = model.backbone, model.pretrained
     tag, folder, path = {}, None, tiny_weights_path()
     if backbone == TINY_BACKBONE:
@@ -162,8 +165,6 @@ def find_source(model: ModelConfig, *, say: Callable[[str], None] | None = None,
 
 def is_cached(backbone: str, pretrained: str) -> bool:
     """Return whether the weights of a tag of open_clip's are on this machine."""
-    import open_clip
-
     if backbone == TINY_BACKBONE:
         return True
     repository, names = _place_of(open_clip.get_pretrained_cfg(backbone, pretrained))
@@ -179,8 +180,14 @@ def _tagged_file(
             f"open_clip has the weights {backbone} / {tag} at {tag_config.get('url')} alone, which is not the hub; "
             "download them and give the file: --pretrained FILE"
         )
-    what, instead = f"the weights {backbone} / {tag}", "give a local file: --pretrained FILE"
-    return fetch(repository, names, what=what, instead=instead, offline=offline, say=say)
+    return fetch(
+        repository,
+        names,
+        what=f"the weights {backbone} / {tag}",
+        instead="give a local file: --pretrained FILE",
+        offline=offline,
+        say=say,
+    )
 
 
 def _place_of(tag_config: Mapping[str, Any]) -> tuple[str, Sequence[str]]:
@@ -194,8 +201,6 @@ def _place_of(tag_config: Mapping[str, Any]) -> tuple[str, Sequence[str]]:
 
 
 def _own_file(backbone: str, pretrained: str) -> Path:
-    import open_clip
-
     path = expanded(pretrained)
     reason = why_unreadable(path)
     if reason and (path.is_absolute() or len(path.parts) > 1 or path.suffix):

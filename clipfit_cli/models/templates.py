@@ -10,19 +10,6 @@ TEMPLATE_SETS: tuple[str, ...] = ("openai",)
 """Names of `template_set`. open_clip ships the 80 templates for ImageNet and none for other data sets."""
 
 
-def check_template(prompt_template: str) -> None:
-    """Do nothing for a template with exactly one ``{}``.
-
-    Raises:
-        ConfigError: For any other.
-    """
-    if prompt_template.count("{}") != 1:
-        raise ConfigError(
-            f"a prompt template needs exactly one {{}} for the class name, got {prompt_template!r}; "
-            "for example 'a photo of a {}.'"
-        )
-
-
 def check_templates(prompt_templates: Sequence[str]) -> None:
     """Do nothing for one or more templates with exactly one ``{}`` each.
 
@@ -32,7 +19,11 @@ def check_templates(prompt_templates: Sequence[str]) -> None:
     if not prompt_templates:
         raise ConfigError("no prompt template was given; for example 'a photo of a {}.'")
     for template in prompt_templates:
-        check_template(template)
+        if template.count("{}") != 1:
+            raise ConfigError(
+                f"a prompt template needs exactly one {{}} for the class name, got {template!r}; "
+                "for example 'a photo of a {}.'"
+            )
 
 
 def template_set(name: str) -> tuple[str, ...]:

@@ -28,8 +28,7 @@ def class_prompts(class_names: Sequence[str], prompt_templates: Sequence[str]) -
     Source: CLIPFit trainer at 4dde0494, prompt construction.
     """
     check_templates(prompt_templates)
-    words = [name.replace("_", " ") for name in class_names]
-    return [template.replace("{}", word) for word in words for template in prompt_templates]
+    return [template.replace("{}", name.replace("_", " ")) for name in class_names for template in prompt_templates]
 
 
 def tokenize_prompts(bundle: ClipBundle, prompts: Sequence[str], shortcuts: Shortcuts | None = None) -> Prompts:
@@ -44,9 +43,8 @@ def tokenize_prompts(bundle: ClipBundle, prompts: Sequence[str], shortcuts: Shor
         ConfigError: A prompt is longer than the model's context (it would lose its end, class name included).
     """
     tokens = bundle.tokenizer(list(prompts))
-    context = tokens.shape[1]
     for prompt in prompts:
-        length = bundle.count_tokens(prompt)
+        length, context = bundle.count_tokens(prompt), tokens.shape[1]
         if length > context:
             raise ConfigError(
                 f"the prompt {prompt!r} has {length} tokens, the text tower of {bundle.backbone} reads {context}; "
@@ -84,5 +82,4 @@ def mean_over_templates(text_features: Tensor, num_templates: int) -> Tensor:
 def normalised(features_raw: Tensor) -> Tensor:
     """Return float32 features scaled to length 1 along the last axis (no epsilon, as the reference)."""
     features = features_raw.float()
-    unit: Tensor = features / features.norm(dim=-1, keepdim=True)
-    return unit
+    return torch.div(features, features.norm(dim=-1, keepdim=True))

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
+from open_clip import CLIP
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 
 from clipfit_cli.errors import ModelError
-
-if TYPE_CHECKING:
-    from open_clip.model import CLIP
-    from torch import Tensor
 
 TINY_CONFIG: dict[str, Any] = {
     "embed_dim": 128,
@@ -46,16 +46,11 @@ def build_tiny(weights: Path | None = None) -> CLIP:
     Raises:
         ModelError: The weight file is missing, damaged or of another form.
     """
-    from open_clip.model import CLIP
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     path = weights or tiny_weights_path()
     try:
         stored = load_file(path)
         state = {name: tensor.float() for name, tensor in stored.items() if name not in (ROWS, IDS)}
-        vocabulary = TINY_CONFIG["text_cfg"]["vocab_size"]
-        state[EMBEDDING] = _full_embedding(stored[ROWS].float(), stored[IDS], vocabulary)
+        state[EMBEDDING] = _full_embedding(stored[ROWS].float(), stored[IDS], TINY_CONFIG["text_cfg"]["vocab_size"])
         model = CLIP(**TINY_CONFIG)
         model.load_state_dict(state)
     except (OSError, SafetensorError, KeyError, IndexError, RuntimeError) as error:
@@ -65,14 +60,12 @@ def build_tiny(weights: Path | None = None) -> CLIP:
     return model.eval()
 
 
-def _full_embedding(rows: Tensor, ids: Tensor, vocabulary: int) -> Tensor:
+def _full_embedding(rows: torch.Tensor, ids: torch.Tensor, vocabulary: int) -> torch.Tensor:
     """Return the token embedding (vocabulary, width) around its trained rows (tokens, width).
 
     Tokens that pre-training never met get fixed random vectors of the same spread, so that unlike class
     names stay unlike.
     """
-    import torch
-
     noise = np.random.RandomState(0).standard_normal((vocabulary, rows.shape[1]))
     full = torch.from_numpy(noise.astype(np.float32)) * rows.std()
     full[ids] = rows

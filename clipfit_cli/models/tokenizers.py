@@ -45,12 +45,11 @@ def tokenizer_of(blueprint: Blueprint) -> Tokenizer:
     if blueprint.is_builtin:
         return simple_tokenizer(blueprint.model_cfg["text_cfg"]["context_length"])
     try:
-        may_fetch = not constants.HF_HUB_OFFLINE
         try:
             with network_closed():
                 tokenizer: Any = open_clip.get_tokenizer(blueprint.tokenizer)
         except Exception:
-            if not may_fetch:
+            if constants.HF_HUB_OFFLINE:
                 raise
             reach(constants.ENDPOINT)
             tokenizer = open_clip.get_tokenizer(blueprint.tokenizer)

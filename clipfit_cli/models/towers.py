@@ -7,9 +7,8 @@ from contextlib import suppress
 from typing import Any, Literal, NamedTuple, cast
 
 import torch
-from open_clip.coca_model import CoCa
+from open_clip import CLIP, CoCa, CustomTextCLIP
 from open_clip.hf_model import HFTextEncoder
-from open_clip.model import CLIP, CustomTextCLIP
 from open_clip.modified_resnet import ModifiedResNet
 from open_clip.timm_model import TimmModel
 from open_clip.transformer import QuickGELU, TextTransformer, VisionTransformer
@@ -18,10 +17,8 @@ from torch import Tensor, nn
 from clipfit_cli.errors import ModelError
 
 Tower = Literal["image", "text"]
-TOWERS: tuple[Tower, ...] = ("image", "text")
 
 _IMAGE_PREFIX = "visual."
-_TEXT_PREFIX = "text."
 _OUTSIDE_TOWERS = ("logit_scale", "logit_bias", "text_decoder")
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 _OTHER_NORMS = (*_BATCH_NORMS, nn.GroupNorm, nn.RMSNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.LocalResponseNorm)
@@ -43,22 +40,24 @@ def check_supported(model: nn.Module, backbone: str) -> None:
     Raises:
         ModelError: For any other; the message names it.
     """
-    if not isinstance(model, CLIP | CustomTextCLIP | CoCa):
-        raise ModelError(
-            f"backbone {backbone} is a {type(model).__name__}; open_clip's CLIP, CustomTextCLIP and CoCa are supported"
-        )
-    visual = cast(Any, model).visual
-    if not isinstance(visual, VisionTransformer | ModifiedResNet | TimmModel):
-        raise ModelError(
-            f"the image tower of {backbone} is a {type(visual).__name__}; open_clip's ViT and ResNet and models of "
-            "timm are supported"
-        )
-    text = text_tower(model)
-    if not isinstance(text, CLIP | TextTransformer | HFTextEncoder):
-        raise ModelError(
-            f"the text tower of {backbone} is a {type(text).__name__}; open_clip's own and those of Hugging Face are "
-            "supported"
-        )
+    parts = (
+        (f"backbone {backbone}", model, (CLIP, CustomTextCLIP, CoCa), "open_clip's CLIP, CustomTextCLIP and CoCa"),
+        (
+            f"the image tower of {backbone}",
+            getattr(model, "visual", None),
+            (VisionTransformer, ModifiedResNet, TimmModel),
+            "open_clip's ViT and ResNet and models of timm",
+        ),
+        (
+            f"the text tower of {backbone}",
+            model if isinstance(model, CLIP) else getattr(model, "text", None),
+            (CLIP, TextTransformer, HFTextEncoder),
+            "open_clip's own and those of Hugging Face",
+        ),
+    )
+    for what, part, kinds, known in parts:
+        if not isinstance(part, kinds):
+            raise ModelError(f"{what} is a {type(part).__name__}; {known} are supported")
 
 
 def kinds_of(model: nn.Module) -> TowerKinds:
@@ -98,12 +97,13 @@ def layer_norm_parameters(model: nn.Module, tower: Tower) -> list[str]:
     for module_name, module in model.named_modules():
         if tower_of(module_name) != tower:
             continue
-        own = [name for name, _ in module.named_parameters(recurse=False)]
+        own, kind = [name for name, _ in module.named_parameters(recurse=False)], type(module).__name__
+        may_be_one = "norm" in kind.lower() and "rmsnorm" not in kind.lower() and not isinstance(module, _OTHER_NORMS)
         if isinstance(module, nn.LayerNorm):
             names += [f"{module_name}.{name}" for name in own]
-        elif own and _may_be_a_norm(module):
+        elif own and may_be_one:
             raise ModelError(
-                f"{module_name} is a {type(module).__name__}: it is not known whether that is a LayerNorm, so it is "
+                f"{module_name} is a {kind}: it is not known whether that is a LayerNorm, so it is "
                 "not known which parameters of this model to train; choose another backbone or method"
             )
     return names
@@ -112,11 +112,6 @@ def layer_norm_parameters(model: nn.Module, tower: Tower) -> list[str]:
 def has_image_layer_norm(model: nn.Module) -> bool:
     """Return whether there is a LayerNorm in the image tower; a ResNet has none."""
     return any(tower_of(name) == "image" and isinstance(module, nn.LayerNorm) for name, module in model.named_modules())
-
-
-def _may_be_a_norm(module: nn.Module) -> bool:
-    kind = type(module).__name__.lower()
-    return "norm" in kind and "rmsnorm" not in kind and not isinstance(module, _OTHER_NORMS)
 
 
 def bias_parameters(model: nn.Module, tower: Tower) -> list[str]:
@@ -140,7 +135,7 @@ def text_blocks(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
         ModelError: They cannot be told with certainty.
     """
     text = text_tower(model)
-    prefix = "" if text is model else _TEXT_PREFIX
+    prefix = "" if text is model else "text."
     transformer = cast(nn.Module, cast(Any, text).transformer)
     if not isinstance(text, HFTextEncoder):
         place, blocks = "resblocks", cast(Any, transformer).resblocks

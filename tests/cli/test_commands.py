@@ -19,7 +19,8 @@ from tests.conftest import SMALL_ARCHITECTURE, SmallWorld, write_small_dataset
 
 QUICK = ["--shots", "2", "--seeds", "1,2", "--epochs", "2", "--batch-size", "4"]
 BASE2NEW_HEAD = (
-    "protocol,dataset,method,backbone,pretrained,shots,seeds,base_accuracy_pct,new_accuracy_pct,harmonic_mean_pct"
+    "row,protocol,dataset,method,backbone,pretrained,shots,seeds,num_images,base_accuracy_pct,new_accuracy_pct,"
+    "harmonic_mean_pct"
 )
 
 
@@ -77,10 +78,11 @@ def test_eval_without_an_adapter_is_zero_shot(small_world: SmallWorld) -> None:
 
 
 def test_base2new_over_two_data_sets(small_world: SmallWorld) -> None:
-    result = ok("base2new", "--dataset", "dtd", "--dataset", "eurosat", *QUICK, *small_world.options(), "--csv", "-")
+    write_small_dataset(small_world.data_root, "ucf101", ["Archery", "Biking", "Bowling", "Typing"], (4, 1, 2))
+    result = ok("base2new", "--dataset", "dtd", "--dataset", "ucf101", *QUICK, *small_world.options(), "--csv", "-")
     assert result.stdout.splitlines()[0].startswith(BASE2NEW_HEAD)
-    assert [row["dataset"] for row in rows_of(result.stdout)] == ["dtd", "eurosat", "average of 2"]
-    shown = ok("base2new", "--dataset", "dtd,eurosat", *QUICK, *small_world.options())
+    assert [row["dataset"] for row in rows_of(result.stdout)] == ["dtd", "ucf101", "average of 2"]
+    shown = ok("base2new", "--dataset", "dtd,ucf101", *QUICK, *small_world.options())
     assert "mean of H" in shown.stdout and "average of 2" in shown.stdout
     assert "finished runs taken from" in shown.stderr
 
@@ -140,8 +142,9 @@ def test_compare_takes_runs_of_other_commands(small_world: SmallWorld) -> None:
 def test_json_alone_on_stdout(small_world: SmallWorld) -> None:
     result = ok("base2new", "--dataset", "dtd", *QUICK, *small_world.options(), "--json")
     data = json.loads(result.stdout)
-    assert data["schema_version"] == 1 and data["rows"][0]["seeds"] == "1,2"
-    assert isinstance(data["rows"][0]["harmonic_mean_pct"], float)
+    assert data["schema_version"] == 2
+    row = data["rows"][0]
+    assert (row["seeds"], row["shots"]) == ([1, 2], 2) and isinstance(row["harmonic_mean_pct"], float)
 
 
 def test_csv_file_beside_the_table(small_world: SmallWorld, tmp_path: Path) -> None:
@@ -343,15 +346,16 @@ def test_missing_split_file(small_world: SmallWorld) -> None:
 def as_pickle(path: Path) -> None:
     import pickle
 
-    path.write_bytes(pickle.dumps({"state_dict": print}))
+    path.write_bytes(pickle.dumps({"state_dict": print, "as long as weights are": bytes(path.stat().st_size)}))
 
 
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
         (as_pickle, "is refused"),
-        (lambda path: path.write_bytes(path.read_bytes()[:2000]), "cannot be read as a checkpoint"),
-        (lambda path: path.write_bytes(b""), "cannot be read as a checkpoint"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-2000]), "cannot be read as a checkpoint"),
+        (lambda path: path.write_bytes(path.read_bytes()[:2000]), "it has 2,000 bytes, which cannot hold"),
+        (lambda path: path.write_bytes(b""), "it has 0 bytes, which cannot hold"),
     ],
 )
 def test_bad_weights(damage: Callable[[Path], Any], message: str, small_world: SmallWorld) -> None:

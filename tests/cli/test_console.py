@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from clipfit_cli.cli import console
-from clipfit_cli.cli.console import Reporter
-from clipfit_cli.cli.data_progress import DataProgress
+from clipfit_cli.cli import progress
+from clipfit_cli.cli.progress import DataProgress, Reporter
 from clipfit_cli.config import ModelConfig, RunConfig, TestSet
 
 RECORD: Any = SimpleNamespace(tests=[SimpleNamespace(dataset="x", subset="all", accuracy_pct=61.25)])
@@ -38,7 +37,7 @@ def config(seed: int, dataset: str = "oxford_flowers") -> RunConfig:
 def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """Time as the test tells it."""
     time = SimpleNamespace(now=1000.0)
-    monkeypatch.setattr(console, "time", SimpleNamespace(monotonic=lambda: time.now))
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: time.now))
     return time
 
 

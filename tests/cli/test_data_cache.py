@@ -10,23 +10,9 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from clipfit_cli.cli.app import app
-from clipfit_cli.cli.data_cache import cache_folder
-from clipfit_cli.data.dataset import DataSet
+from clipfit_cli.cli.request import cache_folder
 from clipfit_cli.data.pixels import disk_cache
-from clipfit_cli.runs.workspace import Workspace
 from tests.conftest import SmallWorld
-from tests.runs.test_frozen_features import identified
-
-
-@pytest.fixture(autouse=True)
-def by_content(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tell images apart by content."""
-    original = Workspace.dataset
-
-    def dataset(workspace: Workspace, name: str) -> DataSet:
-        return identified(original(workspace, name))
-
-    monkeypatch.setattr(Workspace, "dataset", dataset)
 
 
 def invoke(*arguments: str, **environment: str) -> Result:

@@ -72,7 +72,7 @@ def test_options_cover_the_configuration() -> None:
     fixed = {"momentum", "weight_decay", "warmup_epochs", "warmup_lr"}  # the protocol's, not a user's
     schedule = {field.name for field in dataclasses.fields(ScheduleConfig)} - fixed
     model = {field.name for field in dataclasses.fields(ModelConfig)}
-    plural = {"datasets": "dataset", "methods": "method", "targets": "target"}
+    plural = {"datasets": "dataset", "methods": "method", "targets": "target", "shifts": "shift"}
     request = {plural.get(field.name, field.name) for field in dataclasses.fields(Request)} - {"model"}
     execution = {field.name for field in dataclasses.fields(Execution)}
     assert schedule | model | request | execution <= offered

@@ -73,7 +73,8 @@ def test_folders_and_dots(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [
+    ids=lambda value: value if isinstance(value, str) else "archive",  # a packed one holds the time
+    argvalues=[
         (zip_of({"../x": b"x"}), "leads out of its folder, '../x'"),
         (zip_of({"a/../../x": b"x"}), "leads out of its folder"),
         (zip_of({"a\\..\\..\\x": b"x"}), "leads out of its folder"),

@@ -37,7 +37,7 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_whole(made: Path) -> None:
     steps: list[tuple[int, int]] = []
     found = check_dataset("DTD", made.parent, decode=True, progress=lambda *step: steps.append(step))
-    assert (found.state, found.is_complete, found.num_listed, found.message) == ("present", True, 18, "")
+    assert (found.state, found.num_listed, found.message) == ("present", 18, "")
     assert (found.missing, found.damaged, found.list_state) == ((), (), "published")
     assert found.list_sha256 == sources._SPLIT_SHA256["dtd"]
     assert steps == [(0, 18), (18, 18)]
@@ -51,7 +51,7 @@ def test_missing_and_damaged(made: Path) -> None:
     quick = check_dataset("dtd", made.parent)
     assert (quick.state, quick.missing, quick.damaged) == ("incomplete", ("ant/train_0.jpg",), ())
     found = check_dataset("dtd", made.parent, decode=True)
-    assert (found.state, found.is_complete) == ("damaged", False)
+    assert found.state == "damaged"
     assert found.missing == ("ant/train_0.jpg",)
     assert [damage.path for damage in found.damaged] == ["bee/val_0.jpg", "cow/test_1.jpg"]
     assert str(made / "images/bee/val_0.jpg") in found.damaged[0].reason
@@ -84,14 +84,14 @@ def test_unreadable_lists(text: str | None, state: str, made: Path) -> None:
     if text is not None:
         path.write_text(text)
     found = check_dataset("dtd", made.parent, decode=True)
-    assert (found.state, found.num_listed, found.is_complete) == (state, 0, False)
+    assert (found.state, found.num_listed) == (state, 0)
     assert str(path) in found.message
 
 
 def test_not_there_and_built_in(tmp_path: Path) -> None:
     found = check_dataset("dtd", tmp_path)
-    assert (found.state, found.is_complete) == ("missing", False) and "clipfit data get dtd" in found.message
-    assert check_dataset("textures", tmp_path).is_complete
+    assert found.state == "missing" and "clipfit data get dtd" in found.message
+    assert check_dataset("textures", tmp_path).state == "built-in"
     with pytest.raises(UnknownNameError):
         check_dataset("mnist", tmp_path)
 

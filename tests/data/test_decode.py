@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipfit_cli.data.files.decode import FORMATS, MAX_PIXELS, decode_rgb, rgb_of
+from clipfit_cli.data.files.decode import FORMATS, MAX_PIXELS, rgb_of
 from clipfit_cli.data.files.folder import ImageFolder
 from clipfit_cli.data.files.identity import MAX_BYTES
 from clipfit_cli.errors import DataError
@@ -23,7 +23,7 @@ RED_OVER_BLUE = np.array([[[255, 0, 0]] * 3, [[0, 0, 255]] * 3], dtype=np.uint8)
 
 def pixels(path: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
     """Return the decoded pixels (height, width, 3)."""
-    image = decode_rgb(path)
+    image = ImageFolder(path.parent)(path.name)
     assert image.mode == "RGB"
     return np.asarray(image)
 
@@ -90,7 +90,7 @@ def test_sixteen_bits_keep_the_upper_eight(file_format: str, tmp_path: Path) -> 
 def test_thirty_two_bits_are_refused(tmp_path: Path) -> None:
     Image.new("F", (3, 2), 0.5).save(tmp_path / "float.tiff")
     with pytest.raises(DataError, match=r"float.tiff has 32-bit pixels"):
-        decode_rgb(tmp_path / "float.tiff")
+        ImageFolder(tmp_path)("float.tiff")
 
 
 def test_orientation_in_the_metadata_is_not_applied(tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_missing_file(tmp_path: Path) -> None:
 
 def test_folder_in_place_of_a_file(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot be read: Is a directory"):
-        decode_rgb(tmp_path)
+        ImageFolder(tmp_path.parent)(tmp_path.name)
 
 
 @pytest.mark.parametrize("file_format", ["JPEG", "PNG", "GIF", "WEBP"])
@@ -144,7 +144,7 @@ def test_truncated(file_format: str, tmp_path: Path) -> None:
     path = tmp_path / "cut"
     path.write_bytes(buffer.getvalue()[: len(buffer.getvalue()) // 2])
     with pytest.raises(DataError, match=r"cut is (damaged: |not in a known)") as caught:
-        decode_rgb(path)
+        ImageFolder(path.parent)(path.name)
     assert caught.value.path == path
 
 
@@ -163,7 +163,7 @@ def test_not_an_image(content: bytes, reason: str, tmp_path: Path) -> None:
     path = tmp_path / "bad.png"
     path.write_bytes(content)
     with pytest.raises(DataError, match=reason) as caught:
-        decode_rgb(path)
+        ImageFolder(path.parent)(path.name)
     assert str(path) in str(caught.value) and caught.value.exit_code == 3
 
 
@@ -171,8 +171,8 @@ def test_large_images_pass_without_a_warning(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     Image.new("RGB", (13, 11)).save(tmp_path / "warned.png")
     Image.new("RGB", (100, 50)).save(tmp_path / "refused.png")
-    assert decode_rgb(tmp_path / "warned.png").size == (13, 11)
-    assert decode_rgb(tmp_path / "refused.png").size == (100, 50)
+    assert ImageFolder(tmp_path)("warned.png").size == (13, 11)
+    assert ImageFolder(tmp_path)("refused.png").size == (100, 50)
     assert Image.MAX_IMAGE_PIXELS == 100
 
 
@@ -214,7 +214,7 @@ def test_postscript_is_never_drawn(suffix: str, tmp_path: Path, monkeypatch: pyt
     file = tmp_path / f"cat{suffix}"
     file.write_bytes(eps())
     with pytest.raises(DataError, match="not in a known image format"):
-        decode_rgb(file)
+        ImageFolder(file.parent)(file.name)
     with Image.open(file) as picture, pytest.raises(DataError, match="is in the format EPS; expected one of JPEG, PNG"):
         rgb_of(picture)
 
@@ -227,9 +227,9 @@ def test_formats_go_by_content(tmp_path: Path) -> None:
         (pixel.convert("1") if name == "MSP" else pixel.convert("F") if name == "SPIDER" else pixel).save(file, name)
         if name in refused:
             with pytest.raises(DataError, match="not in a known image format"):
-                decode_rgb(file)
+                ImageFolder(file.parent)(file.name)
         else:
-            assert decode_rgb(file).size == (3, 2)
+            assert ImageFolder(file.parent)(file.name).size == (3, 2)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no pipes")
@@ -237,8 +237,8 @@ def test_pipes_devices_and_huge_files_are_refused(tmp_path: Path, monkeypatch: p
     os.mkfifo(tmp_path / "pipe.png")
     for path in (tmp_path / "pipe.png", Path("/dev/zero")):
         with pytest.raises(DataError, match=f"image {path} cannot be read: it is no regular file"):
-            decode_rgb(path)
+            ImageFolder(path.parent)(path.name)
     (tmp_path / "huge.png").touch()
     os.truncate(tmp_path / "huge.png", MAX_BYTES + 1)
     with pytest.raises(DataError, match=r"huge\.png cannot be read: it has 1,073,741,825 bytes, at most"):
-        decode_rgb(tmp_path / "huge.png")
+        ImageFolder(tmp_path)("huge.png")

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from clipfit_cli.data.dataset import DataSet
-from clipfit_cli.data.files.decode import decode_rgb
+from clipfit_cli.data.files.folder import ImageFolder
 from clipfit_cli.data.lists.own import hugging_face, image_folder, table, webdataset
 from clipfit_cli.data.lists.own.custom import OwnDataSet, find_own, read_own
 from clipfit_cli.data.pixels.images import ImageStore
@@ -59,7 +59,7 @@ def test_every_form_gives_the_same_items(kind: str, tmp_path: Path) -> None:
         assert [dataset.class_names[item.label] for item in items] == [one[1] for one in expected]
         for item, (*_, content) in zip(items, expected, strict=True):
             (tmp_path / "one").write_bytes(content)
-            assert np.array_equal(np.asarray(dataset.load_image(item.path)), np.asarray(decode_rgb(tmp_path / "one")))
+            assert np.array_equal(np.asarray(dataset.load_image(item.path)), np.asarray(ImageFolder(tmp_path)("one")))
     assert dataset.train_is_sampled and dataset.samples_val and not dataset.notes
 
 

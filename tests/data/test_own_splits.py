@@ -53,40 +53,40 @@ def listing(*entries: tuple[str, int, Split | None]) -> Listing:
 
 
 def test_given_splits_stay_and_are_sorted() -> None:
-    lists = arrange(listing(("z", 0, "train"), ("b", 1, "train"), ("a", 1, "train"), ("t", 0, "test")), None)
-    assert lists.train == (Item("z", 0), Item("a", 1), Item("b", 1))
-    assert (lists.val, lists.test, lists.note, lists.test_only) == ((), (Item("t", 0),), "", False)
+    lists, note, _ = arrange(listing(("z", 0, "train"), ("b", 1, "train"), ("a", 1, "train"), ("t", 0, "test")), None)
+    assert lists == ((Item("z", 0), Item("a", 1), Item("b", 1)), (), (Item("t", 0),))
+    assert note == ""
 
 
 @pytest.mark.parametrize("split", ["train", None])
 def test_without_test_images_all_are_split_anew(split: Split | None) -> None:
-    lists = arrange(listing(*((item.path, item.label, split) for item in ITEMS)), None)
-    assert (lists.train, lists.val, lists.test) == draw_split(ITEMS, NAMES)
-    assert ("training images were" if split else "images of each class were") + " split 50/20/30" in lists.note
+    lists, note, _ = arrange(listing(*((item.path, item.label, split) for item in ITEMS)), None)
+    assert lists == draw_split(ITEMS, NAMES)
+    assert ("training images were" if split else "images of each class were") + " split 50/20/30" in note
 
 
 def test_validation_images_are_the_test_list_where_there_is_no_other() -> None:
     both = listing(("a", 0, "train"), ("b", 1, "train"), ("c", 0, "val"), ("d", 1, "val"))
     for all_test in (False, True):
-        lists = arrange(both, None, all_test=all_test)
-        assert (lists.train, lists.val) == ((Item("a", 0), Item("b", 1)), ())
-        assert (lists.test, lists.test_only) == ((Item("c", 0), Item("d", 1)), False)
-        assert lists.note == "no test images were given, so the validation images are the test list"
-    alone = arrange(listing(("c", 0, "val"), ("d", 1, "val")), None)
-    assert alone.test_only and alone.test == (Item("c", 0), Item("d", 1))
+        (train, val, test), note, _ = arrange(both, None, all_test=all_test)
+        assert (train, val) == ((Item("a", 0), Item("b", 1)), ())
+        assert test == (Item("c", 0), Item("d", 1))
+        assert note == "no test images were given, so the validation images are the test list"
+    train, _, test = arrange(listing(("c", 0, "val"), ("d", 1, "val")), None)[0]
+    assert train is test and test == (Item("c", 0), Item("d", 1))
 
 
 @pytest.mark.parametrize("split", ["train", None])
 def test_where_nothing_trains_all_images_are_tested(split: Split | None) -> None:
-    lists = arrange(listing(*((item.path, item.label, split) for item in ITEMS)), None, all_test=True)
-    assert lists.test == ITEMS and lists.test_only and lists.train == ITEMS and not lists.val
-    given = arrange(listing(("a", 0, "train"), ("b", 1, "train"), ("t", 0, "test")), None, all_test=True)
-    assert given.test == (Item("t", 0),) and not given.test_only, "a test part stays the test list"
+    lists = arrange(listing(*((item.path, item.label, split) for item in ITEMS)), None, all_test=True)[0]
+    assert lists == (ITEMS, (), ITEMS) and lists[0] is lists[2]
+    given = arrange(listing(("a", 0, "train"), ("b", 1, "train"), ("t", 0, "test")), None, all_test=True)[0]
+    assert given[2] == (Item("t", 0),) and given[0] is not given[2], "a test part stays the test list"
 
 
 def test_test_images_alone() -> None:
-    lists = arrange(listing(("a", 0, "test"), ("b", 1, "test")), None)
-    assert lists.test_only and lists.train == lists.test == (Item("a", 0), Item("b", 1))
+    train, val, test = arrange(listing(("a", 0, "test"), ("b", 1, "test")), None)[0]
+    assert train is test and not val and test == (Item("a", 0), Item("b", 1))
 
 
 def test_a_split_is_kept_and_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,7 +61,8 @@ def test_what_cannot_be_read_in_a_folder_is_told(folder: Path, monkeypatch: pyte
     monkeypatch.setattr(os, "scandir", scandir)
     left_out: list[str] = []
     assert [path.name for path in find_pictures([folder], left_out)] == ["a.PNG", "b.jpg", "e.gif"]
-    expected = [f"{folder / 'gone.jpg'}: No such file or directory", f"{folder / 'sub'}: Permission denied"]
+    gone = f"{folder / 'gone.jpg'}: No such file or directory"
+    expected = [gone, f"folder {folder / 'sub'} cannot be read: Permission denied"]
     assert sorted(left_out) == expected
     with pytest.raises(DataError, match="no images in .*Permission denied"):
         find_pictures([folder / "sub"])
@@ -76,8 +77,8 @@ def test_names_that_no_file_can_have(name: str) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
 def test_a_name_that_cannot_be_shown(folder: Path) -> None:
     Path(os.fsdecode(os.fsencode(folder) + b"/caf\xe9.jpg")).touch()
-    with pytest.raises(DataError, match="is not UTF-8 text; rename"):
-        find_pictures([folder])
+    with pytest.raises(DataError, match="^the name .* is not UTF-8 text; rename"):
+        find_pictures([folder], [])
 
 
 def test_pictures_as_a_data_set(folder: Path) -> None:

@@ -33,6 +33,7 @@ def test_user_beats_preset_beats_default() -> None:
     [
         ({"betta": "2"}, UnknownNameError, "unknown setting of clipfit 'betta'. Did you mean 'beta'"),
         ({"beta": "two"}, ConfigError, "must be of type float, got 'two'"),
+        ({"image_layer_norms": f"0-{'9' * 5000}"}, ConfigError, "must be all, none or blocks such as 0-5"),
         ({"regulariser": "kl"}, UnknownNameError, "unknown value of clipfit's regulariser 'kl'"),
     ],
 )

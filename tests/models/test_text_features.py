@@ -9,7 +9,7 @@ from clipfit_cli.errors import ConfigError, UnknownNameError
 from clipfit_cli.models import encode
 from clipfit_cli.models.bundle import ClipBundle
 from clipfit_cli.models.packing import Packing
-from clipfit_cli.models.templates import check_template, check_templates, template_set
+from clipfit_cli.models.templates import check_templates, template_set
 from clipfit_cli.models.text_features import (
     class_prompts,
     classifier_weights,
@@ -42,7 +42,7 @@ def test_a_brace_in_a_class_name_is_kept() -> None:
 @pytest.mark.parametrize("template", ["a photo", "{} and {}", "", "{0}", "{{}} or {}"])
 def test_template_needs_one_place(template: str) -> None:
     with pytest.raises(ConfigError, match="exactly one"):
-        check_template(template)
+        check_templates([template])
     with pytest.raises(ConfigError, match="exactly one"):
         class_prompts(["x"], ["a {}.", template])
 

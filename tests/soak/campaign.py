@@ -34,6 +34,7 @@ from tests.soak.forking import (
     Outcome,
     die_with_parent,
     import_everything,
+    leave,
     place_in_memory,
     run_afresh,
     run_forked,
@@ -209,7 +210,7 @@ def main(arguments: list[str] | None = None) -> int:
         return _all(options, base, place)
     finally:
         if options.only is None:
-            worlds.remove_world(place)
+            leave(place)
 
 
 def _only(campaign: Campaign, index: int) -> int:

@@ -24,7 +24,7 @@ from typing import Any
 
 from tests.soak import worlds
 from tests.soak.campaign import faults_of
-from tests.soak.forking import Command, Outcome, import_everything, place_in_memory, run_forked
+from tests.soak.forking import Command, Outcome, import_everything, leave, place_in_memory, run_forked
 from tests.soak.injector import KILLED, KINDS, Injector
 
 QUICK = ("--backbone", "clipfit-tiny", "--shots", "1", "--seeds", "1", "--epochs", "2", "--batch-size", "4", "--quiet")
@@ -285,7 +285,7 @@ def main(arguments: list[str] | None = None) -> int:
                     print(f"FOUND {scenario.name}: {kind} at deed {at}, {trial.deeds[at]}", flush=True)
                     print("".join(f"  {one}\n" for one in wrong), flush=True)
     finally:
-        worlds.remove_world(place)
+        leave(place)
     for name, count in done.items():
         print(f"{count:5} faults, {broken[name]} with findings: {name}")
     print(f"faults: {done.total()} injected in {time.monotonic() - began:.0f} s; {broken.total()} with findings")

@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 
 from tests.soak import worlds
-from tests.soak.forking import Command, Outcome, import_everything, place_in_memory, run_forked, start_forked
+from tests.soak.forking import Command, Outcome, import_everything, leave, place_in_memory, run_forked, start_forked
 
 TINY = ("--backbone", "clipfit-tiny", "--shots", "1", "--epochs", "1", "--csv", "-")
 PLANS = (
@@ -126,7 +126,7 @@ def main(arguments: list[str] | None = None) -> int:
                 print(f"FOUND in repeat {repeat}, {PLANS[index][0]}{', one killed' if killed else ''}", flush=True)
                 print("".join(f"  {one}\n" for one in wrong), flush=True)
     finally:
-        worlds.remove_world(place)
+        leave(place)
     print(f"shared plan: {options.repeats} repeats with two processes, {broken} with something lost or doubled")
     return 1 if broken else 0
 

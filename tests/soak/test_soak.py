@@ -72,12 +72,12 @@ def test_damage_stays_in_the_copy(tmp_path: Path) -> None:
     make_own(base)
     before = {path: path.read_bytes() for path in base.rglob("*") if path.is_file()}
     done = set()
-    for seed in range(60):
+    for seed in range(12):
         copy_world(base, copy)
         done.add(Damage(random.Random(seed), copy).one(["model", "own/pets", "data/dtd"]).rpartition(": ")[2])
         remove_world(copy)
     assert {path: path.read_bytes() for path in base.rglob("*") if path.is_file()} == before
-    assert len(done) > 8
+    assert len(done) > 4
 
 
 def in_a_fork(function: object, *arguments: object) -> int:

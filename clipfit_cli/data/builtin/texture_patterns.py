@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,8 +12,7 @@ from numpy.typing import NDArray
 Field = NDArray[np.float64]
 Index = NDArray[np.int64]
 
-_TABLE = 32
-"""Side of the square table of random numbers that stands for an endless lattice; a power of two."""
+_TABLE = 32  # side of the square table of random numbers that stands for an endless lattice; a power of two
 
 _TURN = 2 * np.pi
 
@@ -54,26 +54,22 @@ Pattern = Callable[[Canvas], Field]
 
 def _inside(distance: Field, pixel: float) -> Field:
     """Return 1 where the distance to an edge is positive, 0 where negative, soft over about a pixel."""
-    soft: Field = np.clip(distance / (1.5 * pixel) + 0.5, 0.0, 1.0)
-    return soft
+    return np.clip(distance / (1.5 * pixel) + 0.5, 0.0, 1.0)
 
 
 def _saw(x: Field) -> Field:
     """Return the fractional part, 0 to 1."""
-    wave: Field = x - np.floor(x)
-    return wave
+    return x - np.floor(x)
 
 
 def _triangle(x: Field) -> Field:
     """Return the distance to the nearest whole number, 0 to 0.5."""
-    wave: Field = np.abs(x - np.floor(x + 0.5))
-    return wave
+    return np.abs(x - np.floor(x + 0.5))
 
 
 def _address(column: Index, row: Index) -> Index:
     """Return places in the flattened table of lattice points; the table repeats without end."""
-    place: Index = ((row & (_TABLE - 1)) * _TABLE) + (column & (_TABLE - 1))
-    return place
+    return ((row & (_TABLE - 1)) * _TABLE) + (column & (_TABLE - 1))
 
 
 def value_noise(x: Field, y: Field, rng: np.random.Generator) -> Field:
@@ -104,36 +100,22 @@ def _cells(c: Canvas, jitter: float) -> Iterator[tuple[Field, Field, Field]]:
             yield fx - dx - move_x.take(at), fy - dy - move_y.take(at), number.take(at)
 
 
-@dataclass(frozen=True)
-class Nearest:
-    """The random lattice point nearest to every pixel; each (size, size).
+def _nearest(c: Canvas, jitter: float) -> tuple[Field, Field, Field, Field, Field]:
+    """Return what lies nearest to every pixel among lattice points moved by up to `jitter` / 2.
 
-    Attributes:
-        dx, dy: Offset from the point to the pixel.
-        number: A random number of the point, 0 to 1.
-        near, far: Distances to it and to the second nearest point.
+    Returns:
+        Offset x and y from the nearest point to the pixel, a random number of the point (0 to 1), and the distances
+        to it and to the second nearest point, each (size, size).
     """
-
-    dx: Field
-    dy: Field
-    number: Field
-    near: Field
-    far: Field
-
-
-def _nearest(c: Canvas, jitter: float) -> Nearest:
-    """Return what lies nearest to every pixel among lattice points moved by up to `jitter` / 2."""
     first, second = np.full(c.x.shape, 9.0), np.full(c.x.shape, 9.0)
     x, y, number = np.zeros(c.x.shape), np.zeros(c.x.shape), np.zeros(c.x.shape)
     for dx, dy, own in _cells(c, jitter):
         distance = dx * dx + dy * dy
         closer = distance < first
         second = np.minimum(second, np.maximum(first, distance))
-        np.copyto(first, distance, where=closer)
-        np.copyto(x, dx, where=closer)
-        np.copyto(y, dy, where=closer)
-        np.copyto(number, own, where=closer)
-    return Nearest(x, y, number, np.sqrt(first), np.sqrt(second))
+        for known, new in ((first, distance), (x, dx), (y, dy), (number, own)):
+            np.copyto(known, new, where=closer)
+    return x, y, number, np.sqrt(first), np.sqrt(second)
 
 
 def _in_cells(low: float, high: float, stretch: float = 1.0) -> Callable[[Pattern], Pattern]:
@@ -149,34 +131,26 @@ def _blotchy(c: Canvas) -> Field:
 
 @_in_cells(1.3, 2.0, stretch=2.0)
 def _bricked(c: Canvas) -> Field:
-    row = np.floor(c.y)
-    joint = np.minimum(_triangle(c.x + 0.5 * row) * 2.0, _triangle(c.y))
+    joint = np.minimum(_triangle(c.x + 0.5 * np.floor(c.y)) * 2.0, _triangle(c.y))
     return _inside(joint - 0.09, 2 * c.pixel)
 
 
 @_in_cells(1.5, 2.2)
 def _bubbly(c: Canvas) -> Field:
-    ink = np.zeros(c.x.shape)
-    for dx, dy, size in _cells(c, 0.8):
-        radius = 0.2 + 0.45 * size
-        wall = 0.055 - np.abs(np.sqrt(dx * dx + dy * dy) - radius)
-        ink = np.maximum(ink, _inside(wall, c.pixel))
-    return ink
+    walls = (0.055 - np.abs(np.sqrt(dx * dx + dy * dy) - (0.2 + 0.45 * size)) for dx, dy, size in _cells(c, 0.8))
+    return reduce(np.maximum, (_inside(wall, c.pixel) for wall in walls))
 
 
 @_in_cells(1.2, 2.2)
 def _checkered(c: Canvas) -> Field:
-    a = _inside(_triangle(c.x) - 0.25, c.pixel)
-    b = _inside(_triangle(c.y) - 0.25, c.pixel)
+    a, b = (_inside(_triangle(axis) - 0.25, c.pixel) for axis in (c.x, c.y))
     return a + b - 2 * a * b
 
 
 def _cobwebbed(c: Canvas) -> Field:
     radius, angle = c.centred()
-    spokes = int(c.rng.integers(7, 11))
-    rings = c.rng.uniform(3.0, 4.2)
-    turn = angle / _TURN * spokes + c.rng.random()
-    across = _triangle(turn)
+    spokes, rings = int(c.rng.integers(7, 11)), c.rng.uniform(3.0, 4.2)
+    across = _triangle(angle / _TURN * spokes + c.rng.random())
     sagging = radius * (1 - 0.16 * (1 - 4 * across * across))
     spoke = 0.028 - across * _TURN / spokes * radius
     ring = (0.1 - _triangle(sagging * rings)) / rings
@@ -186,13 +160,13 @@ def _cobwebbed(c: Canvas) -> Field:
 @_in_cells(1.3, 1.9)
 def _cracked(c: Canvas) -> Field:
     bend = 0.3 * value_noise(3 * c.x, 3 * c.y, c.rng)
-    cell = _nearest(Canvas(c.x + bend, c.y - bend, c.pixel, c.rng), 0.95)
-    return _inside(0.08 - (cell.far - cell.near), 1.4 * c.pixel)
+    *_, near, far = _nearest(Canvas(c.x + bend, c.y - bend, c.pixel, c.rng), 0.95)
+    return _inside(0.08 - (far - near), 1.4 * c.pixel)
 
 
 @_in_cells(1.4, 2.2)
 def _crystalline(c: Canvas) -> Field:
-    return _nearest(c, 0.95).number
+    return _nearest(c, 0.95)[2]
 
 
 @_in_cells(1.5, 2.1, stretch=0.55)
@@ -203,17 +177,14 @@ def _diamonded(c: Canvas) -> Field:
 
 @_in_cells(1.8, 2.9)
 def _gridded(c: Canvas) -> Field:
-    width = c.rng.uniform(0.09, 0.13)
-    return _inside(width - np.minimum(_triangle(c.x), _triangle(c.y)), c.pixel)
+    return _inside(c.rng.uniform(0.09, 0.13) - np.minimum(_triangle(c.x), _triangle(c.y)), c.pixel)
 
 
 @_in_cells(1.7, 2.5)
 def _honeycombed(c: Canvas) -> Field:
-    tall = np.sqrt(3.0)
-    edge = np.zeros(c.x.shape)
+    tall, edge = np.sqrt(3.0), np.zeros(c.x.shape)
     for shift in (0.0, 0.5):
-        x = np.abs(c.x + shift - np.floor(c.x + shift) - 0.5)
-        y = np.abs(_saw(c.y / tall + shift) - 0.5) * tall
+        x, y = np.abs(_saw(c.x + shift) - 0.5), np.abs(_saw(c.y / tall + shift) - 0.5) * tall
         edge = np.maximum(edge, 0.5 - np.maximum(x, 0.5 * x + 0.5 * tall * y))
     return _inside(0.075 - edge, c.pixel)
 
@@ -230,8 +201,7 @@ def _knitted(c: Canvas) -> Field:
 def _labyrinthine(c: Canvas) -> Field:
     column, row = np.floor(c.x).astype(np.int64), np.floor(c.y).astype(np.int64)
     fx, fy = c.x - column, c.y - row
-    flip = c.rng.random((_TABLE, _TABLE)).take(_address(column, row)) < 0.5
-    fx = np.where(flip, 1 - fx, fx)
+    fx = np.where(c.rng.random((_TABLE, _TABLE)).take(_address(column, row)) < 0.5, 1 - fx, fx)
     near, far = np.sqrt(fx * fx + fy * fy), np.sqrt((1 - fx) ** 2 + (1 - fy) ** 2)
     return _inside(0.15 - np.minimum(np.abs(near - 0.5), np.abs(far - 0.5)), c.pixel)
 
@@ -245,12 +215,8 @@ def _marbled(c: Canvas) -> Field:
 
 @_in_cells(0.85, 1.25)
 def _plaid(c: Canvas) -> Field:
-    ink = np.zeros(c.x.shape)
-    for axis in (c.x, c.y):
-        wide = _inside(0.22 - _triangle(axis), c.pixel)
-        thin = _inside(0.04 - _triangle(axis + 0.5), c.pixel)
-        ink = ink + 0.42 * wide + 0.5 * thin
-    return np.minimum(ink, 1.0)
+    bands = [(axis, *band) for axis in (c.x, c.y) for band in ((0.42, 0.22, 0.0), (0.5, 0.04, 0.5))]
+    return np.minimum(sum(ink * _inside(width - _triangle(at + shift), c.pixel) for at, ink, width, shift in bands), 1)
 
 
 @_in_cells(1.5, 2.4)
@@ -261,31 +227,24 @@ def _pleated(c: Canvas) -> Field:
 
 @_in_cells(1.5, 2.3)
 def _polka_dotted(c: Canvas) -> Field:
-    x, y = c.x + 0.5 * (np.floor(c.y) % 2), c.y
-    dx, dy = x - np.floor(x) - 0.5, y - np.floor(y) - 0.5
+    dx, dy = _saw(c.x + 0.5 * (np.floor(c.y) % 2)) - 0.5, _saw(c.y) - 0.5
     return _inside(c.rng.uniform(0.26, 0.33) - np.sqrt(dx * dx + dy * dy), c.pixel)
 
 
 def _ringed(c: Canvas) -> Field:
-    radius, _ = c.centred()
-    frequency = c.rng.uniform(2.8, 4.2)
-    band = _triangle(radius * frequency + c.rng.random()) - 0.25
-    return _inside(band, c.pixel * frequency)
+    radius, frequency = c.centred()[0], c.rng.uniform(2.8, 4.2)
+    return _inside(_triangle(radius * frequency + c.rng.random()) - 0.25, c.pixel * frequency)
 
 
 @_in_cells(1.7, 2.4, stretch=1.5)
 def _scaly(c: Canvas) -> Field:
     ink = np.zeros(c.x.shape)
-    low = np.floor(c.y)
     for step in (2.0, 1.0, 0.0):  # the upper scale is drawn last and lies on top
-        row = low - step
-        dx = _saw(c.x + 0.5 * (row % 2)) - 0.5
-        dy = (c.y - row) / 1.5
+        row = np.floor(c.y) - step
+        dx, dy = _saw(c.x + 0.5 * (row % 2)) - 0.5, (c.y - row) / 1.5
         radius = np.sqrt(dx * dx + dy * dy)
-        body = _inside(0.62 - radius, c.pixel)
-        rim = _inside(radius - 0.49, c.pixel)
-        shade = rim + (1 - rim) * 0.55 * dy
-        ink = ink * (1 - body) + shade * body
+        body, rim = _inside(0.62 - radius, c.pixel), _inside(radius - 0.49, c.pixel)
+        ink = ink * (1 - body) + (rim + (1 - rim) * 0.55 * dy) * body
     return np.clip(ink, 0.0, 1.0)
 
 
@@ -298,19 +257,18 @@ def _spiralled(c: Canvas) -> Field:
 
 
 def _sprinkled(c: Canvas) -> Field:
-    cell = _nearest(c.scaled(c.rng.uniform(2.2, 3.0)), 0.7)
-    slope_x, slope_y = np.cos(np.pi * cell.number), np.sin(np.pi * cell.number)
-    along = np.maximum(np.abs(cell.dx * slope_x + cell.dy * slope_y) - 0.26, 0.0)
-    across = cell.dx * slope_y - cell.dy * slope_x
+    dx, dy, number, *_ = _nearest(c.scaled(c.rng.uniform(2.2, 3.0)), 0.7)
+    slope_x, slope_y = np.cos(np.pi * number), np.sin(np.pi * number)
+    along = np.maximum(np.abs(dx * slope_x + dy * slope_y) - 0.26, 0.0)
+    across = dx * slope_y - dy * slope_x
     return _inside(0.1 - np.sqrt(along * along + across * across), 2.6 * c.pixel)
 
 
 def _starry(c: Canvas) -> Field:
-    cell = _nearest(c.scaled(c.rng.uniform(1.3, 1.8)), 0.4)
-    half = np.pi / 5
-    angle = np.abs(_saw((np.arctan2(cell.dy, cell.dx) / _TURN + cell.number) * 5) - 0.5) * 2 * half
-    reach = 0.36 + 0.12 * _saw(7 * cell.number)
-    x, y = cell.near * np.cos(angle), cell.near * np.sin(angle)
+    dx, dy, number, near, _ = _nearest(c.scaled(c.rng.uniform(1.3, 1.8)), 0.4)
+    half, reach = np.pi / 5, 0.36 + 0.12 * _saw(7 * number)
+    angle = np.abs(_saw((np.arctan2(dy, dx) / _TURN + number) * 5) - 0.5) * 2 * half
+    x, y = near * np.cos(angle), near * np.sin(angle)
     notch_x, notch_y = 0.42 * reach * np.cos(half), 0.42 * reach * np.sin(half)
     side = (reach - x) * notch_y - y * (reach - notch_x)
     return _inside(side / (0.75 * reach), 1.6 * c.pixel)
@@ -324,8 +282,7 @@ def _striped(c: Canvas) -> Field:
 def _sunburst(c: Canvas) -> Field:
     radius, angle = c.centred()
     rays = int(c.rng.integers(7, 13))
-    band = (_triangle(angle / _TURN * rays + c.rng.random()) - 0.25) * radius * _TURN / rays
-    return _inside(band, c.pixel)
+    return _inside((_triangle(angle / _TURN * rays + c.rng.random()) - 0.25) * radius * _TURN / rays, c.pixel)
 
 
 @_in_cells(1.8, 2.8)
@@ -339,8 +296,7 @@ def _woven(c: Canvas) -> Field:
     fx, fy = _saw(c.x), _saw(c.y)
     over = (np.floor(c.x) + np.floor(c.y)) % 2 < 0.5
     across, along = np.where(over, fx, fy), np.where(over, fy, fx)
-    strand = _inside(0.4 - np.abs(across - 0.5), c.pixel)
-    return strand * (1 - 1.7 * np.abs(along - 0.5)) * np.where(over, 1.0, 0.8)
+    return _inside(0.4 - np.abs(across - 0.5), c.pixel) * (1 - 1.7 * np.abs(along - 0.5)) * np.where(over, 1.0, 0.8)
 
 
 @_in_cells(1.6, 2.5)

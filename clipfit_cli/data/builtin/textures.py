@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from clipfit_cli.data.builtin.texture_patterns import PATTERNS, Canvas, Field, value_noise
 from clipfit_cli.data.dataset import DataSet, Item, hash_lists
-from clipfit_cli.errors import DataError, UnknownNameError
+from clipfit_cli.errors import DataError, check_known
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -50,19 +50,16 @@ COLOURS: dict[str, tuple[float, float, float]] = {
 """Ink colours of the clean style: red, green, blue, 0 to 1."""
 
 _SPLIT_COUNTS: dict[str, int] = {"train": 32, "val": 8, "test": 40}
-_SPLITS = tuple(_SPLIT_COUNTS)
 _SEED = 20240601
-_LUMA = np.array([0.3, 0.59, 0.11])
+_LUMA, _BLACK = np.array([0.3, 0.59, 0.11]), np.zeros(3)
 
 
 def _canvas(rng: np.random.Generator, *, turn: float, tilt: float) -> Canvas:
     """Return pixel coordinates under a random rotation (radians at most) and perspective."""
     axis = (np.arange(SIZE) + 0.5) * (2 / SIZE) - 1
     y, x = np.meshgrid(axis, axis, indexing="ij")
-    angle = rng.uniform(-turn, turn)
-    tilt_x, tilt_y = rng.uniform(-tilt, tilt, 2)
+    angle, (tilt_x, tilt_y), zoom = rng.uniform(-turn, turn), rng.uniform(-tilt, tilt, 2), rng.uniform(0.9, 1.15)
     depth = 1 / (1 + tilt_x * x + tilt_y * y)
-    zoom = rng.uniform(0.9, 1.15)
     x, y = x * depth * zoom, y * depth * zoom
     return Canvas(x * np.cos(angle) - y * np.sin(angle), x * np.sin(angle) + y * np.cos(angle), 2 / SIZE, rng)
 
@@ -73,12 +70,6 @@ def _smooth_noise(rng: np.random.Generator, cell: float) -> Field:
     axis = np.arange(SIZE) / cell
     x, y = np.meshgrid(axis + start_x, axis + start_y)
     return value_noise(x, y, rng)
-
-
-def _tinted(grey: Field, tint: tuple[float, float, float]) -> Field:
-    """Return the picture (size, size, 3) of a grey one (size, size) in a tint."""
-    picture: Field = grey[..., None] * np.array(tint)
-    return picture
 
 
 def _blur(image: Field, amount: float) -> Field:
@@ -92,8 +83,7 @@ def _blur(image: Field, amount: float) -> Field:
 
 def _mix(ground: Field, ink: Field, field: Field) -> Field:
     """Return the picture (size, size, 3) of ink (3,) on ground (3,)."""
-    picture: Field = (ink - ground) * field[..., None] + ground
-    return picture
+    return (ink - ground) * field[..., None] + ground
 
 
 def _clean(pattern: str, rng: np.random.Generator, colour: str | None = None) -> Field:
@@ -110,10 +100,9 @@ def _photo(pattern: str, rng: np.random.Generator) -> Field:
     field = _blur(PATTERNS[pattern](_canvas(rng, turn=0.5, tilt=0.2)), rng.uniform(0.4, 1.0))
     tint = rng.uniform(-0.16, 0.16, (2, 3))
     low = rng.uniform(0.12, 0.35)
-    pair = np.array([low, low + rng.uniform(0.35, 0.55)])
-    if rng.random() < 0.5:
-        pair = pair[::-1]
-    material = _mix(pair[0] + tint[0], pair[1] + tint[1], field)
+    pair = (low, low + rng.uniform(0.35, 0.55))
+    ground, ink = pair[::-1] if rng.random() < 0.5 else pair
+    material = _mix(ground + tint[0], ink + tint[1], field)
     axis = np.linspace(-1, 1, SIZE)
     slope_x, slope_y = rng.uniform(-0.3, 0.3, 2)
     light = (1 + slope_x * axis[None, :] + slope_y * axis[:, None]) * (0.8 + 0.4 * _smooth_noise(rng, SIZE / 2.4))
@@ -126,10 +115,9 @@ def _photo(pattern: str, rng: np.random.Generator) -> Field:
 def _dim(pattern: str, rng: np.random.Generator) -> Field:
     """Two close shades in the dusk, faintly blue."""
     field = PATTERNS[pattern](_canvas(rng, turn=0.35, tilt=0.1))
-    low = rng.uniform(0.15, 0.35)
-    step = rng.uniform(0.25, 0.35)
+    low, step = rng.uniform(0.15, 0.35), rng.uniform(0.25, 0.35)
     grey = low + step * (field if rng.random() < 0.5 else 1 - field)
-    return _tinted(grey, (0.8, 0.9, 1.2)) + 0.012 * rng.standard_normal((SIZE, SIZE, 1))
+    return _mix(_BLACK, np.array([0.8, 0.9, 1.2]), grey) + 0.012 * rng.standard_normal((SIZE, SIZE, 1))
 
 
 def _relief(pattern: str, rng: np.random.Generator) -> Field:
@@ -138,7 +126,7 @@ def _relief(pattern: str, rng: np.random.Generator) -> Field:
     angle = rng.uniform(0, 2 * np.pi)
     slope = np.cos(angle) * np.gradient(field, axis=1) + np.sin(angle) * np.gradient(field, axis=0)
     stone = 0.5 + 0.1 * (_smooth_noise(rng, 2.0) - 0.5) + 0.13 * (field - 0.5)
-    return _tinted(stone + 0.9 * slope, (1.02, 1.0, 0.94))
+    return _mix(_BLACK, np.array([1.02, 1.0, 0.94]), stone + 0.9 * slope)
 
 
 def _sketch(pattern: str, rng: np.random.Generator) -> Field:
@@ -148,7 +136,7 @@ def _sketch(pattern: str, rng: np.random.Generator) -> Field:
     line = np.clip(2.2 * np.sqrt(down * down + right * right), 0, 1)
     pressure = 0.6 + 0.4 * _smooth_noise(rng, 6.0)
     paper = 0.93 + 0.02 * rng.standard_normal((SIZE, SIZE))
-    return _tinted(paper - pressure * (0.5 * line + 0.3 * field), (1.0, 0.99, 0.95))
+    return _mix(_BLACK, np.array([1.0, 0.99, 0.95]), paper - pressure * (0.5 * line + 0.3 * field))
 
 
 _PAINTERS = {"photo": _photo, "dim": _dim, "relief": _relief, "sketch": _sketch}
@@ -166,19 +154,12 @@ def draw(pattern: str, style: str, rng: np.random.Generator, colour: str | None 
     Raises:
         UnknownNameError: The pattern, style or colour is not a known one.
     """
-    for kind, name, known in (("pattern", pattern, CLASS_NAMES), ("style", style, STYLES)):
-        if name not in known:
-            raise UnknownNameError(kind, name, known)
-    if colour is not None and colour not in COLOURS:
-        raise UnknownNameError("colour", colour, COLOURS)
+    check_known("pattern", pattern, CLASS_NAMES)
+    check_known("style", style, STYLES)
+    if colour is not None:
+        check_known("colour", colour, COLOURS)
     image = _clean(pattern, rng, colour) if style == "clean" else _PAINTERS[style](pattern, rng)
     return (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8)
-
-
-def _generator(style: str, split: str, label: int, number: int) -> np.random.Generator:
-    """Return the random source of one image."""
-    seed = (_SEED, STYLES.index(style), _SPLITS.index(split), label, number)
-    return np.random.Generator(np.random.PCG64(seed))
 
 
 def _items(split: str) -> tuple[Item, ...]:
@@ -198,8 +179,8 @@ def _load(style: str, known: frozenset[str], path: str) -> Image:
         raise DataError(f"no drawing {path!r} in the built-in data set; paths look like {min(known)!r}", path=path)
     name, file = path.split("/")
     split, number = file.removesuffix(".png").split("_")
-    rng = _generator(style, split, CLASS_NAMES.index(name), int(number))
-    return Image.fromarray(draw(name, style, rng))
+    seed = (_SEED, STYLES.index(style), [*_SPLIT_COUNTS].index(split), CLASS_NAMES.index(name), int(number))
+    return Image.fromarray(draw(name, style, np.random.Generator(np.random.PCG64(seed))))
 
 
 def textures_dataset(name: str) -> DataSet:
@@ -208,11 +189,9 @@ def textures_dataset(name: str) -> DataSet:
     Raises:
         UnknownNameError: The name is not one of `TEXTURE_SETS`.
     """
-    if name not in TEXTURE_SETS:
-        raise UnknownNameError("built-in data set", name, TEXTURE_SETS)
-    style = TEXTURE_SETS[name]
+    check_known("built-in data set", name, TEXTURE_SETS)
+    style, test = TEXTURE_SETS[name], _items("test")
     sampled = style == "photo"
-    test = _items("test")
     train, val = (_items("train"), _items("val")) if sampled else (test, ())
     known = frozenset(item.path for item in (*train, *val, *test))
     return DataSet(

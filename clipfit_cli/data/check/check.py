@@ -59,11 +59,6 @@ class Check:
     list_state: ListState | None = None
     message: str = ""
 
-    @property
-    def is_complete(self) -> bool:
-        """Whether nothing is wrong."""
-        return self.state in ("present", "built-in")
-
 
 def check_dataset(
     name: str | OwnDataSet, data_root: Path, *, decode: bool = False, progress: Step = lambda *_: None
@@ -105,8 +100,9 @@ def check_dataset(
         state = "incomplete"
     if damaged or list_state == "other":
         state = "damaged"
-    message = ". ".join(filter(None, texts))
-    return Check(status, state, len(listed), status.missing, damaged, sha256, list_state, message)
+    return Check(
+        status, state, len(listed), status.missing, damaged, sha256, list_state, ". ".join(filter(None, texts))
+    )
 
 
 def without_damaged(dataset: DataSet, progress: Step = lambda *_: None) -> tuple[DataSet, tuple[Damage, ...]]:

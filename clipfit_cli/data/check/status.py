@@ -112,9 +112,8 @@ def present_datasets(data_root: Path) -> tuple[str, ...]:
 
 def missing_images(dataset: DataSet, items: Sequence[Item]) -> tuple[str, ...]:
     """Return the listed paths without a file, each once; none for a data set that is drawn by code."""
-    if not isinstance(dataset.load_image, ImageFolder):
-        return ()
-    return dataset.load_image.missing(item.path for item in items)
+    images = dataset.load_image
+    return images.missing(item.path for item in items) if isinstance(images, ImageFolder) else ()
 
 
 def empty_images(dataset: DataSet, paths: Iterable[str]) -> tuple[str, ...]:

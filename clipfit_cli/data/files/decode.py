@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from clipfit_cli.data.files.identity import read_file
 from clipfit_cli.errors import DataError
 
 MAX_PIXELS = 178_956_970
@@ -21,21 +20,11 @@ MAX_ASPECT = 1000
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 """What is decoded, by content, whatever a file is called; others of Pillow's plugins start programs."""
 
-_START_OF_SCAN = 0xDA
-_SEGMENTS = range(0xC0, 0xFF)
+_START_OF_SCAN, _SEGMENTS = 0xDA, range(0xC0, 0xFF)
+# Comments and application segments, but for JFIF (E0) and Adobe's (EE), which says how colours are coded.
 _METADATA = {0xFE} | set(range(0xE1, 0xF0)) - {0xEE}
-"""Comments and application segments, but for JFIF (E0) and Adobe's (EE), which says how colours are coded."""
 
 _OPEN_LOCK = threading.Lock()
-
-
-def decode_rgb(path: Path) -> Image.Image:
-    """Return the image as RGB, first frame, at its stored size; see `read_file` and `decode_content`.
-
-    Raises:
-        DataError: The file is missing, empty, truncated, not an image, of 32-bit pixels, or too large.
-    """
-    return decode_content(read_file(path), path)
 
 
 def decode_content(content: bytes, path: Path | str) -> Image.Image:
@@ -62,8 +51,7 @@ def decode_content(content: bytes, path: Path | str) -> Image.Image:
     except UnidentifiedImageError:
         raise DataError(f"image {path} is not in a known image format ({', '.join(FORMATS)})", path=path) from None
     except Exception as error:  # Pillow's plugins raise what they like on a damaged file
-        reason = str(error) or type(error).__name__
-        raise DataError(f"image {path} is damaged: {reason}", path=path) from error
+        raise DataError(f"image {path} is damaged: {str(error) or type(error).__name__}", path=path) from error
 
 
 def _open(content: bytes) -> Image.Image:

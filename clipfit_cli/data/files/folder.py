@@ -81,7 +81,7 @@ class ImageFolder(StoredImages):
         return tuple(absent)
 
 
-def files_below(root: Path, below: str = "") -> Iterator[str]:
+def files_below(root: Path, below: str = "", left_out: list[str] | None = None) -> Iterator[str]:
     """Yield the files in a folder and in those below it, relative to `root`, sorted within each.
 
     Hidden ones are passed over; links are followed, but not back into a folder above.
@@ -89,14 +89,21 @@ def files_below(root: Path, below: str = "") -> Iterator[str]:
     Args:
         root: What the paths are relative to.
         below: The folder, relative to `root`; empty = `root` itself.
+        left_out: Gets what is wrong with folders that cannot be read, which are passed over then.
 
     Raises:
-        DataError: See `names_in`.
+        DataError: See `names_in`; not where there is a `left_out`.
     """
     pending: list[tuple[str, tuple[tuple[int, int], ...]]] = [(below, ())]
     while pending:
         folder, above = pending.pop()
-        folders, files = names_in(root / folder)
+        try:
+            folders, files = names_in(root / folder)
+        except DataError as error:
+            if left_out is None or error.__cause__ is None:  # the system has no complaint about the folder
+                raise
+            left_out.append(str(error))
+            continue
         state = (root / folder).stat()
         place = (state.st_dev, state.st_ino)
         if place not in above:
@@ -113,12 +120,10 @@ def names_in(folder: Path) -> tuple[list[str], list[str]]:
     """
     found: tuple[list[str], list[str]] = ([], [])
     with reading("folder", folder), os.scandir(folder) as entries:
-        for entry in sorted(entries, key=lambda entry: entry.name):
-            if entry.name.startswith("."):
-                continue
-            if entry.name.encode(errors="replace") != os.fsencode(entry.name):
-                shown = os.fsencode(entry.name)
-                raise DataError(f"the name {shown!r} in {folder} is not UTF-8 text; rename it", path=folder)
+        shown = (entry for entry in entries if not entry.name.startswith("."))
+        for entry in sorted(shown, key=lambda entry: entry.name):
+            if entry.name.encode(errors="replace") != (name := os.fsencode(entry.name)):
+                raise DataError(f"the name {name!r} in {folder} is not UTF-8 text; rename it", path=folder)
             found[not entry.is_dir()].append(entry.name)
     return found
 

@@ -21,8 +21,7 @@ YOUNG_NS = 2_000_000_000
 """A file that was changed this short ago may change again without another time stamp, as coarse as some are."""
 
 
-_State = tuple[int, int, int, int]
-"""Size, mtime_ns, ctime_ns and inode."""
+_State = tuple[int, int, int, int]  # size, mtime_ns, ctime_ns and inode
 
 
 def read_file(path: Path) -> bytes:
@@ -72,8 +71,7 @@ def by_content(root: Path, paths: Sequence[str]) -> str:
     unknown = [path for path in states if path not in digests]
     with ThreadPoolExecutor(8, thread_name_prefix="clipfit-digests") as pool:
         digests |= zip(unknown, pool.map(_digest, [root / path for path in unknown]), strict=True)
-    settled = [path for path in unknown if max(states[path][1:3]) < started - YOUNG_NS]
-    if settled:
+    if settled := [path for path in unknown if max(states[path][1:3]) < started - YOUNG_NS]:
         content = json.dumps(known | {path: (states[path], digests[path]) for path in settled}).encode()
         with suppress(OSError):  # else the folder is read again next time
             write_whole(memory, hashlib.sha256(content).hexdigest().encode() + b"\n" + content)

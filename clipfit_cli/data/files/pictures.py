@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from clipfit_cli.data.dataset import DataSet, Item
-from clipfit_cli.data.files.folder import ImageFolder, is_image
+from clipfit_cli.data.files.folder import ImageFolder, files_below, is_image
 from clipfit_cli.errors import DataError
 from clipfit_cli.files import expanded
 
@@ -64,21 +64,15 @@ def unlabelled(paths: Sequence[Path]) -> DataSet:
 
 def _images_below(folder: Path, left_out: list[str]) -> list[Path]:
     found = []
-    for place, folders, files in os.walk(folder, onerror=lambda error: left_out.append(_reason(error))):
-        folders[:] = [name for name in folders if name[0] != "."]
-        for path in (Path(place, name) for name in files if name[0] != "." and is_image(name)):
-            try:
-                path.stat()
-                found.append(path)
-            except OSError as error:
-                left_out.append(_reason(error))
+    for path in (folder / name for name in files_below(folder, left_out=left_out) if is_image(name)):
+        try:
+            path.stat()
+            found.append(path)
+        except OSError as error:
+            left_out.append(f"{path}: {error.strerror}")
     if not found:
         also = f" ({'; '.join(left_out[:_NAMED])})" if left_out else ""
         raise DataError(
             f"there are no images in {folder}{also}; expected files such as photo.jpg or photo.png", path=folder
         )
     return sorted(found)
-
-
-def _reason(error: OSError) -> str:
-    return f"{error.filename}: {error.strerror}"

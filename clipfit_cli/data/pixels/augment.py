@@ -34,10 +34,8 @@ class CropBatch:
         """Cut the crop out of pixels (height, width, 3) for one place; the pixels are not needed afterwards."""
         cut = pixels[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
         box = torch.from_numpy(np.array(cut, order="C")).unsqueeze(0).permute(0, 3, 1, 2)
-        side = self._spec.size
-        resized: NDArray[np.uint8] = F.interpolate(
-            box, size=(side, side), mode=self._spec.interpolation, antialias=True
-        )[0].numpy()
+        size, mode = self._spec.size, self._spec.interpolation
+        resized: NDArray[np.uint8] = F.interpolate(box, (size, size), mode=mode, antialias=True)[0].numpy()
         if crop.flip:
             resized = resized[:, :, ::-1]
         # numpy, channel by channel: torch would wake its own threads in each of ours, and a channel stays in the cache

@@ -7,10 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
-_AREA = (0.08, 1.0)
-_ASPECT = (3 / 4, 4 / 3)
-_TRIES = 10
-_FLIP_PROBABILITY = 0.5
+_AREA, _ASPECT = (0.08, 1.0), (3 / 4, 4 / 3)
+_TRIES, _FLIP_PROBABILITY = 10, 0.5
 
 
 @dataclass(frozen=True)

@@ -54,11 +54,10 @@ class ImageCache:
     def get(self, group: Hashable, key: Hashable) -> NDArray[np.uint8] | None:
         """Return what is kept, in the shape that it had, or None; the group counts as used."""
         with self._lock:
-            found = self._groups.pop(group, None)
-            if found is None:
+            if group not in self._groups:
                 return None
-            self._groups[group] = found  # a dict remembers the order: the last is the latest
-            return found.entries.get(key)
+            self._groups[group] = self._groups.pop(group)  # a dict remembers the order: the last is the latest
+            return self._groups[group].entries.get(key)
 
     def put(self, group: Hashable, key: Hashable, pixels: NDArray[np.uint8]) -> bool:
         """Keep a copy of the pixels, not empty, if the budget allows; return whether they are kept."""

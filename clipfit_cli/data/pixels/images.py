@@ -28,8 +28,7 @@ from clipfit_cli.errors import ConfigError
 Batch = tuple[Tensor, Tensor]
 """Images (batch, 3, size, size) and labels, int64 (batch,)."""
 
-_MOST_THREADS = 8
-_PARTS_PER_THREAD = 2
+_MOST_THREADS, _PARTS_PER_THREAD = 8, 2
 _HOST = torch.device("cpu")
 
 
@@ -73,8 +72,7 @@ class ImageStore:
         Raises:
             ConfigError: The budget is negative.
         """
-        if memory_budget_mib is None:
-            memory_budget_mib = default_budget_mib()
+        memory_budget_mib = default_budget_mib() if memory_budget_mib is None else memory_budget_mib
         if memory_budget_mib < 0:
             raise ConfigError(f"memory budget must be 0 or more MiB, got {memory_budget_mib}")
         self.decoded_images = 0
@@ -167,29 +165,25 @@ class ImageStore:
     ) -> None:
         """Put the centre crops of some places into images (batch, 3, size, size)."""
         for place in places:
-            images[place] = self._eval_crop(dataset, items[place], spec)
+            images[place] = self._kept(dataset, items[place], spec)
 
     def _whole(self, dataset: DataSet, item: Item) -> NDArray[np.uint8]:
         """Return the pixels (height, width, 3) of an image, and keep them.
 
         A second thread that wants an image while it is decoded, as the next epoch's first batch may, waits for it.
         """
-        group = group_of(dataset)
         with self._turns[hash(item.path) % len(self._turns)]:
-            pixels = self._cache.get(group, item.path)
-            if pixels is None:
-                pixels = np.asarray(self._decode(dataset, item))
-                self._cache.put(group, item.path, pixels)
-            return pixels
+            return self._kept(dataset, item)
 
-    def _eval_crop(self, dataset: DataSet, item: Item, spec: ImageSpec) -> NDArray[np.uint8]:
-        """Return one centre crop (3, size, size), and keep it."""
+    def _kept(self, dataset: DataSet, item: Item, spec: ImageSpec | None = None) -> NDArray[np.uint8]:
+        """Return the pixels of a whole image, or its centre crop (3, size, size), and keep them."""
         group, key = group_of(dataset), (item.path, spec)
-        crop = self._cache.get(group, key)
-        if crop is None:
-            crop = eval_crop(self._decode(dataset, item), spec).numpy()
-            self._cache.put(group, key, crop)
-        return crop
+        pixels = self._cache.get(group, key)
+        if pixels is None:
+            image = self._decode(dataset, item)
+            pixels = eval_crop(image, spec).numpy() if spec else np.asarray(image)
+            self._cache.put(group, key, pixels)
+        return pixels
 
     def _decode(self, dataset: DataSet, item: Item) -> Image.Image:
         """Return an item's image and count it."""
@@ -238,6 +232,4 @@ def _labels(items: Sequence[Item]) -> Tensor:
 
 def _usable_cores() -> int:
     """Return how many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

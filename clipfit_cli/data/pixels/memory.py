@@ -8,11 +8,8 @@ from pathlib import Path, PurePosixPath
 MOST_MIB = 4096
 """Never more is kept by default."""
 
-_SHARE = 4
-_UNKNOWN_MIB = 4096
-_MEMINFO = Path("/proc/meminfo")
-_OWN_GROUPS = Path("/proc/self/cgroup")
-_GROUPS = Path("/sys/fs/cgroup")
+_SHARE, _UNKNOWN_MIB = 4, 4096
+_MEMINFO, _OWN_GROUPS, _GROUPS = Path("/proc/meminfo"), Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 
 
 def default_budget_mib() -> int:

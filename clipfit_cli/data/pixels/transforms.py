@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from clipfit_cli.errors import ConfigError, UnknownNameError
+from clipfit_cli.errors import ConfigError, check_known
 
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
@@ -38,10 +38,8 @@ class ImageSpec:
     def __post_init__(self) -> None:
         if self.size < 1:
             raise ConfigError(f"image size must be at least 1, got {self.size}")
-        if self.interpolation not in _FILTERS:
-            raise UnknownNameError("interpolation", self.interpolation, _FILTERS)
-        if self.resize_mode not in _RESIZE_MODES:
-            raise UnknownNameError("resize mode", self.resize_mode, _RESIZE_MODES)
+        check_known("interpolation", self.interpolation, _FILTERS)
+        check_known("resize mode", self.resize_mode, _RESIZE_MODES)
 
 
 def eval_crop(image: Image.Image, spec: ImageSpec) -> Tensor:
@@ -73,6 +71,5 @@ def normalise(images: Tensor, spec: ImageSpec) -> Tensor:
         images: uint8, (batch, 3, height, width).
         spec: Mean and standard deviation.
     """
-    mean = torch.tensor(spec.mean, device=images.device).view(3, 1, 1)
-    std = torch.tensor(spec.std, device=images.device).view(3, 1, 1)
+    mean, std = (torch.tensor(values, device=images.device).view(3, 1, 1) for values in (spec.mean, spec.std))
     return images.to(torch.float32).div_(255).sub_(mean).div_(std)

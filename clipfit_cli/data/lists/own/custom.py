@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -31,8 +31,7 @@ _READERS: dict[Kind, Callable[[str], Listing]] = {
 _TABLES = (*table.DELIMITERS, *table.JSON_SUFFIXES)
 _NAMED = re.compile(r"([\w.-]+)=(.+)", flags=re.S)
 _SCHEMES: tuple[Literal["hf", "wds"], ...] = ("hf", "wds")
-_SAYS_NOTHING = re.compile(r"n?\d+")
-"""WordNet ids, and the numbers of classes that have no name."""
+_SAYS_NOTHING = re.compile(r"n?\d+")  # WordNet ids, and the numbers of classes that have no name
 
 
 @dataclass(frozen=True)
@@ -68,23 +67,19 @@ def find_own(text: str) -> OwnDataSet | None:
     name, rest = _parts(text)
     if name and _is_taken(name):
         raise ConfigError(f"{name!r} is the name of another data set; give {rest} another one: OTHER={rest}")
-    scheme = _scheme(rest)
-    if scheme:
+    if scheme := _scheme(rest):
         location = rest.removeprefix(f"{scheme}:")
         if not location:
             raise ConfigError(f"nothing stands behind {rest}; expected hf:ORG/NAME or wds:SHARDS")
         return OwnDataSet(name or _free_name(_stem(location)), scheme, _anchored(scheme, location))
     if not name and catalog.is_known(rest):
         return None
-    path = _on_disk(rest)
-    if path and path.is_dir():
-        return OwnDataSet(name or _free_name(path.name), "folder", str(path))
-    if path:
-        if path.suffix.lower() not in _TABLES:
-            raise DataError(
-                f"{path} is no list of images: expected a file that ends in {', '.join(_TABLES)}", path=path
-            )
-        return OwnDataSet(name or _free_name(path.stem), "table", str(path))
+    if path := _on_disk(rest):
+        if path.is_dir():
+            return OwnDataSet(name or _free_name(path.name), "folder", str(path))
+        if path.suffix.lower() in _TABLES:
+            return OwnDataSet(name or _free_name(path.stem), "table", str(path))
+        raise DataError(f"{path} is no list of images: expected a file that ends in {', '.join(_TABLES)}", path=path)
     if "://" in rest:
         raise ConfigError(f"{rest} is a URL; download it and give its path, or give hf:ORG/NAME for the hub")
     if "/" in rest or os.sep in rest or rest[:1] in (".", "~") or rest.lower().endswith(_TABLES):
@@ -120,11 +115,13 @@ def read_own(own: OwnDataSet, splits_dir: Path | None = None) -> DataSet:
     """
     listing = _READERS[own.kind](own.location)
     class_names = _renamed(own, listing.class_names)
-    _check_text(own, (*listing.class_names, *class_names, *(entry.path for entry in listing.entries)))
-    lists = arrange(listing, splits_dir, all_test=own.all_test)
+    for text in (*listing.class_names, *class_names, *(entry.path for entry in listing.entries)):
+        if "\0" in text or text != text.encode(errors="replace").decode():
+            raise DataError(f"data set {own.name!r}: the name {text!r} is not UTF-8 text, or there is a NUL in it")
+    (train, val, test), note, sha256 = arrange(listing, splits_dir, all_test=own.all_test)
     if problem := names_problem(class_names):
         raise ConfigError(f"data set {own.name!r}: {problem}; rename one, or give names with --class-names FILE")
-    notes = [lists.note, listing.note]
+    notes = [note, listing.note]
     if 2 * len([name for name in class_names if _SAYS_NOTHING.fullmatch(name)]) > len(class_names):
         notes.append(
             f"prompts are made of numbers ({', '.join(class_names[:3])}, ...), which say nothing about a picture; give "
@@ -134,14 +131,14 @@ def read_own(own: OwnDataSet, splits_dir: Path | None = None) -> DataSet:
         name=own.name,
         prompt_template=catalog.DEFAULT_TEMPLATE,
         class_names=class_names,
-        train=lists.train,
-        val=lists.val,
-        test=lists.test,
-        split_sha256=hash_lists(class_names, lists.train, lists.val, lists.test),
+        train=train,
+        val=val,
+        test=test,
+        split_sha256=hash_lists(class_names, train, val, test),
         load_image=listing.images,
-        train_is_sampled=not lists.test_only,
+        train_is_sampled=train is not test,
         notes=tuple(f"{own.name}: {note}" for note in notes if note),
-        split_file_sha256=lists.file_sha256 or listing.file_sha256,
+        split_file_sha256=sha256 or listing.file_sha256,
         identify=listing.images.identify,
         location=own.location.encode(errors="backslashreplace").decode(),
     )
@@ -151,10 +148,9 @@ def read_own(own: OwnDataSet, splits_dir: Path | None = None) -> DataSet:
 
 def _renamed(own: OwnDataSet, names: Sequence[str]) -> tuple[str, ...]:
     """Return the class names: those that were given instead of the data set's own, where there are any."""
-    given = own.class_names
+    given, shown = own.class_names, f"{', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"
     if given is None:
         return tuple(names)
-    shown = f"{', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"
     if len(given) != len(names):
         raise ConfigError(
             f"{len(given)} class names were given, data set {own.name!r} has {len(names)} classes: {shown}"
@@ -166,19 +162,10 @@ def _renamed(own: OwnDataSet, names: Sequence[str]) -> tuple[str, ...]:
     return tuple(given[name] for name in names)
 
 
-def _check_text(own: OwnDataSet, texts: Iterable[str]) -> None:
-    """Refuse names that cannot be written down."""
-    for text in texts:
-        if "\0" in text or text != text.encode(errors="replace").decode():
-            raise DataError(f"data set {own.name!r}: the name {text!r} is not UTF-8 text, or there is a NUL in it")
-
-
 def _parts(text: str) -> tuple[str, str]:
     """Return the name that is given to a data set, if any, and the rest; what exists as a whole has no name."""
     match = _NAMED.fullmatch(text)
-    if not match or _on_disk(text):
-        return "", text
-    return match[1], match[2]
+    return (match[1], match[2]) if match and not _on_disk(text) else ("", text)
 
 
 def _scheme(text: str) -> Literal["hf", "wds"] | None:
@@ -187,10 +174,8 @@ def _scheme(text: str) -> Literal["hf", "wds"] | None:
 
 def _anchored(scheme: str, location: str) -> str:
     """Return a location that is on this disk as an absolute path, any other as it is."""
-    if "://" in location:
-        return location
     local = scheme == "wds" or location[:1] in (".", "~", os.sep) or _on_disk(location)
-    return _absolute(location) if local else location
+    return _absolute(location) if local and "://" not in location else location
 
 
 def _absolute(path: str) -> str:

@@ -10,13 +10,12 @@ from typing import Any
 
 from clipfit_cli.data.files.folder import StoredImages, files_below
 from clipfit_cli.data.files.identity import by_content, hash_parts, read_file
-from clipfit_cli.data.lists.own.listing import Found, Listing, listing_of, split_of
+from clipfit_cli.data.lists.own.listing import Entry, Listing, listing_of, split_of
 from clipfit_cli.errors import ConfigError, DataError
 from clipfit_cli.files import expanded
 
 _LABEL_NAMES = ("label", "labels", "class", "class_name", "fine_label")
-_SAVED = ("dataset_dict.json", "state.json")
-"""Files that tell a folder of `save_to_disk` from other folders."""
+_SAVED = ("dataset_dict.json", "state.json")  # files that tell a folder of `save_to_disk` from other folders
 
 
 @dataclass(frozen=True)
@@ -105,8 +104,7 @@ def _load(location: str, source: str) -> tuple[Path | None, str, dict[str, Any]]
         else:
             loaded = datasets.load_dataset(str(folder) if os.path.isdir(folder) else name, config or None)  # noqa: PTH112
     except Exception as error:  # the library raises errors of many packages
-        reason = str(error) or type(error).__name__
-        raise DataError(f"{source} cannot be loaded: {reason}") from error
+        raise DataError(f"{source} cannot be loaded: {str(error) or type(error).__name__}") from error
     tables = dict(loaded) if isinstance(loaded, dict) else {"all": loaded}
     return folder if os.path.isdir(folder) else None, config, tables  # noqa: PTH112
 
@@ -129,18 +127,17 @@ def _columns(features: Mapping[str, Any], source: str) -> tuple[str, str]:
     return images[0], labels[0]
 
 
-def _labelled(table: Any, split: str, column: str, source: str) -> list[Found]:
+def _labelled(table: Any, split: str, column: str, source: str) -> list[Entry]:
     """Return every row of a split; nothing where the labels are withheld."""
-    values: Sequence[Any] = list(table[column])
+    values, found = list(table[column]), []
     if values and all(value == -1 for value in values):
         return []
-    found = []
     for row, value in enumerate(values):
         where = f"{source}, row {row} of {split}"
-        label, name = (None, value) if isinstance(value, str) else (value, None)
+        label, name = (-1, value) if isinstance(value, str) else (value, None)
         if not (name or (isinstance(label, int) and label >= 0)):
             raise DataError(f"{where} has the label {value!r}; expected a class name or a whole number from 0")
-        found.append(Found(f"{split}/{row:08d}", split_of(split), label, name, where))
+        found.append(Entry(f"{split}/{row:08d}", label, split_of(split), name, where))
     return found
 
 

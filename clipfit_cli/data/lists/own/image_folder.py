@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from clipfit_cli.data.files.folder import ImageFolder, files_below, is_image, names_in
-from clipfit_cli.data.lists.own.listing import Found, Listing, Split, listing_of, split_of
+from clipfit_cli.data.lists.own.listing import Entry, Listing, Split, listing_of, split_of
 from clipfit_cli.errors import DataError
 
 _LAYOUT = "expected one folder per class with images in it, or the folders train, val and test with such folders"
@@ -25,20 +25,19 @@ def read(folder: Path) -> Listing:
     """
     splits = _splits(folder, names_in(folder)[0])
     roots: dict[str, Split | None] = {name: split for split, name in splits.items()} if splits else {"": None}
-    found: list[Found] = []
+    found: list[Entry] = []
     seen: set[str] = set()
     inner: set[tuple[str, str]] = set()
     for name, split in roots.items():
         root = folder / name
         classes, files = names_in(root)
-        loose = next(filter(is_image, files), None)
-        if loose:
+        if loose := next(filter(is_image, files), None):
             raise DataError(f"the image {root / loose} lies outside every class folder; {_LAYOUT}", path=root)
         images = {one: [path for path in files_below(root, one) if is_image(path)] for one in classes}
         for class_name, paths in images.items():
             if not paths and split is None:
                 raise DataError(f"the class folder {root / class_name} holds no image; fill or remove it", path=root)
-            found += [Found(f"{name}/{path}" if name else path, split, None, class_name) for path in paths]
+            found += [Entry(f"{name}/{path}" if name else path, -1, split, class_name) for path in paths]
         _check_domains(root, images)
         seen |= images.keys()
         inner |= {(name, path.rpartition("/")[0]) for paths in images.values() for path in paths if path.count("/") > 1}

@@ -30,13 +30,17 @@ class Entry:
 
     Attributes:
         path: What `load_image` takes, with forward slashes; the same wherever the data set lies, if it can be.
-        label: 0-based class index.
+        label: 0-based class index; -1 = a reader found only the name.
         split: None = the data set does not say.
+        class_name: None = a reader found only the label.
+        where: What messages call the place.
     """
 
     path: str
     label: int
     split: Split | None
+    class_name: str | None = None
+    where: str = ""
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ class Listing:
 
     Attributes:
         class_names: In label order.
-        entries: At least one.
+        entries: At least one, each with its label.
         images: Loads and identifies them by their paths.
         file_sha256: Of the file that lists them; empty where none does.
         note: How the entries came about where that is not plain.
@@ -56,24 +60,6 @@ class Listing:
     images: StoredImages
     file_sha256: str = ""
     note: str = ""
-
-
-@dataclass(frozen=True)
-class Found:
-    """One image as a reader found it.
-
-    Attributes:
-        path, split: As of an entry.
-        label: None = only the name was given.
-        class_name: None = only the label was given.
-        where: What messages call the place.
-    """
-
-    path: str
-    split: Split | None
-    label: int | None
-    class_name: str | None
-    where: str = ""
 
 
 def split_of(word: str) -> Split | None:
@@ -97,7 +83,7 @@ def whole_number(text: str, what: str) -> int:
 
 
 def listing_of(
-    found: Sequence[Found],
+    found: Sequence[Entry],
     images: StoredImages,
     class_names: Sequence[str] = (),
     *,
@@ -116,39 +102,36 @@ def listing_of(
         DataError: Only some images have a split, or a label; a label has two names, or a name two labels; or a number
             between 0 and the largest label does not occur, or has no name.
     """
-    nameless = next((one for one in found if one.split is None), None)
-    if nameless and any(one.split for one in found):
-        raise DataError(f"{nameless.where} names no split, others do; name it (train, val, test) for all, or for none")
+    without = [one.where for one in found if one.split is None]
+    if 0 < len(without) < len(found):
+        raise DataError(f"{without[0]} names no split, others do; name it (train, val, test) for all, or for none")
     names = tuple(class_names) or _names(found)
     numbers = {name: number for number, name in enumerate(names)}
     entries = []
     for one in found:
-        label = numbers[one.class_name or ""] if one.label is None else one.label
+        label = numbers[one.class_name or ""] if one.label < 0 else one.label
         if label >= len(names):
             raise DataError(f"{one.where} has label {label}, but there are {len(names)} class names")
         entries.append(Entry(one.path, label, one.split))
     return Listing(names, tuple(entries), images, file_sha256, note)
 
 
-def _names(found: Sequence[Found]) -> tuple[str, ...]:
+def _names(found: Sequence[Entry]) -> tuple[str, ...]:
     """Return the class names in label order, as the images have them."""
-    if all(one.label is None for one in found):
+    if all(one.label < 0 for one in found):
         return tuple(sorted({one.class_name or "" for one in found}))
     name_of: dict[int, str] = {}
     label_of: dict[str, int] = {}
     for one in found:
-        if one.label is None:
+        if one.label < 0:
             raise DataError(f"{one.where} has no label, others have one; give every image a label, or none")
         name = str(one.label) if one.class_name is None else one.class_name
-        known = name_of.setdefault(one.label, name)
-        if known != name:
+        if (known := name_of.setdefault(one.label, name)) != name:
             raise DataError(f"{one.where}: label {one.label} is called {name!r} here and {known!r} before")
-        other = label_of.setdefault(name, one.label)
-        if other != one.label:
+        if (other := label_of.setdefault(name, one.label)) != one.label:
             raise DataError(f"{one.where}: the class {name!r} has label {one.label} here and {other} before")
-    for label in range(max(name_of)):
-        if label not in name_of:
-            raise DataError(
-                f"no image has label {label}, though there is a label {max(name_of)}; labels count from 0 without gaps"
-            )
+    for label in (label for label in range(max(name_of)) if label not in name_of):
+        raise DataError(
+            f"no image has label {label}, though there is a label {max(name_of)}; labels count from 0 without gaps"
+        )
     return tuple(name_of[label] for label in sorted(name_of))

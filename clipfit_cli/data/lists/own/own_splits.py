@@ -8,12 +8,12 @@ import os
 import random
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from clipfit_cli.data.dataset import Item
 from clipfit_cli.data.files.identity import MAX_BYTES
 from clipfit_cli.data.lists.own.listing import Listing
+from clipfit_cli.data.splits import by_class
 from clipfit_cli.errors import DataError
 from clipfit_cli.files import read_bytes, remove_unfinished, write_whole
 
@@ -25,30 +25,11 @@ TRAIN_SHARE, VAL_SHARE = 0.5, 0.2
 _SPLITS = ("train", "val", "test")
 
 
-@dataclass(frozen=True)
-class Arranged:
-    """The lists of a data set.
-
-    Attributes:
-        train, val, test: By label, then path.
-        test_only: Whether the training list is the test list, there for its classes alone.
-        note: How the lists came about where they were not given; empty where they were.
-        file_sha256: Of the file that keeps them; empty where none does.
-    """
-
-    train: tuple[Item, ...]
-    val: tuple[Item, ...]
-    test: tuple[Item, ...]
-    test_only: bool = False
-    note: str = ""
-    file_sha256: str = ""
-
-
 Lists = tuple[tuple[Item, ...], tuple[Item, ...], tuple[Item, ...]]
 """The items of train, val and test, by label, then path."""
 
 
-def arrange(listing: Listing, splits_dir: Path | None, *, all_test: bool = False) -> Arranged:
+def arrange(listing: Listing, splits_dir: Path | None, *, all_test: bool = False) -> tuple[Lists, str, str]:
     """Return the lists of a data set.
 
     Splits that are given stay as they are; validation may be missing. Without test images, the validation images
@@ -59,6 +40,11 @@ def arrange(listing: Listing, splits_dir: Path | None, *, all_test: bool = False
         listing: As a reader found it.
         splits_dir: Where a split that is made here is kept; None = nowhere.
         all_test: Take all images for test images instead of splitting them anew.
+
+    Returns:
+        Train, val and test (the training list is the same object as the test list where it is there for its classes
+        alone), how they came about where they were not given, and the sha256 of the file that keeps them; each of
+        these is empty where there is none.
 
     Raises:
         DataError: See `own_split`.
@@ -74,13 +60,12 @@ def arrange(listing: Listing, splits_dir: Path | None, *, all_test: bool = False
     if all_test and not test:
         train, test = (), everything
     if test and not (train or val):
-        return Arranged(test, (), test, test_only=True, note="all images are test images, so nothing can train on them")
+        return (test, (), test), "all images are test images, so nothing can train on them", ""
     if test:
-        return Arranged(train, val, test, note=note)
+        return (train, val, test), note, ""
     what = "no test images were given, so the training images" if train else "the images of each class"
-    note = f"{what} were split 50/20/30 into train, val and test (seed {SPLIT_SEED})"
     lists, sha256 = own_split(everything, listing.class_names, splits_dir)
-    return Arranged(*lists, note=note, file_sha256=sha256)
+    return lists, f"{what} were split 50/20/30 into train, val and test (seed {SPLIT_SEED})", sha256
 
 
 def own_split(items: Sequence[Item], class_names: Sequence[str], splits_dir: Path | None) -> tuple[Lists, str]:
@@ -115,7 +100,11 @@ def own_split(items: Sequence[Item], class_names: Sequence[str], splits_dir: Pat
     except OSError as error:
         raise DataError(f"the split {path} cannot be read ({error}); delete it to have it made anew") from error
     if kept is None:
-        kept = _to_json(draw_split(items, class_names), class_names).encode()
+        made = {
+            split: [[item.path, item.label, class_names[item.label]] for item in drawn]
+            for split, drawn in zip(_SPLITS, draw_split(items, class_names), strict=True)
+        }
+        kept = f"{json.dumps(made, ensure_ascii=False, indent=1)}\n".encode()
         try:
             write_whole(path, kept)  # of two processes the last wins, with the same content
         except OSError as error:
@@ -145,18 +134,13 @@ def draw_split(items: Iterable[Item], class_names: Sequence[str]) -> Lists:
 
     Source: the 50/20/30 rule of CoOp ff61507c, `DescribableTextures.read_and_split_data`; the seeding is ours.
     """
-    groups: dict[int, list[Item]] = {}
-    for item in items:
-        groups.setdefault(item.label, []).append(item)
     lists: tuple[list[Item], list[Item], list[Item]] = ([], [], [])
-    for label, group in groups.items():
-        counts = share_out(len(group))
-        places = [split for split, count in enumerate(counts) for _ in range(count)]
+    for label, group in by_class(items).items():
+        places = [split for split, count in enumerate(share_out(len(group))) for _ in range(count)]
         random.Random(f"{SPLIT_SEED} {class_names[label]}").shuffle(places)
         for item, place in zip(group, places, strict=True):
             lists[place].append(item)
-    train, val, test = lists
-    return tuple(train), tuple(val), tuple(test)
+    return tuple(lists[0]), tuple(lists[1]), tuple(lists[2])
 
 
 def share_out(count: int) -> tuple[int, int, int]:
@@ -164,11 +148,3 @@ def share_out(count: int) -> tuple[int, int, int]:
     train = max(1, round(count * TRAIN_SHARE))
     val = min(round(count * VAL_SHARE), max(0, count - train - 1))
     return train, val, count - train - val
-
-
-def _to_json(lists: Lists, class_names: Sequence[str]) -> str:
-    rows = {
-        split: [[item.path, item.label, class_names[item.label]] for item in items]
-        for split, items in zip(_SPLITS, lists, strict=True)
-    }
-    return json.dumps(rows, ensure_ascii=False, indent=1) + "\n"

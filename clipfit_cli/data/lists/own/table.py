@@ -13,7 +13,7 @@ from clipfit_cli.data.files.folder import ImageFolder
 from clipfit_cli.data.files.identity import reading
 from clipfit_cli.data.lists.own.listing import (
     SPLIT_WORDS,
-    Found,
+    Entry,
     Listing,
     Split,
     listing_of,
@@ -46,15 +46,14 @@ def read(file: Path) -> Listing:
     rows = list((_json_rows if file.suffix.lower() in JSON_SUFFIXES else _csv_rows)(file, text))
     if not rows:
         raise DataError(f"{file} lists no images", path=file)
-    found: list[Found] = []
+    found: list[Entry] = []
     lines: dict[str, int] = {}
     for line, row in rows:
         where = f"{file}, line {line}"
         path = _relative(file.parent, row.get("path", ""), where)
-        if path in lines:
+        if lines.setdefault(path, line) != line:
             raise DataError(f"{where}: the image {path} was listed in line {lines[path]} already", path=file)
-        lines[path] = line
-        found.append(Found(path, _split(row, where), _label(row, where), row.get("class_name"), where))
+        found.append(Entry(path, _label(row, where), _split(row, where), row.get("class_name"), where))
     return listing_of(found, ImageFolder(file.parent), file_sha256=sha256)
 
 
@@ -108,13 +107,13 @@ def _relative(folder: Path, text: str, where: str) -> str:
     return path.as_posix()
 
 
-def _label(row: dict[str, str], where: str) -> int | None:
-    """Return the label of a row; None where only the class name is given."""
+def _label(row: dict[str, str], where: str) -> int:
+    """Return the label of a row; -1 where only the class name is given."""
     if "label" in row:
         return whole_number(row["label"], f"{where}: the label")
     if "class_name" not in row:
         raise DataError(f"{where} has neither label nor class_name")
-    return None
+    return -1
 
 
 def _split(row: dict[str, str], where: str) -> Split | None:

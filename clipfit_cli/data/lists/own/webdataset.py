@@ -14,7 +14,7 @@ from pathlib import Path
 
 from clipfit_cli.data.files.folder import IMAGE_SUFFIXES, StoredImages, files_below
 from clipfit_cli.data.files.identity import MAX_BYTES, by_content, reading
-from clipfit_cli.data.lists.own.listing import Found, Listing, Split, listing_of, split_of, whole_number
+from clipfit_cli.data.lists.own.listing import Entry, Listing, Split, listing_of, split_of, whole_number
 from clipfit_cli.errors import ConfigError, DataError
 from clipfit_cli.files import expanded, open_regular, read_text
 
@@ -80,13 +80,13 @@ def read(pattern: str) -> Listing:
     root = Path(os.path.commonpath([shard.parent for shard in shards]))
     names = _class_names(root)
     places: dict[str, tuple[Path, int, int]] = {}
-    found: list[Found] = []
+    found: list[Entry] = []
     for shard in shards:
-        split = _split(shard.relative_to(root))
+        name = shard.relative_to(root)
         for member, label, offset, size in _samples(shard, names):
-            path = f"{shard.relative_to(root).as_posix()}/{member}"
+            path = f"{name.as_posix()}/{member}"
             places[path] = (shard, offset, size)
-            found.append(Found(path, split, label, None, f"{shard}, {member}"))
+            found.append(Entry(path, label, _split(name), where=f"{shard}, {member}"))
     if not found:
         raise DataError(f"the {len(shards)} shards of {pattern} hold no images")
     return listing_of(found, Shards(root, places), names)
@@ -129,11 +129,8 @@ def _choices(inner: str) -> Sequence[str]:
 
 def _split(name: Path) -> Split | None:
     """Return the split that a shard's own name, or else a folder above it, is called by."""
-    for part in reversed(name.parts):
-        for word in re.split(r"[^A-Za-z]+", part):
-            if split := split_of(word):
-                return split
-    return None
+    words = (word for part in reversed(name.parts) for word in re.split(r"[^A-Za-z]+", part))
+    return next(filter(None, map(split_of, words)), None)
 
 
 def _samples(shard: Path, names: list[str]) -> Iterator[tuple[str, int, int, int]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from clipfit_cli.data.catalog import CatalogRow
 from clipfit_cli.data.dataset import DataSet, Item, hash_lists
 from clipfit_cli.data.files.folder import ImageFolder
-from clipfit_cli.data.lists.published.layout import dataset_folder, read_text
+from clipfit_cli.data.lists.published.layout import dataset_folder, read_lines
 from clipfit_cli.errors import DataError
 from clipfit_cli.files import file_sha256
 
@@ -22,8 +22,7 @@ def read(row: CatalogRow, data_root: Path) -> DataSet:
     """
     folder = dataset_folder(row, data_root)
     variants, *lists = (folder / name for name in _LISTS)
-    lines = read_text(row, variants, what="list of classes (variants.txt)").splitlines()
-    class_names = tuple(line.strip() for line in lines if line.strip())
+    class_names = tuple(line.strip() for _, line in read_lines(row, variants, what="list of classes (variants.txt)"))
     labels = {name: label for label, name in enumerate(class_names)}
     train, val, test = (_read_list(row, path, labels) for path in lists)
     return DataSet(
@@ -42,9 +41,7 @@ def read(row: CatalogRow, data_root: Path) -> DataSet:
 def _read_list(row: CatalogRow, path: Path, labels: dict[str, int]) -> tuple[Item, ...]:
     """Return the items of one list; a variant may contain blanks and slashes."""
     items: list[Item] = []
-    for number, line in enumerate(read_text(row, path, what=f"image list ({path.name})").splitlines(), start=1):
-        if not line.strip():
-            continue
+    for number, line in read_lines(row, path, what=f"image list ({path.name})"):
         image, _, variant = line.strip().partition(" ")
         if not image.isalnum() or variant.strip() not in labels:
             raise DataError(

@@ -9,7 +9,7 @@ from pathlib import Path
 from clipfit_cli.data.catalog import CatalogRow
 from clipfit_cli.data.dataset import DataSet, Item, hash_lists
 from clipfit_cli.data.files.folder import ImageFolder, names_in
-from clipfit_cli.data.lists.published.layout import dataset_folder, read_text
+from clipfit_cli.data.lists.published.layout import dataset_folder, read_lines
 from clipfit_cli.errors import DataError
 from clipfit_cli.files import file_sha256
 
@@ -27,14 +27,10 @@ def read(row: CatalogRow, data_root: Path) -> DataSet:
     Raises:
         DataError: A folder or the list of class names is missing, or a class folder has no name in it.
     """
-    folder = dataset_folder(row, data_root)
-    names, sha256 = _class_names(row, folder, data_root)
-    images = folder / row.image_folder
-    class_folders = _folders(row, images / "train")
-    val_folders = _folders(row, images / "val")
+    images, names, sha256 = _opened(row, data_root)
+    class_folders, val_folders = (_folders(row, images / split) for split in ("train", "val"))
     labels = {wnid: label for label, wnid in enumerate(class_folders)}
-    extra = [wnid for wnid in val_folders if wnid not in labels]
-    if extra:
+    if extra := [wnid for wnid in val_folders if wnid not in labels]:
         raise DataError(
             f"data set {row.name!r}: class {extra[0]!r} has a folder below {images / 'val'} but none below "
             f"{images / 'train'}, so it has no training image",
@@ -42,19 +38,7 @@ def read(row: CatalogRow, data_root: Path) -> DataSet:
         )
     train = _items(images, [("train/" + wnid, labels[wnid]) for wnid in class_folders])
     test = _items(images, [("val/" + wnid, labels[wnid]) for wnid in val_folders])
-    class_names = tuple(_name(row, wnid, names) for wnid in class_folders)
-    return DataSet(
-        name=row.name,
-        prompt_template=row.prompt_template,
-        class_names=class_names,
-        train=train,
-        val=test,
-        test=test,
-        split_sha256=hash_lists(class_names, train, test, test),
-        load_image=ImageFolder(images),
-        samples_val=False,
-        split_file_sha256=sha256,
-    )
+    return _data_set(row, images, sha256, tuple(_name(row, wnid, names) for wnid in class_folders), train, test, test)
 
 
 def read_variant(row: CatalogRow, data_root: Path) -> DataSet:
@@ -63,11 +47,11 @@ def read_variant(row: CatalogRow, data_root: Path) -> DataSet:
     Raises:
         DataError: As `read`.
     """
-    folder = dataset_folder(row, data_root)
-    names, sha256 = _class_names(row, folder, data_root)
-    class_folders = _folders(row, folder / row.image_folder)
+    images, names, sha256 = _opened(row, data_root)
+    class_folders = _folders(row, images)
     class_names = tuple(_name(row, wnid, names) for wnid in class_folders)
-    return _test_only(row, folder, sha256, class_names, [(wnid, label) for label, wnid in enumerate(class_folders)])
+    test = _items(images, [(wnid, label) for label, wnid in enumerate(class_folders)])
+    return _data_set(row, images, sha256, class_names, test, (), test)
 
 
 def read_v2(row: CatalogRow, data_root: Path) -> DataSet:
@@ -76,60 +60,61 @@ def read_v2(row: CatalogRow, data_root: Path) -> DataSet:
     Raises:
         DataError: As `read`; or a folder's name is not the number of a class.
     """
-    folder = dataset_folder(row, data_root)
-    known, sha256 = _class_names(row, folder, data_root)
-    names = tuple(known.values())
-    images = folder / row.image_folder
+    images, names, sha256 = _opened(row, data_root)
     class_folders = _folders(row, images)
-    wrong = [name for name in class_folders if not name.isdecimal() or int(name) >= len(names)]
-    if wrong:
+    if wrong := [name for name in class_folders if not name.isdecimal() or int(name) >= len(names)]:
         raise DataError(
             f"data set {row.name!r}: folder {images / wrong[0]} is not named by a label from 0 to "
             f"{len(names) - 1} ({CLASS_NAMES_FILE} has {len(names)} lines)",
             path=images / wrong[0],
         )
     labelled = sorted((int(name), name) for name in class_folders)
-    return _test_only(row, folder, sha256, names[: labelled[-1][0] + 1], [(name, label) for label, name in labelled])
+    test = _items(images, [(name, label) for label, name in labelled])
+    return _data_set(row, images, sha256, tuple(names.values())[: labelled[-1][0] + 1], test, (), test)
 
 
-def _test_only(
-    row: CatalogRow, folder: Path, sha256: str, class_names: tuple[str, ...], labelled: Sequence[tuple[str, int]]
+def _data_set(
+    row: CatalogRow,
+    images: Path,
+    sha256: str,
+    class_names: tuple[str, ...],
+    train: tuple[Item, ...],
+    val: tuple[Item, ...],
+    test: tuple[Item, ...],
 ) -> DataSet:
-    """Return a test-only data set; its training list is the test list and only carries the classes."""
-    images = folder / row.image_folder
-    test = _items(images, labelled)
+    """Return a data set; a list that is the test list is never sampled, and only carries the classes of a variant."""
     return DataSet(
         name=row.name,
         prompt_template=row.prompt_template,
         class_names=class_names,
-        train=test,
-        val=(),
+        train=train,
+        val=val,
         test=test,
-        split_sha256=hash_lists(class_names, test, (), test),
+        split_sha256=hash_lists(class_names, train, val, test),
         load_image=ImageFolder(images),
-        train_is_sampled=False,
+        samples_val=val is not test,
+        train_is_sampled=train is not test,
         split_file_sha256=sha256,
     )
 
 
-def _class_names(row: CatalogRow, folder: Path, data_root: Path) -> tuple[dict[str, str], str]:
-    """Return WordNet id -> class name in the order of classnames.txt, and the sha256 of that file.
+def _opened(row: CatalogRow, data_root: Path) -> tuple[Path, dict[str, str], str]:
+    """Return the image folder, WordNet id -> class name in the order of classnames.txt, and the sha256 of that file.
 
     A variant may use ImageNet's own file.
     """
+    folder = dataset_folder(row, data_root)
     path, common = folder / CLASS_NAMES_FILE, data_root / "imagenet" / CLASS_NAMES_FILE
     if os.path.exists(common) and not os.path.exists(path):  # noqa: PTH110 - pathlib may raise
         path = common
     names: dict[str, str] = {}
-    for number, line in enumerate(read_text(row, path, what="list of class names").splitlines(), start=1):
-        if not line.strip():
-            continue
+    for number, line in read_lines(row, path, what="list of class names"):
         wnid, _, name = line.strip().partition(" ")
         if not name.strip() or wnid in names:
             reason = "expected a WordNet id, a blank and a name" if not name.strip() else "that id came before"
             raise DataError(f"{path}: line {number} is {line[:100]!r}; {reason}", path=path)
         names[wnid] = name.strip()
-    return names, file_sha256(path)
+    return folder / row.image_folder, names, file_sha256(path)
 
 
 def _name(row: CatalogRow, wnid: str, names: dict[str, str]) -> str:

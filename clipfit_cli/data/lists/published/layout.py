@@ -52,3 +52,12 @@ def read_text(row: CatalogRow, path: Path, *, what: str) -> str:
         ) from None
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}", path=path) from error
+
+
+def read_lines(row: CatalogRow, path: Path, *, what: str) -> list[tuple[int, str]]:
+    """Return the lines of a list file that are not blank, each with its number; see `read_text`.
+
+    Raises:
+        DataError: As `read_text`.
+    """
+    return [(n, line) for n, line in enumerate(read_text(row, path, what=what).splitlines(), start=1) if line.strip()]

@@ -16,8 +16,7 @@ from clipfit_cli.files import file_sha256
 
 _SPLITS = ("train", "val", "test")
 
-_UNFIT = re.compile("[\0\ud800-\udfff]")
-"""NUL, and halves of characters, which JSON can spell but no file can hold."""
+_UNFIT = re.compile("[\0\ud800-\udfff]")  # NUL, and halves of characters, which JSON can spell but no file can hold
 
 
 def read(row: CatalogRow, data_root: Path) -> DataSet:
@@ -86,8 +85,7 @@ def _item(path: Path, split: str, number: int, entry: object, names: dict[int, s
             path=path,
         )
     # The first list read is the training list: its names count.
-    known = names.setdefault(label, name)
-    if known != name:
+    if (known := names.setdefault(label, name)) != name:
         if split == "train":
             raise DataError(f"{where}: label {label} is called {name!r} here and {known!r} before", path=path)
         others.append(f"label {label} is called {known!r} in train and {name!r} in {split}")

@@ -1,31 +1,69 @@
-"""`clipfit predict`."""
+"""The commands that use a saved adapter: `clipfit predict` and `clipfit export`."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clipfit_cli.cli.adapter_options import BaseModelOptions, MachineOptions
 from clipfit_cli.cli.console import emit, note
-from clipfit_cli.cli.data_progress import DataProgress
-from clipfit_cli.cli.network import offline_if
+from clipfit_cli.cli.model_options import MODEL_PANEL, DeviceName, PrecisionName, offline_if
 from clipfit_cli.cli.options import OutputOptions, command
+from clipfit_cli.cli.progress import DataProgress
 from clipfit_cli.cli.prompts import read_words
 from clipfit_cli.config import TOP_CLASSES
 from clipfit_cli.errors import ConfigError, counted
 from clipfit_cli.files import expanded
+from clipfit_cli.reports.tables import Column, Table
 
 if TYPE_CHECKING:
     from clipfit_cli.engine.checkpoint import AdapterCard
-    from clipfit_cli.reports.tables import Table
 
 _NAMED = 5
+
+
+@dataclass(frozen=True)
+class BaseModelOptions:
+    """Where the model below an adapter is found."""
+
+    backbone: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="open_clip architecture. Default: the one it was trained on.",
+            rich_help_panel=MODEL_PANEL,
+        ),
+    ] = None
+    pretrained: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TAG|PATH",
+            help="Where its weights lie now; they must be those it was trained on. Default: as in training.",
+            rich_help_panel=MODEL_PANEL,
+        ),
+    ] = None
+    offline: Annotated[
+        bool,
+        typer.Option(
+            "--offline",
+            help="Do not touch the network: take the model from this machine or fail.",
+            rich_help_panel=MODEL_PANEL,
+        ),
+    ] = False
+
+
+@dataclass(frozen=True)
+class MachineOptions:
+    """On what it runs, in which arithmetic."""
+
+    device: DeviceName = "auto"
+    precision: PrecisionName = "auto"
 
 
 @command
@@ -101,6 +139,34 @@ def predict(
     )
 
 
+@command
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, or its adapter file.")],
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", help="Folder to write; it must not exist.", rich_help_panel="Runs and output")
+    ],
+    base: BaseModelOptions,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace an earlier export.", rich_help_panel="Runs and output")
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="No notes on stderr.", rich_help_panel="Runs and output")
+    ] = False,
+) -> None:
+    """Write a tuned model as a complete open_clip checkpoint, which open_clip loads as it is.
+
+    The folder holds all weights (float32), open_clip's configuration and the adapter's card. Its path goes to stdout.
+    """
+    say = partial(note, quiet=quiet)
+    say("loading torch and open_clip ...")
+    from clipfit_cli.adapters.export import export as write
+
+    with offline_if(base.offline):
+        folder = write(run, out, force=force, backbone=base.backbone, pretrained=base.pretrained, say=say)
+    typer.echo(folder)
+    say(f'load it with open_clip.create_model_and_transforms("local-dir:{folder}")')
+
+
 def _class_names(text: str) -> tuple[str, ...]:
     """Return the names of a comma list, or of a file where that is what the text names.
 
@@ -117,8 +183,6 @@ def _class_names(text: str) -> tuple[str, ...]:
 
 def _table(predictions: list[dict[str, Any]], card: AdapterCard, *, every_row: bool) -> Table:
     """Return a row a class; a picture is named in each of its rows, or in the first."""
-    from clipfit_cli.reports.tables import Column, Table
-
     columns = (
         Column("image", "picture", "prose"),
         Column("rank", "rank", "int", terminal=False),

@@ -1,0 +1,262 @@
+"""The commands that run a plan: `clipfit train`, `eval`, `base2new`, `xdataset` and `compare`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from clipfit_cli.cli.console import note
+from clipfit_cli.cli.execute import execute
+from clipfit_cli.cli.model_options import ModelOptions
+from clipfit_cli.cli.options import (
+    DatasetOptions,
+    DrawOptions,
+    MethodOptions,
+    RootOptions,
+    RunOptions,
+    SubsetOptions,
+    TransferOptions,
+    command,
+    complete_method,
+    complete_protocol,
+)
+from clipfit_cli.cli.prompts import PromptOptions, choose_templates
+from clipfit_cli.cli.request import Asked, ask
+from clipfit_cli.cli.words import parse_methods
+from clipfit_cli.config import MethodChoice
+from clipfit_cli.data import catalog
+from clipfit_cli.errors import ConfigError
+from clipfit_cli.files import expanded
+
+if TYPE_CHECKING:
+    from clipfit_cli.results.record import Finished
+
+ZERO_SHOT = MethodChoice("zero-shot")
+
+
+@command
+def train(
+    data: DatasetOptions,
+    root: RootOptions,
+    prompts: PromptOptions,
+    classes: SubsetOptions,
+    draw: DrawOptions,
+    training: MethodOptions,
+    machine: ModelOptions,
+    output: RunOptions,
+) -> None:
+    """Train on a few images a class, test on the whole test list, save the tuned tensors.
+
+    Each run is kept under --runs-dir with its adapter; `clipfit eval --adapter` scores it elsewhere.
+    """
+    asked = ask(
+        methods=parse_methods(training.method, training.set_),
+        data=data,
+        root=root,
+        prompts=prompts,
+        draw=draw,
+        training=training,
+        machine=machine,
+        output=output,
+        subset=classes.subset,
+    )
+    from clipfit_cli.results.store import RunStore
+
+    for record in _run("few-shot", asked, machine, output):
+        if record.run.adapter_file:
+            folder = RunStore(output.runs_dir).folder(record.run.key, record.run.config)
+            note(f"adapter: {folder}", quiet=output.quiet)
+
+
+@command
+def base2new(
+    data: DatasetOptions,
+    root: RootOptions,
+    prompts: PromptOptions,
+    draw: DrawOptions,
+    training: MethodOptions,
+    machine: ModelOptions,
+    output: RunOptions,
+) -> None:
+    """Train on the first half of the classes, test each half among its own classes: base, new and H.
+
+    H of an average row is the harmonic mean of the averages, as published; the mean of the H stands beside it.
+    """
+    asked = ask(
+        methods=parse_methods(training.method, training.set_),
+        data=data,
+        root=root,
+        prompts=prompts,
+        draw=draw,
+        training=training,
+        machine=machine,
+        output=output,
+    )
+    _run("base2new", asked, machine, output)
+
+
+@command
+def xdataset(
+    transfer: TransferOptions,
+    root: RootOptions,
+    prompts: PromptOptions,
+    draw: DrawOptions,
+    training: MethodOptions,
+    machine: ModelOptions,
+    output: RunOptions,
+) -> None:
+    """Train on one data set, test on others and on shifted variants of it, each among its own classes."""
+    asked = ask(
+        methods=parse_methods(training.method, training.set_),
+        transfer=transfer,
+        root=root,
+        prompts=prompts,
+        draw=draw,
+        training=training,
+        machine=machine,
+        output=output,
+    )
+    _run("xdataset", asked, machine, output)
+
+
+@command
+def compare(
+    data: DatasetOptions,
+    root: RootOptions,
+    transfer: TransferOptions,
+    prompts: PromptOptions,
+    classes: SubsetOptions,
+    draw: DrawOptions,
+    training: MethodOptions,
+    machine: ModelOptions,
+    output: RunOptions,
+    baseline: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Method to compare with, settings behind a colon; repeatable. Zero-shot CLIP is always there.",
+            rich_help_panel="Method",
+            autocompletion=complete_method,
+        ),
+    ] = None,
+    protocol: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="base2new, few-shot or xdataset.",
+            rich_help_panel="Method",
+            autocompletion=complete_protocol,
+        ),
+    ] = "base2new",
+) -> None:
+    """Run a method and its baselines under one protocol and print by how much it leads.
+
+    Finished runs are taken from --runs-dir; epochs, batch size and learning rate, where given, hold for all.
+    """
+    from clipfit_cli.protocols import compare as rules
+
+    rules.protocol(protocol)
+    candidates = parse_methods(training.method, training.set_)
+    if len(candidates) > 1:
+        raise ConfigError("compare takes one --method; name the others with --baseline")
+    others = (*parse_methods(baseline or ["zero-shot"]), *candidates)
+    transfers = protocol == "xdataset"
+    if transfers and data.dataset:
+        raise ConfigError("--protocol xdataset takes --source and --target instead of --dataset")
+    if not transfers and (transfer.source or transfer.target or transfer.shift):
+        raise ConfigError(f"--source, --target and --shift are for --protocol xdataset, not for {protocol}")
+    asked = ask(
+        methods=(ZERO_SHOT, *(choice for choice in others if choice != ZERO_SHOT)),
+        data=data,
+        transfer=transfer if transfers else None,
+        root=root,
+        prompts=prompts,
+        draw=draw,
+        training=training,
+        machine=machine,
+        output=output,
+        subset=classes.subset,
+    )
+    _run(protocol, asked, machine, output, method=candidates[0])
+
+
+@command
+def eval_(
+    data: DatasetOptions,
+    root: RootOptions,
+    prompts: PromptOptions,
+    classes: SubsetOptions,
+    machine: ModelOptions,
+    output: RunOptions,
+    adapter: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of a run, or its adapter file. Default: none, which scores zero-shot CLIP.",
+            rich_help_panel="Method",
+        ),
+    ] = None,
+) -> None:
+    """Score a saved adapter, or zero-shot CLIP, on any data set and class group.
+
+    Backbone, weights and templates given by hand are those that the adapter was made with.
+    """
+    templates = choose_templates(prompts)
+    method, draw, planned = ZERO_SHOT, DrawOptions(seeds="0"), {}
+    if adapter:
+        from clipfit_cli import methods
+        from clipfit_cli.engine.checkpoint import find_adapter, read_card, settings_of
+
+        card = read_card(find_adapter(adapter))
+        method, settings = MethodChoice(card.method), vars(settings_of(card, methods.get(card.method)))
+        planned = {"adapter": str(expanded(adapter).absolute()), "settings": settings}
+        if not templates and card.prompt_templates != (catalog.prompt_template(card.dataset),):
+            templates = card.prompt_templates
+        draw = DrawOptions(shots="all" if card.shots is None else str(card.shots), seeds=str(card.seed))
+        machine = replace(
+            machine,
+            backbone=machine.backbone or card.backbone,
+            pretrained=machine.pretrained or (card.pretrained if machine.backbone is None else None),
+            bn=card.bn,
+        )
+    asked = ask(
+        methods=(method,),
+        data=data,
+        root=root,
+        prompts=prompts,
+        draw=draw,
+        machine=machine,
+        output=output,
+        subset=classes.subset,
+        templates=templates,
+    )
+    _run("eval", asked, machine, output, **planned)
+
+
+def _run(
+    protocol: str,
+    asked: Asked,
+    machine: ModelOptions,
+    output: RunOptions,
+    method: MethodChoice | None = None,
+    **planned: Any,
+) -> list[Finished]:
+    """Run the plan of a protocol and print its table; that of a comparison has the leads of one method.
+
+    Args:
+        protocol: By its name.
+        asked, machine, output: See `execute`.
+        method: Whose leads are shown; None = none are.
+        planned: Of the protocol's `plan`, beside the request.
+    """
+    from clipfit_cli.protocols import compare as rules
+    from clipfit_cli.protocols import planning
+
+    options: dict[str, Any] = {"shifts": asked.request.shifts} if protocol == "xdataset" else {}
+    summarise = partial(rules.summarise_leads, method=method) if method else rules.summarise
+    make = planning.plan_of_tests if protocol == "eval" else rules.protocol(protocol).plan
+    plan = make(asked.request, **planned)
+    return execute(plan, asked, machine, output, partial(summarise, protocol, **options))
