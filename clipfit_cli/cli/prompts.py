@@ -11,7 +11,7 @@ import typer
 from clipfit_cli.cli.options import DATA_PANEL, complete_from
 from clipfit_cli.errors import ConfigError
 from clipfit_cli.files import expanded, read_text
-from clipfit_cli.models.templates import TEMPLATE_SETS, check_template, template_set
+from clipfit_cli.models.templates import TEMPLATE_SETS, check_templates, template_set
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def choose_templates(options: PromptOptions) -> tuple[str, ...]:
     alone = () if options.template is None else (options.template,)
     templates = alone if options.templates is None else read_words(options.templates, what="templates")
     for template in templates:
-        check_template(template)
+        check_templates([template])
     return templates
 
 
