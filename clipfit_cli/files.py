@@ -46,7 +46,9 @@ def open_regular(path: Path) -> IO[bytes]:
         OSError: It cannot be opened, is no regular file, or no file can have this name.
     """
     try:
-        file = open(path, "rb", opener=_open_at_once)  # noqa: SIM115
+        file = open(  # noqa: SIM115
+            path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
+        )
     except ValueError as error:  # a NUL, or half a character
         raise OSError(errno.EINVAL, f"no file has such a name ({error})") from error
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -135,10 +137,9 @@ def written_whole(path: Path) -> Iterator[IO[bytes]]:
             os.chmod(unfinished, 0o666 & ~_umask())  # noqa: PTH101
             os.fsync(descriptor)
             os.replace(unfinished, path)  # noqa: PTH105
-    except BaseException:
-        with suppress(OSError):
+    finally:
+        with suppress(OSError):  # it is not there any more where all went well
             os.unlink(unfinished)  # noqa: PTH108
-        raise
     flush_folder(path.parent)
 
 
@@ -205,10 +206,6 @@ def flush_folder(path: Path) -> None:
             os.close(descriptor)
 
 
-def _open_at_once(path: str, flags: int) -> int:
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
-
-
 def _umask() -> int:
     mask = os.umask(0o077)
     os.umask(mask)
@@ -217,12 +214,10 @@ def _umask() -> int:
 
 def _exchange(new: Path, path: Path) -> None:
     """Put a new folder in the place of another, which is then within or in the place of the new one."""
-    try:
+    with suppress(AttributeError, TypeError):  # no Linux, or an old one
         libc = ctypes.CDLL(None, use_errno=True)
         if libc.renameat2(_HERE, os.fsencode(new), _HERE, os.fsencode(path), _RENAME_EXCHANGE) == 0:
             return
-    except (AttributeError, TypeError):  # no Linux, or an old one
-        pass
     old = new.with_name(new.name.replace(_UNFINISHED, _OLD))
     path.rename(old)
     try:

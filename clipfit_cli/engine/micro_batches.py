@@ -13,8 +13,8 @@ _T = TypeVar("_T")
 _WORDS = ("can't allocate memory", "not enough memory", "ALLOC_FAILED")
 """By which torch's CPU allocator (Linux and macOS, Windows) and CUDA's libraries say that memory ran out."""
 
-OnSmaller = Callable[[int, int], None]
-"""(images at a time before, and from now on) -> None."""
+OnSmaller = Callable[[int, int], object]
+"""Told (images at a time before, and from now on)."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -55,18 +55,16 @@ def forecast(plan: Sequence[Prepared], store: RunStore, *, keep_adapters: bool =
 def _forecast(
     prepared: Prepared, known: Sequence[tuple[Run, list[Test]]], counts: dict[str, int], keep_adapters: bool
 ) -> Forecast:
-    images = sum(len(one.dataset.test) for one in prepared.tests)
-    alike = [(run, tests) for run, tests in known if _alike(run.config, prepared.training)]
     if prepared.finished():
         return Forecast(True, 0, 0, 0.0, 0.0)
+    images = sum(len(one.dataset.test) for one in prepared.tests)
     time_s: float | None = None
     train_images = len(prepared.training_set.train) if prepared.trains else 0
-    steps = 0
-    for stage in prepared.config.stages if prepared.trains else ():
-        steps += stage.epochs * steps_per_epoch(train_images, stage.batch_size)
-    for run, tests in alike:
+    stages = prepared.config.stages if prepared.trains else ()
+    steps = sum(stage.epochs * steps_per_epoch(train_images, stage.batch_size) for stage in stages)
+    for run, tests in known:
         tested = sum(test.num_images for test in tests)
-        if tested and bool(run.steps) == bool(steps):
+        if tested and bool(run.steps) == bool(steps) and _kind(run.config) == _kind(prepared.training):
             per_step = run.train_time_s / run.steps if steps else 0.0
             time_s = steps * per_step + images * sum(test.eval_time_s for test in tests) / tested
     size = images * _BYTES_PER_IMAGE + (1 + len(prepared.tests)) * _BYTES_OF_RECORDS
@@ -77,20 +75,16 @@ def _forecast(
 
 def _finished(store: RunStore) -> list[tuple[Run, list[Test]]]:
     """Return the finished runs with their tests, the last one last; what cannot be read tells nothing."""
-    found: list[tuple[Run, list[Test]]] = []
+    found: list[tuple[Run | None, list[Test]]] = []
     for folder in store.all_folders():
         with suppress(ClipfitError):
-            run = find_run(folder)
-            if run:
-                found.append((run, all_tests(folder)))
-    return sorted(found, key=lambda one: one[0].created_at)
+            found.append((find_run(folder), all_tests(folder)))
+    return sorted(((run, tests) for run, tests in found if run), key=lambda one: one[0].created_at)
 
 
-def _alike(one: TrainingConfig, other: TrainingConfig) -> bool:
-    def of(config: TrainingConfig) -> tuple[Any, ...]:
-        return config.method, config.model, config.precision, [stage.batch_size for stage in config.stages]
-
-    return of(one) == of(other)
+def _kind(config: TrainingConfig) -> tuple[Any, ...]:
+    """Return what has to be the same for one run to tell the time of another."""
+    return config.method, config.model, config.precision, [stage.batch_size for stage in config.stages]
 
 
 def _trainable(prepared: Prepared, counts: dict[str, int]) -> int:

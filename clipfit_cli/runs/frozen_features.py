@@ -6,6 +6,7 @@ import hashlib
 import platform
 import sys
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 
@@ -77,7 +78,6 @@ class FrozenFeatures:
         self._images = images
         self._spec = spec
         self._kept: dict[tuple[str, ...], dict[str, Row]] = {}
-        self._signed: tuple[str, int] | None = None
         self._at_a_time = MicroBatches(sys.maxsize, on_smaller)
 
     def batches(self, dataset: DataSet, items: Sequence[Item], batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -90,7 +90,7 @@ class FrozenFeatures:
         missing = {item.path: item for item in items if item.path not in rows}
         key = self._key(dataset, items) if missing else None
         disk = self._images.disk
-        kept = disk.get(key, (len(items), self._signature()[1])) if disk and key else None
+        kept = disk.get(key, (len(items), self._signature[1])) if disk and key else None
         if kept is not None:
             rows.update((item.path, row) for item, row in zip(items, kept, strict=True))
             missing = {}
@@ -130,7 +130,7 @@ class FrozenFeatures:
         if not self._images.disk or not dataset.identify or not items:
             return None
         paths = [item.path for item in items]
-        parts = self._signature()[0], dataset.split_sha256, dataset.identify(paths), paths
+        parts = self._signature[0], dataset.split_sha256, dataset.identify(paths), paths
         return hashlib.sha256(repr(parts).encode()).hexdigest()
 
     def _features(self, crops: Tensor) -> NDArray[np.float32]:
@@ -145,26 +145,25 @@ class FrozenFeatures:
             features: NDArray[np.float32] = self._at_a_time.run(len(crops), encode).numpy()
         return features
 
+    @cached_property
     def _signature(self) -> tuple[str, int]:
         """Return the hash of all that decides the features of a crop, and how many numbers they have.
 
         The features of one drawn picture are part of it, rounded coarsely enough for any number of threads: they
         tell of what no name or version does, such as a configuration that was edited under the same weights.
         """
-        if self._signed is None:
-            size = self._spec.size
-            ramp = torch.arange(3 * size * size).view(1, 3, size, size)
-            (features,) = self._features((ramp * 131 % 251).to(torch.uint8))
-            bundle = self._bundle
-            parts = (
-                *(bundle.weights_sha256, bundle.activation, self._precision, bundle.device.type, platform.machine()),
-                *(f"{name} {version(name)}" for name in _PACKAGES),
-                *(f"{name} {codecs.version(name)}" for name in _CODECS),
-                *(self._spec, code_version()),
-                *np.round(features * len(features) ** 0.5).astype(int).tolist(),
-            )
-            self._signed = hashlib.sha256(repr(parts).encode()).hexdigest(), len(features)
-        return self._signed
+        size = self._spec.size
+        ramp = torch.arange(3 * size * size).view(1, 3, size, size)
+        (features,) = self._features((ramp * 131 % 251).to(torch.uint8))
+        bundle = self._bundle
+        parts = (
+            *(bundle.weights_sha256, bundle.activation, self._precision, bundle.device.type, platform.machine()),
+            *(f"{name} {version(name)}" for name in _PACKAGES),
+            *(f"{name} {codecs.version(name)}" for name in _CODECS),
+            *(self._spec, code_version()),
+            *np.round(features * len(features) ** 0.5).astype(int).tolist(),
+        )
+        return hashlib.sha256(repr(parts).encode()).hexdigest(), len(features)
 
 
 def code_version(package: Path = _PACKAGE) -> str:

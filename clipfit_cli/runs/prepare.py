@@ -109,34 +109,36 @@ def prepare(config: RunConfig, workspace: Workspace, store: RunStore) -> Prepare
     """
     info = methods.get(config.method)
     training_set = workspace.lists(config.dataset, config.subset, shots=config.shots, seed=config.seed)
+    training = TrainingConfig(**{name: getattr(config, name) for name in TrainingConfig.__dataclass_fields__})
     card: AdapterCard | None = None
+    run: Run | None = None
     adapter_sha256: str | None = None
-    images = ""
+    split, images = training_set.split_sha256, ""
     if config.adapter:
         found = find_adapter(Path(config.adapter))
         card = read_card(found)
         check_weights(card, found, config.model, workspace.source(config.model).sha256)
-        adapter_sha256 = file_sha256(found / WEIGHTS_FILE)
-        run = _run_beside(found, card)
-        if run:
-            if run.adapter_sha256 != adapter_sha256:
-                raise CheckpointError(
-                    f"the adapter in {found} has been changed since its run was recorded; train it again"
-                )
-            training, key, folder, adapter_sha256 = run.config, run.key, found, None
-        else:
-            training = _training_of(card, config)
-            key = _key(training, workspace, config, "", "", adapter_sha256)
-            folder = store.folder(key, training, is_adapter=True)
+        split, adapter_sha256, run = "", file_sha256(found / WEIGHTS_FILE), _run_beside(found, card)
+        if run and run.adapter_sha256 != adapter_sha256:
+            raise CheckpointError(f"the adapter in {found} has been changed since its run was recorded; train it again")
+        known = {name: getattr(card, name) for name in ("dataset", "subset", "shots", "seed", "method", "settings")}
+        training = replace(training, **known, stages=(), templates=card.prompt_templates)
+    elif config.stages and info.trains:
+        training = replace(training, templates=templates_of(config, training_set))
+        images = workspace.images_sha256(training_set, training_set.train)
     else:
-        training = TrainingConfig(**{name: getattr(config, name) for name in TrainingConfig.__dataclass_fields__})
-        if config.stages and info.trains:
-            training = replace(training, templates=templates_of(config, training_set))
-            images = workspace.images_sha256(training_set, training_set.train)
-        else:
-            training = replace(training, subset="all", shots=0, seed=0, templates=())
-        key = _key(training, workspace, config, training_set.split_sha256, images, None)
-        folder = store.folder(key, training)
+        training = replace(training, subset="all", shots=0, seed=0, templates=())
+    if run:
+        training, key, folder, adapter_sha256 = run.config, run.key, found, None
+    else:
+        key = training_key(
+            training,
+            split_sha256=split,
+            images_sha256=images,
+            weights_sha256=workspace.source(config.model).sha256,
+            adapter_sha256=adapter_sha256,
+        )
+        folder = store.folder(key, training, is_adapter=card is not None)
     tests = []
     for asked in config.tests:
         dataset = workspace.lists(asked.dataset, asked.subset)
@@ -175,18 +177,6 @@ def templates_of(config: TrainingConfig, dataset: DataSet) -> tuple[str, ...]:
     return config.templates or (dataset.prompt_template,)
 
 
-def _key(
-    training: TrainingConfig, workspace: Workspace, config: RunConfig, split: str, images: str, adapter: str | None
-) -> str:
-    return training_key(
-        training,
-        split_sha256=split,
-        images_sha256=images,
-        weights_sha256=workspace.source(config.model).sha256,
-        adapter_sha256=adapter,
-    )
-
-
 def _run_beside(folder: Path, card: AdapterCard) -> Run | None:
     """Return the record of the training that made an adapter, if it lies beside it."""
     try:
@@ -194,19 +184,3 @@ def _run_beside(folder: Path, card: AdapterCard) -> Run | None:
     except OldRecordError:
         return None
     return run if run and run.key == card.run_key else None
-
-
-def _training_of(card: AdapterCard, config: RunConfig) -> TrainingConfig:
-    """Return what is known of the training of an adapter that came alone."""
-    return TrainingConfig(
-        dataset=card.dataset,
-        subset=card.subset,
-        shots=card.shots,
-        seed=card.seed,
-        method=card.method,
-        settings=card.settings,
-        model=config.model,
-        stages=(),
-        precision=config.precision,
-        templates=card.prompt_templates,
-    )

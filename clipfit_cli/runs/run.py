@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
@@ -107,7 +107,7 @@ class _Work:
         self.prepared, self.config, self.keep = prepared, prepared.config, keep
         self.workspace, self.progress = workspace, progress
         self.bundle = workspace.bundle(self.config.model)
-        self.trained = prepared.info.trained(self.bundle.model, prepared.settings)
+        self.trained = {tower_of(name) for name in prepared.info.trained(self.bundle.model, prepared.settings)}
         card = prepared.card
         names = card.class_names if card else prepared.training_set.class_names
         templates = card.prompt_templates if card else templates_of(self.config, prepared.training_set)
@@ -127,7 +127,11 @@ class _Work:
             made, files = self._train()
             whole = before is not None or fresh or bool(prepared.trains and not self.keep.adapter)
             if before and before.adapter_sha256 == made.adapter_sha256:  # the very same: its other tests hold
-                files |= {f"{TESTS_FOLDER}/{path.name}": path.read_bytes() for path in _files(prepared.folder)}
+                files |= {
+                    f"{TESTS_FOLDER}/{path.name}": path.read_bytes()
+                    for path in sorted((prepared.folder / TESTS_FOLDER).glob("*"))
+                    if path.is_file()
+                }
             elif before:
                 tests = {}
             if not whole:
@@ -151,9 +155,7 @@ class _Work:
     def _train(self) -> tuple[Run, dict[str, bytes]]:
         """Train, where something trains, and return the record with the files beside it."""
         config, prepared, bundle = self.config, self.prepared, self.bundle
-        training_set, notes = prepared.training_set, self._notes()
-        for text in notes:
-            self.workspace.say_once(text)
+        training_set, notes = prepared.training_set, self.workspace.say_once(*self._notes())
         training = None
         adapter_sha256 = prepared.adapter_sha256
         files: dict[str, bytes] = {}
@@ -189,7 +191,7 @@ class _Work:
             scored_adapter=prepared.adapter_sha256 is not None,
             steps_file=STEPS_FILE if training else None,
             notes=notes,
-            recomputed=self.workspace.execution.recompute and training is not None and _any_image(self.trained),
+            recomputed=self.workspace.execution.recompute and training is not None and "image" in self.trained,
             **self._measured(training_set, prepared.images_sha256, is_compiled=training is not None),
         )
         if prepared.adapter_sha256:
@@ -205,12 +207,6 @@ class _Work:
             batches = (([training_set.train[index] for index in indices], seeds) for indices, seeds in plan)
             return workspace.images.train_batches(training_set, batches, spec, workspace.device)
 
-        def on_smaller(before: int, now: int) -> None:
-            workspace.say_once(
-                f"out of memory at {before} images: going on with micro-batches of {now}, the effective batch stays "
-                f"{whole}"
-            )
-
         return train(
             self.adapted,
             load,
@@ -220,7 +216,10 @@ class _Work:
             precision=self.config.precision,
             device=workspace.device,
             on_progress=self.progress.training,
-            on_smaller=on_smaller,
+            on_smaller=lambda before, now: workspace.say_once(
+                f"out of memory at {before} images: going on with micro-batches of {now}, the effective batch stays "
+                f"{whole}"
+            ),
         )
 
     def _test(self, one: PreparedTest) -> tuple[Test, dict[str, bytes]]:
@@ -271,7 +270,7 @@ class _Work:
             predictions_file=f"{name}.safetensors",
             predictions_sha256=hashlib.sha256(files[f"{name}.safetensors"]).hexdigest(),
             logits_file=f"{name}.logits.safetensors" if found.logits is not None else None,
-            notes=self._say(_one_class(found, test_set)) + workspace.dataset(one.asked.dataset).notes,
+            notes=workspace.say_once(*_one_class(found, test_set)) + workspace.dataset(one.asked.dataset).notes,
             **self._measured(test_set, one.images_sha256, is_compiled=not frozen),
         )
         return record, files
@@ -327,7 +326,7 @@ class _Work:
             )
         if bundle.activation == "quickgelu" and "quickgelu" not in bundle.backbone:
             notes.append(f"{bundle.backbone} runs with QuickGELU, as its weights were trained")
-        if self.trained and not _any_image(self.trained) and not has_image_layer_norm(bundle.model):
+        if self.trained and "image" not in self.trained and not has_image_layer_norm(bundle.model):
             notes.append(
                 f"the image tower of {bundle.backbone} has no LayerNorm: {config.method} trains its text side only"
             )
@@ -344,33 +343,17 @@ class _Work:
             notes.append(what + (also if self.adapted.drifting_buffers() else ""))
         guessing = math.log(training_set.num_classes)
         if training.final_loss > _GUESSING * guessing:
-            notes += self._say(
+            notes += self.workspace.say_once(
                 f"{self.config.method} on {self.config.dataset}, seed {self.config.seed}, learnt nothing: the loss of "
                 f"the last epoch is {training.final_loss:.2f}, guessing has {guessing:.2f}; lower --lr"
             )
         return tuple(notes)
 
-    def _say(self, text: str) -> tuple[str, ...]:
-        """Tell the user a note, and return it; nothing of an empty one."""
-        if text:
-            self.workspace.say_once(text)
-        return (text,) if text else ()
 
-
-def _files(folder: Path) -> list[Path]:
-    """Return the files of the tests of a training."""
-    return [path for path in sorted((folder / TESTS_FOLDER).glob("*")) if path.is_file()]
-
-
-def _one_class(found: Evaluation, test_set: DataSet) -> str:
+def _one_class(found: Evaluation, test_set: DataSet) -> tuple[str, ...]:
     """Return a note where all images were given one class, though there are several."""
     predicted = found.predictions.predicted
     if len(np.unique(found.predictions.label)) < 2 or len(np.unique(predicted)) > 1:
-        return ""
+        return ()
     name = test_set.class_names[int(predicted[0])]
-    return f"all {len(predicted)} test images of {test_set.name} were taken for {name!r}"
-
-
-def _any_image(trained: Sequence[str]) -> bool:
-    """Return whether a parameter of the image tower is among those that train."""
-    return any(tower_of(name) == "image" for name in trained)
+    return (f"all {len(predicted)} test images of {test_set.name} were taken for {name!r}",)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -24,6 +25,9 @@ from clipfit_cli.models.bundle import ClipBundle
 from clipfit_cli.models.load import load_bundle
 from clipfit_cli.models.source import ModelSource, find_source
 from clipfit_cli.runs.frozen_features import FrozenFeatures
+
+_Key = TypeVar("_Key")
+_Value = TypeVar("_Value")
 
 
 class Workspace:
@@ -73,11 +77,13 @@ class Workspace:
         self._bundle: tuple[ModelConfig, ClipBundle] | None = None
         self._features: dict[Precision, FrozenFeatures] = {}
 
-    def say_once(self, text: str) -> None:
-        """Tell the user something, unless this command told it already."""
-        if self._say and text not in self._said:
-            self._say(text)
-        self._said.add(text)
+    def say_once(self, *texts: str) -> tuple[str, ...]:
+        """Tell the user what this command did not tell already, and return all of it."""
+        for text in texts:
+            if self._say and text not in self._said:
+                self._say(text)
+            self._said.add(text)
+        return texts
 
     def say_smaller_tests(self, before: int, now: int) -> None:
         """Tell the user that so many test images at a time were too many for memory, and how many are tried now."""
@@ -92,13 +98,11 @@ class Workspace:
             DataError: It is not there, or damaged.
         """
         if name not in self._datasets:
-            where = self._own.get(name, name)
-            dataset = load_dataset(where, self.data_root, splits_dir=self._splits_dir)
+            dataset = load_dataset(self._own.get(name, name), self.data_root, splits_dir=self._splits_dir)
             if self._skip_damaged:
                 self.say_once(f"looking for damaged images of {name} ...")
                 dataset, damaged = without_damaged(dataset)
-                for one in damaged:
-                    self.say_once(one.reason)
+                self.say_once(*(one.reason for one in damaged))
             self._datasets[name] = dataset
         return self._datasets[name]
 
@@ -108,11 +112,12 @@ class Workspace:
         Raises:
             DataError: A half has fewer than two classes; or see `dataset`.
         """
-        key = (name, subset, shots, seed)
-        if key not in self._lists:
+
+        def cut() -> DataSet:
             drawn = few_shot(self.dataset(name), shots=shots, seed=seed) if shots else self.dataset(name)
-            self._lists[key] = class_subset(drawn, subset)
-        return self._lists[key]
+            return class_subset(drawn, subset)
+
+        return _kept(self._lists, (name, subset, shots, seed), cut)
 
     def images_sha256(self, dataset: DataSet, items: Sequence[Item]) -> str:
         """Return what tells the images of a list from others under the same names.
@@ -122,11 +127,8 @@ class Workspace:
         """
         if dataset.identify is None:
             return dataset.name
-        paths = tuple(sorted({item.path for item in items}))
-        key = (dataset.name, dataset.split_sha256, paths)
-        if key not in self._identities:
-            self._identities[key] = dataset.identify(paths)
-        return self._identities[key]
+        identify, paths = dataset.identify, tuple(sorted({item.path for item in items}))
+        return _kept(self._identities, (dataset.name, dataset.split_sha256, paths), lambda: identify(paths))
 
     def source(self, model: ModelConfig) -> ModelSource:
         """Return what a model's two words mean.
@@ -134,10 +136,7 @@ class Workspace:
         Raises:
             ModelError: It is not here and cannot be fetched.
         """
-        key = (model.backbone, model.pretrained)
-        if key not in self._sources:
-            self._sources[key] = find_source(model, say=self._say)
-        return self._sources[key]
+        return _kept(self._sources, (model.backbone, model.pretrained), lambda: find_source(model, say=self._say))
 
     def bundle(self, model: ModelConfig) -> ClipBundle:
         """Return the loaded model.
@@ -194,6 +193,13 @@ class Workspace:
                 bundle, precision, self.images, image_spec(bundle), on_smaller=self.say_smaller_tests
             )
         return self._features[precision]
+
+
+def _kept(known: dict[_Key, _Value], key: _Key, make: Callable[[], _Value]) -> _Value:
+    """Return what is kept under a key, made when it is first asked for."""
+    if key not in known:
+        known[key] = make()
+    return known[key]
 
 
 def datasets_of(config: RunConfig) -> list[str]:
