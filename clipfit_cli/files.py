@@ -21,6 +21,7 @@ from clipfit_cli.errors import ConfigError
 _UNFINISHED, _OLD = ".unfinished", ".old.unfinished"
 _HERE, _RENAME_EXCHANGE = -100, 2  # Linux's fcntl.h and fs.h
 _MOST_TEXT = 200_000_000
+_MOST_NAME = 50  # letters, of four bytes each at most: no file name has more than 255 bytes
 _YOUNG_S = 2.0
 """An empty file of this age may be one whose writer is about to lock it."""
 
@@ -128,7 +129,7 @@ def written_whole(path: Path) -> Iterator[IO[bytes]]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_unfinished(path)
-    descriptor, unfinished = tempfile.mkstemp(_UNFINISHED, f".{path.name[:100]}.", path.parent)
+    descriptor, unfinished = tempfile.mkstemp(_UNFINISHED, f".{path.name[:_MOST_NAME]}.", path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
             _lock(descriptor)
@@ -156,7 +157,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
 def remove_unfinished(path: Path) -> None:
     """Remove what killed processes left of a file or folder; what another process is writing stays."""
     with suppress(OSError):
-        for left in path.parent.glob(f".{glob.escape(path.name[:100])}.*{_UNFINISHED}"):
+        for left in path.parent.glob(f".{glob.escape(path.name[:_MOST_NAME])}.*{_UNFINISHED}"):
             with suppress(OSError), _held(left) as state:
                 if left.name.endswith(_OLD) and not path.exists():
                     left.rename(path)
@@ -181,7 +182,7 @@ def folder_written_whole(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_unfinished(path)
-    unfinished = Path(tempfile.mkdtemp(_UNFINISHED, f".{path.name[:100]}.", path.parent))
+    unfinished = Path(tempfile.mkdtemp(_UNFINISHED, f".{path.name[:_MOST_NAME]}.", path.parent))
     try:
         with _held(unfinished):
             yield unfinished

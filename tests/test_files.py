@@ -148,3 +148,12 @@ def test_text_is_utf8(tmp_path: Path) -> None:
     (tmp_path / "text").write_bytes(b"B\xe4r")
     with pytest.raises(OSError, match="it is not UTF-8 text"):
         read_text(tmp_path / "text")
+
+
+@pytest.mark.parametrize("letter", ["a", "\u00fc", "\u4e2d", "\U0001f600"])
+def test_names_may_be_as_long_as_the_system_allows(tmp_path: Path, letter: str) -> None:
+    name = letter * (255 // len(letter.encode()))
+    write_whole(tmp_path / name, "whole")
+    with folder_written_whole(tmp_path / "folder" / name):
+        pass
+    assert (tmp_path / name).is_file() and (tmp_path / "folder" / name).is_dir()

@@ -40,7 +40,7 @@ from clipfit_cli.results.predictions import to_bytes
 from clipfit_cli.results.record import Finished, Run, Test
 from clipfit_cli.results.store import TESTS_FOLDER, find_run, name_of_test, save_run, save_test
 from clipfit_cli.runs.prepare import Prepared, PreparedTest, templates_of
-from clipfit_cli.runs.workspace import Workspace, datasets_of, image_spec
+from clipfit_cli.runs.workspace import Workspace, image_spec
 
 TEST_BATCH_SIZE = 100
 STEPS_FILE = "steps.safetensors"
@@ -194,8 +194,9 @@ class _Work:
             recomputed=self.workspace.execution.recompute and training is not None and "image" in self.trained,
             **self._measured(training_set, prepared.images_sha256, is_compiled=training is not None),
         )
-        if prepared.adapter_sha256:
-            record = replace(record, split_sha256="", split_file_sha256="", location="")
+        if training is None:  # no image was looked at
+            split = "" if prepared.adapter_sha256 else record.split_sha256
+            record = replace(record, split_sha256=split, split_file_sha256="", location="")
         return record, files
 
     def _steps(self, schedule: ScheduleConfig) -> Training:
@@ -316,7 +317,7 @@ class _Work:
 
     def _notes(self) -> tuple[str, ...]:
         config, bundle = self.config, self.bundle
-        notes = [text for name in datasets_of(config) for text in self.workspace.dataset(name).notes]
+        notes = [*self.workspace.dataset(config.dataset).notes] if config.stages else []
         short = short_classes(self.workspace.dataset(config.dataset), config.shots) if config.stages else ()
         if short:
             fewest = min(count for _, count in short)

@@ -103,6 +103,7 @@ class Workspace:
                 self.say_once(f"looking for damaged images of {name} ...")
                 dataset, damaged = without_damaged(dataset)
                 self.say_once(*(one.reason for one in damaged))
+            self.say_once(*dataset.notes)
             self._datasets[name] = dataset
         return self._datasets[name]
 
