@@ -1,4 +1,4 @@
-"""A table as a value, and its forms for programs: CSV and JSON."""
+"""A table as a value, and its forms for programs: CSV, JSON, Markdown."""
 
 from __future__ import annotations
 
@@ -115,6 +115,26 @@ def to_json(table: Table) -> str:
     return json.dumps(plain, indent=2, allow_nan=False) + "\n"
 
 
+def to_markdown(table: Table) -> str:
+    """Title, pipe table and captions, as in the terminal; average rows in bold; ends in a newline.
+
+    Raises:
+        ResultsError: A cell does not fit its column, or is not finite.
+    """
+    from tabulate import tabulate
+
+    columns = [column for column in table.columns if column.terminal]
+    body = [[_markdown_cell(row, column) for column in columns] for row in table.rows]
+    grid = tabulate(
+        body,
+        headers=[_escape(column.head) for column in columns],
+        tablefmt="pipe",
+        disable_numparse=True,
+        colalign=["left" if column.kind in ("text", "prose") else "right" for column in columns] if body else None,
+    )
+    return "\n\n".join([f"**{_escape(table.title)}**", grid, *map(_escape, table.captions)]) + "\n"
+
+
 def cell_value(row: Row, column: Column) -> Any:
     """The cell as a plain Python value; None where it is missing.
 
@@ -172,3 +192,12 @@ def _duration(seconds: float) -> str:
     whole = round(seconds)
     minutes = f"{whole // 60}m {whole % 60:02d}s"
     return minutes if whole < 3600 else f"{whole // 3600}h {whole % 3600 // 60:02d}m"
+
+
+def _markdown_cell(row: Row, column: Column) -> str:
+    text = _escape(" ".join(filter(None, cell_text(row, column))))
+    return f"**{text}**" if row.get(AVERAGE_ROW) and text != MISSING else text
+
+
+def _escape(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")

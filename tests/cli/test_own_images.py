@@ -25,7 +25,7 @@ def mine(small_world: SmallWorld, tmp_path: Path) -> Path:
     return write_folder(tmp_path / "mine", splits=False)
 
 
-def tests_beside(record: Path) -> list[dict[str, Any]]:
+def found_beside(record: Path) -> list[dict[str, Any]]:
     return [json.loads(path.read_text()) for path in sorted(record.parent.glob("tests/*.json"))]
 
 
@@ -36,13 +36,13 @@ def test_base2new_on_every_form(kind: str, small_world: SmallWorld, tmp_path: Pa
     (row,) = rows_of(ok("base2new", "--dataset", text, *QUICK, *small_world.options(), "--csv", "-").stdout)
     assert row["dataset"] == "mine" and float(row["harmonic_mean_pct"]) >= 0
     path = next(small_world.runs_dir.glob("mine/clipfit/*/record.json"))
-    record, tests = json.loads(path.read_text()), tests_beside(path)
+    record, tests = json.loads(path.read_text()), found_beside(path)
     assert [(test["num_classes"], test["num_images"]) for test in tests] == [(3, 6), (2, 4)]
     assert record["num_train_images"] == 6 and str(tmp_path) not in json.dumps(record["config"]["dataset"])
 
 
 @pytest.mark.slow
-def tests_beside(record: Path) -> list[dict[str, Any]]:
+def found_beside(record: Path) -> list[dict[str, Any]]:
     return [json.loads(path.read_text()) for path in sorted(record.parent.glob("tests/*.json"))]
 
 
@@ -285,7 +285,7 @@ def test_a_target_is_tested_as_a_whole(mine: Path, small_world: SmallWorld, tmp_
     split = write_folder(tmp_path / "split")
     targets = f"{other},{split}"
     ok("xdataset", "--source", str(mine), "--target", targets, *QUICK, *small_world.options())
-    tests = tests_beside(next(small_world.runs_dir.glob("mine/clipfit/*/record.json")))
+    tests = found_beside(next(small_world.runs_dir.glob("mine/clipfit/*/record.json")))
     assert [(test["dataset"], test["num_images"]) for test in tests] == [
         ("mine", 10),
         ("other", 35),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from clipfit_cli.errors import ResultsError
-from clipfit_cli.reports.tables import Column, Kind, Table, cell_text, to_csv, to_json
+from clipfit_cli.reports.tables import Column, Kind, Table, cell_text, to_csv, to_json, to_markdown
 from clipfit_cli.reports.terminal import to_terminal
 
 COLUMNS = (
@@ -70,8 +70,19 @@ def test_numbers_of_numpy_are_written_as_numbers() -> None:
 
 
 def test_no_output_for_programs_has_escape_codes() -> None:
-    for text in (to_csv(TABLE), to_json(TABLE)):
+    for text in (to_csv(TABLE), to_json(TABLE), to_markdown(TABLE)):
         assert "\x1b" not in text
+
+
+def test_markdown_shows_what_people_see() -> None:
+    lines = to_markdown(TABLE).splitlines()
+    assert lines[0] == "**Base to new**"
+    cells = [[cell.strip() for cell in line.strip("|").replace("\\|", "/").split("|")] for line in lines[2:7]]
+    assert cells[0] == ["data set", "base", "mark", "vs zero-shot", "steps"]
+    assert cells[2] == ['dtd, or "so"', "80.87 ± 1.23", "*", "+0.00", "46,080"]
+    assert cells[3] == ["a/b", "7.00", "–", "–", "–"]
+    assert cells[4] == ["**average**", "**43.50**", "–", "**+3.46**", "–"]
+    assert lines[-1] == "H of the averages"
 
 
 def test_tables_without_rows_are_fine() -> None:
@@ -129,7 +140,7 @@ def test_spread_needs_more_than_one_value() -> None:
 )
 def test_cells_that_do_not_fit_are_refused_everywhere(kind: Kind, value: object) -> None:
     table = Table("", (Column("x_pct", "x", kind),), ({"x_pct": value},))
-    for render in (to_csv, to_json, to_terminal):
+    for render in (to_csv, to_json, to_markdown, to_terminal):
         with pytest.raises(ResultsError, match=f"column x_pct holds .* where a finite {kind} is expected"):
             render(table)
 
