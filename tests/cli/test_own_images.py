@@ -42,10 +42,6 @@ def test_base2new_on_every_form(kind: str, small_world: SmallWorld, tmp_path: Pa
 
 
 @pytest.mark.slow
-def found_beside(record: Path) -> list[dict[str, Any]]:
-    return [json.loads(path.read_text()) for path in sorted(record.parent.glob("tests/*.json"))]
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_base2new_with_the_built_in_backbone(kind: str, tmp_path: Path) -> None:
     options = ["--backbone", "clipfit-tiny", "--runs-dir", str(tmp_path / "runs")]
