@@ -100,10 +100,6 @@ class TrainingError(ClipfitError):
     """Training cannot go on: the loss is no longer a finite number."""
 
 
-class UndefinedClasses(ClipfitError):
-    """A method has no answer for these classes; the test is left out, and its cells are empty."""
-
-
 class SweepError(ClipfitError):
     """Some runs of a sweep failed; the others are finished and stored."""
 

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from clipfit_cli import methods
 from clipfit_cli.adapters.attach import AttachedAdapter, attach_adapter, merged_model
 from clipfit_cli.config import PRECISIONS, TOP_CLASSES, Precision
 from clipfit_cli.data.files.decode import rgb_of
@@ -82,10 +83,12 @@ class Classifier:
         """Classify among other classes from now on; the prompts around their names stay.
 
         Raises:
-            ConfigError: There are fewer than two, one has no name, two make the same prompt, or a prompt is longer
-                than the text tower reads.
+            ConfigError: There are fewer than two, one has no name, two make the same prompt, a prompt is longer than
+                the text tower reads, or the method has no answer for classes that it was not trained on.
         """
         names = check_classes(class_names)
+        if names != self.card.class_names and not methods.get(self.card.method).new_classes:
+            raise ConfigError(f"{self.card.method} has no answer for classes that it was not trained on")
         self._adapted.set_classes(names, self.prompt_templates)
         self.class_names = names
 

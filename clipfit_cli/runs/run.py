@@ -6,7 +6,6 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -35,7 +34,7 @@ from clipfit_cli.engine.evaluate import Evaluation, evaluate
 from clipfit_cli.engine.micro_batches import is_out_of_memory
 from clipfit_cli.engine.seeding import seeded
 from clipfit_cli.engine.train import Batches, Plan, Training, train
-from clipfit_cli.errors import OutOfMemoryError, UndefinedClasses
+from clipfit_cli.errors import OutOfMemoryError
 from clipfit_cli.models.towers import has_image_layer_norm, tower_of
 from clipfit_cli.results.predictions import to_bytes
 from clipfit_cli.results.record import Finished, Run, Test
@@ -140,11 +139,10 @@ class _Work:
         new: list[tuple[Test, dict[str, bytes]]] = []
         for one in prepared.tests:
             if one.key not in tests:
-                with suppress(UndefinedClasses):
-                    new.append(self._test(one))
-                    tests[one.key] = new[-1][0]
-                    if not whole:
-                        save_test(prepared.folder, *new.pop())
+                new.append(self._test(one))
+                tests[one.key] = new[-1][0]
+                if not whole:
+                    save_test(prepared.folder, *new.pop())
         if whole:
             save_run(prepared.folder, made, files, new)
         return prepared.answer(made, tests)
