@@ -16,6 +16,7 @@ from clipfit_cli.config import Precision
 from clipfit_cli.engine.metrics import Scores, score
 from clipfit_cli.engine.micro_batches import MicroBatches, OnSmaller
 from clipfit_cli.engine.precision import autocast
+from clipfit_cli.errors import TrainingError
 from clipfit_cli.results.predictions import Predictions
 
 
@@ -59,6 +60,7 @@ def evaluate(
 
     Raises:
         ValueError: There are no images.
+        TrainingError: A logit is not a finite number.
         RuntimeError: Memory ran out with one image at a time; `is_out_of_memory` tells.
     """
     parts: list[tuple[Tensor, ...]] = []
@@ -78,6 +80,8 @@ def evaluate(
     if not parts:
         raise ValueError("nothing to evaluate")
     columns = [torch.cat(column) for column in zip(*parts, strict=True)]
+    if not torch.stack(columns[2:]).isfinite().all():
+        raise TrainingError("the tuned model gives logits that are not finite: its training broke down; lower --lr")
     label, predicted = columns[:2]
     return Evaluation(
         scores=score(predicted, label),

@@ -124,6 +124,14 @@ def test_other_classes(classifier: Classifier, pictures: list[Path]) -> None:
     assert torch.equal(classifier.logits(IMAGES), before) and len(classifier.class_names) == 4
 
 
+def test_logits_that_are_not_finite_are_refused(
+    classifier: Classifier, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(classifier, "logits", lambda images: torch.full((len(images), 3), float("nan")))
+    with pytest.raises(CheckpointError, match="training broke down"):
+        classifier.classify(pictures)
+
+
 def test_classes_that_a_method_has_no_answer_for_are_refused(
     classifier: Classifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
