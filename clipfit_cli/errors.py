@@ -100,8 +100,8 @@ class TrainingError(ClipfitError):
     """Training cannot go on: the loss is no longer a finite number."""
 
 
-class UndefinedClasses(ClipfitError):
-    """A method has no answer for these classes; the test is left out, and its cells are empty."""
+class UndefinedClasses(ConfigError):
+    """A method has no answer for these classes; a test is left out, and its cells are empty."""
 
 
 class SweepError(ClipfitError):

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from clipfit_cli import methods
 from clipfit_cli.adapters.attach import AttachedAdapter, attach_adapter, merged_model
 from clipfit_cli.config import PRECISIONS, TOP_CLASSES, Precision
 from clipfit_cli.data.files.decode import rgb_of
@@ -23,7 +24,7 @@ from clipfit_cli.data.pixels.transforms import eval_crop, normalise
 from clipfit_cli.engine.environment import resolve_device
 from clipfit_cli.engine.micro_batches import MicroBatches, is_out_of_memory
 from clipfit_cli.engine.precision import autocast, resolve_precision
-from clipfit_cli.errors import ConfigError, OutOfMemoryError, UnknownNameError
+from clipfit_cli.errors import CheckpointError, ConfigError, OutOfMemoryError, UndefinedClasses, UnknownNameError
 from clipfit_cli.runs.run import TEST_BATCH_SIZE
 from clipfit_cli.runs.workspace import image_spec
 
@@ -82,10 +83,12 @@ class Classifier:
         """Classify among other classes from now on; the prompts around their names stay.
 
         Raises:
-            ConfigError: There are fewer than two, one has no name, two make the same prompt, or a prompt is longer
-                than the text tower reads.
+            ConfigError: There are fewer than two, one has no name, two make the same prompt, a prompt is longer than
+                the text tower reads, or the method has no answer for classes that it was not trained on.
         """
         names = check_classes(class_names)
+        if names != self.card.class_names and not methods.get(self.card.method).new_classes:
+            raise UndefinedClasses(f"{self.card.method} has no answer for classes that it was not trained on")
         self._adapted.set_classes(names, self.prompt_templates)
         self.class_names = names
 
@@ -144,6 +147,7 @@ class Classifier:
         Raises:
             ConfigError: `top` is below 1, or `pictures` is a single one.
             DataError: A picture is missing or damaged; the message names it.
+            CheckpointError: A logit is not a finite number.
             OutOfMemoryError: The device ran out of memory with a single picture.
         """
         if isinstance(pictures, str | os.PathLike | Image.Image):
@@ -177,6 +181,8 @@ class Classifier:
 
     def _best(self, images: Tensor, top: int) -> list[list[tuple[str, float]]]:
         logits = self.logits(images).cpu()
+        if not logits.isfinite().all():
+            raise CheckpointError("the adapter gives logits that are not finite; its training broke down: lower --lr")
         order = logits.sort(dim=-1, descending=True, stable=True).indices[:, :top]
         probabilities = logits.softmax(dim=-1).gather(-1, order)
         return [

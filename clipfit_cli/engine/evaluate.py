@@ -15,6 +15,7 @@ from torch import Tensor
 from clipfit_cli.config import Precision
 from clipfit_cli.engine.micro_batches import MicroBatches, OnSmaller
 from clipfit_cli.engine.precision import autocast
+from clipfit_cli.errors import TrainingError
 from clipfit_cli.results.predictions import Predictions
 
 
@@ -75,6 +76,7 @@ def evaluate(
 
     Raises:
         ValueError: There are no images.
+        TrainingError: A logit is not a finite number.
         RuntimeError: Memory ran out with one image at a time; `is_out_of_memory` tells.
     """
     parts: list[tuple[Tensor, ...]] = []
@@ -94,6 +96,8 @@ def evaluate(
     if not parts:
         raise ValueError("nothing to evaluate")
     label, predicted, *others = (torch.cat(column) for column in zip(*parts, strict=True))
+    if not torch.stack(others).isfinite().all():
+        raise TrainingError("the tuned model gives logits that are not finite: its training broke down; lower --lr")
     return Evaluation(
         scores=score(predicted, label),
         predictions=Predictions(

@@ -82,7 +82,7 @@ def train(
     that a GPU does not wait for the host.
 
     Raises:
-        TrainingError: The loss is not a finite number.
+        TrainingError: The loss, or a number that was trained, is not finite.
         RuntimeError: Memory ran out with one image at a time; `is_out_of_memory` tells.
     """
     start = time.perf_counter()
@@ -126,6 +126,8 @@ def train(
                 losses += _read(unread, epoch=epoch, lr=lr, steps_done=done)
             _report(on_progress, done, total, losses)
     adapted.train_mode(False)
+    if not all(parameter.isfinite().all() for parameter in adapted.parameters()):
+        raise TrainingError("the last step left numbers that are not finite; lower the learning rate with --lr")
     skipped = _num_skipped(scales)
     last = losses[-steps:]
     return Training(

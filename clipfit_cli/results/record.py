@@ -203,7 +203,7 @@ def from_json(content: bytes, source: Path, kind: type[_AnyRecord]) -> _AnyRecor
             content gives, or its schema is not one that is read.
     """
     try:
-        plain = json.loads(content)
+        plain = msgspec.json.decode(content)
         version = plain.get("schema_version")
         if type(version) is int and version > SCHEMA_VERSION:
             raise ResultsError(

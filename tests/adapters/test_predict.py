@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from clipfit_cli import methods
 from clipfit_cli.adapters.predict import Classifier, Picture, check_classes, load_adapter
 from clipfit_cli.data.files.pictures import unlabelled
 from clipfit_cli.data.pixels.images import ImageStore
@@ -120,6 +122,26 @@ def test_other_classes(classifier: Classifier, pictures: list[Path]) -> None:
     with pytest.raises(ConfigError, match="tokens"):
         classifier.set_classes(["dog", "word " * 40])
     assert torch.equal(classifier.logits(IMAGES), before) and len(classifier.class_names) == 4
+
+
+def test_logits_that_are_not_finite_are_refused(
+    classifier: Classifier, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(classifier, "logits", lambda images: torch.full((len(images), 3), float("nan")))
+    with pytest.raises(CheckpointError, match="training broke down"):
+        classifier.classify(pictures)
+
+
+def test_classes_that_a_method_has_no_answer_for_are_refused(
+    classifier: Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = replace(methods.get("clipfit"), new_classes=False)
+    monkeypatch.setattr(methods, "get", lambda _: info)
+    for names in (["dog", "fox", "owl"], ["dog", "fox"], CLASSES[::-1]):
+        with pytest.raises(ConfigError, match="no answer for classes"):
+            classifier.set_classes(names)
+    classifier.set_classes(CLASSES)
+    assert classifier.class_names == CLASSES
 
 
 def test_of_equal_logits_the_first_class_wins(

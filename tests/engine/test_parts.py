@@ -250,6 +250,14 @@ def test_ties_go_to_the_first_class(small_clip: ClipBundle) -> None:
     assert scores.accuracy_pct == 100
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_logits_that_are_not_finite_are_no_answer(value: float) -> None:
+    logits = torch.zeros(2, 3)
+    logits[1, 2] = value
+    with pytest.raises(TrainingError, match="not finite"):
+        evaluate(lambda _: logits, [(logits, torch.tensor([0, 0]))], precision="fp32", device=CPU)
+
+
 def test_nothing_to_evaluate(small_clip: ClipBundle) -> None:
     with pytest.raises(ValueError, match="nothing to evaluate"):
         evaluate(attached(small_clip).logits, [], precision="fp32", device=CPU)

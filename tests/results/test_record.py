@@ -117,6 +117,13 @@ def test_an_edited_record_is_refused_even_with_a_checksum_that_fits(edit: Callab
         read(sealed(plain))
 
 
+@pytest.mark.parametrize("number", ["1e999", "NaN", "-Infinity"])
+def test_a_number_that_is_none_is_refused_with_the_name_of_the_file(number: str) -> None:
+    text = to_json(make_run())
+    with pytest.raises(ResultsError, match=r"record\.json is damaged"):
+        read(text.replace('"peak_memory_mib": ', f'"peak_memory_mib": {number}, "was": '))
+
+
 def test_an_accuracy_above_100_is_refused() -> None:
     plain = json.loads(to_json(make_test()))
     with pytest.raises(ResultsError, match="is damaged"):

@@ -292,6 +292,13 @@ def test_a_loss_that_is_not_finite_stops_the_run(small_world: SmallWorld) -> Non
     assert not list(small_world.runs_dir.rglob("record.json"))
 
 
+def test_a_last_step_that_breaks_the_weights_stops_the_run(small_world: SmallWorld) -> None:
+    plan = few_shot.plan(request_of(small_world, methods=(MethodChoice("full"),), shots=(1,), lr=3e38, epochs=2))
+    ((_, error),) = execute(small_world, plan)[0].failures
+    assert isinstance(error, TrainingError) and "the last step" in str(error)
+    assert not list(small_world.runs_dir.rglob("record.json"))
+
+
 def test_out_of_memory_is_explained(small_world: SmallWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     def exhausted(*arguments: object, **options: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
