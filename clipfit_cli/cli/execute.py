@@ -131,6 +131,9 @@ def _execute(
 
 def _failure(failures: Sequence[tuple[RunConfig, ClipfitError]], *, finished: int) -> ClipfitError:
     first = failures[0][1]
+    if isinstance(first, DataError):
+        advice = "`clipfit data check NAME --decode` names all such images, --skip-damaged goes on without them"
+        first = DataError(f"{first}; {advice}")
     if not finished and len({type(error) for _, error in failures}) == 1:
         return first
     return SweepError(
