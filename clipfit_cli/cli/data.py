@@ -152,7 +152,7 @@ def show(
         "images": ", ".join(f"{len(items)} {split}" for split, items in lists.items()),
         "missing": f"{len(missing)} listed images, the first is {missing[0]}" if missing else "",
         "empty": f"{len(empty)} listed images, the first is {empty[0]}" if empty else "",
-        "split file sha256": whole.split_file_sha256,
+        "split sha256": whole.split_file_sha256,
         "lists sha256": whole.split_sha256,
         "split": " ".join(note.removeprefix(f"{name}: ") for note in whole.notes),
         "from": own[name].location if own else whole.location,

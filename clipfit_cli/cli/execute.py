@@ -71,6 +71,9 @@ def execute(
         raise interrupted
     if result.failures:
         first, finished = result.failures[0][1], len(result.finished)
+        if isinstance(first, DataError):
+            advice = "`clipfit data check NAME --decode` names all such images, --skip-damaged goes on without them"
+            first = DataError(f"{first}; {advice}")
         if not finished and len({type(error) for _, error in result.failures}) == 1:
             raise first
         raise SweepError(

@@ -152,7 +152,8 @@ class Reporter(DataProgress):
     def failed(self, config: RunConfig, error: ClipfitError) -> None:
         """See `SweepProgress`."""
         self._done += 1
-        self.say(f"{_name(config)} failed: {error}")
+        if self._total > 1:  # else it is the error of the command
+            self.say(f"{_name(config)} failed: {error}")
 
     def _show(self, what: str, done: int, total: int, extra: str = "") -> None:
         self.step(f"  {what}", done, total, extra)

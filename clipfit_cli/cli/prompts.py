@@ -22,7 +22,8 @@ class PromptOptions:
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Class names of your own images: one a line in label order, or a JSON list.",
+            help="Class names of your own images: one a line in label order, a JSON list, or a JSON object of "
+            "names so far and names to use.",
             rich_help_panel=DATA_PANEL,
         ),
     ] = None

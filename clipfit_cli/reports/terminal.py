@@ -167,7 +167,8 @@ def _blocks(
     indent = max((len(head) for _, head, _ in numbers), default=0)
     blocks = []
     for i, is_bold in enumerate(bold):
-        lines = [" / ".join(values[i][0] for values in texts if values[i][0])]
+        again = "  " if texts and not texts[0][i][0] else ""  # a row of the group above
+        lines = [again + " / ".join(values[i][0] for values in texts if values[i][0])]
         lines += [f"  {head.ljust(indent)}  {' '.join(filter(None, values[i]))}" for _, head, values in numbers]
         folded = "\n".join(_folded(line, width) for line in lines if line)
         blocks.append(Text(folded, style="bold" if is_bold else ""))

@@ -248,7 +248,7 @@ def test_check_and_show_of_own_images(root: Path, tmp_path: Path) -> None:
 def test_show_tells_the_hash_that_a_stranger_can_make(root: Path) -> None:
     shown = invoke("show", "dtd", "--data-root", str(root)).stdout
     content = (root / "dtd" / str(catalog.row("dtd").split_file)).read_bytes()
-    assert re.search(rf"split file sha256 +{hashlib.sha256(content).hexdigest()}", shown)
+    assert re.search(rf"split sha256 +{hashlib.sha256(content).hexdigest()}", shown)
 
 
 def test_check_all_are_the_fifteen(tmp_path: Path) -> None:

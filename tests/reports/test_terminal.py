@@ -171,3 +171,9 @@ def test_names_neither_drive_the_terminal_nor_fail_to_show(encoding: str) -> Non
         assert not {"\x1b", "\x9b", "\u202e", "\x07", "\r"} & set(text)
     assert "\\x1b[31mk" in text.replace("\n", "").replace(" ", "") and "\\u202e" in text.replace("\n", "")
     assert ("猫" in text) == (encoding == "utf-8")
+
+
+def test_where_rows_are_stacked_those_of_a_group_are_indented() -> None:
+    columns = (Column("path", "picture"), Column("name", "class"), Column("share", "%", "pct"))
+    rows = ({"path": "a" * 70, "name": "cat", "share": 95.5}, {"path": "", "name": "dog", "share": 4.5})
+    assert printed(Table("", columns, rows), 76) == ["a" * 70 + " / cat", "  %  95.50", "  dog", "  %  4.50"]
