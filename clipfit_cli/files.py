@@ -21,7 +21,6 @@ from clipfit_cli.errors import ConfigError
 _UNFINISHED, _OLD = ".unfinished", ".old.unfinished"
 _HERE, _RENAME_EXCHANGE = -100, 2  # Linux's fcntl.h and fs.h
 _MOST_TEXT = 200_000_000
-_MOST_NAME = 50  # letters, of four bytes each at most: no file name has more than 255 bytes
 _YOUNG_S = 2.0
 """An empty file of this age may be one whose writer is about to lock it."""
 
@@ -129,7 +128,7 @@ def written_whole(path: Path) -> Iterator[IO[bytes]]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_unfinished(path)
-    descriptor, unfinished = tempfile.mkstemp(_UNFINISHED, f".{path.name[:_MOST_NAME]}.", path.parent)
+    descriptor, unfinished = tempfile.mkstemp(_UNFINISHED, f".{_beginning(path)}.", path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
             _lock(descriptor)
@@ -157,7 +156,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
 def remove_unfinished(path: Path) -> None:
     """Remove what killed processes left of a file or folder; what another process is writing stays."""
     with suppress(OSError):
-        for left in path.parent.glob(f".{glob.escape(path.name[:_MOST_NAME])}.*{_UNFINISHED}"):
+        for left in path.parent.glob(f".{glob.escape(_beginning(path))}.*{_UNFINISHED}"):
             with suppress(OSError), _held(left) as state:
                 if left.name.endswith(_OLD) and not path.exists():
                     left.rename(path)
@@ -182,7 +181,7 @@ def folder_written_whole(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_unfinished(path)
-    unfinished = Path(tempfile.mkdtemp(_UNFINISHED, f".{path.name[:_MOST_NAME]}.", path.parent))
+    unfinished = Path(tempfile.mkdtemp(_UNFINISHED, f".{_beginning(path)}.", path.parent))
     try:
         with _held(unfinished):
             yield unfinished
@@ -205,6 +204,11 @@ def flush_folder(path: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def _beginning(path: Path) -> str:
+    """Return what the names of unfinished files begin with: no name has more than 255 bytes."""
+    return os.fsencode(path.name)[:150].decode(errors="ignore")
 
 
 def _umask() -> int:

@@ -49,6 +49,7 @@ def test_reference_and_ours_have_one_loss_and_one_gradient(scripts: Any, small_c
         torch.testing.assert_close(one.grad, other.grad, atol=1e-5, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_reference_counts_every_shortcut(scripts: Any) -> None:
     found = scripts("step").count_all("clipfit-tiny", 8, [4, 10])
 
@@ -60,6 +61,7 @@ def test_reference_counts_every_shortcut(scripts: Any) -> None:
     assert few["reference / ours"] == few["reference"] / few["ours"]
 
 
+@pytest.mark.slow
 def test_step_times_and_writes(scripts: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "step.json"
     scripts("step").main(
@@ -96,6 +98,7 @@ def test_what_needs_a_gpu_runs_on_a_processor_too(scripts: Any) -> None:
     assert len(found) == 6 and all(value > 0 for value in found.values())
 
 
+@pytest.mark.slow
 def test_end_to_end_runs(scripts: Any, tmp_path: Path) -> None:
     write_small_dataset(tmp_path, "caltech101", ["face", "leopard", "anchor", "ant"], (6, 2, 3))
     file = tmp_path / "end_to_end.json"

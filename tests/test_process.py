@@ -60,6 +60,7 @@ def test_the_environment_decides_where_it_says_something() -> None:
 
 @pytest.mark.skipif(not has_glibc(), reason="only glibc's malloc is set")
 @pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="the peak cannot be reset here")
+@pytest.mark.slow
 def test_what_one_run_freed_does_not_count_as_memory_of_the_next() -> None:
     code = """
 from clipfit_cli import process

@@ -83,8 +83,8 @@ def find_adapter(path: Path) -> Path:
     for file in (folder / CARD_FILE, folder / WEIGHTS_FILE):
         if reason := why_unreadable(file):
             raise CheckpointError(
-                f"no adapter at {path}: {file} {reason}; expected a folder with {CARD_FILE} and {WEIGHTS_FILE} "
-                "(after --keep-adapters none, train again with --force)"
+                f"no adapter at {path}: {file} {reason}; expected a folder with {CARD_FILE} and {WEIGHTS_FILE}, which "
+                "--keep-adapters none does not keep"
             )
     return folder
 

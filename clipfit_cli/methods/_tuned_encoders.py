@@ -74,10 +74,10 @@ class TunedEncoders:
             if self._buffers:
                 raise ConfigError("--recompute does not go with --bn train, whose statistics would drift twice a step")
             towers.recompute_image_blocks(self.model, bundle.backbone)
-        self._encode_image, self._encode_part = encode.encode_image, encode.encode_part
-        if bundle.execution.compile:  # each class set has sizes of its own
-            self._encode_image = compiled(encode.encode_image)
-            self._encode_part = compiled(encode.encode_part, dynamic=True)
+        compiles = bundle.execution.compile
+        self._fast_image = compiled(encode.encode_image) if compiles else None
+        # each class set has sizes of its own
+        self._fast_part = compiled(encode.encode_part, dynamic=True) if compiles else None
         self._scale = towers.logit_scale(self.model).detach().float()
         self._bias = towers.logit_bias(self.model).detach().float()
         self.set_classes(class_names, prompt_templates)
@@ -174,8 +174,9 @@ class TunedEncoders:
 
     def _image_features(self, images: Tensor) -> Tensor:
         """Return normalised features (batch, embed_dim) of images (batch, 3, size, size)."""
+        encode_image = self._fast_image or encode.encode_image
         return normalised(
-            self._encode_image(
+            encode_image(
                 self.model,
                 images,
                 last_block=self._shortcuts.last_block,
@@ -186,7 +187,7 @@ class TunedEncoders:
     def _tuned_features(self) -> Tensor:
         """Return the tuned model's class features (num_classes, embed_dim), with gradients, in one pass."""
         return mean_over_templates(
-            normalised(encode.encode_text(self.model, self._prompts, self._encode_part)), self._num_templates
+            normalised(encode.encode_text(self.model, self._prompts, self._fast_part)), self._num_templates
         )
 
 

@@ -370,6 +370,7 @@ def test_a_failure_leaves_the_earlier_export(
     assert is_whole(out) and names_in(tmp_path) == ["out", "run", "small-vit.pt"]
 
 
+@pytest.mark.slow
 def test_killed_anywhere_it_leaves_a_whole_export(
     way: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -83,20 +83,21 @@ def test_the_home_of_nobody(arguments: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("arguments", "code", "message"),
     [
-        [*PLAN, "--csv", LONG],
-        [*PLAN, "--pretrained", LONG],
-        [*PLAN, "--backbone", LONG],
-        ["data", "list", "--data-root", LONG],
-        ["predict", "--adapter", "x", LONG],
-        ["export", "x", "--out", LONG],
+        ([*PLAN, "--csv", LONG], 3, "give a shorter name"),
+        ([*PLAN, "--dataset", "textures", "--pretrained", LONG], 0, "not known"),
+        ([*PLAN, "--backbone", LONG], 2, "unknown backbone"),
+        (["data", "list", "--data-root", LONG], 0, "missing"),
+        (["predict", "--adapter", "x", LONG], 3, "there is no such image or folder"),
+        (["export", "x", "--out", LONG], 4, "no adapter at x"),
     ],
-    ids=lambda arguments: " ".join(arguments)[:40],
+    ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else None,
 )
-def test_names_that_are_too_long(arguments: list[str]) -> None:
+def test_names_that_are_too_long(arguments: list[str], code: int, message: str) -> None:
     result = invoke(*arguments)
-    assert result.exit_code == 3 and "give a shorter name" in result.stderr, result
+    assert result.exit_code == code and message in result.output, result
+    assert len(result.stderr) < 2000, "a name is not repeated without end"
 
 
 def test_a_long_list_of_classes_is_no_path() -> None:
@@ -112,8 +113,17 @@ def test_a_mistyped_file_of_class_names_is_said_to_be_missing(text: str) -> None
 
 
 @pytest.mark.skipif(os.geteuid() == 0 and not shutil.which("setpriv"), reason="root reads everything")
-@pytest.mark.parametrize("arguments", [["data", "list"], ["train", "--dry-run"], ["export", "home/x", "--out", "y"]])
-def test_folders_that_may_not_be_read(arguments: list[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["data", "list"], 0, "`clipfit data get NAME` fetches one"),
+        (["train", "--dry-run"], 0, "using the built-in 'textures'"),
+        (["export", "home/x", "--out", "y"], 4, "Permission denied"),
+    ],
+    ids=["list", "plan", "export"],
+)
+@pytest.mark.slow
+def test_folders_that_may_not_be_read(arguments: list[str], code: int, message: str, tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir()
     home.chmod(0)
@@ -123,8 +133,8 @@ def test_folders_that_may_not_be_read(arguments: list[str], tmp_path: Path) -> N
         )
     finally:
         home.chmod(0o700)
-    assert result.returncode == 3 and f"error: {home}" in result.stderr.replace("home/x", f"{home}/x")
-    assert "Permission denied" in result.stderr and "Traceback" not in result.stderr
+    assert result.returncode == code and message in result.stderr, result
+    assert "Traceback" not in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -139,6 +149,7 @@ def test_a_current_folder_that_is_gone(arguments: list[str], tmp_path: Path) -> 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no such device")
 @pytest.mark.parametrize("arguments", [["methods"], ["methods", "--csv", "-"], ["--help"]])
+@pytest.mark.slow
 def test_a_stdout_that_takes_nothing(arguments: list[str]) -> None:
     with Path("/dev/full").open("w") as full:
         result = clipfit(*arguments, stdout=full)
@@ -154,6 +165,7 @@ def test_a_stdout_that_takes_nothing(arguments: list[str]) -> None:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no such device")
 @pytest.mark.parametrize("how", ["2>&-", "2>/dev/full"])
+@pytest.mark.slow
 def test_a_stderr_that_takes_nothing_stops_no_work(how: str) -> None:
     result = clipfit("data", "list", "--data-root", "nowhere", prefix=("sh", "-c", f'exec "$@" {how}', "sh"))
     assert result.returncode == 0 and "textures" in result.stdout
@@ -202,6 +214,7 @@ def test_the_csv_file_is_looked_at_before_anything_runs(tmp_path: Path) -> None:
     assert result.exit_code == 2 and f"--csv {tmp_path} is a folder" in result.stderr
 
 
+@pytest.mark.slow
 def test_csv_replaces_files_whole_and_writes_into_pipes_and_links(tmp_path: Path) -> None:
     table, link, pipe = (tmp_path / name for name in ("table.csv", "link.csv", "pipe"))
     table.write_text("earlier")
@@ -226,6 +239,7 @@ def test_a_csv_file_that_takes_nothing_costs_not_the_table() -> None:
 
 
 @pytest.mark.parametrize("env", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
+@pytest.mark.slow
 def test_no_colour_where_none_is_wanted(env: dict[str, str]) -> None:
     assert "\x1b[31m" in in_terminal("train", "--dataset", "dtdd")
     assert "\x1b" not in in_terminal("train", "--dataset", "dtdd", **env)
@@ -238,6 +252,7 @@ def test_an_odd_width_is_none(columns: str) -> None:
     assert result.returncode == 0 and "layer-norm" in result.stdout
 
 
+@pytest.mark.slow
 def test_names_that_stdout_cannot_encode(tmp_path: Path) -> None:
     (tmp_path / "köln\x1b[31m" / "cat").mkdir(parents=True)
     arguments = ["eval", "--dataset", f"MINE={tmp_path}/köln\x1b[31m", "--dry-run"]

@@ -258,6 +258,7 @@ def deep(root: Path, depth: int) -> Path:
 
 @needs_pipes
 @pytest.mark.parametrize("depth", [1200, 3000])
+@pytest.mark.slow
 def test_folders_without_end(depth: int, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     root = tmp_path / "mine"
     request.addfinalizer(lambda: subprocess.run(["rm", "-rf", root], check=True))  # Python's own way gives up

@@ -76,6 +76,7 @@ def test_draws_follow_the_rule(name: str, seed: int, split_root: Path) -> None:
             assert shown(name, split_root, shots, seed, subset) == half(drawn, subset), (shots, subset)
 
 
+@pytest.mark.slow
 def test_check_names_the_missing_images(split_root: Path) -> None:
     result = invoke("check", *SPLIT_SETS, "--data-root", str(split_root), "--csv", "-")
     assert result.exit_code == 3
@@ -94,6 +95,7 @@ def test_check_names_the_missing_images(split_root: Path) -> None:
         assert [image["path"] for image in images] == list(dict.fromkeys(listed))
 
 
+@pytest.mark.slow
 def test_caltech_is_complete(caltech_root: Path) -> None:
     result = invoke("check", "caltech101", "--decode", "--data-root", str(caltech_root), "--json")
     assert result.exit_code == 0, result.stderr
@@ -102,6 +104,7 @@ def test_caltech_is_complete(caltech_root: Path) -> None:
     assert found["list_state"] == "published"
 
 
+@pytest.mark.slow
 def test_caltech_with_one_image_truncated_and_one_removed(caltech_root: Path, tmp_path: Path) -> None:
     real, copy = caltech_root / "caltech-101", tmp_path / "caltech-101"
     images = copy / "101_ObjectCategories"

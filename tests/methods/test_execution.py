@@ -159,6 +159,7 @@ def test_prompts_in_several_parts_are_compiled(
 
 
 @compiles
+@pytest.mark.slow
 def test_a_model_that_cannot_be_compiled(small_clip: ClipBundle, monkeypatch: pytest.MonkeyPatch) -> None:
     from torch._inductor import config
 

@@ -94,6 +94,7 @@ def in_a_fork(function: object, *arguments: object) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
 
+@pytest.mark.slow
 def test_a_file_is_old_or_new_after_any_fault(tmp_path: Path) -> None:
     log, file = tmp_path / "log", tmp_path / "world" / "file"
     file.parent.mkdir()
