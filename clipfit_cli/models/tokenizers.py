@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import cache, partial
 from typing import Any, NamedTuple
 
-from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
+from open_clip.tokenizer import DEFAULT_CONTEXT_LENGTH, HFTokenizer, SimpleTokenizer
 from torch import Tensor
 
 from clipfit_cli.errors import ModelError, first_line
@@ -42,8 +42,10 @@ def tokenizer_of(blueprint: Blueprint) -> Tokenizer:
     import open_clip
     from huggingface_hub import constants
 
-    if blueprint.is_builtin:
-        return simple_tokenizer(blueprint.model_cfg["text_cfg"]["context_length"])
+    text_cfg = blueprint.model_cfg["text_cfg"]
+    others = text_cfg.get("hf_tokenizer_name") or text_cfg.get("tokenizer_kwargs")
+    if not others and "siglip" not in blueprint.tokenizer.lower():  # whose names alone tell open_clip of another one
+        return simple_tokenizer(text_cfg.get("context_length", DEFAULT_CONTEXT_LENGTH))
     try:
         try:
             with network_closed():
