@@ -87,6 +87,7 @@ def test_step_measures_memory_in_processes_of_their_own(scripts: Any) -> None:
     assert found["reference / ours"] > 1
 
 
+@pytest.mark.slow
 def test_what_needs_a_gpu_runs_on_a_processor_too(scripts: Any) -> None:
     bundle = scripts("measuring").random_bundle("clipfit-tiny", torch.device("cpu"))
 
@@ -140,6 +141,7 @@ def test_towers_are_the_package_s_own_again_afterwards(scripts: Any) -> None:
     assert functions() == before
 
 
+@pytest.mark.slow
 def test_profile_tells_all_phases(scripts: Any, tmp_path: Path) -> None:
     file = tmp_path / "profile.json"
     scripts("profile_step").main(

@@ -91,6 +91,7 @@ def assert_same(logits: torch.Tensor, expected: torch.Tensor) -> None:
         ("clipfit-tiny", "eval", "clipfit"),
     ],
 )
+@pytest.mark.slow
 def test_open_clip_loads_it_and_says_the_same(backbone: str, bn: Any, method: str, tmp_path: Path) -> None:
     tiny = backbone == TINY.backbone
     config = TINY if tiny else small_model(tmp_path, backbone, bn=bn)
@@ -351,6 +352,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 @pytest.mark.parametrize("where", ["_write", "fsync", "rename"])
+@pytest.mark.slow
 def test_a_failure_leaves_the_earlier_export(
     where: str, way: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

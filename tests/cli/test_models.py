@@ -71,6 +71,7 @@ def test_words_that_nothing_contains() -> None:
 
 
 @pytest.mark.parametrize("backbone", MEASURED)
+@pytest.mark.slow
 def test_show_has_the_measured_counts(backbone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     golden = golden_json("param_counts.json")[backbone]
     on_meta(backbone, tmp_path, monkeypatch)

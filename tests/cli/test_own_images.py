@@ -49,6 +49,7 @@ def test_base2new_with_the_built_in_backbone(kind: str, tmp_path: Path) -> None:
     assert row["backbone"] == "clipfit-tiny" and row["dataset"] == "mine"
 
 
+@pytest.mark.slow
 def test_every_command_takes_a_folder(mine: Path, small_world: SmallWorld) -> None:
     world = small_world.options()
     trained = ok("train", "--dataset", str(mine), *QUICK, *world, "--subset", "base")
@@ -136,6 +137,7 @@ def test_class_names_move_the_numbers(mine: Path, small_world: SmallWorld, tmp_p
     assert len(list((small_world.runs_dir / ".splits").iterdir())) == 1, "images are split as before"
 
 
+@pytest.mark.slow
 def test_templates_are_part_of_a_run(mine: Path, small_world: SmallWorld, tmp_path: Path) -> None:
     (tmp_path / "prompts.txt").write_text("a {}.\nthe {}!\n\n")
     shared = ["base2new", "--dataset", str(mine), *QUICK, *small_world.options()]

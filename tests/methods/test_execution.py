@@ -58,6 +58,7 @@ def gradients(adapted: Adapted, bundle: ClipBundle) -> tuple[float, list[Tensor 
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "resnet"])
+@pytest.mark.slow
 def test_activations_computed_again_change_nothing(kind: str, tmp_path: Path) -> None:
     bundle = small_bundle(build(config_of(kind, tmp_path)), backbone=kind)
     loss, plain, kept = gradients(attach(bundle, Execution()), bundle)

@@ -59,6 +59,7 @@ def train(adapted: TunedEncoders, images: Tensor, steps: int = 2) -> None:
 
 @pytest.mark.parametrize("method", ["clipfit", "full"])
 @pytest.mark.parametrize("kind", ALL_KINDS)
+@pytest.mark.slow
 def test_all_that_does_not_change_is_shared(kind: str, method: str, tmp_path: Path) -> None:
     bundle = bundle_of_kind(kind, tmp_path)
     before = {name: tensor.clone() for name, tensor in tensors_of(bundle.model).items()}

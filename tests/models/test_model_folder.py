@@ -200,6 +200,7 @@ def test_a_configuration_that_open_clip_cannot_build(tmp_path: Path) -> None:
     ],
     ids=str,
 )
+@pytest.mark.slow
 def test_a_model_that_its_weights_cannot_fill_takes_no_memory(
     part: str, changes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -137,6 +137,7 @@ def test_sources_share_the_targets(small_world: SmallWorld, tower: Tower) -> Non
     assert (tower.frozen, tower.tuned) == (12 + 6, 0)
 
 
+@pytest.mark.slow
 def test_the_same_scores_without(small_world: SmallWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = base2new.plan(request_of(small_world, ZERO_SHOT, TEXT_ONLY, CLIPFIT))
     found, _ = execute(small_world, plan)

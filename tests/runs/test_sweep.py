@@ -138,6 +138,7 @@ def test_the_same_seed_gives_the_same_numbers(small_world: SmallWorld) -> None:
         assert scores(one) == scores(other) and one.run.final_loss == other.run.final_loss
 
 
+@pytest.mark.slow
 def test_runs_do_not_touch_one_another(small_world: SmallWorld) -> None:
     """A run in a sweep gives what it gives alone."""
     plan = base2new.plan(request_of(small_world, seeds=(1, 2), methods=(MethodChoice("full"), MethodChoice("bitfit"))))
@@ -318,6 +319,7 @@ def test_other_errors_are_not_taken_for_it(small_world: SmallWorld, monkeypatch:
         execute(small_world, few_shot.plan(request_of(small_world)))
 
 
+@pytest.mark.slow
 def test_a_device_that_is_too_small_for_whole_batches(small_world: SmallWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = few_shot.plan(request_of(small_world, methods=(MethodChoice("clipfit"),), seeds=(1, 2)))
     whole = execute(small_world, plan)[0].records

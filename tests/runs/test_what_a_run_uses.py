@@ -78,6 +78,7 @@ def test_a_target_is_asked_for_by_its_own_template(method: MethodChoice, small_w
     assert all(text.startswith("the ") for texts in asked for text in texts), "templates of the user serve both"
 
 
+@pytest.mark.slow
 def test_the_seed_reaches_the_training(small_world: SmallWorld) -> None:
     """Without a draw, which would differ too, order and crops alone tell the seeds apart."""
 
