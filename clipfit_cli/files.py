@@ -134,7 +134,8 @@ def written_whole(path: Path) -> Iterator[IO[bytes]]:
             _lock(descriptor)
             yield file
             file.flush()
-            os.chmod(unfinished, 0o666 & ~_umask())  # noqa: PTH101
+            mode = stat.S_IMODE(path.stat().st_mode) if path.is_file() else 0o666 & ~_umask()
+            os.chmod(unfinished, mode)  # noqa: PTH101
             os.fsync(descriptor)
             os.replace(unfinished, path)  # noqa: PTH105
     finally:

@@ -42,8 +42,11 @@ def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
         file.write(b"two")
         raise ZeroDivisionError
     assert path.read_text(encoding="utf-8") == "one\n"
+    path.chmod(0o600)
     write_whole(path, b"three")
-    assert path.read_bytes() == b"three"
+    assert path.read_bytes() == b"three" and path.stat().st_mode & 0o777 == 0o600, "what was private stays so"
+    path.unlink()
+    write_whole(path, b"three")
     assert [found.name for found in tmp_path.iterdir()] == [path.name]
     assert path.stat().st_mode & 0o777 == 0o666 & ~_umask()
 

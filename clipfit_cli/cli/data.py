@@ -23,7 +23,7 @@ from clipfit_cli.cli.request import cache_folder, data_root_of, own_datasets, sp
 from clipfit_cli.cli.words import parse_shots
 from clipfit_cli.config import Subset
 from clipfit_cli.data import catalog
-from clipfit_cli.errors import ConfigError
+from clipfit_cli.errors import ConfigError, counted
 from clipfit_cli.reports.tables import Column, Table
 
 app = typer.Typer(no_args_is_help=True, help="Data sets: fetch them, check them, and see which images a draw takes.")
@@ -150,8 +150,8 @@ def show(
     facts = {
         "prompts" if len(templates) > 1 else "prompt": "\n".join(templates or (whole.prompt_template,)),
         "images": ", ".join(f"{len(items)} {split}" for split, items in lists.items()),
-        "missing": f"{len(missing)} listed images, the first is {missing[0]}" if missing else "",
-        "empty": f"{len(empty)} listed images, the first is {empty[0]}" if empty else "",
+        "missing": f"{counted(len(missing), 'listed image')}, the first is {missing[0]}" if missing else "",
+        "empty": f"{counted(len(empty), 'listed image')}, the first is {empty[0]}" if empty else "",
         "split sha256": whole.split_file_sha256,
         "lists sha256": whole.split_sha256,
         "split": " ".join(note.removeprefix(f"{name}: ") for note in whole.notes),

@@ -81,7 +81,8 @@ def _total(found: Sequence[Forecast]) -> str:
     left = [one for one in found if not one.is_finished]
     known = [one.time_s for one in left if one.time_s is not None]
     if len(known) == len(left):
-        hours = f"about {sum(known) / 3600:.2f} h"
+        minutes = sum(known) / 60
+        hours = f"about {minutes:.1f} min" if minutes < 60 else f"about {minutes / 60:.1f} h"
     else:
         hours = f"time not known before a run of {'its' if len(left) == 1 else 'each'} kind is finished"
     return (

@@ -36,6 +36,7 @@ class _Model(msgspec.Struct):
 class _Preprocess(msgspec.Struct):
     mean: tuple[float, float, float] | None = None
     std: tuple[_Positive, _Positive, _Positive] | None = None
+    interpolation: Literal["bicubic", "bilinear", "random"] | None = None
     resize_mode: Literal["shortest", "longest", "squash"] | None = None
 
 

@@ -343,10 +343,11 @@ class _Work:
             what = f"out of memory at {batch_size} images: trained in micro-batches of {training.micro_batch_size}"
             notes.append(what + (also if self.adapted.drifting_buffers() else ""))
         guessing = math.log(training_set.num_classes)
-        if training.final_loss > _GUESSING * guessing:
+        stage = self.config.stages[0]
+        if training.final_loss > _GUESSING * guessing and stage.epochs > stage.warmup_epochs:
             notes += self.workspace.say_once(
                 f"{self.config.method} on {self.config.dataset}, seed {self.config.seed}, learnt nothing: the loss of "
-                f"the last epoch is {training.final_loss:.2f}, guessing has {guessing:.2f}; lower --lr"
+                f"the last epoch is {training.final_loss:.2f}, guessing has {guessing:.2f}; try another --lr"
             )
         return tuple(notes)
 

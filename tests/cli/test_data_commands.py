@@ -238,11 +238,11 @@ def test_check_and_show_of_own_images(root: Path, tmp_path: Path) -> None:
         ("dtd", "18", "0"),
     ]
     shown = " ".join(invoke("show", str(tmp_path / "mine")).stdout.split())
-    assert "empty 1 listed images, the first is cat/1.jpg" in shown and "missing" not in shown
+    assert "empty 1 listed image, the first is cat/1.jpg" in shown and "missing" not in shown
     table = tmp_path / "mine.csv"
     table.write_text("path,class_name\nmine/cat/1.jpg,a\nmine/cat/2.jpg,a\nmine/dog/30.jpg,b\nmine/cat/3.jpg,b\n")
     shown = " ".join(invoke("show", str(table)).stdout.split())
-    assert "missing 1 listed images, the first is mine/dog/30.jpg" in shown and "empty 1 listed" in shown
+    assert "missing 1 listed image, the first is mine/dog/30.jpg" in shown and "empty 1 listed" in shown
 
 
 def test_show_tells_the_hash_that_a_stranger_can_make(root: Path) -> None:

@@ -122,7 +122,7 @@ def test_show_names_missing_images_and_chosen_words(tmp_path: Path) -> None:
     (tmp_path / "prompts.json").write_text('["a {}.", "the {}!"]')
     words = ["--class-names", str(tmp_path / "names.txt"), "--templates", str(tmp_path / "prompts.json")]
     shown = ok("data", "show", str(write_csv(tmp_path / "mine.csv", rows)), *words).stdout
-    for part in ("1 listed images, the first is", "v, w, x, y, z", "a {}.", "the {}!"):
+    for part in ("1 listed image, the first is", "v, w, x, y, z", "a {}.", "the {}!"):
         assert part in shown
     result = invoke("eval", "--dataset", str(tmp_path / "mine.csv"))
     assert result.exit_code == 3 and "1 of the images that data set 'mine' lists are missing" in result.stderr

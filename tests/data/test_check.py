@@ -55,7 +55,7 @@ def test_missing_and_damaged(made: Path) -> None:
     assert found.missing == ("ant/train_0.jpg",)
     assert [damage.path for damage in found.damaged] == ["bee/val_0.jpg", "cow/test_1.jpg"]
     assert str(made / "images/bee/val_0.jpg") in found.damaged[0].reason
-    assert "1 listed images are missing" in found.message and "2 images are damaged" in found.message
+    assert "1 listed image missing" in found.message and "2 damaged images" in found.message
 
 
 def test_altered_split_file(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:

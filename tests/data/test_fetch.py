@@ -199,7 +199,7 @@ def damaged(tree: dict[str, bytes], change: str) -> dict[str, bytes]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("image", "1 listed images are missing, the first is bee/test_1.jpg"),
+        ("image", "1 listed image missing, the first is bee/test_1.jpg"),
         ("escape", "leads out of its folder"),
         ("bomb", "would unpack to more than"),
         ("layout", "has no folder 'images' in it"),

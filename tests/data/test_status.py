@@ -64,7 +64,7 @@ def test_missing_images(tmp_path: Path) -> None:
     status = dataset_status("dtd", tmp_path)
     assert status.state == "incomplete"
     assert status.missing == tuple(lost)
-    assert status.message.startswith("6 listed images are missing, the first is ant/train_0.jpg")
+    assert status.message.startswith("6 listed images missing, the first is ant/train_0.jpg")
 
 
 def test_split_file_without_images(tmp_path: Path) -> None:

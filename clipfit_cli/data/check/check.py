@@ -15,7 +15,7 @@ from clipfit_cli.data.dataset import DataSet, hash_lists
 from clipfit_cli.data.lists.own.custom import OwnDataSet
 from clipfit_cli.data.sources import list_file
 from clipfit_cli.data.splits import check_classes
-from clipfit_cli.errors import DataError
+from clipfit_cli.errors import DataError, counted
 
 State = Literal["present", "incomplete", "damaged", "missing", "built-in"]
 ListState = Literal["published", "other", "unconfirmed"]
@@ -92,7 +92,7 @@ def check_dataset(
     damaged = _decode(dataset, there if decode else empty_images(dataset, there), progress)
     texts = (
         status.message,
-        f"{len(damaged)} images are damaged, the first is {damaged[0].path}" if damaged else "",
+        f"{counted(len(damaged), 'damaged image')}, the first is {damaged[0].path}" if damaged else "",
         "the split file is not the published one" if list_state == "other" else "",
     )
     found: dict[State, bool] = {

@@ -14,7 +14,7 @@ from clipfit_cli.data.dataset import DataSet, Item
 from clipfit_cli.data.files.folder import ImageFolder
 from clipfit_cli.data.lists.own.custom import OwnDataSet
 from clipfit_cli.data.load import load_dataset
-from clipfit_cli.errors import DataError
+from clipfit_cli.errors import DataError, counted
 
 State = Literal["present", "incomplete", "missing", "built-in"]
 
@@ -72,7 +72,7 @@ def look_at(name: str | OwnDataSet, data_root: Path) -> tuple[DatasetStatus, Dat
     missing = missing_images(dataset, (*dataset.train, *dataset.val, *dataset.test))
     mismatches = () if isinstance(row, OwnDataSet) else _mismatches(row, dataset)
     problems = (
-        f"{len(missing)} listed images are missing, the first is {missing[0]}" if missing else "",
+        f"{counted(len(missing), 'listed image')} missing, the first is {missing[0]}" if missing else "",
         f"not the published split: {'; '.join(mismatches)}" if mismatches else "",
     )
     reader = "" if isinstance(row, OwnDataSet) else row.reader
