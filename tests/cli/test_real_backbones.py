@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def data_root(tmp_path: Path) -> Path:
-    write_small_dataset(tmp_path / "data", "dtd", ["banded", "lined", "woven"], (2, 1, 1))
+    write_small_dataset(tmp_path / "data", "dtd", ["banded", "lined", "polka", "woven"], (2, 1, 1))
     return tmp_path / "data"
 
 
