@@ -10,7 +10,6 @@ import os
 import shutil
 import stat
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,8 +20,6 @@ from clipfit_cli.errors import ConfigError
 _UNFINISHED, _OLD = ".unfinished", ".old.unfinished"
 _HERE, _RENAME_EXCHANGE = -100, 2  # Linux's fcntl.h and fs.h
 _MOST_TEXT = 200_000_000
-_YOUNG_S = 2.0
-"""An empty file of this age may be one whose writer is about to lock it."""
 
 
 def expanded(text: str | Path) -> Path:
@@ -128,10 +125,9 @@ def written_whole(path: Path) -> Iterator[IO[bytes]]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_unfinished(path)
-    descriptor, unfinished = tempfile.mkstemp(_UNFINISHED, f".{_beginning(path)}.", path.parent)
+    descriptor, unfinished = _locked_file(path)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            _lock(descriptor)
             yield file
             file.flush()
             mode = stat.S_IMODE(path.stat().st_mode) if path.is_file() else 0o666 & ~_umask()
@@ -158,12 +154,12 @@ def remove_unfinished(path: Path) -> None:
     """Remove what killed processes left of a file or folder; what another process is writing stays."""
     with suppress(OSError):
         for left in path.parent.glob(f".{glob.escape(_beginning(path))}.*{_UNFINISHED}"):
-            with suppress(OSError), _held(left) as state:
+            with suppress(OSError), _held(left):
                 if left.name.endswith(_OLD) and not path.exists():
                     left.rename(path)
                 elif left.is_dir():
                     shutil.rmtree(left)
-                elif state.st_size or time.time() - state.st_mtime > _YOUNG_S:
+                else:
                     left.unlink()
 
 
@@ -234,20 +230,39 @@ def _exchange(new: Path, path: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def _locked_file(path: Path) -> tuple[int, str]:
+    """Return a new, held file beside a path: its descriptor and its name.
+
+    Another process may take it for a killed one's and remove it before it is held; it is made again then.
+    """
+    while True:
+        descriptor, name = tempfile.mkstemp(_UNFINISHED, f".{_beginning(path)}.", path.parent)
+        free = True
+        try:
+            _lock(descriptor)
+        except BlockingIOError:
+            free = False
+        except OSError:  # a file system without locks, where nothing is ever removed as a killed process's
+            pass
+        if free and os.path.lexists(name):
+            return descriptor, name
+        os.close(descriptor)
+
+
 @contextmanager
-def _held(path: Path) -> Iterator[os.stat_result]:
-    """Hold a file or folder against every other process, and give its state.
+def _held(path: Path) -> Iterator[None]:
+    """Hold a file or folder against every other process.
 
     Raises:
         OSError: Another holds it.
     """
     if os.name == "nt":  # which opens no folder, and removes nothing that is open
-        yield path.stat()
+        yield
         return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         _lock(descriptor)
-        yield os.fstat(descriptor)
+        yield
     finally:
         os.close(descriptor)
 

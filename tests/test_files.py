@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
 import sys
-import time
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -94,14 +95,44 @@ def test_a_folder_comes_back_if_its_writer_dies_between_two_renames(tmp_path: Pa
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_an_empty_file_goes_once_it_is_old(tmp_path: Path) -> None:
+def test_an_empty_file_of_a_killed_process_goes_at_once(tmp_path: Path) -> None:
     left = tmp_path / ".a.csv.xyz.unfinished"
     left.touch()
     remove_unfinished(tmp_path / "a.csv")
-    assert left.exists()
-    os.utime(left, (time.time() - 10, time.time() - 10))
-    remove_unfinished(tmp_path / "a.csv")
     assert not left.exists()
+
+
+def test_a_file_that_another_removes_before_it_is_held_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = tempfile.mkstemp
+    made: list[tuple[int, str]] = []
+
+    def make_and_lose(*arguments: str) -> tuple[int, str]:
+        made.append(make(*arguments))
+        if len(made) == 1:
+            remove_unfinished(tmp_path / "a.csv")
+        return made[-1]
+
+    monkeypatch.setattr(tempfile, "mkstemp", make_and_lose)
+    write_whole(tmp_path / "a.csv", "x")
+    assert len(made) == 2
+    assert (tmp_path / "a.csv").read_text() == "x"
+
+
+def test_files_are_written_and_nothing_is_removed_where_there_are_no_locks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_locks(*_: int) -> None:
+        raise OSError(errno.ENOLCK, "no locks")
+
+    fcntl = pytest.importorskip("fcntl")
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    left = tmp_path / ".a.csv.xyz.unfinished"
+    left.touch()
+    write_whole(tmp_path / "a.csv", "x")
+    assert (tmp_path / "a.csv").read_text() == "x"
+    assert left.exists()
 
 
 def test_paths_that_lead_nowhere_are_refused() -> None:

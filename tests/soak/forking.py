@@ -287,6 +287,8 @@ def _be_the_command(command: Command, files: _Files, patience_s: float) -> NoRet
             command.prepare()
         guard.guard(str(command.world), str(files.guarded))
         code = _ended(_main(command.arguments))
+    except KeyboardInterrupt as error:  # the command has ended, and signals are not ignored yet
+        code = _ended(128 + (error.args[0] if error.args else signal.SIGINT))
     except BaseException:
         os.write(2, traceback.format_exc().encode(errors="replace"))
     finally:
