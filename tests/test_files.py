@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,6 +28,7 @@ from clipfit_cli.files import (
 KILLED = """
 import sys, time
 from pathlib import Path
+from typing import Any
 from clipfit_cli.files import written_whole
 with written_whole(Path(sys.argv[1])) as file:
     file.write(b"half")
@@ -108,7 +110,7 @@ def test_a_file_that_another_removes_before_it_is_held_is_made_again(
     make = tempfile.mkstemp
     made: list[tuple[int, str]] = []
 
-    def make_and_lose(*arguments: str) -> tuple[int, str]:
+    def make_and_lose(*arguments: Any) -> tuple[int, str]:
         made.append(make(*arguments))
         if len(made) == 1:
             remove_unfinished(tmp_path / "a.csv")
