@@ -11,7 +11,7 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -123,21 +123,13 @@ def written_whole(path: Path) -> Iterator[IO[bytes]]:
     Raises:
         OSError: It cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    remove_unfinished(path)
-    descriptor, unfinished = _locked_file(path)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
+    with _unfinished(path, is_folder=False) as unfinished:
+        with unfinished.open("wb") as file:
             yield file
             file.flush()
-            mode = stat.S_IMODE(path.stat().st_mode) if path.is_file() else 0o666 & ~_umask()
-            os.chmod(unfinished, mode)  # noqa: PTH101
-            os.fsync(descriptor)
-            os.replace(unfinished, path)  # noqa: PTH105
-    finally:
-        with suppress(OSError):  # it is not there any more where all went well
-            os.unlink(unfinished)  # noqa: PTH108
-    flush_folder(path.parent)
+            unfinished.chmod(stat.S_IMODE(path.stat().st_mode) if path.is_file() else 0o666 & ~_umask())
+            os.fsync(file.fileno())
+        unfinished.replace(path)
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
@@ -176,21 +168,14 @@ def folder_written_whole(path: Path) -> Iterator[Path]:
     Raises:
         OSError: It cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    remove_unfinished(path)
-    unfinished = Path(tempfile.mkdtemp(_UNFINISHED, f".{_beginning(path)}.", path.parent))
-    try:
-        with _held(unfinished):
-            yield unfinished
-            unfinished.chmod(0o777 & ~_umask())
-            flush_folder(unfinished)
-            if path.is_dir():
-                _exchange(unfinished, path)
-            else:
-                unfinished.rename(path)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-    flush_folder(path.parent)
+    with _unfinished(path, is_folder=True) as unfinished:
+        yield unfinished
+        unfinished.chmod(0o777 & ~_umask())
+        flush_folder(unfinished)
+        if path.is_dir():
+            _exchange(unfinished, path)
+        else:
+            unfinished.rename(path)
 
 
 def flush_folder(path: Path) -> None:
@@ -230,23 +215,42 @@ def _exchange(new: Path, path: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _locked_file(path: Path) -> tuple[int, str]:
-    """Return a new, held file beside a path: its descriptor and its name.
+@contextmanager
+def _unfinished(path: Path, *, is_folder: bool) -> Iterator[Path]:
+    """Yield a new, empty file or folder beside a path, held; it is gone after the block, and renames are on the disk.
 
     Another process may take it for a killed one's and remove it before it is held; it is made again then.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_unfinished(path)
     while True:
-        descriptor, name = tempfile.mkstemp(_UNFINISHED, f".{_beginning(path)}.", path.parent)
-        free = True
-        try:
-            _lock(descriptor)
-        except BlockingIOError:
-            free = False
-        except OSError:  # a file system without locks, where nothing is ever removed as a killed process's
-            pass
-        if free and os.path.lexists(name):
-            return descriptor, name
-        os.close(descriptor)
+        words = (_UNFINISHED, f".{_beginning(path)}.", path.parent)
+        made = Path(tempfile.mkdtemp(*words)) if is_folder else _empty_file(*words)
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(_held(made))
+            except (BlockingIOError, FileNotFoundError):
+                continue
+            except OSError:  # a file system without locks, where nothing is ever removed as a killed process's
+                pass
+            if not os.path.lexists(made):
+                continue
+            try:
+                yield made
+            finally:
+                if is_folder:
+                    shutil.rmtree(made, ignore_errors=True)
+                else:
+                    with suppress(OSError):  # it is not there any more where all went well
+                        made.unlink()
+            flush_folder(path.parent)
+            return
+
+
+def _empty_file(suffix: str, prefix: str, folder: Path) -> Path:
+    descriptor, name = tempfile.mkstemp(suffix, prefix, folder)
+    os.close(descriptor)
+    return Path(name)
 
 
 @contextmanager

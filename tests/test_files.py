@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
-import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -104,37 +105,60 @@ def test_an_empty_file_of_a_killed_process_goes_at_once(tmp_path: Path) -> None:
     assert not left.exists()
 
 
-def test_a_file_that_another_removes_before_it_is_held_is_made_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def _write(path: Path, kind: str) -> None:
+    if kind == "file":
+        write_whole(path, "x")
+    else:
+        with folder_written_whole(path) as folder:
+            (folder / "x").touch()
+    assert path.is_file() if kind == "file" else (path / "x").is_file()
+
+
+@pytest.mark.parametrize("moment", ["before it is opened", "before it is held", "while another holds it"])
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_what_another_removes_before_it_is_held_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, moment: str
 ) -> None:
-    make = tempfile.mkstemp
-    made: list[tuple[int, str]] = []
+    fcntl = pytest.importorskip("fcntl")
+    lock, opened, path = fcntl.flock, os.open, tmp_path / "a"
+    calls: list[str] = []
 
-    def make_and_lose(*arguments: Any) -> tuple[int, str]:
-        made.append(make(*arguments))
-        if len(made) == 1:
-            remove_unfinished(tmp_path / "a.csv")
-        return made[-1]
+    def lose(function: Callable[..., Any], *arguments: Any) -> Any:
+        """Do as the other process does, the first time."""
+        calls.append("")
+        if len(calls) == 1:
+            if moment == "while another holds it":
+                raise BlockingIOError
+            for left in tmp_path.glob(".a.*"):
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+        return function(*arguments)
 
-    monkeypatch.setattr(tempfile, "mkstemp", make_and_lose)
-    write_whole(tmp_path / "a.csv", "x")
-    assert len(made) == 2
-    assert (tmp_path / "a.csv").read_text() == "x"
+    def lose_opened(name: Any, *arguments: Any, **words: Any) -> int:
+        mine = str(name).endswith(".unfinished") and not arguments[0] & os.O_CREAT
+        return int(lose(opened, name, *arguments)) if mine else opened(name, *arguments, **words)
+
+    if moment == "before it is opened":
+        monkeypatch.setattr(os, "open", lose_opened)
+    else:
+        monkeypatch.setattr(fcntl, "flock", lambda *arguments: lose(lock, *arguments))
+    _write(path, kind)
+    assert len(calls) >= 2
 
 
-def test_files_are_written_and_nothing_is_removed_where_there_are_no_locks(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_all_is_written_and_nothing_removed_where_there_are_no_locks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     def no_locks(*_: int) -> None:
         raise OSError(errno.ENOLCK, "no locks")
 
     fcntl = pytest.importorskip("fcntl")
     monkeypatch.setattr(fcntl, "flock", no_locks)
-    left = tmp_path / ".a.csv.xyz.unfinished"
+    left = tmp_path / ".a.xyz.unfinished"
     left.touch()
-    write_whole(tmp_path / "a.csv", "x")
-    assert (tmp_path / "a.csv").read_text() == "x"
+    _write(tmp_path / "a", kind)
     assert left.exists()
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_paths_that_lead_nowhere_are_refused() -> None:
