@@ -10,6 +10,7 @@ import os
 import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -20,6 +21,7 @@ from clipfit_cli.errors import ConfigError
 _UNFINISHED, _OLD = ".unfinished", ".old.unfinished"
 _HERE, _RENAME_EXCHANGE = -100, 2  # Linux's fcntl.h and fs.h
 _MOST_TEXT = 200_000_000
+_WAIT_S, _POLL_S = 5.0, 0.05
 
 
 def expanded(text: str | Path) -> Path:
@@ -140,6 +142,30 @@ def write_whole(path: Path, content: str | bytes) -> None:
     """
     with written_whole(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
+
+
+def write_through(path: Path, content: bytes) -> None:
+    """Write into what is there, such as a device, or a pipe, whose reader is waited for a few seconds.
+
+    Raises:
+        OSError: It cannot be written, or nobody reads.
+    """
+    until = time.monotonic() + _WAIT_S
+    while True:
+        try:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_NONBLOCK", 0)
+            descriptor = os.open(path, flags, 0o666)
+            break
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            if time.monotonic() > until:
+                raise OSError(errno.ENXIO, "nobody reads from this pipe") from error
+            time.sleep(_POLL_S)
+    with os.fdopen(descriptor, "wb") as file:
+        if hasattr(os, "set_blocking"):
+            os.set_blocking(descriptor, True)
+        file.write(content)
 
 
 def remove_unfinished(path: Path) -> None:

@@ -22,6 +22,7 @@ from clipfit_cli.files import (
     read_bytes,
     read_text,
     remove_unfinished,
+    write_through,
     write_whole,
     written_whole,
 )
@@ -200,6 +201,24 @@ def test_only_regular_files_of_a_bounded_size_are_read(tmp_path: Path) -> None:
             read_bytes(tmp_path / name, 5)
     with pytest.raises(OSError):
         file_sha256(tmp_path / "file", tmp_path / "pipe")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="has no pipes")
+def test_a_pipe_without_a_reader_is_no_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    monkeypatch.setattr("clipfit_cli.files._WAIT_S", 0.1)
+    with pytest.raises(OSError, match="nobody reads"):
+        write_through(pipe, b"x")
+    monkeypatch.setattr("clipfit_cli.files._WAIT_S", 30)
+    content = b"x" * 1_000_000
+    late = subprocess.Popen(["sh", "-c", 'sleep 0.3; cat "$0" > "$0.read"', str(pipe)])
+    write_through(pipe, content)
+    assert late.wait() == 0 and (tmp_path / "pipe.read").read_bytes() == content
+    write_through(tmp_path / "new", b"x")
+    assert (tmp_path / "new").read_bytes() == b"x"
+    with pytest.raises(OSError):
+        write_through(tmp_path, b"x")
 
 
 def test_text_is_utf8(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from rich.console import Console
 from clipfit_cli.cli.errors import say
 from clipfit_cli.cli.options import OutputOptions, csv_file
 from clipfit_cli.errors import ResultsError
-from clipfit_cli.files import write_whole
+from clipfit_cli.files import write_through, write_whole
 from clipfit_cli.reports.tables import Table, to_csv, to_json
 from clipfit_cli.reports.terminal import to_terminal
 
@@ -46,7 +46,7 @@ def emit(table: Table, options: OutputOptions, *, for_people: Table | None = Non
         if options.csv and options.csv != "-":
             (path, whole), content = csv_file(options.csv), to_csv(table).encode(errors="backslashreplace")
             try:
-                write_whole(path, content) if whole else path.write_bytes(content)
+                (write_whole if whole else write_through)(path, content)
             except OSError as error:
                 raise ResultsError(f"cannot write {path}: {error.strerror or error}") from error
             note(f"wrote {options.csv}", quiet=options.quiet)
