@@ -16,7 +16,8 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from measuring import (
     JSON,
     Stopwatch,
     circumstances,
+    inputs_of,
     print_records,
     print_table,
     random_bundle,
@@ -33,7 +35,6 @@ from measuring import (
     towers_timed,
     write_json,
 )
-from torch import Tensor
 
 from clipfit_cli import methods
 from clipfit_cli.config import (
@@ -41,27 +42,26 @@ from clipfit_cli.config import (
     TINY_PRETRAINED,
     MethodChoice,
     ModelConfig,
+    Recipe,
     Request,
     RunConfig,
-    ScheduleConfig,
 )
 from clipfit_cli.data.dataset import DataSet
 from clipfit_cli.data.load import load_dataset
-from clipfit_cli.data.pixels.augment import to_device
 from clipfit_cli.data.pixels.images import ImageStore
-from clipfit_cli.data.pixels.transforms import normalise
 from clipfit_cli.data.splits import class_subset, few_shot
 from clipfit_cli.engine import environment
 from clipfit_cli.engine.evaluate import evaluate
-from clipfit_cli.engine.train import Batches, Plan, train
+from clipfit_cli.engine.train import train
 from clipfit_cli.models.bundle import ClipBundle
 from clipfit_cli.process import keep_freed_memory
 from clipfit_cli.protocols import base2new
 from clipfit_cli.results.record import Finished
 from clipfit_cli.results.store import RunStore
-from clipfit_cli.runs.run import TEST_BATCH_SIZE
+from clipfit_cli.runs.frozen_features import BATCH_SIZE
+from clipfit_cli.runs.sources import TrainingImages
 from clipfit_cli.runs.sweep import sweep
-from clipfit_cli.runs.workspace import Workspace, image_spec
+from clipfit_cli.runs.workspace import Workspace
 
 DATASET = "caltech101"
 
@@ -153,12 +153,13 @@ class Loops:
 
     def __init__(self, bundle: ClipBundle, base: DataSet, new: DataSet, *, batch_size: int, workers: int) -> None:
         """Attach both to copies of the model."""
-        self._bundle, self._spec, self._device = bundle, image_spec(bundle), bundle.device
+        self._bundle, self._device = bundle, bundle.device
         self._base, self._new = base, new
         self._batch_size = batch_size
         info = methods.get("clipfit")
         self._ours = info.attach(bundle, base.class_names, [base.prompt_template], info.settings())
         self._store = ImageStore()
+        self._inputs = inputs_of(bundle, self._store)
         self._official = reference.Reference(bundle, base.class_names, base.prompt_template)
         self._step = reference.stepper(
             self._official.loss, self._official.parameters(), precision="fp32", device=self._device
@@ -168,9 +169,9 @@ class Loops:
             return reference.loader(
                 dataset,
                 dataset.train if training else dataset.test,
-                self._spec,
+                self._inputs.spec,
                 train=training,
-                batch_size=batch_size if training else TEST_BATCH_SIZE,
+                batch_size=batch_size if training else BATCH_SIZE,
                 workers=workers,
             )
 
@@ -183,22 +184,9 @@ class Loops:
 
     def train_ours(self) -> None:
         """Train one epoch."""
-        items = self._base.train
-
-        def load(plan: Plan) -> Batches:
-            batches = (([items[index] for index in indices], seeds) for indices, seeds in plan)
-            return self._store.train_batches(self._base, batches, self._spec, self._device)
-
-        schedule = ScheduleConfig(epochs=1, batch_size=self._batch_size)
-        train(
-            self._ours,
-            load,
-            num_images=len(items),
-            schedule=schedule,
-            seed=1,
-            precision="fp32",
-            device=self._device,
-        )
+        recipe = Recipe(epochs=1, batch_size=self._batch_size)
+        with closing(TrainingImages(self._inputs, self._base, recipe, seed=1)) as source:
+            train(self._ours, recipe, source, seed=1, precision="fp32", device=self._device)
 
     def test_official(self) -> float:
         """Return the accuracy among the new classes."""
@@ -207,14 +195,10 @@ class Loops:
 
     def test_ours(self) -> float:
         """Return the accuracy among the new classes."""
-        self._ours.set_classes(self._new.class_names, [self._new.prompt_template])
-        self._ours.train_mode(False)
-
-        def batches() -> Iterator[tuple[Tensor, Tensor]]:
-            for images, labels in self._store.test_batches(self._new, self._new.test, self._spec, TEST_BATCH_SIZE):
-                yield normalise(to_device(images, self._device), self._spec), labels
-
-        return evaluate(self._ours.logits, batches(), precision="fp32", device=self._device).scores.accuracy_pct
+        with torch.inference_mode():
+            logits = self._ours.classifier(self._new.class_names, [self._new.prompt_template])
+        batches = self._inputs.test_batches(self._new, self._new.test, self._ours.tap)
+        return evaluate(logits, batches, precision="fp32", device=self._device).scores.accuracy_pct
 
     def close(self) -> None:
         """End our threads; the workers of the DataLoaders end with them."""

@@ -19,11 +19,16 @@ from rich.console import Console
 from rich.table import Table
 
 from clipfit_cli.config import TINY_BACKBONE, ModelConfig
+from clipfit_cli.data.pixels.images import ImageStore
 from clipfit_cli.engine import environment
+from clipfit_cli.methods.base import Adapted
 from clipfit_cli.models import encode, text_features
 from clipfit_cli.models.bundle import ClipBundle
 from clipfit_cli.models.load import bundle_of
 from clipfit_cli.models.tiny import build_tiny
+from clipfit_cli.runs.frozen_features import FrozenFeatures
+from clipfit_cli.runs.sources import Inputs
+from clipfit_cli.runs.workspace import image_spec
 
 CPU = torch.device("cpu")
 GIB = 2**30
@@ -106,6 +111,17 @@ def random_bundle(backbone: str, device: torch.device) -> ClipBundle:
         model = open_clip.create_model(backbone, load_weights=False)
     model.to(device).eval().requires_grad_(False)
     return bundle_of(model, ModelConfig(backbone, "random"), weights_sha256="")
+
+
+def inputs_of(bundle: ClipBundle, store: ImageStore) -> Inputs:
+    """Return what gives the images of a store to a model, as a run does."""
+    spec = image_spec(bundle)
+    return Inputs(FrozenFeatures(bundle, "fp32", store, spec), store, spec, bundle.device)
+
+
+def parameters_of(adapted: Adapted) -> list[torch.nn.Parameter]:
+    """Return what an optimiser sets."""
+    return [parameter for group in adapted.parameters() for parameter in group.parameters]
 
 
 class Stopwatch:

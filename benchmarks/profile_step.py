@@ -36,11 +36,11 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from clipfit_cli import methods
-from clipfit_cli.config import Precision, ScheduleConfig
+from clipfit_cli.config import Precision, Recipe
 from clipfit_cli.data.pixels import augment, crops, images
 from clipfit_cli.engine import environment
 from clipfit_cli.engine.precision import autocast, resolve_precision
-from clipfit_cli.engine.train import sgd
+from clipfit_cli.engine.train import optimiser_of
 from clipfit_cli.methods.base import Adapted
 from clipfit_cli.models.source import find_blueprint
 from clipfit_cli.process import keep_freed_memory
@@ -108,8 +108,7 @@ def run_steps(
     The engine's steps, with a look at the clock between their parts. A CUDA device is not made to wait, so that its
     parts and the whole need not add up: the host prepares one part while the device still computes another.
     """
-    optimiser = sgd(adapted.parameters(), ScheduleConfig())
-    adapted.train_mode(True)
+    optimiser = optimiser_of(adapted.parameters(), Recipe())
     fetched = 0.0
     synchronise(device)
     start = time.perf_counter()

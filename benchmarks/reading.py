@@ -33,6 +33,7 @@ from clipfit_cli.data.pixels.transforms import ImageSpec, eval_crop, normalise
 from clipfit_cli.engine import environment
 from clipfit_cli.engine.evaluate import evaluate
 from clipfit_cli.models.bundle import ClipBundle
+from clipfit_cli.models.encode import tapped
 from clipfit_cli.models.load import bundle_of
 from clipfit_cli.models.tiny import TINY_CONFIG, build_tiny, tiny_weights_path
 from clipfit_cli.process import keep_freed_memory
@@ -88,7 +89,7 @@ def evaluate_twice(data_root: Path, size: int) -> JSON:
     dataset, bundle = listed_images(data_root), small_bundle(size)
     info = methods.get("zero-shot")
     adapted = info.attach(bundle, dataset.class_names, [dataset.prompt_template], info.settings())
-    adapted.train_mode(False)
+    logits = adapted.classifier(dataset.class_names, [dataset.prompt_template])
     spec = ImageSpec(size=size)
     store = ImageStore()
     found: JSON = {
@@ -98,8 +99,12 @@ def evaluate_twice(data_root: Path, size: int) -> JSON:
     }
     for turn in ("first", "second"):
         before = store.decoded_images
-        batches = ((normalise(x, spec), y) for x, y in store.test_batches(dataset, dataset.test, spec, 100))
-        scores = evaluate(adapted.logits, batches, precision="fp32", device=CPU)
+        batches = (
+            (tapped(bundle.model, normalise(x, spec), adapted.tap), y)
+            for x, y in store.test_batches(dataset, dataset.test, spec, 100)
+        )
+        with torch.no_grad():
+            scores = evaluate(logits, batches, precision="fp32", device=CPU)
         found[turn] = {
             "decoded": store.decoded_images - before,
             "peak_mb": peak_mb(),

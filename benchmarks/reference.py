@@ -20,12 +20,13 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from clipfit_cli import methods
-from clipfit_cli.config import Precision, ScheduleConfig
+from clipfit_cli.config import Precision, Recipe
 from clipfit_cli.data.dataset import DataSet, Item
 from clipfit_cli.data.files.folder import ImageFolder
 from clipfit_cli.data.pixels.transforms import ImageSpec
 from clipfit_cli.engine.precision import autocast
-from clipfit_cli.engine.train import sgd
+from clipfit_cli.engine.train import optimiser_of
+from clipfit_cli.methods.base import Group
 from clipfit_cli.models.bundle import ClipBundle
 from clipfit_cli.models.text_features import class_prompts
 
@@ -43,7 +44,8 @@ class Reference:
         self.bundle = bundle
         self.model: Any = copy.deepcopy(bundle.model)
         info = methods.get("clipfit")
-        self._trained = [self.model.get_parameter(name) for name in info.trained(self.model, info.settings())]
+        described = info.describe(self.model, info.settings(), len(class_names), 0)
+        self._trained = [self.model.get_parameter(one.name) for one in described]
         for parameter in self._trained:
             parameter.requires_grad_(True)
         self.set_classes(class_names, template)
@@ -88,7 +90,7 @@ def stepper(
     device: torch.device,
 ) -> Callable[[Tensor, Tensor], None]:
     """Return what makes one whole step on images and labels: loss, gradients, SGD's update."""
-    optimiser = sgd(parameters, ScheduleConfig())
+    optimiser = optimiser_of([Group(parameters)], Recipe())
 
     def step(images: Tensor, labels: Tensor) -> None:
         with autocast(precision, device):

@@ -10,18 +10,46 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from dataclasses import replace
 
 import torch
 from measuring import random_bundle
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from clipfit_cli import methods
-from clipfit_cli.config import ScheduleConfig
+from clipfit_cli.config import Conditions, Tap
 from clipfit_cli.engine import environment
+from clipfit_cli.engine.batches import num_steps
 from clipfit_cli.engine.precision import resolve_precision
-from clipfit_cli.engine.train import Batches, Plan, steps_per_epoch, train
+from clipfit_cli.engine.train import train
+from clipfit_cli.models.bundle import ClipBundle
+from clipfit_cli.models.encode import tapped
 from clipfit_cli.models.source import find_blueprint
 from clipfit_cli.process import keep_freed_memory
+
+
+class SameBatch:
+    """Images of noise, the same in every step; see `methods.base.Source`."""
+
+    steps_per_epoch = 1
+
+    def __init__(self, bundle: ClipBundle, batch_size: int, num_classes: int) -> None:
+        """Make them, on the model's device."""
+        size, device = bundle.image_size, bundle.device
+        self._model = bundle.model
+        self._images = torch.randn(batch_size, 3, size, size, device=device)
+        self._labels = torch.arange(batch_size, device=device) % num_classes
+
+    def batch(self, tap: Tap, step: int) -> tuple[Tensor, Tensor]:
+        """Return inputs and labels; features are made anew, as those of fresh crops are."""
+        del step
+        return self.everything(tap)
+
+    def everything(self, tap: Tap) -> tuple[Tensor, Tensor]:
+        """Return inputs and labels."""
+        with torch.no_grad():
+            return tapped(self._model, self._images, tap).float(), self._labels
 
 
 def main() -> None:
@@ -31,7 +59,7 @@ def main() -> None:
     parser.add_argument("--method", default="clipfit")
     parser.add_argument("--classes", type=int, default=47)
     parser.add_argument("--images", type=int, default=752, help="training images of the run to project")
-    parser.add_argument("--epochs", type=int, default=100, help="epochs of the run to project")
+    parser.add_argument("--epochs", type=int, help="epochs of the run to project; the default is the method's own")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--steps", type=int, default=3, help="steps to time, after one to warm up")
     parser.add_argument("--device", default="auto")
@@ -45,38 +73,31 @@ def main() -> None:
     info = methods.get(options.method)
     names = [f"texture number {index}" for index in range(options.classes)]
     adapted = info.attach(bundle, names, ["a photo of a {}, a type of texture."], info.settings())
-    size = bundle.image_size
-    images = torch.randn(options.batch_size, 3, size, size, device=device)
-    labels = torch.randint(options.classes, (options.batch_size,), device=device)
-
-    adapted.train_mode(True)
-    with FlopCounterMode(display=False) as counter:
-        loss, _ = adapted.loss(images, labels)
-        torch.autograd.backward(loss)
-
-    def load(plan: Plan) -> Batches:
-        for _ in plan:
-            yield images, labels
+    source = SameBatch(bundle, options.batch_size, options.classes)
+    inputs, labels = source.everything(adapted.tap)
+    settings = info.settings()
+    stages = info.recipe(Conditions(), settings)
+    making = [replace(stage, batch_size=options.batch_size) for stage in stages if stage.makes_steps]
+    if not making:
+        parser.error(f"{options.method} makes no steps, so there is none to time")
 
     def run(steps: int) -> float:
-        schedule = ScheduleConfig(epochs=steps, batch_size=options.batch_size)
         start = time.perf_counter()
-        train(
-            adapted,
-            load,
-            num_images=options.batch_size,
-            schedule=schedule,
-            seed=1,
-            precision=precision,
-            device=device,
-        )
-        return (time.perf_counter() - start) / steps
+        for number, stage in enumerate(stages):
+            of_batch = replace(stage, steps=steps) if stage.makes_steps else stage
+            train(adapted, of_batch, source, seed=1, precision=precision, device=device, stage=number)
+        return (time.perf_counter() - start) / (steps * len(making))
 
     run(1)
+    with FlopCounterMode(display=False) as counter:
+        loss, _ = adapted.loss(inputs, labels)
+        torch.autograd.backward(loss)
     peak = environment.PeakMemory(device)
     peak.begin()
     step_s = run(options.steps)
-    steps = options.epochs * steps_per_epoch(options.images, options.batch_size)
+    listed = [index % options.classes for index in range(options.images)]
+    whole = [replace(stage, epochs=options.epochs, steps=None) for stage in making] if options.epochs else making
+    steps = sum(num_steps(stage, listed) for stage in whole)
     print(
         json.dumps(
             {

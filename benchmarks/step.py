@@ -29,6 +29,7 @@ from measuring import (
     JSON,
     best_seconds,
     circumstances,
+    parameters_of,
     peak_memory_mib,
     print_records,
     print_table,
@@ -88,7 +89,7 @@ def ours_with(bundle: ClipBundle, num_classes: int, shortcuts: Shortcuts) -> Tun
         bundle,
         names_of(num_classes),
         [TEMPLATE],
-        trained=info.trained(bundle.model, info.settings()),
+        trained=[one.name for one in info.describe(bundle.model, info.settings(), num_classes, 0)],
         penalty=distillation,
         shortcuts=shortcuts,
     )
@@ -96,7 +97,6 @@ def ours_with(bundle: ClipBundle, num_classes: int, shortcuts: Shortcuts) -> Tun
 
 def loss_of(adapted: TunedEncoders) -> Loss:
     """Return the loss alone, everything that is computed once computed already."""
-    adapted.train_mode(True)
     adapted.zero_shot_features()
     return lambda images, labels: adapted.loss(images, labels)[0]
 
@@ -172,7 +172,7 @@ def time_ways(
     adapted = ours(bundle, num_classes)
     ways: dict[str, tuple[Loss, list[torch.nn.Parameter]]] = {
         "reference": (official.loss, official.parameters()),
-        "ours": (loss_of(adapted), adapted.parameters()),
+        "ours": (loss_of(adapted), parameters_of(adapted)),
         "image tower": (image_tower(official, pruned=False), norms),
     }
     steps: dict[str, Callable[[], object]] = {
@@ -211,7 +211,7 @@ def added_memory(way: str, backbone: str, batch_size: int, num_classes: int, dev
         step = stepper(reference.loss, reference.parameters(), precision="fp32", device=device)
     else:
         adapted = ours(bundle, num_classes)
-        step = stepper(loss_of(adapted), adapted.parameters(), precision="fp32", device=device)
+        step = stepper(loss_of(adapted), parameters_of(adapted), precision="fp32", device=device)
     before = reset_memory_peak(device)
     step(*batch)
     return {"before_mib": round(before, 1), "added_mib": round(peak_memory_mib(device) - before, 1)}

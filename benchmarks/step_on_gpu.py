@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 
 import torch
-from measuring import JSON, best_seconds, synchronise
+from measuring import JSON, best_seconds, inputs_of, parameters_of, synchronise
 from pipeline import draw_jpeg, our_images
 from reference import stepper
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from clipfit_cli import methods
-from clipfit_cli.config import Precision, ScheduleConfig
+from clipfit_cli.config import Precision, Recipe
 from clipfit_cli.data.dataset import DataSet, Item
-from clipfit_cli.data.pixels.augment import to_device
 from clipfit_cli.data.pixels.images import ImageStore
-from clipfit_cli.data.pixels.transforms import normalise
 from clipfit_cli.engine.evaluate import evaluate
-from clipfit_cli.engine.train import Batches, Plan, train
+from clipfit_cli.engine.train import train
 from clipfit_cli.methods.base import Adapted
 from clipfit_cli.models.bundle import ClipBundle
-from clipfit_cli.runs.workspace import image_spec
+from clipfit_cli.runs.sources import Inputs, TrainingImages
 
 CLASSES, SHOTS, EPOCHS = 47, 16, 100
 """DTD's, in a run of 16 shots: 752 images."""
 
-TEST_BATCH = 100
 TEMPLATE = "a photo of a {}, a type of texture."
 BF16: Precision = "bf16"
 
@@ -68,10 +65,11 @@ def measure_gpu(
     adapted = info.attach(bundle, names, [TEMPLATE], info.settings())
     dataset = drawn_images(classes * shots, names)
     store = ImageStore()
+    inputs = inputs_of(bundle, store)
     found[f"training of {classes * shots} images, {epochs} epochs, s"] = train_all(
-        adapted, bundle, dataset, store, batch_size=batch_size, epochs=epochs
+        adapted, dataset, inputs, batch_size=batch_size, epochs=epochs
     )
-    found["evaluation from memory, images/s"] = evaluate_all(adapted, bundle, dataset, store, turns)
+    found["evaluation from memory, images/s"] = evaluate_all(adapted, dataset, inputs, turns)
     store.close()
     return found
 
@@ -95,7 +93,6 @@ def time_step(
     device, size = bundle.device, bundle.image_size
     images = torch.randn(batch_size, 3, size, size, device=device)
     labels = torch.zeros(batch_size, dtype=torch.int64, device=device)
-    adapted.train_mode(True)
 
     def loss(images: Tensor, labels: Tensor) -> Tensor:
         return adapted.loss(images, labels)[0]
@@ -103,7 +100,7 @@ def time_step(
     with FlopCounterMode(display=False) as counter, torch.autocast(device.type, dtype=torch.bfloat16):
         value = loss(images, labels)
         torch.autograd.backward(value)
-    step = stepper(torch.compile(loss) if compiled else loss, adapted.parameters(), precision=BF16, device=device)
+    step = stepper(torch.compile(loss) if compiled else loss, parameters_of(adapted), precision=BF16, device=device)
     times = 10
 
     def several() -> None:
@@ -120,39 +117,22 @@ def drawn_images(count: int, class_names: list[str]) -> DataSet:
     return replace(our_images(files), class_names=tuple(class_names), train=items, test=items)
 
 
-def train_all(
-    adapted: Adapted, bundle: ClipBundle, dataset: DataSet, store: ImageStore, *, batch_size: int, epochs: int
-) -> float:
+def train_all(adapted: Adapted, dataset: DataSet, inputs: Inputs, *, batch_size: int, epochs: int) -> float:
     """Return the seconds of a whole training, its first epoch with decoding."""
-
-    def load(plan: Plan) -> Batches:
-        batches = (([dataset.train[index] for index in indices], seeds) for indices, seeds in plan)
-        return store.train_batches(dataset, batches, image_spec(bundle), bundle.device)
-
-    schedule = ScheduleConfig(epochs=epochs, batch_size=batch_size)
-    training = train(
-        adapted,
-        load,
-        num_images=len(dataset.train),
-        schedule=schedule,
-        seed=1,
-        precision=BF16,
-        device=bundle.device,
-    )
-    synchronise(bundle.device)
+    recipe = Recipe(epochs=epochs, batch_size=batch_size)
+    with closing(TrainingImages(inputs, dataset, recipe, seed=1)) as source:
+        training = train(adapted, recipe, source, seed=1, precision=BF16, device=inputs.device)
+    synchronise(inputs.device)
     return training.time_s
 
 
-def evaluate_all(adapted: Adapted, bundle: ClipBundle, dataset: DataSet, store: ImageStore, turns: int) -> float:
+def evaluate_all(adapted: Adapted, dataset: DataSet, inputs: Inputs, turns: int) -> float:
     """Return images a second of the evaluation loop when all crops are in memory."""
-    spec, device = image_spec(bundle), bundle.device
-
-    def batches() -> Iterator[tuple[Tensor, Tensor]]:
-        for images, labels in store.test_batches(dataset, dataset.test, spec, TEST_BATCH):
-            yield normalise(to_device(images, device), spec), labels
 
     def run() -> None:
-        adapted.train_mode(False)
-        evaluate(adapted.logits, batches(), precision=BF16, device=device)
+        with torch.inference_mode():
+            logits = adapted.classifier(dataset.class_names, [TEMPLATE])
+        batches = inputs.test_batches(dataset, dataset.test, adapted.tap)
+        evaluate(logits, batches, precision=BF16, device=inputs.device)
 
-    return len(dataset.test) / best_seconds({"evaluation": run}, turns, device)["evaluation"]
+    return len(dataset.test) / best_seconds({"evaluation": run}, turns, inputs.device)["evaluation"]

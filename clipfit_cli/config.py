@@ -14,6 +14,9 @@ Subset = Literal["all", "base", "new"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 BnMode = Literal["eval", "train"]
 ProtocolName = Literal["few-shot", "base2new", "xdataset", "eval"]
+Tap = Literal["image", "projected", "unprojected"]
+"""What a method takes of an image: normalised pixels (batch, 3, size, size), the frozen tower's raw features
+(batch, embed_dim), or what stands before its projection (batch, width)."""
 
 SUBSETS: tuple[str, ...] = get_args(Subset)
 PRECISIONS: tuple[str, ...] = get_args(Precision)
@@ -69,42 +72,98 @@ class Execution:
 
 
 @dataclass(frozen=True)
-class ScheduleConfig:
-    """How long and how fast: the official settings (CLIPFit repository at 4dde0494).
+class Recipe:
+    """How one stage of a method is trained; the defaults are CoOp's and CLIPFit's (Dassl.pytorch c61a1b57).
 
     Attributes:
-        epochs: Passes over the training images; the learning rate is constant within one.
-        batch_size: Images per step; a last partial batch is dropped when at least one whole batch exists.
+        optimiser: Plain `momentum` is for ``sgd``; `betas` and `eps` for ``adam`` (decay in the gradient) and ``adamw``
+            (decay beside it).
         lr: Peak learning rate.
-        momentum, weight_decay: Of SGD; weight decay acts on trained tensors only.
+        momentum, weight_decay, eps, betas: Of the optimiser; all of them act on trained tensors only.
+        epochs: Passes over the training images.
+        steps: Optimiser updates, in place of epochs; 0 = no step is made: the stage is the method's own preparation.
+        batch_size: Images per step; None = all.
+        drop_last: Whether a last partial batch is dropped where there is a whole one.
+        sampler: ``shuffled``, or ``one_class``: a batch is of one class, what is left of a class is dropped; where no
+            class fills a batch, as ``shuffled``.
+        decay: Cosine ``epoch`` by epoch, ``step`` by step, or ``none``.
+        decay_period: Of the cosine, in epochs or steps; None = the whole length.
+        min_lr: Where the cosine ends.
         warmup_epochs, warmup_lr: Constant warm-up; the cosine starts at its top afterwards.
+        crop_scale: Smallest and largest share of an image's area in a random crop; None = the test's crop, no flip.
+        views: Stored crops of each image; None = a fresh crop each time.
+        view_use: Of stored crops, step i takes number i + 1, over and over (``cycle``), all of them are images of their
+            own (``pool``), or their features are averaged (``mean``).
     """
 
-    epochs: int = 100
-    batch_size: int = 32
+    optimiser: Literal["sgd", "adam", "adamw"] = "sgd"
     lr: float = 0.002
     momentum: float = 0.9
     weight_decay: float = 5e-4
+    eps: float = 1e-8
+    betas: tuple[float, float] = (0.9, 0.999)
+    epochs: int = 100
+    steps: int | None = None
+    batch_size: int | None = 32
+    drop_last: bool = True
+    sampler: Literal["shuffled", "one_class"] = "shuffled"
+    decay: Literal["epoch", "step", "none"] = "epoch"
+    decay_period: int | None = None
+    min_lr: float = 0.0
     warmup_epochs: int = 1
     warmup_lr: float = 1e-5
+    crop_scale: tuple[float, float] | None = (0.08, 1.0)
+    views: int | None = None
+    view_use: Literal["cycle", "pool", "mean"] = "cycle"
 
     def __post_init__(self) -> None:
+        def is_positive(number: float) -> bool:
+            return 0 < number < float("inf")
+
+        low, high = self.crop_scale or (1, 1)
+        counts = {"batch size": self.batch_size, "views": self.views, "decay period": self.decay_period}
+        rates = {"min_lr": self.min_lr, "warmup_lr": self.warmup_lr, "weight_decay": self.weight_decay}
         _refuse(
             (self.epochs < 1, f"epochs must be at least 1, got {self.epochs}"),
-            (self.batch_size < 1, f"batch size must be at least 1, got {self.batch_size}"),
-            (not 0 < self.lr < float("inf"), f"learning rate must be a positive number, got {self.lr}"),
+            (self.steps is not None and self.steps < 0, f"steps must be at least 0, got {self.steps}"),
+            *((n is not None and n < 1, f"{name} must be at least 1, got {n}") for name, n in counts.items()),
+            (self.warmup_epochs < 0, f"warmup_epochs must be 0 or more, got {self.warmup_epochs}"),
+            (not is_positive(self.lr), f"learning rate must be a positive number, got {self.lr}"),
+            (not is_positive(self.eps), f"eps must be a positive number, got {self.eps}"),
+            *(
+                (not 0 <= x < float("inf"), f"{name} must be a number of 0 or more, got {x}")
+                for name, x in rates.items()
+            ),
+            *(
+                (not 0 <= x < 1, f"momentum and betas are from 0 to below 1, got {x}")
+                for x in (self.momentum, *self.betas)
+            ),
+            (not 0 < low <= high <= 1, f"crop_scale must be two shares of an area, such as 0.5-1, got {low}-{high}"),
+            (
+                self.views is not None and self.crop_scale is None and self.views > 1,
+                "views without crops are all alike",
+            ),
         )
 
+    @property
+    def makes_steps(self) -> bool:
+        """Whether an optimiser makes steps."""
+        return self.steps != 0
 
-PRESETS: dict[str, ScheduleConfig] = {
-    "food101": ScheduleConfig(epochs=10),
-    "imagenet": ScheduleConfig(epochs=10),
-    TEXTURES: ScheduleConfig(epochs=20, lr=0.005),
-}
-"""What a data set has for every method, shot count and protocol, where that is not `ScheduleConfig()`.
 
-Source: README of the CLIPFit repository at 4dde0494; `textures` is ours.
-"""
+@dataclass(frozen=True)
+class Conditions:
+    """Under which a method is trained: what its presets may depend on.
+
+    Attributes:
+        protocol: Of half of the classes ``base2new``, whatever the table is.
+        dataset: That is trained on.
+        shots: Training images per class; None = all.
+    """
+
+    protocol: ProtocolName = "few-shot"
+    dataset: str = ""
+    shots: int | None = 16
 
 
 @dataclass(frozen=True)
@@ -128,9 +187,14 @@ class TrainingConfig:
         method: The method's name.
         settings: The method's resolved settings, every one of them.
         model: Backbone and weights.
-        stages: How long and how fast, stage by stage; empty where nothing is trained.
+        stages: How it is trained, stage by stage; empty where nothing is trained.
         precision: Of the towers; resolved before anything is computed: fp32, bf16 or fp16.
         templates: Prompt templates of every data set of the run; empty = each data set's own.
+        reference_templates: Whether each data set's own are those of the method's reference, not the protocol's.
+        val_shots: Validation images per class that a method selects on; None = the protocol's, min(shots, 4), or
+            nothing is selected.
+        tune: Whether the method's grid is tried out, and the best try on the validation images taken.
+        origin: Distribution and version that brings the method; None = this one.
     """
 
     dataset: str
@@ -140,9 +204,13 @@ class TrainingConfig:
     method: str
     settings: dict[str, Any]
     model: ModelConfig
-    stages: tuple[ScheduleConfig, ...]
+    stages: tuple[Recipe, ...]
     precision: Precision
     templates: tuple[str, ...] = ()
+    reference_templates: bool = False
+    val_shots: int | None = None
+    tune: bool = False
+    origin: str | None = None
 
     def __post_init__(self) -> None:
         _refuse((self.shots is not None and self.shots < 0, f"shots must be at least 1, got {self.shots}"))
@@ -184,7 +252,8 @@ class Request:
         methods: In the order of the table.
         shots: Each given number is a series of runs; None = all images.
         seeds: At least one, each once.
-        epochs, batch_size, lr: None = the preset of the data set and setting.
+        epochs, batch_size, lr: For every stage that makes steps; None = the method's own.
+        val_shots, tune: See `TrainingConfig`.
         targets: Test data sets of `xdataset`.
         subset: Class group for `few-shot` runs.
         templates: Prompt templates for every data set; empty = each data set's own.
@@ -199,6 +268,8 @@ class Request:
     epochs: int | None = None
     batch_size: int | None = None
     lr: float | None = None
+    val_shots: int | None = None
+    tune: bool = False
     precision: Precision = "auto"
     subset: Subset = "all"
     targets: tuple[TestSet, ...] = ()
@@ -213,13 +284,9 @@ class Request:
             (len(set(self.seeds)) != len(self.seeds), f"a seed is given twice: {seeds}"),
             (any(seed < 0 for seed in self.seeds), f"seeds must be 0 or more, got {seeds}"),
             (any(one is not None and one < 1 for one in self.shots), f"shots must be at least 1, got {shots}"),
+            (self.val_shots is not None and self.val_shots < 1, f"val_shots must be at least 1, got {self.val_shots}"),
         )
         if self.subset not in SUBSETS:
             raise UnknownNameError("subset", self.subset, SUBSETS)
         if self.precision not in PRECISIONS:
             raise UnknownNameError("precision", self.precision, PRECISIONS)
-
-
-def preset_of(dataset: str) -> ScheduleConfig:
-    """Return how long and how fast is trained on a data set by default."""
-    return PRESETS.get(dataset, ScheduleConfig())

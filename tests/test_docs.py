@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from clipfit_cli import methods, protocols
 from clipfit_cli.cli.app import app
+from clipfit_cli.config import Conditions
 from clipfit_cli.data import catalog
 from clipfit_cli.errors import ClipfitError
 from clipfit_cli.reports.tables import Column
@@ -259,11 +260,10 @@ def test_the_changelog_has_this_version() -> None:
 
 
 def test_the_settings_of_textures_that_are_written_are_the_presets() -> None:
-    from clipfit_cli.config import preset_of
-
+    info = methods.get("clipfit")
     text = " ".join(TEXTS["docs/protocol.md"].split())
     ((epochs, lr),) = re.findall(r"`textures` trains for (\d+) epochs at ([\d.]+)", text)
-    preset = preset_of("textures")
+    (preset,) = info.recipe(Conditions(dataset="textures"), info.settings())
     assert (int(epochs), float(lr)) == (preset.epochs, preset.lr)
 
 

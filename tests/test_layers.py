@@ -21,8 +21,11 @@ ROOMS = (
     {"runs"},
     {"adapters"},
     {"cli"},
+    {"testing"},
 )
-"""A room imports what stands above it; no room imports one beside it."""
+"""A room imports what stands above it; no room imports one beside it. `testing` is for tests, here and elsewhere."""
+TESTED = ("config", "errors", "data", "models", "methods", "engine")
+"""What `testing` needs: a method is tried out without runs, results or the command line."""
 DATA = (
     {"dataset", "catalog", "disk"},
     {"splits", "sources"},
@@ -92,6 +95,13 @@ def test_every_room_has_its_place() -> None:
 def test_imports_go_one_way_between_rooms_and_inside_data() -> None:
     assert not wrong_ways(ROOMS, "clipfit_cli")
     assert not wrong_ways(DATA, "clipfit_cli.data")
+
+
+def test_the_tests_of_the_contract_need_no_runs() -> None:
+    testing = [name for name in FILES if name.startswith("clipfit_cli.testing")]
+    assert testing
+    own = {found for name in testing for found in imports(FILES[name]) if found.startswith("clipfit_cli.")}
+    assert {found.split(".")[1] for found in own} == {*TESTED, "testing"}
 
 
 def test_no_files_import_one_another_in_a_circle_and_none_the_root() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,7 +43,6 @@ def attach_adapter(
     device: torch.device,
     backbone: str | None = None,
     pretrained: str | None = None,
-    class_names: Sequence[str] | None = None,
     say: Callable[[str], None] | None = None,
 ) -> AttachedAdapter:
     """Return the adapter on its model.
@@ -52,7 +51,6 @@ def attach_adapter(
         path: Folder of a run, or one of the adapter's two files.
         device: Where the model goes.
         backbone, pretrained: Where its weights are found now; None = as the card has it.
-        class_names: To classify among; None = those it was trained on.
         say: Told where weights are fetched from, if they have to be.
 
     Raises:
@@ -69,9 +67,8 @@ def attach_adapter(
     source = find_source(config, say=say)
     check_weights(card, folder, config, source.sha256)
     bundle = load_bundle(config, device=device, source=source)
-    adapted = info.attach(bundle, class_names or card.class_names, card.prompt_templates, settings)
+    adapted = info.attach(bundle, card.class_names, card.prompt_templates, settings)
     load_tensors(adapted, folder, bundle)
-    adapted.train_mode(False)
     return AttachedAdapter(adapted, bundle, source, card, folder)
 
 

@@ -14,7 +14,6 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from clipfit_cli import methods
 from clipfit_cli.adapters.attach import AttachedAdapter, attach_adapter, merged_model
 from clipfit_cli.config import PRECISIONS, TOP_CLASSES, Precision
 from clipfit_cli.data.files.decode import rgb_of
@@ -24,8 +23,9 @@ from clipfit_cli.data.pixels.transforms import eval_crop, normalise
 from clipfit_cli.engine.environment import resolve_device
 from clipfit_cli.engine.micro_batches import MicroBatches, is_out_of_memory
 from clipfit_cli.engine.precision import autocast, resolve_precision
-from clipfit_cli.errors import CheckpointError, ConfigError, OutOfMemoryError, UndefinedClasses, UnknownNameError
-from clipfit_cli.runs.run import TEST_BATCH_SIZE
+from clipfit_cli.errors import CheckpointError, ConfigError, OutOfMemoryError, UnknownNameError
+from clipfit_cli.models.encode import tapped
+from clipfit_cli.runs.frozen_features import BATCH_SIZE
 from clipfit_cli.runs.workspace import image_spec
 
 Picture = str | os.PathLike[str] | Image.Image
@@ -58,6 +58,7 @@ class Classifier:
         self._bundle = attached.bundle
         self._spec = image_spec(attached.bundle)
         self._precision = precision
+        self._classify = attached.adapted.classifier(attached.card.class_names, self.prompt_templates)
 
         def on_smaller(before: int, now: int) -> None:
             if say:
@@ -87,9 +88,7 @@ class Classifier:
                 the text tower reads, or the method has no answer for classes that it was not trained on.
         """
         names = check_classes(class_names)
-        if names != self.card.class_names and not methods.get(self.card.method).new_classes:
-            raise UndefinedClasses(f"{self.card.method} has no answer for classes that it was not trained on")
-        self._adapted.set_classes(names, self.prompt_templates)
+        self._classify = self._adapted.classifier(names, self.prompt_templates)
         self.class_names = names
 
     def preprocess(self, picture: Image.Image) -> Tensor:
@@ -120,7 +119,10 @@ class Classifier:
                 return self._at_a_time.run(
                     len(images),
                     lambda at_a_time: torch.cat(
-                        [self._adapted.logits(part.to(self.device)) for part in torch.split(images, at_a_time)]
+                        [
+                            self._classify(tapped(self._bundle.model, part.to(self.device), self._adapted.tap).float())
+                            for part in torch.split(images, at_a_time)
+                        ]
                     ),
                 )
         except (RuntimeError, MemoryError) as error:
@@ -161,19 +163,15 @@ class Classifier:
         with closing(ImageStore()) as store:
             files = unlabelled([path for path in ready if isinstance(path, Path)])
             read = 0
-            for _, labels in store.test_batches(files, files.test, self._spec, TEST_BATCH_SIZE):
+            for _, labels in store.test_batches(files, files.test, self._spec, BATCH_SIZE):
                 read += len(labels)  # the crops stay in the store: as far as memory goes, none is made twice
                 if on_progress:
                     on_progress("decoding", read, len(files.test))
             from_files = (
-                crop
-                for batch, _ in store.test_batches(files, files.test, self._spec, TEST_BATCH_SIZE)
-                for crop in batch
+                crop for batch, _ in store.test_batches(files, files.test, self._spec, BATCH_SIZE) for crop in batch
             )
-            for start in range(0, len(ready), TEST_BATCH_SIZE):
-                crops = [
-                    p if isinstance(p, Tensor) else next(from_files) for p in ready[start : start + TEST_BATCH_SIZE]
-                ]
+            for start in range(0, len(ready), BATCH_SIZE):
+                crops = [p if isinstance(p, Tensor) else next(from_files) for p in ready[start : start + BATCH_SIZE]]
                 found += self._best(normalise(torch.stack(crops).to(self.device), self._spec), top)
                 if on_progress:
                     on_progress("classifying", len(found), len(ready))

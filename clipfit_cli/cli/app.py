@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from clipfit_cli._version import __version__
-from clipfit_cli.cli import data, models
+from clipfit_cli.cli import data, methods, models
 from clipfit_cli.cli.adapters import export, predict
 from clipfit_cli.cli.errors import reported
 from clipfit_cli.cli.runs import base2new, compare, eval_, train, xdataset
@@ -92,6 +92,6 @@ app.command(
 app.command(
     epilog=_examples("clipfit export runs/dtd/clipfit/RUN --out my-model"),
 )(export)
-app.command()(models.methods)
+app.add_typer(methods.app, name="methods")
 app.add_typer(models.app, name="models")
 app.add_typer(data.app, name="data")

@@ -1,15 +1,14 @@
-"""`clipfit methods` and `clipfit models`: what there is, and what a method trains in a backbone."""
+"""`clipfit models`: which there are, and what a method trains in one."""
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from clipfit_cli.cli.console import emit, note
+from clipfit_cli.cli.groups import ListUnlessNamed
 from clipfit_cli.cli.options import OutputOptions, command, complete_method
 from clipfit_cli.cli.words import parse_methods
 from clipfit_cli.errors import ConfigError, ModelError
@@ -18,42 +17,7 @@ from clipfit_cli.reports.tables import AVERAGE_ROW, Column, Table
 _NUMBERED = re.compile(r".*\.\d+(?=\.)")
 
 
-class _ListUnlessNamed(TyperGroup):
-    """Takes what is no command's name for words to filter the list by."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if not args or args[0] not in (*self.commands, "-h", "--help"):
-            args = ["list", *args]
-        return super().parse_args(ctx, args)
-
-
-app = typer.Typer(cls=_ListUnlessNamed, help="Backbones and weights: which there are, and what a method trains in one.")
-
-
-@command
-def methods(output: OutputOptions) -> None:
-    """List the methods: what trains, with which settings, and where each comes from."""
-    from clipfit_cli import methods as room
-
-    table = Table(
-        "Methods",
-        (
-            Column("method", "method"),
-            Column("summary", "what trains", "prose"),
-            Column("settings", "settings", "prose"),
-            Column("source", "source", terminal=False),
-        ),
-        tuple(
-            {
-                "method": info.name,
-                "summary": info.summary,
-                "settings": " ".join(f"{f.name}={f.default}" for f in dataclasses.fields(info.settings)) or None,
-                "source": info.source,
-            }
-            for info in map(room.get, room.available())
-        ),
-    )
-    emit(table, output)
+app = typer.Typer(cls=ListUnlessNamed, help="Backbones and weights: which there are, and what a method trains in one.")
 
 
 @app.command("list")
@@ -124,32 +88,45 @@ def show(
             autocompletion=complete_method,
         ),
     ] = "clipfit",
+    num_classes: Annotated[
+        int,
+        typer.Option(
+            "--classes",
+            metavar="N",
+            min=2,
+            help="Classes, where what trains depends on them.",
+            rich_help_panel="Method",
+        ),
+    ] = 100,
+    shots: Annotated[
+        int,
+        typer.Option(metavar="K", min=1, help="Training images per class, likewise.", rich_help_panel="Method"),
+    ] = 16,
 ) -> None:
     """Show which parameters of a backbone a method trains, by tower and layer.
 
     They come from the architecture alone; no weights are needed. CSV and JSON have every tensor.
     """
     from clipfit_cli import methods
-    from clipfit_cli.methods.base import resolve_settings
     from clipfit_cli.models.architectures import build_on_meta
-    from clipfit_cli.models.towers import kinds_of, tower_of
+    from clipfit_cli.models.towers import kinds_of
 
     choices = parse_methods([method])
     if len(choices) != 1:
         raise ConfigError(f"show takes one method, got {method}")
     info = methods.get(choices[0].name)
-    settings = info.settings(**resolve_settings(info, choices[0].overrides))
+    settings = info.settings(**methods.resolve(info, choices[0].overrides).settings)
     model = build_on_meta(backbone)
-    parameters = {name: model.get_parameter(name) for name in info.trained(model, settings)}
+    tensors = info.describe(model, settings, num_classes, num_classes * shots)
     rows = [
         {
-            "tower": tower_of(name),
-            "layer": layer_of(name),
-            "tensor": name,
-            "shape": "x".join(str(side) for side in parameter.shape) or "1",
-            "num_values": parameter.numel(),
+            "tower": one.tower or "behind both",
+            "layer": layer_of(one.name) or one.name,
+            "tensor": one.name,
+            "shape": "x".join(map(str, one.shape)) or "1",
+            "num_values": one.num_values,
         }
-        for name, parameter in parameters.items()
+        for one in tensors
     ]
     columns = (
         Column("tower", "tower"),
@@ -159,11 +136,13 @@ def show(
         Column("num_values", "values", "int"),
     )
     total = sum(parameter.numel() for parameter in model.parameters())
-    trained = sum(parameter.numel() for parameter in parameters.values())
+    trained = sum(one.num_values for one in tensors)
     kinds = kinds_of(model)
     title = f"{info.name} on {backbone}: {trained:,} of {total:,} values train ({100 * trained / total:.3f} %)"
-    captions = (f"image tower: {kinds.image}; text tower: {kinds.text}",)
-    emit(Table(title, columns, tuple(rows)), output, for_people=_by_layer(title, rows, captions))
+    captions = [f"image tower: {kinds.image}; text tower: {kinds.text}"]
+    if any(one.tower is None for one in tensors):
+        captions.append(f"behind both towers, for {num_classes} classes and {shots} images of each")
+    emit(Table(title, columns, tuple(rows)), output, for_people=_by_layer(title, rows, tuple(captions)))
 
 
 def layer_of(tensor: str) -> str:

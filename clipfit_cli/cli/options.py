@@ -7,28 +7,34 @@ import inspect
 import os
 import typing
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from clipfit_cli import methods
 from clipfit_cli.cli.words import MOST
-from clipfit_cli.config import SUBSETS, TEXTURES, ScheduleConfig, preset_of
+from clipfit_cli.config import SUBSETS
 from clipfit_cli.data import catalog
 from clipfit_cli.data.pixels.disk_cache import DEFAULT_SIZE_GIB
 from clipfit_cli.errors import ConfigError, shortened
 from clipfit_cli.files import expanded
 
 DATA_PANEL, _METHOD, _OUTPUT = "Data", "Method", "Runs and output"
-_SCHEDULE = ScheduleConfig()
+
+
+def _method_names() -> str:
+    """Return the names of all methods for a help text; where packages are at odds, what asks for them next says so."""
+    with suppress(ConfigError):
+        return ", ".join(methods.available())
+    return "those of `clipfit methods`"
 
 
 def complete_method(incomplete: str) -> list[str]:
-    """Return the method names that begin with what was typed."""
-    from clipfit_cli import methods
-
-    return [name for name in methods.available() if name.startswith(incomplete)]
+    """Return the methods and families that begin with what was typed."""
+    return [name for name in (*methods.available(), *methods.WORDS) if name.startswith(incomplete)]
 
 
 def complete_from(words: Iterable[str]) -> Callable[[str], list[str]]:
@@ -151,34 +157,46 @@ class MethodOptions:
         list[str],
         typer.Option(
             metavar="NAME",
-            help="Method (see `clipfit methods`); repeat it for several. Settings may follow a colon: "
-            "clipfit:beta=2,regulariser=none.",
+            help=f"One of {_method_names()}; a family ({', '.join(methods.WORDS[1:])}) or all. Repeat it for several. "
+            "Settings may follow a colon: clipfit:beta=2,regulariser=none.",
             rich_help_panel=_METHOD,
             autocompletion=complete_method,
         ),
     ] = dataclasses.field(default_factory=lambda: ["clipfit"])
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Setting of the method; repeatable.", rich_help_panel=_METHOD),
-    ] = None
-    epochs: Annotated[
-        int | None,
         typer.Option(
-            metavar="N",
-            min=1,
-            help=f"Default: the paper's, {preset_of('imagenet').epochs} for imagenet and food101, else "
-            f"{_SCHEDULE.epochs} ({preset_of(TEXTURES).epochs} for textures).",
+            "--set",
+            metavar="KEY=VALUE",
+            help="Setting of the method, or value of its recipe (`clipfit methods show NAME`); repeatable.",
             rich_help_panel=_METHOD,
         ),
     ] = None
+    epochs: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="In place of the method's own epochs or steps.", rich_help_panel=_METHOD),
+    ] = None
     batch_size: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help=f"Default: {_SCHEDULE.batch_size}.", rich_help_panel=_METHOD)
+        int | None, typer.Option(metavar="N", min=1, help="In place of the method's own.", rich_help_panel=_METHOD)
     ] = None
     lr: Annotated[
         float | None,
+        typer.Option(metavar="X", help="Peak learning rate, in place of the method's own.", rich_help_panel=_METHOD),
+    ] = None
+    tune: Annotated[
+        bool,
         typer.Option(
-            metavar="X",
-            help=f"Peak learning rate. Default: {_SCHEDULE.lr} ({preset_of(TEXTURES).lr} for textures).",
+            "--tune",
+            help="Try the method's grid, and take what is best on validation images; every try is recorded.",
+            rich_help_panel=_METHOD,
+        ),
+    ] = False
+    val_shots: Annotated[
+        int | None,
+        typer.Option(
+            metavar="K",
+            min=1,
+            help="Validation images per class that a method selects on. Default: the protocol's, min(shots, 4).",
             rich_help_panel=_METHOD,
         ),
     ] = None

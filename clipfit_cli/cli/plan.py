@@ -34,6 +34,7 @@ def plan_table(configs: Sequence[RunConfig], keys: Sequence[str], found: Sequenc
         Column("shots", "shots", "value"),
         Column("seed", "seed", "int"),
         Column("epochs", "epochs", "int"),
+        Column("steps", "steps", "int", terminal=False),
         Column("batch_size", "batch size", "int", terminal=False),
         Column("lr", "lr", "number", terminal=False),
         Column("precision", "precision", terminal=False),
@@ -44,11 +45,14 @@ def plan_table(configs: Sequence[RunConfig], keys: Sequence[str], found: Sequenc
         Column("num_test_images", "test images", "int", terminal=False),
         Column("time_s", "time", "seconds", terminal=False),
         Column("disk_mib", "disk", "mib", terminal=False),
+        Column("num_views", "stored crops", "int", terminal=False),
+        Column("views_mib", "their features", "mib", terminal=False),
         Column("key", "key", terminal=False),
     )
     rows = []
     for place, config in enumerate(configs):
-        stage = config.stages[0] if config.stages else None
+        making = [stage for stage in config.stages if stage.makes_steps]
+        stage = making[0] if making else None
         row: dict[str, object] = {
             "protocol": config.protocol,
             "dataset": config.dataset,
@@ -60,7 +64,8 @@ def plan_table(configs: Sequence[RunConfig], keys: Sequence[str], found: Sequenc
             "pretrained": config.model.pretrained,
             "shots": "all" if config.shots is None else config.shots,
             "seed": config.seed,
-            "epochs": stage.epochs if stage else None,
+            "epochs": stage.epochs if stage and stage.steps is None else None,
+            "steps": sum(one.steps or 0 for one in making) or None,
             "batch_size": stage.batch_size if stage else None,
             "lr": stage.lr if stage else None,
             "precision": config.precision,
@@ -85,9 +90,15 @@ def _total(found: Sequence[Forecast]) -> str:
         hours = f"about {minutes:.1f} min" if minutes < 60 else f"about {minutes / 60:.1f} h"
     else:
         hours = f"time not known before a run of {'its' if len(left) == 1 else 'each'} kind is finished"
+    views = max(left, key=lambda one: one.num_views, default=None)
+    kept = (
+        f"; features of {views.num_views:,} stored crops, {views.views_mib:,.0f} MiB"
+        if views and views.num_views
+        else ""
+    )
     return (
         f"{len(found) - len(left)} finished, {len(left)} to do: "
         f"{sum(one.num_train_images for one in left):,} images to train on, "
         f"{sum(one.num_test_images for one in left):,} to test; {hours}; "
-        f"{sum(one.disk_mib for one in left):,.1f} MiB on the disk"
+        f"{sum(one.disk_mib for one in left):,.1f} MiB on the disk{kept}"
     )

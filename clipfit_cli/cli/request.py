@@ -262,6 +262,8 @@ def ask(
         epochs=training.epochs if training else None,
         batch_size=training.batch_size if training else None,
         lr=training.lr if training else None,
+        val_shots=training.val_shots if training else None,
+        tune=bool(training and training.tune),
         precision=cast(Precision, machine.precision),
         subset=cast(Subset, subset),
         targets=tuple(map(TestSet, targets)),

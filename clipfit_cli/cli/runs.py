@@ -256,7 +256,11 @@ def _run(
     from clipfit_cli.protocols import planning
 
     options: dict[str, Any] = {"shifts": asked.request.shifts} if protocol == "xdataset" else {}
-    summarise = partial(rules.summarise_leads, method=method) if method else rules.summarise
+    common = planning.common_of(asked.request)
+    summarise = partial(rules.summarise_leads, method=method, common=common) if method else rules.summarise
     make = planning.plan_of_tests if protocol == "eval" else rules.protocol(protocol).plan
     plan = make(asked.request, **planned)
+    if protocol != "eval":
+        for text in planning.ignored(asked.request):
+            note(text, quiet=output.quiet)
     return execute(plan, asked, machine, output, partial(summarise, protocol, **options))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
+from clipfit_cli import methods
 from clipfit_cli.config import MethodChoice
 from clipfit_cli.errors import ConfigError, shortened
 
@@ -56,7 +57,7 @@ def split_names(texts: Sequence[str] | None, is_one: Callable[[str], bool] | Non
 
 
 def parse_methods(texts: Sequence[str], settings: Sequence[str] | None = None) -> tuple[MethodChoice, ...]:
-    """Return the methods of ``name``, ``name,name`` and ``name:key=value,key=value``.
+    """Return the methods of ``name``, ``name,name`` and ``name:key=value,key=value``, each once; see `methods.WORDS`.
 
     Args:
         texts: One or more, as typed.
@@ -84,7 +85,13 @@ def parse_methods(texts: Sequence[str], settings: Sequence[str] | None = None) -
         )
     for text in settings or ():
         _set(chosen[0][1], text)
-    return tuple(MethodChoice(name, overrides) for name, overrides in chosen)
+    found = []
+    for word, overrides in chosen:
+        several = methods.expand(word) if word in methods.WORDS else ()
+        if several and overrides:
+            raise ConfigError(f"{word} stands for several methods, which have no setting in common; name one of them")
+        found += [MethodChoice(name, overrides) for name in several or (word,)]
+    return tuple(choice for place, choice in enumerate(found) if choice not in found[:place])
 
 
 def _set(settings: dict[str, str], text: str) -> None:

@@ -92,7 +92,7 @@ def names_problem(class_names: Sequence[str], same_names: Collection[str] = ()) 
     return ""
 
 
-def few_shot(dataset: DataSet, *, shots: int | None, seed: int) -> DataSet:
+def few_shot(dataset: DataSet, *, shots: int | None, seed: int, val_shots: int | None = None) -> DataSet:
     """Return the data set with `shots` training images per class, drawn by `seed`.
 
     The draw is the published one: one random stream, the training list first, then `min(shots, 4)` validation
@@ -104,6 +104,8 @@ def few_shot(dataset: DataSet, *, shots: int | None, seed: int) -> DataSet:
         dataset: Whole, as a reader returns it.
         shots: Images per class, at least 1; None = all images, no draw.
         seed: Of the draw.
+        val_shots: Validation images per class; None = the published `min(shots, 4)`, or all where there is no draw.
+            Training images stay the same.
 
     Raises:
         ConfigError: `shots` is below 1.
@@ -114,12 +116,46 @@ def few_shot(dataset: DataSet, *, shots: int | None, seed: int) -> DataSet:
     if shots is not None and shots < 1:
         raise ConfigError(f"shots must be at least 1, got {shots}")
     check_classes(dataset)
-    if shots is None or not dataset.train_is_sampled:
+    if not dataset.train_is_sampled or (shots is None and val_shots is None):
         return dataset
     rng = random.Random(seed)
-    train = _draw(dataset.train, shots, rng)
-    val = _draw(dataset.val, min(shots, VAL_SHOTS_AT_MOST), rng) if dataset.samples_val else dataset.val
-    return replace(dataset, train=train, val=val)
+    train = dataset.train if shots is None else _draw(dataset.train, shots, rng)
+    count = val_shots or min(shots or VAL_SHOTS_AT_MOST, VAL_SHOTS_AT_MOST)
+    return replace(dataset, train=train, val=_draw(dataset.val, count, rng) if dataset.samples_val else dataset.val)
+
+
+def selection_images(
+    dataset: DataSet, drawn: DataSet, *, shots: int | None, seed: int, val_shots: int | None
+) -> tuple[Item, ...]:
+    """Return the images that a method may select on: never one that is trained or tested on.
+
+    They are the draw's validation images. Where a data set has none but its test list (ImageNet), they are further
+    training images, as many of each class.
+
+    Args:
+        dataset: Whole.
+        drawn: The draw of it.
+        shots, seed, val_shots: Of the draw.
+
+    Raises:
+        ConfigError: There are none.
+
+    Source: for further training images LP++ f81054f9.
+    """
+    if dataset.samples_val:
+        found = drawn.val
+    else:
+        taken = {item.path for item in drawn.train}
+        left = [item for item in dataset.train if item.path not in taken]
+        count = val_shots or min(shots or VAL_SHOTS_AT_MOST, VAL_SHOTS_AT_MOST)
+        found = _draw(left, count, random.Random(f"validation {seed}"))
+    if not found:
+        raise ConfigError(
+            f"data set {dataset.name!r} has no image left to select on: no validation list"
+            + ("" if dataset.samples_val else ", and all training images are trained on")
+            + "; give the method's values by hand, without --tune"
+        )
+    return found
 
 
 def _draw(items: Sequence[Item], shots: int, rng: random.Random) -> tuple[Item, ...]:

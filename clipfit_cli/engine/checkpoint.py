@@ -170,7 +170,7 @@ def load_tensors(adapted: Adapted, folder: Path, bundle: ClipBundle, *, sha256: 
             f"the adapter in {folder} was trained with {card.activation}, but {bundle.backbone} / {bundle.pretrained} "
             f"runs with {bundle.activation}; its own backbone is {card.backbone}"
         )
-    tensors, own = read_tensors(folder, sha256, card.adapter_sha256), adapted.trained_tensors()
+    tensors, own = read_tensors(folder, sha256, card.adapter_sha256), adapted.state()
     for name in sorted(tensors.keys() & own.keys()):
         if tensors[name].dtype != own[name].dtype:
             raise CheckpointError(f"the adapter's {name} holds {tensors[name].dtype}, expected {own[name].dtype}")
@@ -178,7 +178,7 @@ def load_tensors(adapted: Adapted, folder: Path, bundle: ClipBundle, *, sha256: 
             raise CheckpointError(
                 f"the adapter's {name} holds numbers that are not finite; its training broke down, so train it again"
             )
-    adapted.load_trained_tensors(tensors)
+    adapted.load(tensors)
 
 
 def check_weights(card: AdapterCard, folder: Path, model: ModelConfig, weights_sha256: str) -> None:

@@ -66,7 +66,7 @@ def evaluate(
     A batch that memory runs out on is classified in parts of half its size, and so are those that follow.
 
     Args:
-        logits: Of a method in evaluation mode: its `logits` or its `logits_of_features`.
+        logits: What a method's `classifier` returned.
         batches: What `logits` takes (batch, ...), on the device, and labels (batch,) on the CPU.
         precision: Of the towers.
         device: Where the model is.

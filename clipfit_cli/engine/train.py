@@ -1,39 +1,25 @@
-"""The one training loop, its batch order, learning rates and optimiser; from one seed the same on every device."""
+"""The one training loop, its learning rates and optimisers; from one seed the same on every device."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain, islice, pairwise
+from itertools import pairwise
 from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from clipfit_cli.config import Precision, ScheduleConfig
+from clipfit_cli.config import Precision, Recipe
 from clipfit_cli.engine.micro_batches import MicroBatches, OnSmaller
 from clipfit_cli.engine.precision import autocast, grad_scaler
 from clipfit_cli.errors import TrainingError
-from clipfit_cli.methods.base import Adapted
+from clipfit_cli.methods.base import Adapted, Group, Hooks, Source, Step, hooks_of
 
 _STEPS_BETWEEN_READS = 10
-_MAX_SEED = 2**62
-
-Plan = Iterator[tuple[Sequence[int], Sequence[int]]]
-"""(image indices, crop seeds) of every batch of a training, in order."""
-
-Batches = Generator[tuple[Tensor, Tensor], None, None]
-"""Normalised images (batch, 3, size, size) and labels (batch,), on the device."""
-
-LoadBatches = Callable[[Plan], Batches]
-"""Called with the plan once: one batch for each of its entries, in order.
-
-The plan does not depend on the training, so that a loader may look ahead in it; it is closed in the end, whatever
-that end is.
-"""
 
 OnProgress = Callable[[int, int, float], None]
 """(steps done, steps in all, mean loss of the last few steps) -> None."""
@@ -41,39 +27,41 @@ OnProgress = Callable[[int, int, float], None]
 
 @dataclass(frozen=True)
 class Training:
-    """What a training did.
+    """What a stage of a training did.
 
     Attributes:
         steps: Optimiser updates.
         skipped_steps: Steps whose gradients overflowed in fp16, so that nothing was updated.
-        final_loss: Mean loss over the last epoch.
+        final_loss: Mean loss over the last epoch; None where no step was made.
         losses, rates: Loss and learning rate of every step, the skipped ones too.
         time_s: Wall-clock seconds.
-        micro_batch_size: Images that went through the model at a time, in the end; a whole batch where all fit.
+        micro_batch_size: Images that went through the model at a time, in the end; a whole batch where all fit. None
+            where no step was made.
     """
 
     steps: int
     skipped_steps: int
-    final_loss: float
+    final_loss: float | None
     losses: tuple[float, ...]
     rates: tuple[float, ...]
     time_s: float
-    micro_batch_size: int
+    micro_batch_size: int | None
 
 
 def train(
     adapted: Adapted,
-    load_batches: LoadBatches,
+    recipe: Recipe,
+    source: Source,
     *,
-    num_images: int,
-    schedule: ScheduleConfig,
     seed: int,
     precision: Precision,
     device: torch.device,
+    val: Source | None = None,
+    stage: int = 0,
     on_progress: OnProgress | None = None,
     on_smaller: OnSmaller | None = None,
 ) -> Training:
-    """Train in place and return what was done; the last epoch's state is kept.
+    """Train a stage in place and return what was done; the last epoch's state is kept.
 
     Where memory runs out within a step, the step begins anew with half as many images at a time, and so do all that
     follow: the gradients of the parts add up to those of the batch.
@@ -81,55 +69,84 @@ def train(
     The loss stays on the device for `steps_between_reads`, and nothing else of a step asks the device for a value, so
     that a GPU does not wait for the host.
 
+    Args:
+        adapted: The method on its model.
+        recipe: Of the stage.
+        source: Its images.
+        seed: Of the run.
+        precision: Resolved: of the towers.
+        device: Where the model is.
+        val: Validation images, for a method that selects on them.
+        stage: Counted from 0.
+        on_progress: Told how it goes.
+        on_smaller: Told of fewer images at a time.
+
     Raises:
         TrainingError: The loss, or a number that was trained, is not finite.
         RuntimeError: Memory ran out with one image at a time; `is_out_of_memory` tells.
     """
     start = time.perf_counter()
-    generator = torch.Generator().manual_seed(seed)
+    hooks = hooks_of(adapted)
+    with seeded(Step(seed, stage, 0, 0, 0, 0).generator("begin", device=torch.device("cpu")).initial_seed(), device):
+        hooks.begin(stage)
+    hooks.prepare(source, val)
+    steps = source.steps_per_epoch
+    total = recipe.epochs * steps if recipe.steps is None else recipe.steps
+    if not total:
+        return Training(0, 0, None, (), (), time.perf_counter() - start, None)
     scaler = grad_scaler(precision, device)
-    optimiser = sgd(adapted.parameters(), schedule, skips_overflow=scaler.is_enabled())
-    steps = steps_per_epoch(num_images, schedule.batch_size)
-    total = schedule.epochs * steps
-    epochs = (
-        epoch_batches(num_images=num_images, batch_size=schedule.batch_size, generator=generator)
-        for _ in range(schedule.epochs)
-    )
+    groups = adapted.parameters()
+    optimiser = optimiser_of(groups, recipe, skips_overflow=scaler.is_enabled())
     between_reads = steps_between_reads(device, steps)
-    at_a_time = MicroBatches(min(schedule.batch_size, num_images), on_smaller)
+    at_a_time: MicroBatches | None = None
     done, losses, rates = 0, list[float](), list[float]()
     scales: list[Tensor] = []
-    adapted.train_mode(True)
-    with closing(load_batches(chain.from_iterable(epochs))) as batches:
-        for epoch in range(schedule.epochs):
-            lr = lr_at_epoch(epoch, schedule)
-            for group in optimiser.param_groups:
-                group["lr"] = lr
-            unread: list[Tensor] = []
-            for images, labels in islice(batches, steps):
-                unread.append(
-                    at_a_time.run(
-                        len(images),
-                        _attempt(adapted, images, labels, precision=precision, device=device, scaler=scaler),
-                    )
+    epochs = -(-total // steps)
+    for epoch in range(epochs):
+        unread: list[Tensor] = []
+        lr = 0.0
+        for step in range(epoch * steps, min((epoch + 1) * steps, total)):
+            lr = learning_rate(recipe, step, steps)
+            for group, own in zip(optimiser.param_groups, groups, strict=True):
+                group["lr"] = lr if epoch < recipe.warmup_epochs else lr * own.factor
+            inputs, labels = source.batch(adapted.tap, step)
+            at_a_time = at_a_time or MicroBatches(len(inputs), on_smaller)
+            next_step = Step(seed, stage, epoch, step, 0, len(inputs))
+            unread.append(
+                at_a_time.run(
+                    len(inputs),
+                    _attempt(
+                        adapted,
+                        hooks,
+                        groups,
+                        inputs,
+                        labels,
+                        next_step,
+                        precision=precision,
+                        device=device,
+                        scaler=scaler,
+                    ),
                 )
-                scaler.step(optimiser)
-                scaler.update()
-                if scaler.is_enabled():
-                    scales.append(cast(Tensor, scaler._scale).clone())  # to ask for its value would wait for the device
-                done += 1
-                rates.append(lr)
-                if len(unread) == between_reads:
-                    losses += _read(unread, epoch=epoch, lr=lr, steps_done=done)
-                    _report(on_progress, done, total, losses)
-            if unread:
+            )
+            del inputs, labels  # not two batches at once, while the next one is made
+            scaler.step(optimiser)
+            scaler.update()
+            if scaler.is_enabled():
+                scales.append(cast(Tensor, scaler._scale).clone())  # to ask for its value would wait for the device
+            done += 1
+            rates.append(lr)
+            if len(unread) == between_reads:
                 losses += _read(unread, epoch=epoch, lr=lr, steps_done=done)
-            _report(on_progress, done, total, losses)
-    adapted.train_mode(False)
-    if not all(parameter.isfinite().all() for parameter in adapted.parameters()):
+                _report(on_progress, done, total, losses)
+        if unread:
+            losses += _read(unread, epoch=epoch, lr=lr, steps_done=done)
+        hooks.after_epoch(epoch + 1, epochs)
+        _report(on_progress, done, total, losses)
+    if not all(parameter.isfinite().all() for group in groups for parameter in group.parameters):
         raise TrainingError("the last step left numbers that are not finite; lower the learning rate with --lr")
     skipped = _num_skipped(scales)
     last = losses[-steps:]
+    assert at_a_time is not None
     return Training(
         steps=done - skipped,
         skipped_steps=skipped,
@@ -149,64 +166,54 @@ def steps_between_reads(device: torch.device, steps_per_epoch: int) -> int:
     return _STEPS_BETWEEN_READS if device.type == "cpu" else steps_per_epoch
 
 
-def lr_at_epoch(epoch: int, schedule: ScheduleConfig) -> float:
-    """Return the learning rate of an epoch, counted from 0; it is constant within the epoch.
+def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
+    """Return the learning rate of a step, counted from 0.
 
-    Constant during warm-up; then a cosine that starts at its top and whose period is the full number of epochs, so
-    that the last epoch is small but not zero.
-
-    Source: Dassl.pytorch c61a1b57, ConstantWarmupScheduler around CosineAnnealingLR, as CLIPFit 4dde0494 sets it.
-    """
-    if epoch < schedule.warmup_epochs:
-        return schedule.warmup_lr
-    done = (epoch - schedule.warmup_epochs) / schedule.epochs
-    return schedule.lr * 0.5 * (1 + math.cos(math.pi * done))
-
-
-def sgd(
-    parameters: Sequence[nn.Parameter], schedule: ScheduleConfig, *, skips_overflow: bool = False
-) -> torch.optim.SGD:
-    """Return SGD with momentum and (coupled) weight decay over the trained parameters, gains and biases included.
+    Constant during warm-up; then a cosine that starts at its top and whose period is the full length, warm-up
+    included, so that the last epoch or step is small but not at its end.
 
     Args:
-        parameters: Of the method.
-        schedule: Rates and decay.
+        recipe: Of the stage.
+        step: Of the stage.
+        steps_per_epoch: Batches of an epoch.
+
+    Source: Dassl.pytorch c61a1b57, ConstantWarmupScheduler around CosineAnnealingLR, as CLIPFit 4dde0494 sets it;
+    torch's CosineAnnealingLR for the cosine by step.
+    """
+    epoch = step // steps_per_epoch
+    if epoch < recipe.warmup_epochs:
+        return recipe.warmup_lr
+    if recipe.decay == "none":
+        return recipe.lr
+    by_step = recipe.decay == "step"
+    if recipe.steps is None:
+        length = recipe.epochs * (steps_per_epoch if by_step else 1)
+    else:
+        length = recipe.steps if by_step else -(-recipe.steps // steps_per_epoch)
+    past = step - recipe.warmup_epochs * steps_per_epoch if by_step else epoch - recipe.warmup_epochs
+    share = past / (recipe.decay_period or length)
+    return recipe.min_lr + (recipe.lr - recipe.min_lr) * 0.5 * (1 + math.cos(math.pi * share))
+
+
+def optimiser_of(groups: Sequence[Group], recipe: Recipe, *, skips_overflow: bool = False) -> torch.optim.Optimizer:
+    """Return the optimiser over the trained parameters; weight decay acts on gains and biases, too.
+
+    Args:
+        groups: Of the method.
+        recipe: Kind, decay and so on.
         skips_overflow: The gradients come from a loss scaler. The update then runs as one kernel, which itself looks
             whether they overflowed; the host would have to wait for the device in each step to look.
     """
-    return torch.optim.SGD(
-        parameters,
-        lr=schedule.lr,
-        momentum=schedule.momentum,
-        weight_decay=schedule.weight_decay,
-        fused=skips_overflow or None,
+    parameters = [{"params": list(group.parameters)} for group in groups]
+    fused = skips_overflow or None
+    if recipe.optimiser == "sgd":
+        return torch.optim.SGD(
+            parameters, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay, fused=fused
+        )
+    kind = torch.optim.Adam if recipe.optimiser == "adam" else torch.optim.AdamW
+    return kind(
+        parameters, lr=recipe.lr, betas=recipe.betas, eps=recipe.eps, weight_decay=recipe.weight_decay, fused=fused
     )
-
-
-def epoch_batches(
-    *, num_images: int, batch_size: int, generator: torch.Generator
-) -> Iterator[tuple[list[int], list[int]]]:
-    """Yield (image indices, crop seeds) of one epoch: every image at most once, in random order.
-
-    A last partial batch is dropped, unless it is the only one.
-
-    Args:
-        num_images: At least 1.
-        batch_size: At least 1.
-        generator: On the CPU; it moves on.
-
-    Source: Dassl.pytorch c61a1b57, data manager (drop_last where the set holds at least one batch).
-    """
-    order = torch.randperm(num_images, generator=generator)
-    seeds = torch.randint(_MAX_SEED, (num_images,), generator=generator)
-    for batch in range(steps_per_epoch(num_images, batch_size)):
-        part = slice(batch * batch_size, (batch + 1) * batch_size)
-        yield order[part].tolist(), seeds[part].tolist()
-
-
-def steps_per_epoch(num_images: int, batch_size: int) -> int:
-    """Return the number of batches of an epoch."""
-    return max(1, num_images // batch_size)
 
 
 @contextmanager
@@ -229,8 +236,11 @@ def _num_skipped(scales: Sequence[Tensor]) -> int:
 
 def _attempt(
     adapted: Adapted,
-    images: Tensor,
+    hooks: Hooks,
+    groups: Sequence[Group],
+    inputs: Tensor,
     labels: Tensor,
+    step: Step,
     *,
     precision: Precision,
     device: torch.device,
@@ -239,22 +249,24 @@ def _attempt(
     """Return what computes the gradients of a batch, some images at a time, and returns its loss, detached.
 
     The loss is a mean over images plus what does not depend on them, so it is the sum of the losses of the parts, each
-    times its share of the images. Called again, it begins anew, from the same buffers.
+    times its share of the images. Called again, it begins anew, from the same buffers and random numbers.
     """
-    buffers = adapted.drifting_buffers()
+    buffers = hooks.drifting_buffers()
     at_start = [buffer.clone() for buffer in buffers]
 
     def gradients(size: int) -> Tensor:
-        for parameter in adapted.parameters():
-            parameter.grad = None
+        for group in groups:
+            for parameter in group.parameters:
+                parameter.grad = None
         for buffer, value in zip(buffers, at_start, strict=True):
             buffer.copy_(value)
         losses: list[Tensor] = []
-        for part, part_labels in zip(torch.split(images, size), torch.split(labels, size), strict=True):
+        for first, part in enumerate(torch.split(inputs, size)):
+            hooks.at(step._replace(first=first * size))
             with autocast(precision, device):
-                loss, _ = adapted.loss(part, part_labels)
-            if len(part) < len(images):
-                loss = loss * (len(part) / len(images))
+                loss, _ = adapted.loss(part, labels[first * size : first * size + len(part)])
+            if len(part) < len(inputs):
+                loss = loss * (len(part) / len(inputs))
             torch.autograd.backward(scaler.scale(loss))
             losses.append(loss.detach())
         return losses[0] if len(losses) == 1 else torch.stack(losses).sum()

@@ -5,11 +5,16 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from clipfit_cli.errors import CheckpointError, ConfigError
+from clipfit_cli.config import Tap
+from clipfit_cli.errors import ConfigError
+from clipfit_cli.methods._frozen import ClassKey, kept_class_features
+from clipfit_cli.methods._tensors import copies, take_back
+from clipfit_cli.methods.base import Group, Hooks
 from clipfit_cli.models import encode, towers
 from clipfit_cli.models.bundle import ClipBundle
 from clipfit_cli.models.compiled import compiled
@@ -25,7 +30,15 @@ Penalty = Callable[["TunedEncoders", Tensor], Tensor]
 """(encoders, tuned class features (num_classes, embed_dim), normalised) -> scalar added to the cross-entropy."""
 
 
-class TunedEncoders:
+class _ClassSet(NamedTuple):
+    """Classes with their prompts, and what they are known by."""
+
+    prompts: encode.Prompts
+    num_templates: int
+    key: ClassKey
+
+
+class TunedEncoders(Hooks):
     """A copy of a CLIP of which the named parameters train, classifying by its own text features.
 
     It shares with the pristine model every tensor that does not change.
@@ -66,10 +79,11 @@ class TunedEncoders:
             parameter.requires_grad_(True)
         self._penalty = penalty
         self._text_is_frozen = not any(towers.tower_of(name) == "text" for name in trained)
-        self.uses_frozen_image_features = not drifting and all(towers.tower_of(name) != "image" for name in trained)
+        frozen = not drifting and all(towers.tower_of(name) != "image" for name in trained)
+        self.tap: Tap = "projected" if frozen else "image"
         self._buffers = {name: self.model.get_buffer(name) for name in drifting}
-        self._changing: dict[str, Tensor] = {**self._trained, **self._buffers}
-        self._recompute = bundle.execution.recompute and not self.uses_frozen_image_features
+        self.changing: dict[str, Tensor] = {**self._trained, **self._buffers}
+        self._recompute = bundle.execution.recompute and self.tap == "image"
         if self._recompute:
             if self._buffers:
                 raise ConfigError("--recompute does not go with --bn train, whose statistics would drift twice a step")
@@ -80,105 +94,95 @@ class TunedEncoders:
         self._fast_part = compiled(encode.encode_part, dynamic=True) if compiles else None
         self._scale = towers.logit_scale(self.model).detach().float()
         self._bias = towers.logit_bias(self.model).detach().float()
-        self.set_classes(class_names, prompt_templates)
+        self._classes = self._class_set(class_names, prompt_templates)
 
-    def parameters(self) -> list[nn.Parameter]:
+    def parameters(self) -> list[Group]:
         """See `Adapted`."""
-        return list(self._trained.values())
+        return [Group(list(self._trained.values()))] if self._trained else []
 
     def merged_model(self) -> nn.Module:
         """See `Mergeable`."""
         return self.model
 
-    def set_classes(self, class_names: Sequence[str], prompt_templates: Sequence[str]) -> None:
+    def _class_set(self, class_names: Sequence[str], templates: Sequence[str]) -> _ClassSet:
+        texts = class_prompts(class_names, templates)
+        prompts = tokenize_prompts(self.bundle, texts, self._shortcuts)
+        return _ClassSet(prompts, len(templates), (tuple(texts), len(templates), self._shortcuts))
+
+    def zero_shot_features(self, classes: _ClassSet | None = None) -> Tensor:
+        """Return the untouched model's class features (num_classes, embed_dim); None = the training's classes."""
+        prompts, _, key = classes or self._classes
+        return kept_class_features(self.bundle, key, lambda: prompts)
+
+    def loss(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """See `Adapted`."""
-        texts = class_prompts(class_names, prompt_templates)
-        self._prompts = tokenize_prompts(self.bundle, texts, self._shortcuts)
-        self._num_templates = len(prompt_templates)
-        self._class_set = (tuple(texts), self._num_templates, self._shortcuts)
-        self._fixed_features: Tensor | None = None
-
-    def train_mode(self, training: bool) -> None:
-        """See `Adapted`."""
-        if self._buffers:
-            towers.set_batch_norm_training(self.model, training)
-        self._fixed_features = None
-
-    def zero_shot_features(self) -> Tensor:
-        """Return the untouched model's class features (num_classes, embed_dim).
-
-        The bundle keeps them, so that all runs with one class set compute them once.
-        """
-        known = self.bundle.class_features
-        if self._class_set not in known:
-            # made while testing, they may be wanted for a gradient later, which inference mode would forbid
-            with torch.inference_mode(False), torch.autocast(self.bundle.device.type, enabled=False):
-                known[self._class_set] = classifier_weights(
-                    self.bundle.model, self._prompts, num_templates=self._num_templates
-                )
-        return known[self._class_set]
-
-    def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """See `Adapted`."""
-        image_features = self._image_features(images)
+        self._train_batch_norms(True)
+        image_features = self._image_features(inputs)
         text_features = self.zero_shot_features() if self._text_is_frozen else self._tuned_features()
-        with torch.autocast(images.device.type, enabled=False):
-            cross_entropy = nn.functional.cross_entropy(self._compare(image_features, text_features), labels)
+        with torch.autocast(inputs.device.type, enabled=False):
+            cross_entropy = nn.functional.cross_entropy(self.compare(image_features, text_features), labels)
             if self._penalty is None:
                 return cross_entropy, {"cross_entropy": cross_entropy.detach()}
             penalty = self._penalty(self, text_features)
         return cross_entropy + penalty, {"cross_entropy": cross_entropy.detach(), "penalty": penalty.detach()}
 
-    def logits(self, images: Tensor) -> Tensor:
+    def classifier(self, class_names: Sequence[str], templates: Sequence[str]) -> Callable[[Tensor], Tensor]:
         """See `Adapted`."""
-        return self.logits_of_features(self._image_features(images))
+        return self.told_by(self.class_features(class_names, templates))
 
-    def logits_of_features(self, image_features: Tensor) -> Tensor:
-        """See `Adapted`."""
-        with torch.autocast(image_features.device.type, enabled=False):
-            if self._fixed_features is None:
-                self._fixed_features = (
-                    self.zero_shot_features()
-                    if self._text_is_frozen
-                    else classifier_weights(self.model, self._prompts, num_templates=self._num_templates)
-                )
-            return self._compare(image_features, self._fixed_features)
+    def class_features(self, class_names: Sequence[str], templates: Sequence[str]) -> Tensor:
+        """Return the class features (num_classes, embed_dim) of the model as it is now, without gradients."""
+        classes = self._class_set(class_names, templates)
+        with torch.autocast(self.bundle.device.type, enabled=False):
+            if self._text_is_frozen:
+                return self.zero_shot_features(classes)
+            return classifier_weights(self.model, classes.prompts, num_templates=classes.num_templates)
+
+    def told_by(self, text_features: Tensor) -> Callable[[Tensor], Tensor]:
+        """Return a classifier, see `Adapted`, by normalised class features (num_classes, embed_dim)."""
+
+        def logits(inputs: Tensor) -> Tensor:
+            image_features = self.frozen_image_features(inputs)
+            with torch.no_grad(), torch.autocast(self.bundle.device.type, enabled=False):
+                return self.compare(image_features, text_features)
+
+        return logits
+
+    def frozen_image_features(self, inputs: Tensor) -> Tensor:
+        """Return normalised features (batch, embed_dim) of what the tap gives, as tests have them: no gradients."""
+        self._train_batch_norms(False)
+        with torch.no_grad():
+            return self._image_features(inputs)
+
+    def compare(self, image_features: Tensor, text_features: Tensor) -> Tensor:
+        """Return logits (batch, num_classes) of features (batch, embed_dim) and (num_classes, embed_dim)."""
+        return self._scale * image_features @ text_features.T + self._bias
 
     def drifting_buffers(self) -> list[Tensor]:
         """See `Adapted`."""
         return list(self._buffers.values())
 
-    def trained_tensors(self) -> dict[str, Tensor]:
+    def state(self) -> dict[str, Tensor]:
         """See `Adapted`; the statistics of BatchNorm are among them where they drift."""
-        return {name: tensor.detach().cpu().clone() for name, tensor in self._changing.items()}
+        return copies(self.changing)
 
-    def load_trained_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
         """See `Adapted`."""
-        if missing := sorted(self._changing.keys() - tensors.keys()):
-            raise CheckpointError(f"the adapter lacks {len(missing)} tensors, the first is {missing[0]}")
-        if unknown := sorted(tensors.keys() - self._changing.keys()):
-            raise CheckpointError(f"the adapter has {len(unknown)} tensors too many, the first is {unknown[0]}")
-        for name, tensor in self._changing.items():
-            if tensors[name].shape != tensor.shape:
-                raise CheckpointError(
-                    f"the adapter's {name} is {tuple(tensors[name].shape)}, expected {tuple(tensor.shape)}"
-                )
-        with torch.no_grad():
-            for name, tensor in self._changing.items():
-                tensor.copy_(tensors[name])
-        self._fixed_features = None
+        take_back(self.changing, tensors)
 
-    def _compare(self, image_features: Tensor, text_features: Tensor) -> Tensor:
-        """Return logits (batch, num_classes) of features (batch, embed_dim) and (num_classes, embed_dim)."""
-        return self._scale * image_features @ text_features.T + self._bias
+    def _train_batch_norms(self, training: bool) -> None:
+        if self._buffers:
+            towers.set_batch_norm_training(self.model, training)
 
-    def _image_features(self, images: Tensor) -> Tensor:
-        """Return normalised features (batch, embed_dim) of images (batch, 3, size, size)."""
+    def _image_features(self, inputs: Tensor) -> Tensor:
+        """Return normalised features (batch, embed_dim) of what the tap gives."""
+        if self.tap != "image":
+            return normalised(inputs)
         encode_image = self._fast_image or encode.encode_image
         return normalised(
             encode_image(
                 self.model,
-                images,
+                inputs,
                 last_block=self._shortcuts.last_block,
                 recompute=self._recompute and torch.is_grad_enabled(),
             )
@@ -186,9 +190,8 @@ class TunedEncoders:
 
     def _tuned_features(self) -> Tensor:
         """Return the tuned model's class features (num_classes, embed_dim), with gradients, in one pass."""
-        return mean_over_templates(
-            normalised(encode.encode_text(self.model, self._prompts, self._fast_part)), self._num_templates
-        )
+        prompts, num_templates, _ = self._classes
+        return mean_over_templates(normalised(encode.encode_text(self.model, prompts, self._fast_part)), num_templates)
 
 
 def _copy_of(model: nn.Module, changing: Sequence[str]) -> nn.Module:

@@ -1,96 +1,216 @@
-"""The contract of a method, and the reading of its settings; torch is not imported before a method is attached."""
+"""The contract of a method; torch is not imported before a method is attached."""
 
 from __future__ import annotations
 
-import dataclasses
-import importlib
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, get_origin, get_type_hints, runtime_checkable
+from math import prod
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, get_args, runtime_checkable
 
-from clipfit_cli.config import ProtocolName
-from clipfit_cli.errors import ConfigError, UnknownNameError
+from clipfit_cli.config import Conditions, Recipe, Tap
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
 
     from clipfit_cli.models.bundle import ClipBundle
 
+Family = Literal["features", "weights", "prompts", "none"]
+"""What a method learns: something behind frozen features, CLIP's own weights, what stands in the prompts; nothing."""
+
+FAMILIES: tuple[str, ...] = get_args(Family)
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Parameters that train at one rate.
+
+    Attributes:
+        parameters: Float32.
+        factor: On the learning rate, except in warm-up, whose rate is common.
+    """
+
+    parameters: Sequence[nn.Parameter]
+    factor: float = 1.0
+
+
+class Source(Protocol):
+    """Images of a stage as the method takes them; training images, or validation images, which are never augmented.
+
+    Attributes:
+        steps_per_epoch: Batches in one pass.
+    """
+
+    steps_per_epoch: int
+
+    def batch(self, tap: Tap, step: int) -> tuple[Tensor, Tensor]:
+        """Return the inputs (batch, ...) of a tap and labels, int64 (batch,), both on the device.
+
+        Args:
+            tap: What the method takes.
+            step: Of the stage, from 0; asked for one after the other.
+        """
+
+    def everything(self, tap: Tap) -> tuple[Tensor, Tensor]:
+        """Return features of all images and their labels, both on the device, image after image in the draw's order.
+
+        With the recipe's ``view_use`` ``mean``, of each image the mean of its views' raw features; with ``pool``, view
+        after view, so that the labels are repeated; else one view.
+
+        Args:
+            tap: ``projected`` (num_rows, embed_dim) or ``unprojected`` (num_rows, width).
+        """
+
+
+class Step(NamedTuple):
+    """Which loss comes next: all that a random number of a method may depend on.
+
+    Attributes:
+        seed, stage, epoch, step: Of the run; the step counts from 0 within its stage.
+        first: Place, in its batch, of the first image that follows.
+        batch_size: Of the whole batch, of which memory may take a part at a time.
+    """
+
+    seed: int
+    stage: int
+    epoch: int
+    step: int
+    first: int
+    batch_size: int
+
+    def generator(self, *names: str | int, device: torch.device) -> torch.Generator:
+        """Return a generator that depends on seed, stage, epoch, step and names alone, not on the part of a batch."""
+        import torch
+
+        words = repr((self.seed, self.stage, self.epoch, self.step, *names)).encode()
+        return torch.Generator(device).manual_seed(int.from_bytes(hashlib.sha256(words).digest()[:7], "big"))
+
 
 class Adapted(Protocol):
-    """A model under a method: all that training, evaluation and saving need to know.
+    """A model under a method: all that training, testing and saving need to know; see also `Hooks`.
 
-    It owns whatever it changes; the bundle it was made from stays as it was. `train_mode` says whether `loss` or
-    `logits` comes next, so that what is constant while evaluating (class features) is computed once.
+    It owns whatever it changes; the bundle it was made from stays as it was.
     """
 
     @property
-    def uses_frozen_image_features(self) -> bool:
-        """Whether all that `logits` needs of an image is what the pristine image tower makes of it."""
+    def tap(self) -> Tap:
+        """What `loss` and classifiers take; of a frozen tower, raw features, not scaled to length 1."""
 
-    def parameters(self) -> list[nn.Parameter]:
-        """Return the parameters to optimise, float32; empty for a method that does not train."""
+    def parameters(self) -> Sequence[Group]:
+        """Return what the optimiser of the current stage sets; nothing for a method without steps."""
 
-    def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss of a batch (scalar, float32) and its detached terms by name.
 
         Args:
-            images: Normalised (batch, 3, size, size).
-            labels: int64 (batch,), indices into the current class names.
+            inputs: (batch, ...), of the tap.
+            labels: int64 (batch,), indices into the class names of the training.
         """
 
-    def logits(self, images: Tensor) -> Tensor:
-        """Return float32 logits (batch, num_classes) of normalised images (batch, 3, size, size)."""
+    def classifier(self, class_names: Sequence[str], templates: Sequence[str]) -> Callable[[Tensor], Tensor]:
+        """Return what gives float32 logits (batch, num_classes) of inputs (batch, ...) of the tap, without gradients.
 
-    def logits_of_features(self, image_features: Tensor) -> Tensor:
-        """Return what `logits` gives from what its image tower has made of the images, float32 (batch, num_classes).
+        It holds until the next step of a training.
 
         Args:
-            image_features: float32 (batch, embed_dim), L2-normalised.
+            class_names: In label order; the training's, or others.
+            templates: One or more with one ``{}`` each.
+
+        Raises:
+            UndefinedClasses: The method has no answer for these classes.
         """
 
-    def set_classes(self, class_names: Sequence[str], prompt_templates: Sequence[str]) -> None:
-        """Classify among other classes from now on; what was learnt stays.
+    def state(self) -> dict[str, Tensor]:
+        """Return copies, on the CPU, of all that training changed or chose, by name."""
 
-        Args:
-            class_names: In label order.
-            prompt_templates: One or more with one ``{}`` each.
-        """
-
-    def train_mode(self, training: bool) -> None:
-        """Prepare for `loss` (True) or for `logits` (False)."""
-
-    def drifting_buffers(self) -> list[Tensor]:
-        """Return what `loss` itself changes in training, such as running statistics; empty for most."""
-
-    def trained_tensors(self) -> dict[str, Tensor]:
-        """Return copies, on the CPU, of all that training changed, by name."""
-
-    def load_trained_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take back what `trained_tensors` gave.
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take back what `state` gave.
 
         Raises:
             CheckpointError: Names or shapes do not fit this method on this model.
         """
 
 
+class Hooks:
+    """What an `Adapted` may do besides; to inherit from it gives hooks that do nothing."""
+
+    def begin(self, stage: int) -> None:
+        """Get ready for a stage, counted from 0; torch's generator has been started from the seed and the stage."""
+
+    def prepare(self, train: Source, val: Source | None) -> None:
+        """Learn from all images at once, at the beginning of the stage; what is chosen is chosen on `val`.
+
+        Args:
+            train: Of the stage.
+            val: None where nothing is selected.
+        """
+
+    def at(self, step: Step) -> None:
+        """Be told which loss comes next."""
+
+    def after_epoch(self, epoch: int, epochs: int) -> None:
+        """Do what is done behind an epoch, counted from 1, of so many."""
+
+    def calibrate(self, val: Source) -> dict[str, float]:  # noqa: ARG002
+        """Choose, behind the last stage, what is chosen on validation images, and return it by name."""
+        return {}
+
+    def tried(self) -> dict[str, list[float]]:
+        """Return every try of `prepare` and `calibrate`: name -> value of each; ``accuracy_pct`` is on validation."""
+        return {}
+
+    def drifting_buffers(self) -> list[Tensor]:
+        """Return what `loss` itself changes, such as running statistics."""
+        return []
+
+
+def hooks_of(adapted: Adapted) -> Hooks:
+    """Return the hooks of an `Adapted`; those that it lacks do nothing."""
+    if isinstance(adapted, Hooks):
+        return adapted
+    found = Hooks()
+    for name in vars(Hooks):
+        if not name.startswith("_") and hasattr(adapted, name):
+            setattr(found, name, getattr(adapted, name))
+    return found
+
+
 @runtime_checkable
 class Mergeable(Protocol):
-    """What an `Adapted` is besides, where CLIP's own weights hold all that was learnt."""
+    """What an `Adapted` is besides, where CLIP's own weights hold all that new classes are told apart by."""
 
     def merged_model(self) -> nn.Module:
         """Return open_clip's module with what was learnt in its weights; it gives the same logits by itself."""
 
 
+class Trained(NamedTuple):
+    """One tensor that training sets.
+
+    Attributes:
+        name: Of CLIP's parameter, or the method's own.
+        shape: Of the tensor.
+        tower: Whose it is; None = what stands behind both.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    tower: Literal["image", "text"] | None
+
+    @property
+    def num_values(self) -> int:
+        """How many numbers it holds."""
+        return prod(self.shape)
+
+
 Attach = Callable[["ClipBundle", Sequence[str], Sequence[str], Any], Adapted]
 """(bundle, class names, prompt templates, settings) -> Adapted."""
 
+Describe = Callable[["nn.Module", Any, int, int], Sequence[Trained]]
+"""(open_clip model, maybe on the meta device; settings; number of classes; of training images) -> what trains."""
 
-Trained = Callable[["nn.Module", Any], list[str]]
-"""(open_clip model, which may be on the meta device; settings) -> names of its parameters that train."""
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MethodInfo:
     """What is known of a method before anything is loaded.
 
@@ -98,98 +218,42 @@ class MethodInfo:
         name: As a user types it.
         summary: One line: what trains, with which loss.
         source: Paper, and the reference code at a commit where there is one.
+        family: What it learns.
         settings: The dataclass of its settings; every field has a default.
-        trained: Tells which of the model's own parameters train.
         attach: Makes the `Adapted`.
-        trains: False where nothing is trained.
-        presets: (protocol, data set) -> settings that the paper fixes there.
+        recipe: Conditions and settings -> the recipe of each stage; nothing where nothing is trained.
+        describe: Tells what trains. It raises ModelError where a tower cannot be served.
+        presets: Conditions -> settings that the source fixes there.
+        grid: Conditions and settings -> what ``--tune`` tries, each some settings and fields of the recipe; nothing
+            where it chooses without training again, or has nothing to choose.
+        templates: Data set -> prompt templates of the reference; None = those of the protocol.
         new_classes: False where the method has no answer for other classes than those it was trained on.
-        starts_at_zero_shot: True where the logits before the first step are the zero-shot ones.
+        selects: When it selects on validation images: ``never``, ``always``, or with ``--tune``.
+        transductive: Whether it learns from test images, without their labels.
+        starts_at_zero_shot: Whether the logits before the first step are the zero-shot ones.
+        preset_source: Where recipe and presets of single data sets come from.
+        origin: Distribution and version that brings it; None = this one.
     """
 
     name: str
     summary: str
     source: str
+    family: Family
     settings: type[Any]
-    trained: Trained
     attach: Attach
-    trains: bool = True
-    presets: Callable[[ProtocolName, str], dict[str, Any]] = lambda *_: {}
+    recipe: Callable[[Conditions, Any], tuple[Recipe, ...]]
+    describe: Describe
+    presets: Callable[[Conditions], dict[str, Any]] = lambda _: {}
+    grid: Callable[[Conditions, Any], Sequence[Mapping[str, Any]]] = lambda *_: ()
+    templates: Callable[[str], tuple[str, ...]] | None = None
     new_classes: bool = True
+    selects: Literal["never", "tune", "always"] = "never"
+    transductive: bool = False
     starts_at_zero_shot: bool = True
-
-
-@dataclass(frozen=True)
-class TowersSettings:
-    """Settings of methods that differ only in which parameters of a tower they train.
-
-    Attributes:
-        towers: Whose parameters train.
-    """
-
-    towers: Literal["both", "text", "image"] = "both"
+    preset_source: str = ""
+    origin: str | None = None
 
     @property
-    def chosen(self) -> tuple[Literal["image", "text"], ...]:
-        """The towers one by one."""
-        return ("image", "text") if self.towers == "both" else (self.towers,)
-
-
-def tower_method(*, name: str, summary: str, source: str, parameters: str) -> MethodInfo:
-    """Return a method that trains parameters of the chosen towers with the cross-entropy alone.
-
-    Args:
-        name, summary, source: See `MethodInfo`.
-        parameters: The function of `models.towers` that names those of a tower.
-    """
-
-    def trained(model: nn.Module, settings: TowersSettings) -> list[str]:
-        names_of = getattr(importlib.import_module("clipfit_cli.models.towers"), parameters)
-        return [parameter for tower in settings.chosen for parameter in names_of(model, tower)]
-
-    def attach(bundle: ClipBundle, names: Sequence[str], templates: Sequence[str], settings: TowersSettings) -> Adapted:
-        from clipfit_cli.methods._tuned_encoders import TunedEncoders, require_some
-
-        return TunedEncoders(bundle, names, templates, trained=require_some(trained(bundle.model, settings), name))
-
-    return MethodInfo(name, summary, source, TowersSettings, trained, attach)
-
-
-def resolve_settings(
-    info: MethodInfo, overrides: Mapping[str, str], presets: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
-    """Return every setting of a method: its default, replaced by the preset, replaced by what the user typed.
-
-    Args:
-        info: The method.
-        overrides: As typed: name -> text.
-        presets: Values of the paper for the data set at hand.
-
-    Raises:
-        UnknownNameError: A setting that the method does not have, or a word that is not one of its choices.
-        ConfigError: A text that is not of the setting's type, or a combination the method refuses.
-    """
-    hints = get_type_hints(info.settings)
-    values = dict(presets or {})
-    for key, text in overrides.items():
-        name = key.replace("-", "_")
-        if name not in hints:
-            if not hints:
-                raise ConfigError(f"the method {info.name} has no settings, got {key}={text}")
-            raise UnknownNameError(f"setting of {info.name}", key, hints)
-        values[name] = _typed(info.name, name, text, hints[name])
-    return dataclasses.asdict(info.settings(**values))
-
-
-def _typed(method: str, name: str, text: str, hint: Any) -> Any:
-    if get_origin(hint) is Literal:
-        choices = [str(choice) for choice in get_args(hint)]
-        if text not in choices:
-            raise UnknownNameError(f"value of {method}'s {name}", text, choices)
-        return text
-    try:
-        if hint is bool:
-            return {"true": True, "false": False}[text.lower()]
-        return hint(text)
-    except (ValueError, KeyError):
-        raise ConfigError(f"{method}'s {name} must be of type {hint.__name__}, got {text!r}") from None
+    def trains(self) -> bool:
+        """Whether anything is learnt from images."""
+        return bool(self.recipe(Conditions(), self.settings()))

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from clipfit_cli.config import TEXTURES, ProtocolName
+from clipfit_cli.config import TEXTURES, Conditions
 from clipfit_cli.errors import ConfigError
+from clipfit_cli.methods._official import PRESET_SOURCE, parameters_of, recipe
 from clipfit_cli.methods.base import Adapted, MethodInfo
 
 if TYPE_CHECKING:
@@ -133,20 +134,23 @@ def _penalty(bundle: ClipBundle, settings: ClipfitSettings) -> Penalty | None:
     return bias_change
 
 
-def presets(protocol: ProtocolName, dataset: str) -> dict[str, Any]:
+def presets(conditions: Conditions) -> dict[str, Any]:
     """Return the beta of the paper's runs: 2 with all classes, on three data sets 8; 8 across classes and data sets.
 
     Source: README of the CLIPFit repository at 4dde0494, and the value that it ships; `textures` is ours.
     """
-    return {"beta": 2.0 if protocol == "few-shot" and dataset not in _BETA_8 else 8.0}
+    return {"beta": 2.0 if conditions.protocol == "few-shot" and conditions.dataset not in _BETA_8 else 8.0}
 
 
 METHOD = MethodInfo(
     name="clipfit",
     summary="text feed-forward output biases and image LayerNorms, cross-entropy plus distilled class features",
     source="Li et al., EMNLP 2024, arXiv 2409.16718; official code at 4dde0494",
+    family="weights",
     settings=ClipfitSettings,
-    trained=trained,
     attach=attach,
+    recipe=recipe,
+    describe=lambda model, settings, *_: parameters_of(model, trained(model, settings)),
     presets=presets,
+    preset_source=PRESET_SOURCE,
 )

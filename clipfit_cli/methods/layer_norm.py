@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from clipfit_cli.methods.base import tower_method
+from clipfit_cli.methods._official import tower_method
 
 METHOD = tower_method(
     name="layer-norm",

@@ -28,10 +28,11 @@ def attach(
 
 METHOD = MethodInfo(
     name="zero-shot",
+    family="none",
     summary="CLIP as it is, its classes told apart by their prompts; nothing is trained",
     source="Radford et al., ICML 2021, arXiv 2103.00020, section 3.1",
     settings=ZeroShotSettings,
-    trained=lambda *_: [],
     attach=attach,
-    trains=False,
+    recipe=lambda *_: (),
+    describe=lambda *_: (),
 )

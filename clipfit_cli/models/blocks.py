@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, cast
+from typing import Any, Literal, cast
 
+import torch
 from open_clip.transformer import QuickGELU, ResidualAttentionBlock
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -14,6 +15,10 @@ from clipfit_cli.models.attention import attention
 
 Attend = Callable[[Tensor, int], Tensor]
 """(queries, keys and values side by side (..., 3 * width), number of heads) -> heads joined (..., width)."""
+
+Projection = Literal["q", "k", "v"]
+Added = Callable[[Projection, Tensor], Tensor | None]
+"""(name of a projection, its inputs (..., width)) -> what its output gets added (..., width), or None for nothing."""
 
 
 def plain_blocks(transformer: nn.Module) -> list[ResidualAttentionBlock] | None:
@@ -35,7 +40,9 @@ def _is_plain(block: nn.Module) -> bool:
     )
 
 
-def run_block(block: ResidualAttentionBlock, states: Tensor, attend: Attend, *, fold: bool = True) -> Tensor:
+def run_block(
+    block: ResidualAttentionBlock, states: Tensor, attend: Attend, *, fold: bool = True, added: Added | None = None
+) -> Tensor:
     """Return the states (..., width) behind a block.
 
     Args:
@@ -44,9 +51,14 @@ def run_block(block: ResidualAttentionBlock, states: Tensor, attend: Attend, *, 
         attend: Lets positions see one another.
         fold: Whether QuickGELU's factors go into the weights, which saves memory where there are many positions and
             rounds otherwise; so it must not depend on how many images a batch happens to have.
+        added: What queries, keys and values get added.
     """
     attention = block.attn
-    mixed = attend(F.linear(block.ln_1(states), attention.in_proj_weight, attention.in_proj_bias), attention.num_heads)
+    normed = block.ln_1(states)
+    qkv = F.linear(normed, attention.in_proj_weight, attention.in_proj_bias)
+    if added is not None:
+        qkv = _sums(qkv, added("q", normed), added("k", normed), added("v", normed))
+    mixed = attend(qkv, attention.num_heads)
     return _feed_forward(block, states + block.ls_1(attention.out_proj(mixed)), fold)
 
 
@@ -57,8 +69,11 @@ def run_block_at(
     attend: Callable[[Tensor, Tensor, int], Tensor],
     *,
     fold: bool = False,
+    added: Added | None = None,
 ) -> Tensor:
     """Return the states (batch, width) behind a block at one position a sequence; the others give keys and values only.
+
+    Where several positions are picked, (batch, picked, width) stands for (batch, width) throughout.
 
     Args:
         block: One of `plain_blocks`.
@@ -67,14 +82,28 @@ def run_block_at(
         attend: (queries (batch, width), keys and values side by side (..., 2 * width), number of heads) -> heads
             joined (batch, width).
         fold: See `run_block`.
+        added: What queries, at the picked positions, and keys and values get added.
     """
     attention = block.attn
     width, weight, bias = states.shape[-1], attention.in_proj_weight, attention.in_proj_bias
     normed = block.ln_1(states)
-    queries = F.linear(pick(normed), weight[:width], bias[:width])
+    read = pick(normed)
+    queries = F.linear(read, weight[:width], bias[:width])
     keys_values = F.linear(normed, weight[width:], bias[width:])
+    if added is not None:
+        queries = _sums(queries, added("q", read))
+        keys_values = _sums(keys_values, added("k", normed), added("v", normed))
     mixed = attend(queries, keys_values, attention.num_heads)
     return _feed_forward(block, pick(states) + block.ls_1(attention.out_proj(mixed)), fold)
+
+
+def _sums(projected: Tensor, *added: Tensor | None) -> Tensor:
+    """Return projections side by side (..., count * width), each with what it gets added (..., width), in its dtype."""
+    if all(one is None for one in added):
+        return projected
+    chunks = projected.chunk(len(added), dim=-1)
+    sums = [own if one is None else own + one.to(own.dtype) for own, one in zip(chunks, added, strict=True)]
+    return sums[0] if len(sums) == 1 else torch.cat(sums, dim=-1)
 
 
 def _feed_forward(block: ResidualAttentionBlock, states: Tensor, fold: bool) -> Tensor:
@@ -112,12 +141,12 @@ def attend_from(queries: Tensor, keys_values: Tensor, heads: int, *, mask: Tenso
     """Return attention of one position a sequence to all of it, heads joined (batch, width).
 
     Args:
-        queries: (batch, width).
+        queries: (batch, width); or (batch, picked, width), then of several, and so is what comes out.
         keys_values: (batch, length, 2 * width).
         heads: Their number.
         mask: (batch, 1, 1, length), True where one may look.
     """
     batch, length, _ = keys_values.shape
-    q = queries.view(batch, 1, heads, -1).transpose(1, 2)
+    q = queries.view(batch, -1, heads, queries.shape[-1] // heads).transpose(1, 2)
     k, v = keys_values.view(batch, length, 2, heads, -1).permute(2, 0, 3, 1, 4)
-    return attention(q, k, v, mask=mask).transpose(1, 2).reshape(batch, -1)
+    return attention(q, k, v, mask=mask).transpose(1, 2).reshape(queries.shape)

@@ -9,17 +9,15 @@ from typing import Any, cast
 
 import torch
 from open_clip.hf_model import HFTextEncoder
-from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
+from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from clipfit_cli.models.blocks import (
-    attend_from,
-    attend_within,
-    plain_blocks,
-    run_block,
-    run_block_at,
-)
+from clipfit_cli.config import Tap
+from clipfit_cli.errors import ModelError
+from clipfit_cli.models.blocks import attend_within, plain_blocks, run_block
+from clipfit_cli.models.hooks import NO_HOOKS, Hooks, check_hooks, reads_class_token
+from clipfit_cli.models.image_tower import image_projection, image_states, unprojected_image
 from clipfit_cli.models.packing import Packing, pack, run_packed, run_packed_at_ends, shared_prefix
 from clipfit_cli.models.towers import text_tower
 
@@ -95,7 +93,29 @@ def tokens_at_once(model: nn.Module) -> int:
     return _TEXT_BYTES // (_BYTES_PER_VALUE * values)
 
 
-def encode_image(model: nn.Module, images: Tensor, *, last_block: bool = True, recompute: bool = False) -> Tensor:
+def tapped(model: nn.Module, images: Tensor, tap: Tap) -> Tensor:
+    """Return what a method takes of normalised images (batch, 3, height, width); the shape is what `Tap` tells.
+
+    Args:
+        model: The CLIP model.
+        images: Normalised.
+        tap: Where; features are raw.
+
+    Raises:
+        ModelError: It is before the projection, and the image tower does not end in one.
+    """
+    return images if tap == "image" else encode_image(model, images, project=tap == "projected")
+
+
+def encode_image(
+    model: nn.Module,
+    images: Tensor,
+    *,
+    last_block: bool = True,
+    recompute: bool = False,
+    project: bool = True,
+    hooks: Hooks | None = None,
+) -> Tensor:
     """Return raw image features (batch, embed_dim) of normalised images (batch, 3, height, width).
 
     Args:
@@ -104,25 +124,27 @@ def encode_image(model: nn.Module, images: Tensor, *, last_block: bool = True, r
         last_block: See `Shortcuts`.
         recompute: Keep no activations within the blocks but compute them again for the gradient; only open_clip's
             own ViT.
+        project: Whether the last projection is done; else what comes out is (batch, width), see `unprojected_image`.
+        hooks: What is put into the tower. Where they read several positions, `project` must be False, and what comes
+            out is (batch, read, width), each position behind the last norm.
+
+    Raises:
+        ModelError: It is not to be projected, and the image tower does not end in one projection; or it takes no
+            such hooks; or several positions would have to be projected.
     """
     visual: Any = cast(Any, model).visual
-    blocks = _blocks_read_at_the_class_token(visual)
-    if blocks is None or not last_block:
-        return _features(visual(images))
-    x = visual.conv1(images).flatten(2).transpose(1, 2)
-    x = torch.cat([visual.class_embedding.to(x.dtype).expand(len(x), 1, -1), x], dim=1)
-    x = visual.ln_pre(x + visual.positional_embedding.to(x.dtype))
-    for block in blocks[:-1]:
-        step = partial(run_block, block, attend=attend_within)
-        x = checkpoint(step, x, use_reentrant=False) if recompute else step(x)
-    x = visual.ln_post(run_block_at(blocks[-1], x, lambda states: states[:, 0], attend_from))
-    return cast(Tensor, x if visual.proj is None else x @ visual.proj)
-
-
-def _blocks_read_at_the_class_token(visual: Any) -> list[ResidualAttentionBlock] | None:
-    """Return the blocks of an image tower of which only the class token is read, or None for any other."""
-    is_vit = type(visual) is VisionTransformer and visual.attn_pool is None and visual.pool_type == "tok"
-    return plain_blocks(visual.transformer) if is_vit and not visual.output_tokens else None
+    if not project:
+        image_projection(model)
+    if hooks is not None:
+        check_hooks(model, "image", "this model", read=hooks.read)
+        if hooks.read > 1 and project:
+            raise ModelError(f"{hooks.read} positions are read of each image, which have no one projection")
+    elif not (
+        last_block and reads_class_token(visual) and plain_blocks(visual.transformer) and not visual.output_tokens
+    ):
+        return _features(visual(images)) if project else unprojected_image(model, images)
+    x = image_states(visual, images, hooks or NO_HOOKS, last_block=last_block, recompute=recompute)
+    return x @ visual.proj if project and visual.proj is not None else x
 
 
 def used_context(model: nn.Module, tokens: Tensor) -> int:
@@ -150,7 +172,13 @@ def _ends_count(text: Any) -> bool:
     return is_causal and getattr(text, "cls_emb", None) is None and _pool_type(text) in ("argmax", "eos")
 
 
-def encode_text(model: nn.Module, prompts: Prompts, one_part: Callable[..., Tensor] | None = None) -> Tensor:
+def encode_text(
+    model: nn.Module,
+    prompts: Prompts,
+    one_part: Callable[..., Tensor] | None = None,
+    *,
+    hooks: Hooks | None = None,
+) -> Tensor:
     """Return raw text features (num_prompts, embed_dim).
 
     With gradients, each of several parts is computed again for its gradient instead of being kept.
@@ -159,37 +187,72 @@ def encode_text(model: nn.Module, prompts: Prompts, one_part: Callable[..., Tens
         model: The CLIP model.
         prompts: Made ready for it or a tuned copy of it.
         one_part: None = `encode_part`; else the same, compiled.
+        hooks: What is put into the tower. What differs from prompt to prompt, as dropout does, must not meet prompts
+            that share their prefix; see `Shortcuts`.
+
+    Raises:
+        ModelError: The tower takes no hooks.
     """
-    run = partial(one_part or encode_part, model, last_block=prompts.last_block)
+    run = partial(one_part or encode_part, model, last_block=prompts.last_block, hooks=hooks)
     if len(prompts.parts) == 1:
         return run(prompts.parts[0])
     one_by_one = partial(checkpoint, run, use_reentrant=False) if torch.is_grad_enabled() else run
     return torch.cat([one_by_one(part) for part in prompts.parts])
 
 
-def encode_part(model: nn.Module, part: Packing | Tensor, *, last_block: bool) -> Tensor:
-    """Return raw text features (num_prompts, embed_dim) of what is encoded at a time; see `Prompts`."""
+def encode_part(model: nn.Module, part: Packing | Tensor, *, last_block: bool, hooks: Hooks | None = None) -> Tensor:
+    """Return raw text features (num_prompts, embed_dim) of what is encoded at a time; see `Prompts`.
+
+    Raises:
+        ModelError: The tower takes no hooks.
+    """
     text: Any = text_tower(model)
+    if hooks is not None:
+        check_hooks(model, "text", "this model")
     if isinstance(text, HFTextEncoder):
         return _features(text(part))
-    x = text.ln_final(_final_states(text, part, last_block=last_block))
+    if isinstance(part, Packing):
+        x = _packed_states(text, part, hooks or NO_HOOKS, last_block=last_block)
+    else:
+        x = _padded_states(text, part) if hooks is None else _hooked_states(text, part, hooks)
+    x = text.ln_final(x)
     projection = text.text_projection
     if projection is None:
         return cast(Tensor, x)
     return cast(Tensor, projection(x) if isinstance(projection, nn.Linear) else x @ projection)
 
 
-def _final_states(text: Any, part: Packing | Tensor, *, last_block: bool) -> Tensor:
+def _packed_states(text: Any, packing: Packing, hooks: Hooks, *, last_block: bool) -> Tensor:
     """Return what the last block of an open_clip text tower says at the position that is read (num_prompts, width)."""
-    if isinstance(part, Packing):
-        x = text.token_embedding(part.tokens) + text.positional_embedding[part.positions]
-        *blocks, last = cast(list[ResidualAttentionBlock], plain_blocks(text.transformer))
-        for block in blocks:
-            x = run_packed(block, x, part)
-        if last_block:
-            return run_packed_at_ends(last, x, part)
-        return run_packed(last, x, part).index_select(0, part.end_rows)
-    tokens, length = part, part.shape[1]
+    x = text.token_embedding(packing.tokens) + text.positional_embedding[packing.positions]
+    part: Any = packing  # what a hook returns in its place is packed too
+    x = hooks.enter(x, part)
+    *blocks, last = cast(list[ResidualAttentionBlock], plain_blocks(text.transformer))
+    for index, block in enumerate(blocks):
+        x, part = hooks.before(index, x, part)
+        x = run_packed(block, x, part, added=hooks.added(index))
+    x, part = hooks.before(len(blocks), x, part)
+    added = hooks.added(len(blocks))
+    if last_block:
+        return run_packed_at_ends(last, x, part, added=added)
+    return run_packed(last, x, part, added=added).index_select(0, part.end_rows)
+
+
+def _hooked_states(text: Any, tokens: Tensor, hooks: Hooks) -> Tensor:
+    """Return the same (num_prompts, width) for padded tokens (num_prompts, length)."""
+    x = text.token_embedding(tokens) + text.positional_embedding[: tokens.shape[1]]
+    part: Any = tokens  # what a hook returns in its place are tokens too
+    x = hooks.enter(x, part)
+    attend = partial(attend_within, causal=text.attn_mask is not None)
+    for index, block in enumerate(cast(list[ResidualAttentionBlock], plain_blocks(text.transformer))):
+        x, part = hooks.before(index, x, part)
+        x = run_block(block, x, attend, added=hooks.added(index))
+    return _pooled(text, x, part)
+
+
+def _padded_states(text: Any, tokens: Tensor) -> Tensor:
+    """Return the same (num_prompts, width) for padded tokens (num_prompts, length) of any open_clip text tower."""
+    length = tokens.shape[1]
     x = text.token_embedding(tokens)
     if getattr(text, "cls_emb", None) is not None:
         return _with_class_token(text, x, tokens)

@@ -11,10 +11,10 @@ from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor
 
 from clipfit_cli.models.attention import attention
-from clipfit_cli.models.blocks import attend_from, attend_within, run_block, run_block_at
+from clipfit_cli.models.blocks import Added, attend_from, attend_within, run_block, run_block_at
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # told apart by identity: tensors cannot say whether they are equal
 class Packing:
     """Where every token of some prompts lies in one packed row of tokens: the shared prefix, then what is left of each.
 
@@ -25,6 +25,7 @@ class Packing:
     Attributes:
         tokens, positions: int64 (num_rows,), ids and places in their prompt.
         prefix: How many rows are the shared prefix.
+        shortest: Tokens of the shortest prompt.
         query_rows: int64 (num_prompts * longest rest,), the row for each padded query; any row where there is none.
         key_rows: int64 (num_prompts * (prefix + longest rest),), likewise for keys and values.
         query_slots, key_slots: int64 (num_rows - prefix,), the padded place of each row behind the prefix.
@@ -36,6 +37,7 @@ class Packing:
     tokens: Tensor
     positions: Tensor
     prefix: int
+    shortest: int
     query_rows: Tensor
     key_rows: Tensor
     query_slots: Tensor
@@ -71,6 +73,7 @@ def pack(tokens: Tensor, lengths: Tensor, *, share_prefix: bool = True) -> Packi
         tokens=torch.cat([tokens[0, :prefix], tokens[:, prefix : prefix + longest][real]]),
         positions=torch.cat([torch.arange(prefix), (prefix + place).expand(num_prompts, longest)[real]]),
         prefix=prefix,
+        shortest=int(lengths.min()),
         query_rows=rows.flatten(),
         key_rows=torch.cat([torch.arange(prefix).expand(num_prompts, prefix), rows], dim=1).flatten(),
         query_slots=real.flatten().nonzero().flatten(),
@@ -93,12 +96,17 @@ def shared_prefix(tokens: Tensor, lengths: Tensor) -> int:
     return limit if bool(alike.all()) else int((~alike).int().argmax())
 
 
-def run_packed(block: ResidualAttentionBlock, states: Tensor, packing: Packing) -> Tensor:
-    """Return the states (num_rows, width) behind a causal block."""
-    return run_block(block, states, partial(_attend, packing=packing), fold=len(states) > 2 * states.shape[1])
+def run_packed(
+    block: ResidualAttentionBlock, states: Tensor, packing: Packing, *, added: Added | None = None
+) -> Tensor:
+    """Return the states (num_rows, width) behind a causal block; for `added` see `run_block`."""
+    attend, fold = partial(_attend, packing=packing), len(states) > 2 * states.shape[1]
+    return run_block(block, states, attend, fold=fold, added=added)
 
 
-def run_packed_at_ends(block: ResidualAttentionBlock, states: Tensor, packing: Packing) -> Tensor:
+def run_packed_at_ends(
+    block: ResidualAttentionBlock, states: Tensor, packing: Packing, *, added: Added | None = None
+) -> Tensor:
     """Return the states (num_prompts, width) of the end tokens behind a causal block, the last of its tower."""
     num_prompts = len(packing.end_rows)
 
@@ -112,6 +120,7 @@ def run_packed_at_ends(block: ResidualAttentionBlock, states: Tensor, packing: P
         lambda rows: rows.index_select(0, packing.end_rows),
         attend,
         fold=num_prompts > 2 * states.shape[1],
+        added=added,
     )
 
 

@@ -65,6 +65,24 @@ def classifier_weights(model: torch.nn.Module, prompts: Prompts, *, num_template
         return mean_over_templates(normalised(encode_text(model, prompts)), num_templates)
 
 
+def class_means_raw(model: torch.nn.Module, prompts: Prompts, *, num_templates: int = 1) -> Tensor:
+    """Return every class's mean of un-normalised text features (num_classes, embed_dim), without gradients.
+
+    Args:
+        model: The CLIP model.
+        prompts: As of `classifier_weights`.
+        num_templates: Prompts a class.
+
+    Returns:
+        float32; not normalised either.
+
+    Source: TaskRes at 51953596 and CLAP at dbdf4095, the base classifier.
+    """
+    with torch.no_grad():
+        features_raw = encode_text(model, prompts).float()
+        return features_raw.view(-1, num_templates, features_raw.shape[-1]).mean(dim=1)
+
+
 def mean_over_templates(text_features: Tensor, num_templates: int) -> Tensor:
     """Return the normalised means (num_classes, embed_dim) of every class's features; of one prompt, itself.
 

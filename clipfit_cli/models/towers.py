@@ -1,4 +1,7 @@
-"""Which parts of an open_clip model are what, told by what a module is; with `encode`, all that knows its names."""
+"""Which parts of an open_clip model are what, told by what a module is.
+
+With `encode`, `image_tower` and `hooks` it is all that knows its names.
+"""
 
 from __future__ import annotations
 

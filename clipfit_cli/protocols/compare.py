@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
+from clipfit_cli import methods
 from clipfit_cli.config import MethodChoice, Request, RunConfig
 from clipfit_cli.errors import UnknownNameError
 from clipfit_cli.protocols import base2new, few_shot, xdataset
-from clipfit_cli.protocols.planning import settings_of
+from clipfit_cli.protocols.planning import conditions_of
 from clipfit_cli.protocols.series import Entry, series_of, table_of
 from clipfit_cli.reports.tables import Column, Table
 from clipfit_cli.results.compare import check_alike, paired_difference, trains_nothing
@@ -58,7 +59,14 @@ def summarise(name: str, records: Sequence[Finished], **options: Any) -> Table:
     return table_of(title, _columns(rules, entries), entries, records, _captions(rules, entries, records))
 
 
-def summarise_leads(name: str, records: Sequence[Finished], *, method: MethodChoice, **options: Any) -> Table:
+def summarise_leads(
+    name: str,
+    records: Sequence[Finished],
+    *,
+    method: MethodChoice,
+    common: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Table:
     """Return the protocol's table with the lead of one method over every other row.
 
     A lead is that method's cell minus the row's, in percentage points, at the same shots; zero-shot CLIP stands beside
@@ -69,6 +77,7 @@ def summarise_leads(name: str, records: Sequence[Finished], *, method: MethodCho
         name: Of the protocol.
         records: At least one.
         method: Whose lead it is.
+        common: Fields of the recipe that were given for all methods; None = none were.
         options: Of the protocol's `entries`.
 
     Raises:
@@ -81,13 +90,7 @@ def summarise_leads(name: str, records: Sequence[Finished], *, method: MethodCho
         check_alike([record for record in here if trains_nothing(record) or record.config.shots == shots])
     rules = protocol(name)
     entries: list[Entry] = rules.entries(records, **options)
-    leaders = {
-        one.label
-        for one in series_of(records)
-        if (config := one.config).method == method.name
-        and config.settings
-        == settings_of(method, protocol=config.protocol, dataset=config.dataset, subset=config.subset)
-    }
+    leaders = {one.label for one in series_of(records) if _is_of(one.config, method, common or {})}
     led = [_with_lead(entry, entries, rules.METRICS, leaders) for entry in entries]
     last = rules.METRICS[-1]
     lead_columns = [
@@ -133,6 +136,19 @@ def _with_lead(entry: Entry, entries: Sequence[Entry], metrics: Sequence[str], l
                 row[f"lead_{metric}_std_pct"] = paired.std if paired.n > 1 else None
                 row["lead_wins"] = f"{paired.wins}/{paired.n}"
     return replace(entry, row=row)
+
+
+def _is_of(config: RunConfig, choice: MethodChoice, common: Mapping[str, Any]) -> bool:
+    """Return whether a run is what a choice of method, and what was given for all methods, come to."""
+    if config.method != choice.name:
+        return False
+    conditions = conditions_of(config.protocol, config.dataset, config.subset, config.shots)
+    made = methods.resolve(methods.get(choice.name), choice.overrides, conditions, common=common)
+    return (made.settings, made.stages, made.reference_templates) == (
+        config.settings,
+        config.stages,
+        config.reference_templates,
+    )
 
 
 def _has_averages(entries: Sequence[Entry]) -> bool:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 
 from clipfit_cli import methods
-from clipfit_cli.config import MethodChoice, ProtocolName, Request, RunConfig, Subset, TestSet, preset_of
+from clipfit_cli.config import Conditions, MethodChoice, ProtocolName, Request, RunConfig, Subset, TestSet
 from clipfit_cli.data import catalog
-from clipfit_cli.methods.base import resolve_settings
 
 
 def plan_of_trainings(
@@ -62,7 +60,9 @@ def plan_of_tests(
             shots=0 if adapter is None else request.shots[0],
             seed=0 if adapter is None else request.seeds[0],
             method=choice.name,
-            settings=resolve_settings(methods.get(choice.name), choice.overrides) if settings is None else {**settings},
+            settings=methods.resolve(methods.get(choice.name), choice.overrides).settings
+            if settings is None
+            else {**settings},
             model=request.model,
             stages=(),
             precision=request.precision,
@@ -74,20 +74,33 @@ def plan_of_tests(
     ]
 
 
-def settings_of(
-    choice: MethodChoice, *, protocol: ProtocolName, dataset: str, subset: Subset = "all"
-) -> dict[str, Any]:
-    """Return all settings of a method: its defaults, then the paper's for the data set, then the user's.
+def conditions_of(protocol: ProtocolName, dataset: str, subset: Subset, shots: int | None = 16) -> Conditions:
+    """Return what presets depend on.
 
     Who trains on half of the classes has the settings of base-to-new runs, whatever the table is: it is one training.
-
-    Raises:
-        UnknownNameError: No such method or setting.
-        ConfigError: A setting's value is not possible.
     """
-    info = methods.get(choice.name)
-    presets = info.presets(protocol if subset == "all" else "base2new", dataset)
-    return resolve_settings(info, choice.overrides, presets)
+    return Conditions(protocol if subset == "all" else "base2new", dataset, shots)
+
+
+def ignored(request: Request) -> tuple[str, ...]:
+    """Return, in sentences, what was typed for all methods and says nothing to one of them."""
+    found = []
+    for choice in request.methods:
+        info = methods.get(choice.name)
+        resolved = methods.resolve(info, choice.overrides, common=common_of(request))
+        if resolved.ignored:
+            options = " and ".join(f"--{name.replace('_', '-')}" for name in resolved.ignored)
+            say = "says" if len(resolved.ignored) == 1 else "say"
+            found.append(f"{info.name} makes no steps, so {options} {say} nothing to it")
+        if request.tune and info.trains and info.selects == "never":
+            found.append(f"{info.name} has no grid, so --tune says nothing to it")
+    return tuple(found)
+
+
+def common_of(request: Request) -> dict[str, Any]:
+    """Return the fields of a recipe that were given for all methods."""
+    given = {"epochs": request.epochs, "batch_size": request.batch_size, "lr": request.lr}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def _runs_of(
@@ -100,11 +113,11 @@ def _runs_of(
 ) -> Iterator[RunConfig]:
     """Yield the runs of one method on one data set: every shot count with every seed."""
     info = methods.get(choice.name)
-    settings = settings_of(choice, protocol=protocol, dataset=dataset, subset=subset)
-    given = {"epochs": request.epochs, "batch_size": request.batch_size, "lr": request.lr}
-    typed: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    tune = request.tune and info.selects == "tune"
     draws: list[tuple[int | None, int]] = [(shots, seed) for shots in request.shots for seed in request.seeds]
     for shots, seed in draws if info.trains else [(0, 0)]:
+        conditions = conditions_of(protocol, dataset, subset, shots)
+        resolved = methods.resolve(info, choice.overrides, conditions, common=common_of(request))
         yield RunConfig(
             protocol=protocol,
             dataset=dataset,
@@ -112,12 +125,16 @@ def _runs_of(
             shots=shots,
             seed=seed,
             method=info.name,
-            settings=settings,
+            settings=resolved.settings,
             model=request.model,
-            stages=(replace(preset_of(dataset), **typed),) if info.trains else (),
+            stages=resolved.stages,
             precision=request.precision,
             tests=tests,
             templates=_templates_of(request, [dataset, *(test.dataset for test in tests)]),
+            reference_templates=resolved.reference_templates,
+            val_shots=request.val_shots if tune or info.selects == "always" else None,
+            tune=tune,
+            origin=info.origin,
         )
 
 

@@ -6,7 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from clipfit_cli.config import RunConfig, TestSet
+from clipfit_cli import methods
+from clipfit_cli.config import Recipe, RunConfig, TestSet
+from clipfit_cli.errors import ClipfitError
+from clipfit_cli.protocols.planning import conditions_of
 from clipfit_cli.reports.tables import NUM_SEEDS, Column, Row, Table
 from clipfit_cli.results.compare import trains_nothing
 from clipfit_cli.results.record import Finished, Test
@@ -30,7 +33,11 @@ RUN_COLUMNS = (
     Column("settings", "settings", "value", terminal=False),
     Column("templates", "templates", terminal=False),
     Column("epochs", "epochs", "int", terminal=False),
+    Column("steps", "steps", "int", terminal=False),
     Column("lr", "lr", "number", terminal=False),
+    Column("selected_on", "selected on", terminal=False),
+    Column("num_val_images", "validation images", "int", terminal=False),
+    Column("chosen", "chosen", "value", terminal=False),
     Column("precision", "precision", terminal=False),
     Column("trainable_parameters", "parameters", "int"),
     Column("train_time_s", "training", "seconds"),
@@ -47,7 +54,8 @@ class Series:
     """The runs of one method on one data set with one number of shots, ordered by seed.
 
     Attributes:
-        label: The method, with the settings in which it differs from others of that name in the same table.
+        label: The method, with how it deviates from the protocol, and that in which it differs from others of that
+            name in the same table.
         records: At least one.
     """
 
@@ -123,8 +131,7 @@ def series_of(records: Sequence[Finished]) -> list[Series]:
     groups: dict[tuple[Any, ...], list[Finished]] = {}
     for record in records:
         config = record.config
-        settings = tuple(sorted(config.settings.items()))
-        key = (config.dataset, config.subset, config.shots, config.method, settings)
+        key = (config.dataset, config.subset, config.shots, config.method, repr(_variant(config)))
         groups.setdefault(key, []).append(record)
     ordered = [tuple(sorted(group, key=lambda record: record.config.seed)) for group in groups.values()]
     return [Series(_label(group[0], records), group) for group in ordered]
@@ -175,16 +182,21 @@ def run_cells(series: Series, *tests: TestSet) -> Row:
     measured = [[one.peak_memory_mib for one in (record.run, *record.tests)] for record in series.records]
     peaks = [[peak for peak in found if peak is not None] for found in measured]
     memory = [max(found) for found in peaks if found]
-    stage = config.stages[0] if config.stages else None
+    making = [stage for stage in config.stages if stage.makes_steps]
+    stage = making[0] if making else None
     return {
         NUM_SEEDS: len(series.records),
         "settings": dict(config.settings),
         "templates": templates_text(config.templates),
-        "epochs": stage.epochs if stage else None,
+        "epochs": stage.epochs if stage and stage.steps is None else None,
+        "steps": run.steps if config.stages else None,
         "lr": stage.lr if stage else None,
+        "selected_on": run.selected_on if config.stages else None,
+        "num_val_images": run.num_val_images if config.stages else None,
+        "chosen": _chosen(series) or None,
         "precision": config.precision,
         "trainable_parameters": run.trainable_parameters,
-        "train_time_s": mean([record.run.train_time_s for record in series.records]) if stage else None,
+        "train_time_s": mean([record.run.train_time_s for record in series.records]) if config.stages else None,
         "peak_memory_mib": mean(memory) if memory else None,
         "device": tested[0].device if tested else run.device,
         "clipfit_version": (tested[0] if tested else run).versions.get("clipfit"),
@@ -245,16 +257,58 @@ def templates_text(templates: Sequence[str]) -> str | None:
     return templates[0] if len(templates) == 1 else f"{len(templates)} templates"
 
 
+def _chosen(series: Series) -> dict[str, str]:
+    """Return what was chosen by validation images: name -> value of each run, in the order of seeds."""
+    found = [record.run.chosen for record in series.records]
+    return {name: "/".join(f"{one[name]:g}" for one in found if name in one) for name in (found[0] if found else ())}
+
+
+def _variant(config: RunConfig) -> dict[str, Any]:
+    """Return all by which runs of one method and one condition may differ, but for the seed: name -> value."""
+    stages = {
+        f"{name}{number or ''}": value
+        for number, stage in enumerate(config.stages)
+        for name, value in vars(stage).items()
+    }
+    return {**stages, **config.settings, **_deviations(config)}
+
+
+def _deviations(config: RunConfig) -> dict[str, Any]:
+    """Return how a run deviates from the protocol, by the names of what asked for it."""
+    views = [stage.views for stage in config.stages if stage.makes_steps]
+    usual = [stage.views for stage in _usual(config) if stage.makes_steps]
+    found = {
+        "templates": "reference" if config.reference_templates else None,
+        "val_shots": config.val_shots,
+        "tune": config.tune or None,
+        "views": views[0] if views != usual and views else None,
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _usual(config: RunConfig) -> tuple[Recipe, ...]:
+    """Return the recipes that a method has by itself; of one that is not here any more, those of the run."""
+    try:
+        info = methods.get(config.method)
+        conditions = conditions_of(config.protocol, config.dataset, config.subset, config.shots)
+        return info.recipe(conditions, info.settings(**config.settings))
+    except (ClipfitError, TypeError):
+        return config.stages
+
+
 def _label(record: Finished, records: Sequence[Finished]) -> str:
     config = record.config
+    own, always = _variant(config), _deviations(config)
+    where = (config.method, config.dataset, config.subset, config.shots)
     rivals = [
-        other.config.settings
+        _variant(other.config)
         for other in records
-        if (other.config.method, other.config.dataset) == (config.method, config.dataset)
+        if (other.config.method, other.config.dataset, other.config.subset, other.config.shots) == where
     ]
-    differing = [
-        f"{name}={value}"
-        for name, value in config.settings.items()
-        if any(other.get(name) != value for other in rivals)
-    ]
-    return f"{config.method} ({', '.join(differing)})" if differing else config.method
+    told = {
+        name: value
+        for name, value in own.items()
+        if name in always or any(name in other and other[name] != value for other in rivals)
+    }
+    words = [name if value is True else f"{name}={value}" for name, value in told.items()]
+    return f"{config.method} ({', '.join(words)})" if words else config.method

@@ -25,7 +25,7 @@ _NUMBER = (int, float)
 _TYPES: dict[str, tuple[type, ...]] = {
     "text": (str,),
     "prose": (str,),
-    "value": (str, int, list, dict),
+    "value": (str, int, float, list, dict),
     "int": (int,),
     **dict.fromkeys(("number", "pct", "diff", "seconds", "mib"), _NUMBER),
 }
@@ -40,7 +40,7 @@ class Column:
         key: Of the rows, and the head in CSV and JSON; ends in its unit.
         head: For people.
         kind: `prose` is text that may be folded; `pct` and `diff` are percentage points, `seconds` seconds,
-            `mib` mebibytes; a `value` is a whole number, a text, or a list or object of them: JSON has it as it is,
+            `mib` mebibytes; a `value` is a number, a text, or a list or object of them: JSON has it as it is,
             people and CSV as ``1,2`` and ``a=1 b=2``.
         spread: Key of the column with the standard deviation, shown behind the mean to people.
         terminal, csv: Whether people, or programs, see the column.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -93,6 +93,10 @@ class Run(_Record):
         steps_file: Name of the file with the loss and the rate of every step.
         recomputed: Whether the image tower's activations were computed again for the gradient.
         times_resumed: How often the training went on from a checkpoint.
+        selected_on: ``val`` where something was chosen by validation images, else ``none``.
+        num_val_images: How many those were.
+        chosen: What was chosen, by name.
+        tried: Every try: name -> value of each, and ``accuracy_pct`` on the validation images.
     """
 
     config: TrainingConfig
@@ -113,6 +117,10 @@ class Run(_Record):
     steps_file: str | None = None
     recomputed: bool = False
     times_resumed: Count = 0
+    selected_on: Literal["none", "val"] = "none"
+    num_val_images: Count = 0
+    chosen: dict[str, Any] = field(default_factory=dict)
+    tried: dict[str, list[Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,7 +228,7 @@ def from_json(content: bytes, source: Path, kind: type[_AnyRecord]) -> _AnyRecor
         if version != SCHEMA_VERSION:
             _migrate(plain, MIGRATIONS[version])
         record = msgspec.convert(plain, kind)
-        if set(plain) != {field.name for field in fields(kind)} or record.key != _key_of(record):
+        if set(plain) != {one.name for one in fields(kind)} or record.key != _key_of(record):
             raise ResultsError(f"{source} does not belong to its key. {_ADVICE}.")
     except (ValueError, RecursionError, AttributeError, TypeError, KeyError, ConfigError) as error:
         raise ResultsError(f"{source} is damaged: {str(error)[:200]}. {_ADVICE}.") from error

@@ -16,33 +16,39 @@ from numpy.typing import NDArray
 from PIL import features as codecs
 from torch import Tensor
 
-from clipfit_cli.config import Precision
+from clipfit_cli.config import Precision, Tap
 from clipfit_cli.data.dataset import DataSet, Item
 from clipfit_cli.data.pixels.augment import to_device
 from clipfit_cli.data.pixels.images import ImageStore, group_of
 from clipfit_cli.data.pixels.transforms import ImageSpec, normalise
 from clipfit_cli.engine.micro_batches import MicroBatches, OnSmaller
 from clipfit_cli.engine.precision import autocast
+from clipfit_cli.errors import ModelError
 from clipfit_cli.models.bundle import ClipBundle
-from clipfit_cli.models.encode import encode_image
-from clipfit_cli.models.text_features import normalised
+from clipfit_cli.models.encode import tapped
+from clipfit_cli.models.image_tower import image_projection, project_image
 
 LIMIT_BYTES = 2**30
-"""So much of features is kept in memory beside those of the data set at hand: 500,000 images of 512 numbers each."""
+"""So much of features is kept in memory: 350,000 images of 768 numbers each."""
 
+BATCH_SIZE = 100
 _PACKAGES = ("torch", "open_clip_torch", "timm", "numpy", "pillow")
 _CODECS = ("jpg", "libjpeg_turbo", "webp", "libtiff")
 _PACKAGE = Path(__file__).parents[1]
 
 Row = NDArray[np.float32]
-"""The features of one image (embed_dim,), L2-normalised."""
+"""The features of one crop of one image, raw: (width,), or (embed_dim,) where the tower has no projection."""
+
+View = tuple[tuple[float, float], int] | None
+"""Crop scale and number of a stored random crop; None = the test's crop."""
 
 
 class FrozenFeatures:
-    """The features that one pristine model, in one precision, gives to test images.
+    """The features that one pristine model, in one precision, gives to crops of images.
 
-    In memory they are kept image by image as long as this object lives, so that base and new half, other draws and
-    other methods find theirs. On disk, where the image store has one, they are kept list by list, under the hash of
+    They are kept as they are before the tower's projection, so that what is wanted before and behind it is encoded
+    once. In memory they are kept image by image as long as this object lives, so that base and new half, other draws
+    and other methods find theirs. On disk, where the image store has one, they are kept list by list, under the hash of
     what `DataSet.identify` says of its images and of everything that decides what is made of them. Only a list that
     was decoded and encoded from its first image to its last goes there, with its images the same before and after.
 
@@ -77,73 +83,138 @@ class FrozenFeatures:
         self._precision = precision
         self._images = images
         self._spec = spec
-        self._kept: dict[tuple[str, ...], dict[str, Row]] = {}
+        self._kept: dict[tuple[str, ...], dict[View, dict[str, Row]]] = {}
+        self._held_bytes = 0
+        self._identities: dict[tuple[str, ...], str] = {}
+        self._decoded: set[tuple[str, ...]] = set()
         self._at_a_time = MicroBatches(sys.maxsize, on_smaller)
+        try:
+            image_projection(bundle.model)
+            self._stored: Tap = "unprojected"
+        except ModelError:
+            self._stored = "projected"
 
-    def batches(self, dataset: DataSet, items: Sequence[Item], batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield features, float32 (batch, embed_dim), on the model's device, and labels (batch,) on the CPU, in order.
+    def batches(
+        self, dataset: DataSet, items: Sequence[Item], batch_size: int, tap: Tap = "projected", view: View = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield raw features, float32 (batch, embed_dim or width), on the model's device, with labels on the CPU.
+
+        Args:
+            dataset: Where the items come from.
+            items: In order.
+            batch_size: The last batch may be smaller.
+            tap: ``projected`` or ``unprojected``.
+            view: Which crop.
 
         Raises:
             DataError: An image is missing or damaged.
+            ModelError: The tower has no projection, and what stands before it is wanted.
         """
-        rows = self._rows_of(dataset)
+        if tap == "unprojected":
+            image_projection(self._bundle.model)
+        rows, keeps = self._rows_of(dataset, view, len(items))
         missing = {item.path: item for item in items if item.path not in rows}
-        key = self._key(dataset, items) if missing else None
+        key = self._key(dataset, items, view) if missing else None
         disk = self._images.disk
         kept = disk.get(key, (len(items), self._signature[1])) if disk and key else None
         if kept is not None:
-            rows.update((item.path, row) for item, row in zip(items, kept, strict=True))
+            self._keep(rows, {item.path: row for item, row in zip(items, kept, strict=True)}, keeps)
             missing = {}
         decoded = self._images.decoded_images
-        new = self._encode(dataset, list(missing.values()), batch_size, rows)
+        new = self._encode(dataset, list(missing.values()), batch_size, view)
         for start in range(0, len(items), batch_size):
             part = items[start : start + batch_size]
             while any(item.path not in rows for item in part):
-                next(new)
+                self._keep(rows, next(new), keeps)
             features = torch.from_numpy(np.stack([rows[item.path] for item in part]))
-            yield to_device(features, self._bundle.device), torch.tensor([item.label for item in part])
+            yield self._as(tap, to_device(features, self._bundle.device)), torch.tensor([item.label for item in part])
         are_new = self._images.decoded_images - decoded == len({item.path for item in items})
-        if disk and key and are_new and self._key(dataset, items) == key:
+        if view is not None:  # the pixels may have been decoded for another of the crops, after the first key was made
+            paths = (*group_of(dataset), *(item.path for item in items))
+            self._decoded |= {paths} if are_new else set()
+            are_new = paths in self._decoded
+        if disk and key and missing and are_new and self._key(dataset, items, view) == key:
             disk.put(key, [rows[item.path] for item in items])
 
-    def _rows_of(self, dataset: DataSet) -> dict[str, Row]:
-        """Return what is known of a data set, by path; to make room, the ones that were not used for longest go."""
-        rows = self._kept.pop(group_of(dataset), {})
-        held = sum(_num_bytes(others) for others in self._kept.values())
-        while held > LIMIT_BYTES:
-            held -= _num_bytes(self._kept.pop(next(iter(self._kept))))
-        self._kept[group_of(dataset)] = rows
-        return rows
+    def everything(self, dataset: DataSet, items: Sequence[Item], tap: Tap, view: View = None) -> Tensor:
+        """Return what `batches` yields, in one: (num_images, embed_dim or width), on the model's device."""
+        return torch.cat([found for found, _ in self.batches(dataset, items, BATCH_SIZE, tap, view)])
 
-    def _encode(self, dataset: DataSet, items: Sequence[Item], batch_size: int, rows: dict[str, Row]) -> Iterator[None]:
-        """Encode the items batch by batch, into `rows`."""
-        crops = self._images.test_batches(dataset, items, self._spec, batch_size)
-        for start, (batch, _) in zip(range(0, len(items), batch_size), crops, strict=True):
-            part = items[start : start + batch_size]
+    def of_images(self, images: Tensor, tap: Tap) -> Tensor:
+        """Return raw features, float32 (batch, embed_dim or width), of normalised images (batch, 3, size, size)."""
+        self.encoded_images += len(images)
+        return self._as(tap, self._raw(images))
+
+    def fit(self, num_crops: int) -> bool:
+        """Return whether the features of so many crops fit into what is kept in memory."""
+        return 4 * num_crops * self._signature[1] <= LIMIT_BYTES
+
+    def _as(self, tap: Tap, rows: Tensor) -> Tensor:
+        """Return stored rows (batch, ...) as a tap has them."""
+        if tap == self._stored:
+            return rows
+        with torch.no_grad(), autocast(self._precision, self._bundle.device):
+            return project_image(self._bundle.model, rows).float()
+
+    def _rows_of(self, dataset: DataSet, view: View, num_images: int) -> tuple[dict[str, Row], bool]:
+        """Return what is known of a data set's crops, by path, and whether more of them may be kept.
+
+        To make room, the data sets that were not used for longest go; where that is not enough, random crops that come
+        later are not kept.
+        """
+        views = self._kept.pop(group_of(dataset), {})
+        self._kept[group_of(dataset)] = views
+        while self._held_bytes > LIMIT_BYTES and len(self._kept) > 1:
+            oldest = self._kept.pop(next(iter(self._kept)))
+            self._held_bytes -= sum(row.nbytes for rows in oldest.values() for row in rows.values())
+        if view is None or view in views or self._held_bytes + 4 * num_images * self._signature[1] <= LIMIT_BYTES:
+            return views.setdefault(view, {}), True
+        return {}, False
+
+    def _keep(self, rows: dict[str, Row], new: dict[str, Row], keeps: bool) -> None:
+        if keeps:
+            self._held_bytes += sum(row.nbytes for path, row in new.items() if path not in rows)
+        rows.update(new)
+
+    def _encode(self, dataset: DataSet, items: Sequence[Item], batch_size: int, view: View) -> Iterator[dict[str, Row]]:
+        """Encode the items batch by batch and yield rows by path."""
+        parts = [items[start : start + batch_size] for start in range(0, len(items), batch_size)]
+        if view is None:
+            crops = self._images.test_batches(dataset, items, self._spec, batch_size)
+        else:
+            seeded = ((part, [crop_seed(item, view[1]) for item in part]) for part in parts)
+            crops = self._images.train_batches(dataset, seeded, self._spec, crop_scale=view[0])
+        for part, (batch, _) in zip(parts, crops, strict=True):
             features = self._features(batch)
             self.encoded_images += len(part)
-            rows.update((item.path, row) for item, row in zip(part, features, strict=True))
-            yield
+            yield {item.path: row for item, row in zip(part, features, strict=True)}
 
-    def _key(self, dataset: DataSet, items: Sequence[Item]) -> str | None:
+    def _key(self, dataset: DataSet, items: Sequence[Item], view: View) -> str | None:
         """Return what the features of a list are found by on disk; None where they are not kept there."""
         if not self._images.disk or not dataset.identify or not items:
             return None
         paths = [item.path for item in items]
-        parts = self._signature[0], dataset.split_sha256, dataset.identify(paths), paths
+        identity = dataset.identify(paths)
+        if identity != self._identities.setdefault((*group_of(dataset), *paths), identity):  # changed while we run
+            return None
+        parts = self._signature[0], dataset.split_sha256, identity, paths, view
         return hashlib.sha256(repr(parts).encode()).hexdigest()
 
     def _features(self, crops: Tensor) -> NDArray[np.float32]:
-        """Return the features (batch, embed_dim) of crops, uint8 (batch, 3, size, size)."""
+        """Return the stored features (batch, ...) of crops, uint8 or normalised (batch, 3, size, size)."""
         device = self._bundle.device
 
         def encode(size: int) -> Tensor:
-            parts = (normalise(to_device(part, device), self._spec) for part in torch.split(crops, size))
-            return torch.cat([normalised(encode_image(self._bundle.model, images)).cpu() for images in parts])
+            parts = (to_device(part, device) for part in torch.split(crops, size))
+            ready = (normalise(part, self._spec) if part.dtype == torch.uint8 else part for part in parts)
+            return torch.cat([self._raw(images).cpu() for images in ready])
 
-        with torch.inference_mode(), autocast(self._precision, device):
-            features: NDArray[np.float32] = self._at_a_time.run(len(crops), encode).numpy()
+        features: NDArray[np.float32] = self._at_a_time.run(len(crops), encode).numpy()
         return features
+
+    def _raw(self, images: Tensor) -> Tensor:
+        with torch.no_grad(), autocast(self._precision, self._bundle.device):
+            return tapped(self._bundle.model, images, self._stored).float()
 
     @cached_property
     def _signature(self) -> tuple[str, int]:
@@ -155,6 +226,7 @@ class FrozenFeatures:
         size = self._spec.size
         ramp = torch.arange(3 * size * size).view(1, 3, size, size)
         (features,) = self._features((ramp * 131 % 251).to(torch.uint8))
+        features = features / np.linalg.norm(features)
         bundle = self._bundle
         parts = (
             *(bundle.weights_sha256, bundle.activation, self._precision, bundle.device.type, platform.machine()),
@@ -166,13 +238,14 @@ class FrozenFeatures:
         return hashlib.sha256(repr(parts).encode()).hexdigest(), len(features)
 
 
+def crop_seed(item: Item, view: int) -> int:
+    """Return the seed of a stored random crop: it depends on image and number alone, so that all runs share it."""
+    return int.from_bytes(hashlib.sha256(f"{view} {item.path}".encode()).digest()[:7], "big")
+
+
 def code_version(package: Path = _PACKAGE) -> str:
     """Return the hash of all code of the package: a list of the files that make features would miss one some day."""
     digest = hashlib.sha256()
     for path in sorted(package.rglob("*.py")):
         digest.update(f"{path.relative_to(package)} {hashlib.sha256(path.read_bytes()).hexdigest()} ".encode())
     return digest.hexdigest()
-
-
-def _num_bytes(rows: dict[str, Row]) -> int:
-    return sum(row.nbytes for row in rows.values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from clipfit_cli.engine.checkpoint import WEIGHTS_FILE, AdapterCard, check_weigh
 from clipfit_cli.errors import CheckpointError
 from clipfit_cli.files import file_sha256
 from clipfit_cli.methods.base import MethodInfo
+from clipfit_cli.models.architectures import build_on_meta
 from clipfit_cli.results.record import Finished, OldRecordError, Run, Test, key_of_test, training_key
 from clipfit_cli.results.store import RunStore, find_run, find_test
 from clipfit_cli.runs.workspace import Workspace
@@ -44,6 +46,7 @@ class Prepared:
     Attributes:
         config: What was asked for.
         info, settings: The method.
+        selects: Whether validation images of the draw are selected on.
         training: What is, or was, trained; normalised where nothing is, so that all such runs of a data set are one.
         training_set: The draw, cut to its class group.
         images_sha256: Of the training images; empty where nothing is trained here.
@@ -56,6 +59,7 @@ class Prepared:
     config: RunConfig
     info: MethodInfo
     settings: Any
+    selects: bool
     training: TrainingConfig
     training_set: DataSet
     images_sha256: str
@@ -108,7 +112,15 @@ def prepare(config: RunConfig, workspace: Workspace, store: RunStore) -> Prepare
         ClipfitError: A data set, an image, the weights or the adapter is not there.
     """
     info = methods.get(config.method)
-    training_set = workspace.lists(config.dataset, config.subset, shots=config.shots, seed=config.seed)
+    selects = bool(config.stages) and selects_on_val(info, tune=config.tune)
+    training_set = workspace.lists(
+        config.dataset,
+        config.subset,
+        shots=config.shots,
+        seed=config.seed,
+        selects=selects,
+        val_shots=config.val_shots,
+    )
     training = TrainingConfig(**{name: getattr(config, name) for name in TrainingConfig.__dataclass_fields__})
     card: AdapterCard | None = None
     run: Run | None = None
@@ -125,7 +137,7 @@ def prepare(config: RunConfig, workspace: Workspace, store: RunStore) -> Prepare
         training = replace(training, **known, stages=(), templates=card.prompt_templates)
     elif config.stages and info.trains:
         training = replace(training, templates=templates_of(config, training_set))
-        images = workspace.images_sha256(training_set, training_set.train)
+        images = workspace.images_sha256(training_set, (*training_set.train, *(training_set.val if selects else ())))
     else:
         training = replace(training, subset="all", shots=0, seed=0, templates=())
     if run:
@@ -143,7 +155,7 @@ def prepare(config: RunConfig, workspace: Workspace, store: RunStore) -> Prepare
     for asked in config.tests:
         dataset = workspace.lists(asked.dataset, asked.subset)
         trained_names = card.class_names if card else training_set.class_names
-        if not info.new_classes and dataset.class_names != trained_names:
+        if not info.new_classes and not set(dataset.class_names) <= set(trained_names):
             workspace.say_once(f"{info.name} has no answer for classes that it was not trained on: {asked.dataset}")
             continue
         templates = templates_of(config, dataset)
@@ -161,6 +173,7 @@ def prepare(config: RunConfig, workspace: Workspace, store: RunStore) -> Prepare
         config=config,
         info=info,
         settings=info.settings(**config.settings),
+        selects=selects,
         training=training,
         training_set=training_set,
         images_sha256=images,
@@ -172,9 +185,33 @@ def prepare(config: RunConfig, workspace: Workspace, store: RunStore) -> Prepare
     )
 
 
+def check_served(plan: Iterable[Prepared]) -> None:
+    """Look, before any of the runs begins, whether each method can train in its model.
+
+    Raises:
+        ModelError: A method cannot serve a tower of its model.
+        ConfigError: A setting does not fit the model.
+    """
+    seen: set[str] = set()
+    for one in plan:
+        key = repr((one.config.method, one.config.settings, one.config.model))
+        if key not in seen:
+            model = build_on_meta(one.config.model.backbone)
+            one.info.describe(model, one.settings, one.training_set.num_classes, len(one.training_set.train))
+        seen.add(key)
+
+
 def templates_of(config: TrainingConfig, dataset: DataSet) -> tuple[str, ...]:
-    """Return the prompt templates: those of the run, else the data set's own."""
+    """Return the prompt templates: those of the run, else the data set's own, by the protocol or by the reference."""
+    of_reference = methods.get(config.method).templates
+    if config.reference_templates and of_reference and not config.templates:
+        return of_reference(dataset.name)
     return config.templates or (dataset.prompt_template,)
+
+
+def selects_on_val(info: MethodInfo, *, tune: bool) -> bool:
+    """Return whether a training selects on validation images."""
+    return info.selects == "always" or (tune and info.selects == "tune")
 
 
 def _run_beside(folder: Path, card: AdapterCard) -> Run | None:

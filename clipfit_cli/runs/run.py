@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
@@ -14,14 +14,11 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from clipfit_cli.config import ScheduleConfig
 from clipfit_cli.data.dataset import DataSet
-from clipfit_cli.data.pixels.augment import to_device
-from clipfit_cli.data.pixels.transforms import normalise
 from clipfit_cli.data.splits import short_classes
 from clipfit_cli.engine import environment
+from clipfit_cli.engine.batches import batch_size_of
 from clipfit_cli.engine.checkpoint import (
     CARD_FILE,
     WEIGHTS_FILE,
@@ -33,16 +30,17 @@ from clipfit_cli.engine.checkpoint import (
 )
 from clipfit_cli.engine.evaluate import Evaluation, evaluate
 from clipfit_cli.engine.micro_batches import is_out_of_memory
-from clipfit_cli.engine.train import Batches, Plan, Training, seeded, train
+from clipfit_cli.engine.train import seeded
 from clipfit_cli.errors import OutOfMemoryError, UndefinedClasses
-from clipfit_cli.models.towers import has_image_layer_norm, tower_of
+from clipfit_cli.methods.base import Adapted, hooks_of
+from clipfit_cli.models.towers import has_image_layer_norm
 from clipfit_cli.results.predictions import to_bytes
 from clipfit_cli.results.record import Finished, Run, Test
 from clipfit_cli.results.store import TESTS_FOLDER, find_run, name_of_test, save_run, save_test
 from clipfit_cli.runs.prepare import Prepared, PreparedTest, templates_of
-from clipfit_cli.runs.workspace import Workspace, image_spec
+from clipfit_cli.runs.training import Fitted, attach, curves, fit
+from clipfit_cli.runs.workspace import Workspace
 
-TEST_BATCH_SIZE = 100
 STEPS_FILE = "steps.safetensors"
 _GUESSING = 0.98
 """Share of the logarithm of the number of classes from which on a loss is that of guessing."""
@@ -90,7 +88,7 @@ def run(prepared: Prepared, workspace: Workspace, *, keep: Keep, progress: Progr
         ClipfitError: Data, model, adapter or training failed, or a result cannot be written; the message says which.
     """
     try:
-        with seeded(prepared.config.seed, workspace.device):
+        with seeded(prepared.config.seed, workspace.device):  # to build a model draws numbers, too
             return _Work(prepared, workspace, keep, progress).finish()
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
@@ -107,14 +105,13 @@ class _Work:
         self.prepared, self.config, self.keep = prepared, prepared.config, keep
         self.workspace, self.progress = workspace, progress
         self.bundle = workspace.bundle(self.config.model)
-        self.trained = {tower_of(name) for name in prepared.info.trained(self.bundle.model, prepared.settings)}
-        card = prepared.card
-        names = card.class_names if card else prepared.training_set.class_names
-        templates = card.prompt_templates if card else templates_of(self.config, prepared.training_set)
+        training_set = prepared.training_set
+        self.trained = prepared.info.describe(
+            self.bundle.model, prepared.settings, training_set.num_classes, len(training_set.train)
+        )
         if workspace.execution.compile and prepared.info.trains:
             workspace.say_once("the first steps and tests take longer: torch compiles the towers ...")
         workspace.peak_memory.begin()
-        self.adapted = prepared.info.attach(self.bundle, names, templates, prepared.settings)
 
     def finish(self) -> Finished:
         """Do what is missing and return all records."""
@@ -124,7 +121,7 @@ class _Work:
         files: dict[str, bytes] = {}
         made, whole = before, False
         if before is None or (before.adapter_sha256 and not before.adapter_file and not before.scored_adapter):
-            made, files = self._train()
+            adapted, made, files = self._train()
             whole = before is not None or fresh or bool(prepared.trains and not self.keep.adapter)
             if before and before.adapter_sha256 == made.adapter_sha256:  # the very same: its other tests hold
                 files |= {
@@ -136,15 +133,17 @@ class _Work:
                 tests = {}
             if not whole:
                 save_run(prepared.folder, made, files)
-        elif before.adapter_sha256:
-            where = Path(self.config.adapter) if self.config.adapter else prepared.folder
-            load_tensors(self.adapted, find_adapter(where), self.bundle, sha256=before.adapter_sha256)
+        else:
+            adapted = self._attached({**self.config.settings, **_settings_in(before.chosen, self.config.settings)})
+            if before.adapter_sha256:
+                where = Path(self.config.adapter) if self.config.adapter else prepared.folder
+                load_tensors(adapted, find_adapter(where), self.bundle, sha256=before.adapter_sha256)
         assert made is not None
         new: list[tuple[Test, dict[str, bytes]]] = []
         for one in prepared.tests:
             if one.key not in tests:
                 with suppress(UndefinedClasses):
-                    new.append(self._test(one))
+                    new.append(self._test(adapted, one))
                     tests[one.key] = new[-1][0]
                     if not whole:
                         save_test(prepared.folder, *new.pop())
@@ -152,96 +151,79 @@ class _Work:
             save_run(prepared.folder, made, files, new)
         return prepared.answer(made, tests)
 
-    def _train(self) -> tuple[Run, dict[str, bytes]]:
-        """Train, where something trains, and return the record with the files beside it."""
+    def _attached(self, settings: Mapping[str, Any]) -> Adapted:
+        return attach(self.prepared, self.workspace, settings)
+
+    def _train(self) -> tuple[Adapted, Run, dict[str, bytes]]:
+        """Train, where something trains, and return the method, the record and the files beside it."""
         config, prepared, bundle = self.config, self.prepared, self.bundle
         training_set, notes = prepared.training_set, self.workspace.say_once(*self._notes())
-        training = None
+        fitted: Fitted | None = None
         adapter_sha256 = prepared.adapter_sha256
         files: dict[str, bytes] = {}
-        trainable = sum(parameter.numel() for parameter in self.adapted.parameters())
+        trainable = sum(tensor.num_values for tensor in self.trained)
         if adapter_sha256:
-            load_tensors(self.adapted, find_adapter(Path(config.adapter or "")), bundle, sha256=adapter_sha256)
+            adapted = self._attached(config.settings)
+            load_tensors(adapted, find_adapter(Path(config.adapter or "")), bundle, sha256=adapter_sha256)
         elif prepared.trains:
-            training = self._steps(config.stages[0])
-            notes += self._notes_after(training)
-            content = tensors_to_bytes(self.adapted.trained_tensors())
+            fitted = fit(prepared, self.workspace, on_progress=self.progress.training)
+            adapted = fitted.adapted
+            notes += self._notes_after(fitted)
+            content = tensors_to_bytes(adapted.state())
             adapter_sha256 = hashlib.sha256(content).hexdigest()
-            curve = {"loss": np.array(training.losses), "rate": np.array(training.rates)}
-            files[STEPS_FILE] = to_bytes(curve)
+            files[STEPS_FILE] = to_bytes(curves(fitted.stages))
             if self.keep.adapter:
                 files[WEIGHTS_FILE] = content
-                files[CARD_FILE] = card_to_bytes(self._card(trainable, adapter_sha256))
+                files[CARD_FILE] = card_to_bytes(self._card(fitted.settings, trainable, adapter_sha256))
+        else:
+            adapted = self._attached(config.settings)
+        stages = fitted.stages if fitted else ()
+        sizes = [stage.micro_batch_size for stage in stages if stage.micro_batch_size is not None]
+        losses = [stage.final_loss for stage in stages if stage.final_loss is not None]
         record = Run(
             key=prepared.key,
             config=prepared.training,
-            num_train_images=len(training_set.train) if training else 0,
-            num_train_classes=training_set.num_classes if training else 0,
-            steps=training.steps if training else 0,
-            skipped_steps=training.skipped_steps if training else 0,
-            micro_batch_size=training.micro_batch_size if training else None,
-            final_loss=training.final_loss if training else None,
+            num_train_images=len(training_set.train) if fitted else 0,
+            num_train_classes=training_set.num_classes if fitted else 0,
+            steps=sum(stage.steps for stage in stages),
+            skipped_steps=sum(stage.skipped_steps for stage in stages),
+            micro_batch_size=min(sizes, default=None),
+            final_loss=losses[-1] if losses else None,
             trainable_parameters=trainable,
             total_parameters=sum(parameter.numel() for parameter in bundle.model.parameters()),
             activation=bundle.activation,
             weights_sha256=bundle.weights_sha256,
-            train_time_s=training.time_s if training else 0.0,
+            train_time_s=fitted.time_s if fitted else 0.0,
             adapter_file=WEIGHTS_FILE if WEIGHTS_FILE in files else None,
             adapter_sha256=adapter_sha256,
             scored_adapter=prepared.adapter_sha256 is not None,
-            steps_file=STEPS_FILE if training else None,
+            steps_file=STEPS_FILE if fitted else None,
             notes=notes,
-            recomputed=self.workspace.execution.recompute and training is not None and "image" in self.trained,
-            **self._measured(training_set, prepared.images_sha256, is_compiled=training is not None),
+            recomputed=self.workspace.execution.recompute and fitted is not None and "image" in self._towers,
+            selected_on="val" if fitted and prepared.selects else "none",
+            num_val_images=len(training_set.val) if fitted and prepared.selects else 0,
+            chosen=fitted.chosen if fitted else {},
+            tried=fitted.tried if fitted else {},
+            **self._measured(training_set, prepared.images_sha256, is_compiled=fitted is not None),
         )
-        if training is None:  # no image was looked at
+        if fitted is None:  # no image was looked at
             split = "" if prepared.adapter_sha256 else record.split_sha256
             record = replace(record, split_sha256=split, split_file_sha256="", location="")
-        return record, files
+        return adapted, record, files
 
-    def _steps(self, schedule: ScheduleConfig) -> Training:
-        """Run the steps of a training."""
-        workspace, training_set = self.workspace, self.prepared.training_set
-        spec, whole = image_spec(self.bundle), min(schedule.batch_size, len(training_set.train))
+    @property
+    def _towers(self) -> set[str | None]:
+        return {tensor.tower for tensor in self.trained}
 
-        def load(plan: Plan) -> Batches:
-            batches = (([training_set.train[index] for index in indices], seeds) for indices, seeds in plan)
-            return workspace.images.train_batches(training_set, batches, spec, workspace.device)
-
-        return train(
-            self.adapted,
-            load,
-            num_images=len(training_set.train),
-            schedule=schedule,
-            seed=self.config.seed,
-            precision=self.config.precision,
-            device=workspace.device,
-            on_progress=self.progress.training,
-            on_smaller=lambda before, now: workspace.say_once(
-                f"out of memory at {before} images: going on with micro-batches of {now}, the effective batch stays "
-                f"{whole}"
-            ),
-        )
-
-    def _test(self, one: PreparedTest) -> tuple[Test, dict[str, bytes]]:
+    def _test(self, adapted: Adapted, one: PreparedTest) -> tuple[Test, dict[str, bytes]]:
         """Make a test and return its record with the files beside it."""
         config, workspace, test_set = self.config, self.workspace, one.dataset
         start = time.perf_counter()
-        self.adapted.set_classes(test_set.class_names, one.templates)
-        self.adapted.train_mode(False)
-        logits: Callable[[Tensor], Tensor]
-        frozen = self.adapted.uses_frozen_image_features
-        if frozen:
-            logits = self.adapted.logits_of_features
-            features = workspace.features(config.model, config.precision)
-            batches = features.batches(test_set, test_set.test, TEST_BATCH_SIZE)
-        else:
-            logits, spec = self.adapted.logits, image_spec(self.bundle)
-            crops = workspace.images.test_batches(test_set, test_set.test, spec, TEST_BATCH_SIZE)
-            batches = ((normalise(to_device(images, workspace.device), spec), labels) for images, labels in crops)
+        with torch.inference_mode():
+            logits = adapted.classifier(test_set.class_names, one.templates)
         found = evaluate(
             logits,
-            batches,
+            workspace.inputs(config.model, config.precision).test_batches(test_set, test_set.test, adapted.tap),
             precision=config.precision,
             device=workspace.device,
             keep_logits=self.keep.logits,
@@ -272,7 +254,7 @@ class _Work:
             predictions_sha256=hashlib.sha256(files[f"{name}.safetensors"]).hexdigest(),
             logits_file=f"{name}.logits.safetensors" if found.logits is not None else None,
             notes=workspace.say_once(*_one_class(found, test_set)) + workspace.dataset(one.asked.dataset).notes,
-            **self._measured(test_set, one.images_sha256, is_compiled=not frozen),
+            **self._measured(test_set, one.images_sha256, is_compiled=adapted.tap == "image"),
         )
         return record, files
 
@@ -294,11 +276,11 @@ class _Work:
         peak.begin(give_back=False)
         return found
 
-    def _card(self, trainable: int, adapter_sha256: str) -> AdapterCard:
+    def _card(self, settings: dict[str, Any], trainable: int, adapter_sha256: str) -> AdapterCard:
         config, bundle, training_set = self.config, self.bundle, self.prepared.training_set
         return AdapterCard(
             method=config.method,
-            settings=config.settings,
+            settings=settings,
             backbone=config.model.backbone,
             pretrained=config.model.pretrained,
             weights_sha256=bundle.weights_sha256,
@@ -327,29 +309,39 @@ class _Work:
             )
         if bundle.activation == "quickgelu" and "quickgelu" not in bundle.backbone:
             notes.append(f"{bundle.backbone} runs with QuickGELU, as its weights were trained")
-        if self.trained and "image" not in self.trained and not has_image_layer_norm(bundle.model):
+        if self._towers == {"text"} and not has_image_layer_norm(bundle.model):
             notes.append(
                 f"the image tower of {bundle.backbone} has no LayerNorm: {config.method} trains its text side only"
             )
         return tuple(notes)
 
-    def _notes_after(self, training: Training) -> tuple[str, ...]:
+    def _notes_after(self, fitted: Fitted) -> tuple[str, ...]:
         """Return what a reader should know of how a training went, and tell the user."""
         notes = []
         training_set = self.prepared.training_set
-        batch_size = min(self.config.stages[0].batch_size, len(training_set.train))
-        if training.micro_batch_size != batch_size:
-            also = "; with --bn train these are also what the statistics of BatchNorm are of"
-            what = f"out of memory at {batch_size} images: trained in micro-batches of {training.micro_batch_size}"
-            notes.append(what + (also if self.adapted.drifting_buffers() else ""))
-        guessing = math.log(training_set.num_classes)
-        stage = self.config.stages[0]
-        if training.final_loss > _GUESSING * guessing and stage.epochs > stage.warmup_epochs:
+        for stage, recipe in zip(fitted.stages, fitted.recipes, strict=True):
+            whole = batch_size_of(recipe, len(training_set.train))
+            if stage.micro_batch_size is not None and stage.micro_batch_size < whole:
+                also = "; with --bn train these are also what the statistics of BatchNorm are of"
+                what = f"out of memory at {whole} images: trained in micro-batches of {stage.micro_batch_size}"
+                notes.append(what + (also if hooks_of(fitted.adapted).drifting_buffers() else ""))
+        guessing, last = math.log(training_set.num_classes), fitted.stages[-1]
+        warm_up = fitted.recipes[-1].warmup_epochs
+        if (
+            last.final_loss is not None
+            and last.final_loss > _GUESSING * guessing
+            and fitted.recipes[-1].epochs > warm_up
+        ):
             notes += self.workspace.say_once(
                 f"{self.config.method} on {self.config.dataset}, seed {self.config.seed}, learnt nothing: the loss of "
-                f"the last epoch is {training.final_loss:.2f}, guessing has {guessing:.2f}; try another --lr"
+                f"the last epoch is {last.final_loss:.2f}, guessing has {guessing:.2f}; try another --lr"
             )
         return tuple(notes)
+
+
+def _settings_in(chosen: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of the chosen values that are settings."""
+    return {name: value for name, value in chosen.items() if name in settings}
 
 
 def _one_class(found: Evaluation, test_set: DataSet) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from clipfit_cli.config import RunConfig
 from clipfit_cli.errors import ClipfitError, ResultsError
 from clipfit_cli.results.record import Finished
 from clipfit_cli.results.store import RunStore
-from clipfit_cli.runs.prepare import Prepared, prepare
+from clipfit_cli.runs.prepare import Prepared, check_served, prepare
 from clipfit_cli.runs.run import Keep, Progress, run
 from clipfit_cli.runs.workspace import Workspace
 
@@ -82,6 +82,7 @@ def sweep(
     workspace.check(configs)
     keep, result = keep or Keep(), result or SweepResult()
     left = {index: prepare(config, workspace, store) for index, config in enumerate(configs)}
+    check_served(left.values())
     while left:
         before = len(left)
         for index, prepared in tuple(left.items()):

@@ -17,7 +17,7 @@ from clipfit_cli.data.lists.own.custom import OwnDataSet
 from clipfit_cli.data.load import load_dataset
 from clipfit_cli.data.pixels.images import ImageStore
 from clipfit_cli.data.pixels.transforms import ImageSpec
-from clipfit_cli.data.splits import class_subset, few_shot
+from clipfit_cli.data.splits import class_subset, few_shot, selection_images
 from clipfit_cli.engine.checkpoint import find_adapter
 from clipfit_cli.engine.environment import PeakMemory
 from clipfit_cli.errors import ClipfitError, ConfigError, DataError
@@ -25,6 +25,7 @@ from clipfit_cli.models.bundle import ClipBundle
 from clipfit_cli.models.load import load_bundle
 from clipfit_cli.models.source import ModelSource, find_source
 from clipfit_cli.runs.frozen_features import FrozenFeatures
+from clipfit_cli.runs.sources import Inputs
 
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
@@ -70,12 +71,12 @@ class Workspace:
         self._say = say
         self._said: set[str] = set()
         self._datasets: dict[str, DataSet] = {}
-        self._lists: dict[tuple[str, Subset, int | None, int], DataSet] = {}
+        self._lists: dict[tuple[str, Subset, int | None, int, bool, int | None], DataSet] = {}
         self._identities: dict[tuple[str, str, tuple[str, ...]], str] = {}
         self._sources: dict[tuple[str, str], ModelSource] = {}
         self.peak_memory = PeakMemory(device)
         self._bundle: tuple[ModelConfig, ClipBundle] | None = None
-        self._features: dict[Precision, FrozenFeatures] = {}
+        self._inputs: dict[Precision, Inputs] = {}
 
     def say_once(self, *texts: str) -> tuple[str, ...]:
         """Tell the user what this command did not tell already, and return all of it."""
@@ -107,18 +108,37 @@ class Workspace:
             self._datasets[name] = dataset
         return self._datasets[name]
 
-    def lists(self, name: str, subset: Subset, *, shots: int | None = None, seed: int = 0) -> DataSet:
+    def lists(
+        self,
+        name: str,
+        subset: Subset,
+        *,
+        shots: int | None = None,
+        seed: int = 0,
+        selects: bool = False,
+        val_shots: int | None = None,
+    ) -> DataSet:
         """Return a data set cut to a class group; with `shots`, a draw of it.
+
+        Args:
+            name, subset, shots, seed: Which.
+            selects: Whether its validation images are to be selected on, so that none of them is a test image.
+            val_shots: Of the draw.
 
         Raises:
             DataError: A half has fewer than two classes; or see `dataset`.
+            ConfigError: There is nothing to select on.
         """
 
         def cut() -> DataSet:
-            drawn = few_shot(self.dataset(name), shots=shots, seed=seed) if shots else self.dataset(name)
+            whole = self.dataset(name)
+            draws = shots or (selects and val_shots)
+            drawn = few_shot(whole, shots=shots, seed=seed, val_shots=val_shots) if draws else whole
+            if selects:
+                drawn = replace(drawn, val=selection_images(whole, drawn, shots=shots, seed=seed, val_shots=val_shots))
             return class_subset(drawn, subset)
 
-        return _kept(self._lists, (name, subset, shots, seed), cut)
+        return _kept(self._lists, (name, subset, shots, seed, selects, val_shots), cut)
 
     def images_sha256(self, dataset: DataSet, items: Sequence[Item]) -> str:
         """Return what tells the images of a list from others under the same names.
@@ -147,7 +167,7 @@ class Workspace:
         """
         if self._bundle is None or self._bundle[0] != model:
             self._bundle = None
-            self._features = {}
+            self._inputs = {}
             bundle = load_bundle(model, device=self.device, source=self.source(model))
             self._bundle = (model, replace(bundle, execution=self.execution))
         return self._bundle[1]
@@ -182,18 +202,18 @@ class Workspace:
         for adapter in dict.fromkeys(config.adapter for config in configs if config.adapter):
             find_adapter(Path(adapter))
 
-    def features(self, model: ModelConfig, precision: Precision) -> FrozenFeatures:
-        """Return the image features of a pristine model, in a precision that is resolved.
+    def inputs(self, model: ModelConfig, precision: Precision) -> Inputs:
+        """Return what gives images to a pristine model, in a precision that is resolved.
 
         Raises:
             ModelError: It cannot be loaded.
         """
         bundle = self.bundle(model)
-        if precision not in self._features:
-            self._features[precision] = FrozenFeatures(
-                bundle, precision, self.images, image_spec(bundle), on_smaller=self.say_smaller_tests
-            )
-        return self._features[precision]
+        if precision not in self._inputs:
+            spec = image_spec(bundle)
+            features = FrozenFeatures(bundle, precision, self.images, spec, on_smaller=self.say_smaller_tests)
+            self._inputs[precision] = Inputs(features, self.images, spec, self.device)
+        return self._inputs[precision]
 
 
 def _kept(known: dict[_Key, _Value], key: _Key, make: Callable[[], _Value]) -> _Value:

@@ -29,7 +29,6 @@ from clipfit_cli.engine.checkpoint import CARD_FILE, WEIGHTS_FILE
 from clipfit_cli.engine.precision import resolve_precision
 from clipfit_cli.errors import CheckpointError, ConfigError, ModelError, ResultsError
 from clipfit_cli.files import file_sha256, remove_unfinished
-from clipfit_cli.methods.base import Adapted
 from clipfit_cli.models.load import bundle_of
 from clipfit_cli.models.model_folder import CONFIG_FILE
 from clipfit_cli.models.source import find_blueprint, find_source
@@ -39,6 +38,7 @@ from tests.adapters.saved_adapters import (
     ARCHITECTURES,
     CLASSES,
     TEMPLATE,
+    OnModel,
     logits_of,
     register,
     save_adapter,
@@ -69,11 +69,11 @@ def by_open_clip(model: Any, tokenizer: Any, images: torch.Tensor) -> torch.Tens
     return logits
 
 
-def as_zero_shot(model: torch.nn.Module) -> Adapted:
+def as_zero_shot(model: torch.nn.Module) -> OnModel:
     """Return a model that open_clip loaded as clipfit classifies with it."""
     bundle = bundle_of(model.eval().requires_grad_(False), ModelConfig("exported", "exported"), weights_sha256="0" * 64)
     info = methods.get("zero-shot")
-    return info.attach(bundle, CLASSES, (TEMPLATE,), info.settings())
+    return OnModel(info.attach(bundle, CLASSES, (TEMPLATE,), info.settings()), bundle)
 
 
 def assert_same(logits: torch.Tensor, expected: torch.Tensor) -> None:
@@ -95,10 +95,10 @@ def assert_same(logits: torch.Tensor, expected: torch.Tensor) -> None:
 def test_open_clip_loads_it_and_says_the_same(backbone: str, bn: Any, method: str, tmp_path: Path) -> None:
     tiny = backbone == TINY.backbone
     config = TINY if tiny else small_model(tmp_path, backbone, bn=bn)
-    adapted = save_adapter(tmp_path / "run", config, method=method)
+    saved = save_adapter(tmp_path / "run", config, method=method)
     size = 64 if tiny else 32
     images = torch.randn(6, 3, size, size, generator=torch.Generator().manual_seed(2))
-    expected = logits_of(adapted, images)
+    expected = logits_of(saved, images)
     out = export(tmp_path / "run", tmp_path / "out")
 
     model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{out}")
@@ -132,9 +132,9 @@ def test_what_is_in_the_folder(run: Path, tmp_path: Path) -> None:
 
 def test_batch_norm_is_part_of_it(tmp_path: Path) -> None:
     config = small_model(tmp_path, "small-resnet", bn="train")
-    adapted = save_adapter(tmp_path / "run", config)
+    adapted, _ = save_adapter(tmp_path / "run", config)
     out = export(tmp_path / "run", tmp_path / "out")
-    tensors, trained = load_file(out / MODEL_FILE), adapted.trained_tensors()
+    tensors, trained = load_file(out / MODEL_FILE), adapted.state()
     buffers = [name for name in trained if "running" in name or "num_batches" in name]
     assert buffers and all(torch.equal(tensors[name], trained[name]) for name in buffers)
     assert not torch.equal(tensors["visual.bn1.running_mean"], torch.zeros(8))

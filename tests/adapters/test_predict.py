@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,27 +10,35 @@ import pytest
 import torch
 from PIL import Image
 
-from clipfit_cli import methods
+from clipfit_cli.adapters.attach import AttachedAdapter
 from clipfit_cli.adapters.predict import Classifier, Picture, check_classes, load_adapter
+from clipfit_cli.config import Precision
 from clipfit_cli.data.files.pictures import unlabelled
 from clipfit_cli.data.pixels.images import ImageStore
 from clipfit_cli.data.pixels.transforms import normalise
-from clipfit_cli.errors import CheckpointError, ConfigError, DataError, OutOfMemoryError, UnknownNameError
-from clipfit_cli.methods.base import Adapted
+from clipfit_cli.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    OutOfMemoryError,
+    UndefinedClasses,
+    UnknownNameError,
+)
 from clipfit_cli.models import encode
+from clipfit_cli.models.encode import tapped
 from clipfit_cli.runs.workspace import image_spec
-from tests.adapters.saved_adapters import CLASSES, IMAGES, logits_of, register, save_adapter, small_model
+from tests.adapters.saved_adapters import CLASSES, IMAGES, OnModel, logits_of, register, save_adapter, small_model
 
 
 @pytest.fixture
-def expected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Adapted:
+def expected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> OnModel:
     """The adapter as it was saved to ``run``."""
     register(monkeypatch)
     return save_adapter(tmp_path / "run", small_model(tmp_path, "small-vit"))
 
 
 @pytest.fixture
-def classifier(expected: Adapted, tmp_path: Path) -> Classifier:
+def classifier(expected: OnModel, tmp_path: Path) -> Classifier:
     return load_adapter(tmp_path / "run", device="cpu", precision="fp32")
 
 
@@ -45,17 +53,17 @@ def pictures(tmp_path: Path) -> list[Path]:
     return paths
 
 
-def test_what_is_loaded(classifier: Classifier, expected: Adapted) -> None:
+def test_what_is_loaded(classifier: Classifier, expected: OnModel) -> None:
     assert classifier.class_names == CLASSES and classifier.card.method == "clipfit"
     assert classifier.device == torch.device("cpu")
     images = classifier.logits(IMAGES)
     assert torch.equal(images, logits_of(expected)) and images.shape == (5, 3)
     assert not images.requires_grad
     tuned = classifier.model.state_dict()
-    assert all(torch.equal(tuned[name], tensor) for name, tensor in expected.trained_tensors().items())
+    assert all(torch.equal(tuned[name], tensor) for name, tensor in expected.adapted.state().items())
 
 
-def test_files_are_prepared_as_in_evaluation(classifier: Classifier, expected: Adapted, pictures: list[Path]) -> None:
+def test_files_are_prepared_as_in_evaluation(classifier: Classifier, expected: OnModel, pictures: list[Path]) -> None:
     spec = image_spec(classifier._bundle)
     dataset = unlabelled(pictures)
     ((crops, _),) = ImageStore().test_batches(dataset, dataset.test, spec, 100)
@@ -84,7 +92,7 @@ def test_many_pictures_come_in_batches(
     classifier: Classifier, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = classifier.classify(pictures)
-    monkeypatch.setattr("clipfit_cli.adapters.predict.TEST_BATCH_SIZE", 2)
+    monkeypatch.setattr("clipfit_cli.adapters.predict.BATCH_SIZE", 2)
     done: list[tuple[str, int, int]] = []
     parts = classifier.classify(pictures, on_progress=lambda *step: done.append(step))
     assert done == [(what, count, 3) for what in ("decoding", "classifying") for count in (2, 3)]
@@ -135,19 +143,49 @@ def test_logits_that_are_not_finite_are_refused(
 def test_classes_that_a_method_has_no_answer_for_are_refused(
     classifier: Classifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    info = replace(methods.get("clipfit"), new_classes=False)
-    monkeypatch.setattr(methods, "get", lambda _: info)
-    for names in (["dog", "fox", "owl"], ["dog", "fox"], CLASSES[::-1]):
-        with pytest.raises(ConfigError, match="no answer for classes"):
-            classifier.set_classes(names)
-    classifier.set_classes(CLASSES)
-    assert classifier.class_names == CLASSES
+    before = classifier.logits(IMAGES)
+
+    def refusing(names: Sequence[str], templates: Sequence[str]) -> None:
+        raise UndefinedClasses(f"no answer for classes such as {names[0]}")
+
+    monkeypatch.setattr(classifier._adapted, "classifier", refusing)
+    with pytest.raises(ConfigError, match="no answer for classes such as dog"):
+        classifier.set_classes(["dog", "fox", "owl"])
+    assert classifier.class_names == CLASSES and torch.equal(classifier.logits(IMAGES), before)
+
+
+@pytest.mark.parametrize("tap", ["projected", "unprojected"])
+def test_a_method_that_takes_features_gets_them_raw_and_in_float32(tap: Any, classifier: Classifier) -> None:
+    taken: list[torch.Tensor] = []
+
+    class Behind:
+        """Stands behind the frozen tower."""
+
+        def __init__(self) -> None:
+            self.tap = tap
+
+        def classifier(self, names: Sequence[str], templates: Sequence[str]) -> Callable[[torch.Tensor], torch.Tensor]:
+            def logits(features: torch.Tensor) -> torch.Tensor:
+                taken.append(features)
+                return features[:, : len(names)]
+
+            return logits
+
+    attached = AttachedAdapter(Behind(), classifier._bundle, None, classifier.card, Path())  # type: ignore[arg-type]
+    precisions: tuple[Precision, ...] = ("fp32", "bf16")
+    for precision in precisions:
+        logits = Classifier(attached, precision=precision).logits(IMAGES)
+        assert logits.dtype == taken[-1].dtype == torch.float32 and logits.shape == (5, 3)
+    expected = tapped(classifier._bundle.model, IMAGES, tap)
+    assert torch.equal(taken[0], expected) and expected.shape == (5, {"projected": 24, "unprojected": 48}[tap])
+    torch.testing.assert_close(taken[1], expected, atol=0.05, rtol=0)
+    assert not torch.equal(taken[1], expected)
 
 
 def test_of_equal_logits_the_first_class_wins(
     classifier: Classifier, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(classifier._adapted, "logits", lambda images: torch.zeros(len(images), 3))
+    monkeypatch.setattr(classifier, "_classify", lambda images: torch.zeros(len(images), 3))
     (best,) = classifier.classify(pictures[:1], top=2)
     assert [name for name, _ in best] == list(CLASSES[:2])
     assert [value for _, value in best] == pytest.approx([1 / 3, 1 / 3])
@@ -159,7 +197,7 @@ def test_a_damaged_picture_stops_all_before_anything_is_computed(
     def unexpected(images: torch.Tensor) -> torch.Tensor:
         raise AssertionError("the model ran")
 
-    monkeypatch.setattr(classifier._adapted, "logits", unexpected)
+    monkeypatch.setattr(classifier, "_classify", unexpected)
     pictures[2].write_bytes(pictures[2].read_bytes()[:300])
     with pytest.raises(DataError, match=r"2\.png is damaged"):
         classifier.classify(pictures)
@@ -186,7 +224,7 @@ def test_out_of_memory(classifier: Classifier, pictures: list[Path], monkeypatch
     def full(images: torch.Tensor) -> torch.Tensor:
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr(classifier._adapted, "logits", full)
+    monkeypatch.setattr(classifier, "_classify", full)
     with pytest.raises(OutOfMemoryError, match="cpu ran out of memory"):
         classifier.classify(pictures)
     with pytest.raises(OutOfMemoryError, match="cpu ran out of memory"):
@@ -194,7 +232,7 @@ def test_out_of_memory(classifier: Classifier, pictures: list[Path], monkeypatch
 
 
 def test_pictures_that_fit_into_memory_by_twos(
-    expected: Adapted, tmp_path: Path, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
+    expected: OnModel, tmp_path: Path, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
     classifier = load_adapter(tmp_path / "run", device="cpu", precision="fp32", say=said.append)
@@ -216,7 +254,7 @@ def test_a_method_without_a_merged_model_still_classifies(
     classifier: Classifier, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Outside:
-        logits = staticmethod(classifier._adapted.logits)
+        tap = classifier._adapted.tap
 
     classifier._adapted = Outside()  # type: ignore[assignment]
     assert len(classifier.classify(pictures)) == 3
@@ -224,7 +262,7 @@ def test_a_method_without_a_merged_model_still_classifies(
         _ = classifier.model
 
 
-def test_what_cannot_be_loaded(expected: Adapted, tmp_path: Path) -> None:
+def test_what_cannot_be_loaded(expected: OnModel, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no adapter at"):
         load_adapter(tmp_path / "nothing")
     with pytest.raises(UnknownNameError, match="precision 'fp33'"):
@@ -233,7 +271,7 @@ def test_what_cannot_be_loaded(expected: Adapted, tmp_path: Path) -> None:
         load_adapter(tmp_path / "run", device="gpu")
 
 
-def test_bf16_runs(expected: Adapted, tmp_path: Path) -> None:
+def test_bf16_runs(expected: OnModel, tmp_path: Path) -> None:
     logits = load_adapter(str(tmp_path / "run"), device="cpu", precision="bf16").logits(IMAGES)
     assert logits.dtype == torch.float32
     assert torch.allclose(logits, logits_of(expected), atol=1.0) and not torch.equal(logits, logits_of(expected))

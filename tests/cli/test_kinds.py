@@ -18,6 +18,7 @@ from clipfit_cli.config import ModelConfig
 from clipfit_cli.methods import get
 from clipfit_cli.methods._tuned_encoders import TunedEncoders
 from clipfit_cli.models import towers
+from clipfit_cli.models.encode import tapped
 from clipfit_cli.models.load import load_bundle
 from tests.conftest import write_small_dataset
 from tests.kinds import ALL_KINDS, build, config_of
@@ -92,11 +93,11 @@ def test_three_steps(world: World) -> None:
     adapted = info.attach(bundle, ["banded", "lined"], ["{} texture."], info.settings())
     assert isinstance(adapted, TunedEncoders)
     images, labels = torch.randn(4, 3, bundle.image_size, bundle.image_size), torch.tensor([0, 1, 1, 0])
-    adapted.train_mode(True)
-    _, terms = adapted.loss(images, labels)
+    assert (adapted.tap == "projected") == ((world.kind, world.bn) == ("resnet", "eval")), "nothing trains there"
+    _, terms = adapted.loss(tapped(bundle.model, images, adapted.tap), labels)
     assert abs(float(terms["penalty"])) < 1e-5, "tuned and zero-shot class features are one before the first step"
-    adapted.load_trained_tensors(saved)
-    assert all(torch.equal(tensor, saved[name]) for name, tensor in adapted.trained_tensors().items())
+    adapted.load(saved)
+    assert all(torch.equal(tensor, saved[name]) for name, tensor in adapted.state().items())
     changed = {name for name, tensor in adapted.model.state_dict().items() if not torch.equal(tensor, before[name])}
     assert changed <= set(saved)
     assert all(torch.equal(tensor, before[name]) for name, tensor in bundle.model.state_dict().items())
@@ -114,11 +115,10 @@ def test_base_to_new(world: World) -> None:
 
 def test_statistics_stay_with_bn_eval(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     world = World("resnet", "eval", tmp_path, monkeypatch)
-    bundle, info = world.bundle(), get("clipfit")
+    bundle, info = world.bundle(), get("full")
     before = load_file(world.weights)
     adapted = info.attach(bundle, ["a", "b"], ["{}"], info.settings())
-    assert isinstance(adapted, TunedEncoders)
-    adapted.train_mode(True)
+    assert isinstance(adapted, TunedEncoders) and adapted.tap == "image"
     for _ in range(2):
         adapted.loss(torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 1, 0]))[0].backward()  # type: ignore[no-untyped-call]
     buffers = towers.batch_norm_buffers(adapted.model)

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from clipfit_cli.cli import model_options, options
 from clipfit_cli.cli.app import app
 from clipfit_cli.cli.errors import reported
-from clipfit_cli.config import Execution, ModelConfig, Request, ScheduleConfig
+from clipfit_cli.config import Execution, ModelConfig, Recipe, Request
 from clipfit_cli.errors import ClipfitError, ConfigError
 from clipfit_cli.process import Terminated
 
@@ -39,7 +39,7 @@ EVERYWHERE = {
     "dry_run",
     "force",
 }
-TRAINING = {"shots", "seeds", "method", "set_", "epochs", "batch_size", "lr"}
+TRAINING = {"shots", "seeds", "method", "set_", "epochs", "batch_size", "lr", "tune", "val_shots"}
 
 
 def parameters(name: str) -> set[str]:
@@ -51,7 +51,8 @@ def parameters(name: str) -> set[str]:
 
 
 def test_the_commands() -> None:
-    assert set(COMMANDS) == {"train", "eval", "base2new", "xdataset", "compare", "predict", "export", "methods"}
+    assert set(COMMANDS) == {"train", "eval", "base2new", "xdataset", "compare", "predict", "export"}
+    assert {group.name for group in app.registered_groups} == {"data", "methods", "models"}
 
 
 def test_an_adapter_is_used_with_the_options_of_the_other_commands() -> None:
@@ -69,13 +70,13 @@ def test_the_same_options_everywhere(name: str) -> None:
 def test_options_cover_the_configuration() -> None:
     """Every field that a user may set has an option of its name; the rest is named here with its reason."""
     offered = parameters("train") | parameters("compare")
-    fixed = {"momentum", "weight_decay", "warmup_epochs", "warmup_lr"}  # the protocol's, not a user's
-    schedule = {field.name for field in dataclasses.fields(ScheduleConfig)} - fixed
+    common = {"epochs", "batch_size", "lr"}  # the rest of a recipe is a method's own, for --set
+    recipe = {field.name for field in dataclasses.fields(Recipe)} & common
     model = {field.name for field in dataclasses.fields(ModelConfig)}
     plural = {"datasets": "dataset", "methods": "method", "targets": "target", "shifts": "shift"}
     request = {plural.get(field.name, field.name) for field in dataclasses.fields(Request)} - {"model"}
     execution = {field.name for field in dataclasses.fields(Execution)}
-    assert schedule | model | request | execution <= offered
+    assert recipe == common and recipe | model | request | execution <= offered
 
 
 def test_defaults_come_from_the_configuration() -> None:
@@ -89,7 +90,7 @@ def test_defaults_come_from_the_configuration() -> None:
     assert (offered.compile, offered.recompute) == (plain.compile, plain.recompute)
 
 
-@pytest.mark.parametrize("name", [*RUNNING, "eval", "methods"])
+@pytest.mark.parametrize("name", [*RUNNING, "eval"])
 def test_help_has_text_for_every_option(name: str) -> None:
     result = RUNNER.invoke(app, [name, "--help"], env={"COLUMNS": "200", "TERM": "dumb"})
     assert result.exit_code == 0

@@ -8,6 +8,7 @@ import numpy
 import pytest
 import torch
 
+from clipfit_cli import methods
 from clipfit_cli.cli.words import MOST, parse_methods, parse_seeds, parse_shots, split_names
 from clipfit_cli.config import MethodChoice
 from clipfit_cli.errors import ConfigError
@@ -67,6 +68,26 @@ def test_methods_with_and_without_settings() -> None:
         MethodChoice("clipfit", {"beta": "0"}),
         MethodChoice("clipfit", {"beta": "2"}),
     )
+
+
+def test_a_word_for_several_methods() -> None:
+    of_all = tuple(choice.name for choice in parse_methods(["all"]))
+    assert of_all == methods.available() and "zero-shot" in of_all
+    weights = parse_methods(["weights"])
+    assert {"bitfit", "clipfit", "full"} <= {choice.name for choice in weights} < set(of_all)
+    assert all(methods.get(choice.name).family == "weights" for choice in weights)
+    assert parse_methods(["clipfit,weights"])[0] == MethodChoice("clipfit")
+    assert sorted(choice.name for choice in parse_methods(["clipfit,weights"])) == [choice.name for choice in weights]
+    assert len(parse_methods(["clipfit:beta=2", "weights"])) == len(weights) + 1, "with a setting it is another"
+    with pytest.raises(ConfigError, match="weights stands for several methods, which have no setting in common"):
+        parse_methods(["weights:lr=2"])
+    with pytest.raises(ConfigError, match="all stands for several methods"):
+        parse_methods(["all"], ["lr=2"])
+
+
+def test_a_method_that_is_named_twice_is_one() -> None:
+    assert parse_methods(["clipfit", "bitfit,clipfit"]) == (MethodChoice("clipfit"), MethodChoice("bitfit"))
+    assert len(parse_methods(["clipfit:beta=2", "clipfit:beta=2", "clipfit"])) == 2
 
 
 def test_set_is_for_the_one_method() -> None:

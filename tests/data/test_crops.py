@@ -6,31 +6,40 @@ import pytest
 import torch
 from torchvision import transforms
 
-from clipfit_cli.data.pixels.crops import Crop, CropDrawer
+from clipfit_cli.data.pixels.crops import AREA, Crop, CropDrawer
 
 SIZES = [(500, 375), (375, 500), (224, 224), (40, 31), (3, 2), (1, 1), (2, 90), (1000, 1), (17, 300)]
 
 
-def straightforward(width: int, height: int) -> Crop:
+def straightforward(width: int, height: int, area: tuple[float, float]) -> Crop:
     """Return what torchvision draws from torch's global generator."""
+    crops = transforms.RandomResizedCrop(8, scale=area)
     image = torch.empty(3, height, width)
-    top, left, box_height, box_width = transforms.RandomResizedCrop.get_params(image, [0.08, 1.0], [3 / 4, 4 / 3])
+    top, left, box_height, box_width = crops.get_params(image, list(crops.scale), list(crops.ratio))
     return Crop(top, left, box_height, box_width, flip=bool(torch.rand(1) < 0.5))
 
 
+@pytest.mark.parametrize("area", [AREA, (0.5, 1.0), (0.3, 0.4), (1.0, 1.0)])
 @pytest.mark.parametrize(("width", "height"), SIZES)
-def test_a_drawer_draws_torchvisions_boxes(width: int, height: int) -> None:
-    drawer = CropDrawer()
+def test_a_drawer_draws_torchvisions_boxes(width: int, height: int, area: tuple[float, float]) -> None:
+    drawer = CropDrawer(area)
     flips = set()
     for seed in (*range(150), 2**31, 2**62 - 1):
         torch.manual_seed(seed)
-        expected, stream = straightforward(width, height), torch.rand(1)
+        expected, stream = straightforward(width, height, area), torch.rand(1)
         assert drawer.seeded(width, height, seed) == expected
         assert torch.equal(torch.rand(1, generator=drawer._generator), stream), (
             "the stream is not where torchvision leaves it"
         )
         flips.add(expected.flip)
     assert flips == {False, True}
+
+
+def test_by_default_a_crop_has_at_least_a_twelfth_of_the_area() -> None:
+    assert AREA == transforms.RandomResizedCrop(8).scale == (0.08, 1.0)
+    assert [CropDrawer().seeded(50, 40, seed) for seed in range(9)] == [
+        CropDrawer(AREA).seeded(50, 40, seed) for seed in range(9)
+    ]
 
 
 def test_one_draw_does_not_depend_on_those_before_it() -> None:

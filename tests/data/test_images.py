@@ -49,6 +49,17 @@ def test_train_batch_is_the_seeded_crop_of_each_image(dataset: DataSet) -> None:
         torch.testing.assert_close(images[k], expected, atol=1.01 / 255 / min(SPEC.std), rtol=0)
 
 
+def test_crops_have_the_share_of_the_area_that_is_asked_for(dataset: DataSet) -> None:
+    items, seeds = dataset.train[:5], [9, 2, 2, 77, 2**40]
+    store = ImageStore()
+    for area in ((0.5, 1.0), (0.08, 1.0)):
+        ((images, _),) = store.train_batches(dataset, [(items, seeds)], SPEC, crop_scale=area)
+        for image, item, seed in zip(images, items, seeds, strict=True):
+            expected = normalise(train_crop(noise(item.path), SPEC, seed, area)[None], SPEC)[0]
+            torch.testing.assert_close(image, expected, atol=1.01 / 255 / min(SPEC.std), rtol=0)
+    assert store.decoded_images == 5, "other crops of the same pixels"
+
+
 def test_train_batches_are_those_of_one_at_a_time(dataset: DataSet) -> None:
     batches = [(dataset.train[k : k + 4], [7 * k, 1, 2**50, k][: len(dataset.train[k : k + 4])]) for k in (4, 0, 8, 3)]
     for store in (ImageStore(), ImageStore(0, threads=1)):

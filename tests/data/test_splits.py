@@ -8,8 +8,17 @@ from typing import Any
 import pytest
 
 from clipfit_cli.config import Subset
-from clipfit_cli.data.dataset import DataSet
-from clipfit_cli.data.splits import check_classes, check_lists, class_subset, few_shot, names_problem, short_classes
+from clipfit_cli.data.dataset import DataSet, Item
+from clipfit_cli.data.splits import (
+    by_class,
+    check_classes,
+    check_lists,
+    class_subset,
+    few_shot,
+    names_problem,
+    selection_images,
+    short_classes,
+)
 from clipfit_cli.errors import ConfigError, DataError, UnknownNameError
 from tests.data.trees import golden, in_memory, rows_of, toy
 
@@ -88,6 +97,17 @@ def test_validation_follows_training_in_one_stream() -> None:
     expected = [path for path, _ in rng.sample(val, 4)]
     drawn = few_shot(toy(train, val, num_classes=1), shots=8, seed=1)
     assert [item.path for item in drawn.val] == expected
+
+
+@pytest.mark.parametrize("shots", [1, 4, 16])
+def test_more_validation_images_move_no_training_image(regular: DataSet, shots: int) -> None:
+    published = few_shot(regular, shots=shots, seed=2)
+    for val_shots in (1, 3, 5, 16):
+        drawn = few_shot(regular, shots=shots, seed=2, val_shots=val_shots)
+        assert drawn.train == published.train and drawn.test == published.test
+        counts = {label: len(group) for label, group in by_class(drawn.val).items()}
+        assert set(counts.values()) == {min(val_shots, 10)} and len(counts) == 10, "a class has ten of them"
+        assert (drawn.val == published.val) == (val_shots == min(shots, 4))
 
 
 def test_validation_that_is_the_test_list_stays_whole() -> None:
@@ -234,3 +254,57 @@ def test_classes_can_be_told_apart(names: tuple[str, ...], complaint: str) -> No
 def test_names_that_a_published_list_repeats() -> None:
     assert names_problem(("missile", "Missile", "bow"), ("missile",)) == ""
     assert "'bow' and 'bow'" in names_problem(("missile", "missile", "bow", "bow"), ("missile",))
+
+
+def selected(dataset: DataSet, *, shots: int | None, seed: int = 1, val_shots: int | None = None) -> tuple[Item, ...]:
+    drawn = few_shot(dataset, shots=shots, seed=seed, val_shots=val_shots)
+    return selection_images(dataset, drawn, shots=shots, seed=seed, val_shots=val_shots)
+
+
+def test_what_is_selected_on_are_the_validation_images_of_the_draw(regular: DataSet) -> None:
+    for shots, val_shots in ((2, None), (16, None), (16, 8)):
+        assert selected(regular, shots=shots, val_shots=val_shots) == (
+            few_shot(regular, shots=shots, seed=1, val_shots=val_shots).val
+        )
+    assert selected(regular, shots=None) == regular.val
+    some = few_shot(regular, shots=None, seed=1, val_shots=3)
+    assert some.train == regular.train and set(some.val) < set(regular.val)
+    assert {len(group) for group in by_class(some.val).values()} == {3}
+    assert selected(regular, shots=None, val_shots=3) == some.val
+
+
+def like_imagenet(images: int) -> DataSet:
+    """Return a data set of two classes whose validation list is its test list."""
+    train = [(f"{label}-{k}", label) for label in range(2) for k in range(images)]
+    test = [(f"test-{label}-{k}", label) for label in range(2) for k in range(9)]
+    return toy(train, test, test, num_classes=2, samples_val=False)
+
+
+@pytest.mark.parametrize(
+    ("shots", "val_shots", "count"), [(1, None, 1), (16, None, 4), (16, 7, 7), (2, 4, 4), (16, 99, 34)]
+)
+def test_without_a_validation_list_further_training_images_are_selected_on(
+    shots: int, val_shots: int | None, count: int
+) -> None:
+    dataset = like_imagenet(50)
+    for seed in (1, 2):
+        drawn = few_shot(dataset, shots=shots, seed=seed, val_shots=val_shots)
+        found = selected(dataset, shots=shots, seed=seed, val_shots=val_shots)
+        assert [len(by_class(found)[label]) for label in range(2)] == [count] * 2 and len(set(found)) == 2 * count
+        assert set(found) <= set(dataset.train) - set(drawn.train), "none is tested on, none is trained on"
+    drawn = few_shot(dataset, shots=16, seed=1)
+    one, again, other = (selection_images(dataset, drawn, shots=16, seed=seed, val_shots=None) for seed in (1, 1, 2))
+    assert one == again != other
+    random.seed(5)
+    state = random.getstate()
+    selected(dataset, shots=16)
+    assert random.getstate() == state
+
+
+@pytest.mark.parametrize(("images", "shots"), [(16, 16), (50, None)])
+def test_without_a_further_image_nothing_can_be_selected(images: int, shots: int | None) -> None:
+    with pytest.raises(ConfigError, match=r"no image left to select on.*all training images are trained on.*--tune"):
+        selected(like_imagenet(images), shots=shots)
+    without = toy([("a", 0), ("b", 1)], num_classes=2)
+    with pytest.raises(ConfigError, match="'toy' has no image left to select on: no validation list; give"):
+        selected(without, shots=1)

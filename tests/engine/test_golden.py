@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,8 +10,8 @@ import torch
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from torch import Tensor
 
-from clipfit_cli.config import ScheduleConfig
-from clipfit_cli.engine.train import lr_at_epoch, train
+from clipfit_cli.config import Recipe, Tap
+from clipfit_cli.engine.train import learning_rate, train
 from clipfit_cli.methods._tuned_encoders import TunedEncoders
 from clipfit_cli.methods.clipfit import ClipfitSettings, attach
 from clipfit_cli.models.bundle import ClipBundle
@@ -21,11 +20,12 @@ from clipfit_cli.models.text_features import classifier_weights
 from tests.conftest import GOLDEN, golden_json, small_bundle
 
 SCHEDULES = {
-    "fp32_teacher32_lam8_sched": ScheduleConfig(epochs=5, batch_size=8),
-    "fp32_teacher32_lam2_const": ScheduleConfig(epochs=5, batch_size=8, warmup_epochs=5, warmup_lr=0.002),
+    "fp32_teacher32_lam8_sched": Recipe(epochs=5, batch_size=8),
+    "fp32_teacher32_lam2_const": Recipe(epochs=5, batch_size=8, warmup_epochs=5, warmup_lr=0.002),
 }
 BETAS = {"fp32_teacher32_lam8_sched": 8.0, "fp32_teacher32_lam2_const": 2.0}
 CPU = torch.device("cpu")
+NAMES, TEMPLATES = [f"class {i}" for i in range(10)], ["a {}"]
 
 
 @pytest.fixture(scope="module")
@@ -49,9 +49,32 @@ def bundle(golden: dict[str, Any]) -> ClipBundle:
 
 
 def attached(bundle: ClipBundle, beta: float) -> TunedEncoders:
-    adapted = attach(bundle, [f"class {i}" for i in range(10)], ["a {}"], ClipfitSettings(beta=beta))
+    adapted = attach(bundle, NAMES, TEMPLATES, ClipfitSettings(beta=beta))
     assert isinstance(adapted, TunedEncoders)
     return adapted
+
+
+class GoldenBatches:
+    """The batches of the official run, an epoch each; before each the logits have to be those of the official run."""
+
+    steps_per_epoch = 1
+
+    def __init__(self, golden: dict[str, Any], run: dict[str, Any], adapted: TunedEncoders) -> None:
+        self._golden, self._run, self._adapted = golden, run, adapted
+
+    def batch(self, tap: Tap, step: int) -> tuple[Tensor, Tensor]:
+        assert tap == "image"
+        images = self._golden["images"][step]
+        found = logits_of(self._adapted, images)
+        torch.testing.assert_close(found, self._run["steps"][step]["logits"], atol=1e-4, rtol=0)
+        return images, self._golden["labels"][step].long()
+
+    def everything(self, tap: Tap) -> tuple[Tensor, Tensor]:
+        raise AssertionError("CLIPFit learns step by step")
+
+
+def logits_of(adapted: TunedEncoders, images: Tensor) -> Tensor:
+    return adapted.classifier(NAMES, TEMPLATES)(images)
 
 
 def penalty_of(adapted: TunedEncoders, text_features: Tensor) -> Tensor:
@@ -70,36 +93,16 @@ def test_five_official_steps(golden: dict[str, Any], bundle: ClipBundle, run_nam
     run = golden["runs"][run_name]
     adapted = attached(bundle, BETAS[run_name])
     before = {name: tensor.clone() for name, tensor in adapted.model.state_dict().items()}
-    step = 0
-
-    def load_batch(indices: Sequence[int], crop_seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
-        nonlocal step
-        assert sorted(indices) == list(range(8)) and len(crop_seeds) == 8
-        images, labels = golden["images"][step], golden["labels"][step].long()
-        adapted.train_mode(False)
-        with torch.no_grad():
-            torch.testing.assert_close(adapted.logits(images), run["steps"][step]["logits"], atol=1e-4, rtol=0)
-        adapted.train_mode(True)
-        step += 1
-        return images, labels
-
-    training = train(
-        adapted,
-        lambda plan: (load_batch(*batch) for batch in plan),
-        num_images=8,
-        schedule=SCHEDULES[run_name],
-        seed=1,
-        precision="fp32",
-        device=CPU,
-    )
+    source = GoldenBatches(golden, run, adapted)
+    training = train(adapted, SCHEDULES[run_name], source, seed=1, precision="fp32", device=CPU)
     assert training.steps == 5
-    assert [lr_at_epoch(e, SCHEDULES[run_name]) for e in range(5)] == pytest.approx(
-        [s["lr"] for s in run["steps"]], abs=1e-12
-    )
+    expected = [s["lr"] for s in run["steps"]]
+    assert [learning_rate(SCHEDULES[run_name], e, 1) for e in range(5)] == pytest.approx(expected, abs=1e-12)
+    assert training.rates == pytest.approx(expected, abs=1e-12)
     assert training.losses == pytest.approx([s["loss"] for s in run["steps"]], abs=5e-5)
 
     final = reference_names(run["final"])
-    trained = adapted.trained_tensors()
+    trained = adapted.state()
     assert len(trained) == 14 and trained.keys() <= final.keys()
     for name, tensor in trained.items():
         torch.testing.assert_close(tensor, final[name], atol=2e-6, rtol=0)
@@ -107,15 +110,13 @@ def test_five_official_steps(golden: dict[str, Any], bundle: ClipBundle, run_nam
         if name not in trained:
             assert torch.equal(tensor, before[name]), f"{name} is frozen and changed"
 
-    with torch.no_grad():
-        logits = adapted.logits(golden["images"][0])
+    logits = logits_of(adapted, golden["images"][0])
     torch.testing.assert_close(logits, run["final_eval_logits_batch0"], atol=1e-4, rtol=0)
 
 
 def test_gradients_of_the_first_step(golden: dict[str, Any], bundle: ClipBundle) -> None:
     run = golden["runs"]["fp32_teacher32_lam8_sched"]
     adapted = attached(bundle, 8.0)
-    adapted.train_mode(True)
     loss, terms = adapted.loss(golden["images"][0], golden["labels"][0].long())
     torch.autograd.backward(loss)
     assert float(terms["penalty"]) == pytest.approx(0, abs=1e-6)
@@ -137,7 +138,6 @@ def test_zero_shot_features_are_the_teacher(golden: dict[str, Any], bundle: Clip
 def test_distillation_probe(golden: dict[str, Any], bundle: ClipBundle) -> None:
     probe = golden["kd_probe"]
     adapted = attached(bundle, 8.0)
-    adapted.train_mode(True)
     biases = {name: p for name, p in adapted.model.named_parameters() if name.endswith("mlp.c_proj.bias")}
     shifted = reference_names(probe["bias_delta"])
     with torch.no_grad():
@@ -155,5 +155,5 @@ def test_distillation_probe(golden: dict[str, Any], bundle: ClipBundle) -> None:
 @pytest.mark.parametrize("epochs", [10, 20, 30, 50, 100, 200])
 def test_learning_rates(epochs: int) -> None:
     expected = golden_json("lr_per_epoch.json")["lr_per_epoch"][str(epochs)]
-    got = [lr_at_epoch(epoch, ScheduleConfig(epochs=epochs)) for epoch in range(epochs)]
+    got = [learning_rate(Recipe(epochs=epochs), epoch, 1) for epoch in range(epochs)]
     assert got == pytest.approx(expected, abs=1e-12)

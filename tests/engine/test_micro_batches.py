@@ -10,28 +10,25 @@ import torch
 from torch import Tensor
 
 from clipfit_cli import methods
-from clipfit_cli.config import Precision, ScheduleConfig
+from clipfit_cli.config import Precision, Recipe
 from clipfit_cli.engine.evaluate import evaluate
 from clipfit_cli.engine.micro_batches import MicroBatches, is_out_of_memory
-from clipfit_cli.engine.train import Batches, Plan, Training, train
-from clipfit_cli.methods.base import Adapted
+from clipfit_cli.engine.train import Training, train
+from clipfit_cli.methods.base import Adapted, Step, hooks_of
 from clipfit_cli.models.bundle import ClipBundle
+from clipfit_cli.testing.small import TensorSource, pristine
 from tests.conftest import build_small_clip, small_bundle
 
 CPU = torch.device("cpu")
 IMAGES = torch.randn(20, 3, 32, 32, generator=torch.Generator().manual_seed(5))
 LABELS = torch.arange(20) % 3
-SCHEDULE = ScheduleConfig(epochs=2, batch_size=10, lr=0.01, warmup_epochs=0)
+RECIPE = Recipe(epochs=2, batch_size=10, lr=0.01, warmup_epochs=0)
+NAMES = ["cat", "red dog", "sea"]
 CUDA_ERROR = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
 
 
-def load(plan: Plan) -> Batches:
-    for indices, _ in plan:
-        yield IMAGES[list(indices)], LABELS[list(indices)]
-
-
 class Memory:
-    """Lets a method run out of memory: beyond so many images, behind the forward pass, from some call on.
+    """Lets a method run out of memory in its loss: beyond so many images, behind the forward pass, from a call on.
 
     Attributes:
         calls: How many images each call was given.
@@ -41,9 +38,9 @@ class Memory:
         self.calls: list[int] = []
         self._most, self._error, self._from_call = most, error, from_call
         patched: Any = adapted
-        patched.loss, patched.logits = self._limited(adapted.loss), self._limited(adapted.logits)
+        patched.loss = self.limited(adapted.loss)
 
-    def _limited(self, original: Callable[..., Any]) -> Callable[..., Any]:
+    def limited(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def limited(images: Tensor, *others: Tensor) -> Any:
             result = original(images, *others)
             self.calls.append(len(images))
@@ -56,20 +53,20 @@ class Memory:
 
 def attached(bundle: ClipBundle, name: str = "clipfit") -> Adapted:
     info = methods.get(name)
-    return info.attach(bundle, ["cat", "red dog", "sea"], ["a {}."], info.settings())
+    return info.attach(bundle, NAMES, ["a {}."], info.settings())
 
 
 def trained(adapted: Adapted, *, precision: Precision = "fp32", **options: Any) -> Training:
-    return train(
-        adapted,
-        load,
-        num_images=20,
-        schedule=SCHEDULE,
-        seed=1,
-        precision=precision,
-        device=CPU,
-        **options,
-    )
+    source = TensorSource(pristine(), IMAGES, LABELS, RECIPE)
+    return train(adapted, RECIPE, source, seed=1, precision=precision, device=CPU, **options)
+
+
+def parameters(adapted: Adapted) -> list[torch.nn.Parameter]:
+    return [parameter for group in adapted.parameters() for parameter in group.parameters]
+
+
+def classify(adapted: Adapted) -> Callable[[Tensor], Tensor]:
+    return adapted.classifier(NAMES, ["a {}."])
 
 
 def smaller(told: list[tuple[int, int]]) -> Callable[[int, int], None]:
@@ -89,8 +86,8 @@ def test_micro_batches_train_the_same(name: str, most: int, now: int, small_clip
     assert sum(size for size in memory.calls if size <= most) == 4 * 10, "all images of every step, each once"
     assert sum(size > most for size in memory.calls) <= 3, "later steps do not try again what failed"
     assert got.final_loss == pytest.approx(expected.final_loss, abs=1e-5)
-    for key, tensor in whole.trained_tensors().items():
-        torch.testing.assert_close(parts.trained_tensors()[key], tensor, atol=1e-6, rtol=0)
+    for key, tensor in whole.state().items():
+        torch.testing.assert_close(parts.state()[key], tensor, atol=1e-6, rtol=0)
 
 
 def test_gradients_add_up_to_those_of_the_batch(small_clip: ClipBundle) -> None:
@@ -100,16 +97,16 @@ def test_gradients_add_up_to_those_of_the_batch(small_clip: ClipBundle) -> None:
 
     adapted = attached(small_clip, "clipfit")
     with torch.no_grad():
-        for parameter in adapted.parameters():
+        for parameter in parameters(adapted):
             parameter.add_(0.05)  # so that the penalty has a gradient
-    adapted.train_mode(True)
     options: dict[str, Any] = {"precision": "fp32", "device": CPU, "scaler": grad_scaler("fp32", CPU)}
-    attempt = _attempt(adapted, IMAGES[:10], LABELS[:10], **options)
+    batch = (IMAGES[:10], LABELS[:10], Step(1, 0, 0, 0, 0, 10))
+    attempt = _attempt(adapted, hooks_of(adapted), adapted.parameters(), *batch, **options)
     whole_loss = attempt(10)
-    whole = [parameter.grad for parameter in adapted.parameters()]
+    whole = [parameter.grad for parameter in parameters(adapted)]
     loss = attempt(4)
     assert float(loss) == pytest.approx(float(whole_loss), rel=1e-6)
-    for parameter, expected in zip(adapted.parameters(), whole, strict=True):
+    for parameter, expected in zip(parameters(adapted), whole, strict=True):
         assert parameter.grad is not expected
         torch.testing.assert_close(parameter.grad, expected, atol=1e-6, rtol=1e-5)
 
@@ -120,8 +117,8 @@ def test_memory_that_runs_out_later(small_clip: ClipBundle) -> None:
     memory = Memory(parts, 5, from_call=2)
     assert trained(parts).micro_batch_size == 5
     assert memory.calls == [10, 10, 10, 5, 5, 5, 5]
-    for key, tensor in whole.trained_tensors().items():
-        torch.testing.assert_close(parts.trained_tensors()[key], tensor, atol=1e-6, rtol=0)
+    for key, tensor in whole.state().items():
+        torch.testing.assert_close(parts.state()[key], tensor, atol=1e-6, rtol=0)
 
 
 def test_the_loss_scaler_sees_whole_batches(small_clip: ClipBundle, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,8 +135,8 @@ def test_the_loss_scaler_sees_whole_batches(small_clip: ClipBundle, monkeypatch:
     Memory(parts, 4)
     trained(parts)
     assert [scaler.get_scale() for scaler in scalers] == [4096.0, 4096.0]
-    for key, tensor in whole.trained_tensors().items():
-        torch.testing.assert_close(parts.trained_tensors()[key], tensor, atol=1e-6, rtol=0)
+    for key, tensor in whole.state().items():
+        torch.testing.assert_close(parts.state()[key], tensor, atol=1e-6, rtol=0)
 
 
 def test_statistics_of_a_failed_attempt_are_taken_back() -> None:
@@ -148,19 +145,19 @@ def test_statistics_of_a_failed_attempt_are_taken_back() -> None:
     memory = Memory(adapted, 5, from_call=1)
     trained(adapted)
     assert memory.calls == [10, 10, 5, 5, 5, 5, 5, 5], "the second step failed once"
-    counts = {int(v) for k, v in adapted.trained_tensors().items() if k.endswith("num_batches_tracked")}
+    counts = {int(v) for k, v in adapted.state().items() if k.endswith("num_batches_tracked")}
     assert counts == {7}, "every pass but the failed one"
 
 
 def test_one_image_that_does_not_fit(small_clip: ClipBundle) -> None:
     adapted = attached(small_clip)
-    before = adapted.trained_tensors()
+    before = adapted.state()
     told: list[tuple[int, int]] = []
     memory = Memory(adapted, 0)
     with pytest.raises(torch.OutOfMemoryError, match="CUDA out of memory"):
         trained(adapted, on_smaller=smaller(told))
     assert memory.calls == [10, 5, 2, 1] and told == []
-    assert all(torch.equal(tensor, before[name]) for name, tensor in adapted.trained_tensors().items())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in adapted.state().items())
 
 
 def test_other_errors_are_not_taken_for_it(small_clip: ClipBundle) -> None:
@@ -173,15 +170,13 @@ def test_other_errors_are_not_taken_for_it(small_clip: ClipBundle) -> None:
 
 def test_a_test_batch_that_does_not_fit(small_clip: ClipBundle) -> None:
     adapted = attached(small_clip)
-    adapted.train_mode(False)
-    with torch.no_grad():
-        classes = adapted.logits(IMAGES).argmax(dim=-1)
+    classes = classify(adapted)(IMAGES).argmax(dim=-1)
     labels = torch.cat([classes[:15], (classes[15:] + 1) % 3])
     seen: list[int] = []
     told: list[tuple[int, int]] = []
     memory = Memory(adapted, 3)
     found = evaluate(
-        adapted.logits,
+        memory.limited(classify(adapted)),
         ((IMAGES[start : start + 8], labels[start : start + 8]) for start in range(0, 20, 8)),
         precision="fp32",
         device=CPU,
@@ -196,9 +191,9 @@ def test_a_test_batch_that_does_not_fit(small_clip: ClipBundle) -> None:
 
 def test_a_test_image_that_does_not_fit(small_clip: ClipBundle) -> None:
     adapted = attached(small_clip)
-    Memory(adapted, 0)
+    limited = Memory(adapted, 0).limited(classify(adapted))
     with pytest.raises(torch.OutOfMemoryError):
-        evaluate(adapted.logits, [(IMAGES[:4], LABELS[:4])], precision="fp32", device=CPU)
+        evaluate(limited, [(IMAGES[:4], LABELS[:4])], precision="fp32", device=CPU)
 
 
 def real_error(size: int) -> BaseException:

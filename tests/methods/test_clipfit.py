@@ -24,12 +24,11 @@ TEXT = {f"transformer.resblocks.{i}.mlp.c_proj.bias" for i in (0, 1)}
 def tuned(bundle: ClipBundle, **settings: Any) -> TunedEncoders:
     adapted = attach(bundle, NAMES, ["a {}."], ClipfitSettings(**settings))
     assert isinstance(adapted, TunedEncoders)
-    adapted.train_mode(True)
     return adapted
 
 
 def names(bundle: ClipBundle, **settings: Any) -> set[str]:
-    return set(tuned(bundle, **settings).trained_tensors())
+    return set(tuned(bundle, **settings).state())
 
 
 def test_the_method_itself(small_clip: ClipBundle) -> None:
@@ -100,8 +99,8 @@ def test_distillation_is_one_minus_mean_cosine(small_clip: ClipBundle) -> None:
     shift(adapted, 0.5)
     loss, terms = adapted.loss(IMAGES, LABELS)
     with torch.no_grad():
-        tuned_features = normalised(encode_text(adapted.model, adapted._prompts))
-        plain_features = normalised(encode_text(small_clip.model, adapted._prompts))
+        tuned_features = normalised(encode_text(adapted.model, adapted._classes.prompts))
+        plain_features = normalised(encode_text(small_clip.model, adapted._classes.prompts))
     expected = 3.0 * (1 - torch.nn.functional.cosine_similarity(tuned_features, plain_features).mean())
     assert float(expected) > 0.01
     assert float(terms["penalty"]) == pytest.approx(float(expected), rel=1e-4)

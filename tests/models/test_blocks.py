@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 import torch
 from open_clip.transformer import CustomResidualAttentionBlock, QuickGELU, ResidualAttentionBlock, Transformer
-from torch import nn
+from torch import Tensor, nn
 
 from clipfit_cli.models.blocks import attend_from, attend_within, plain_blocks, run_block, run_block_at
 
@@ -48,6 +48,36 @@ def test_a_block_at_one_position(fold: bool) -> None:
     with torch.no_grad():
         ours = run_block_at(reference, states, lambda rows: rows[:, 0], attend_from, fold=fold)
         torch.testing.assert_close(ours, reference(states)[:, 0], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("fold", [False, True])
+def test_a_block_at_several_positions(fold: bool) -> None:
+    reference = block(QuickGELU, 0.5)
+    states = torch.randn(5, 7, 24)
+    with torch.no_grad():
+        ours = run_block_at(reference, states, lambda rows: rows[:, :4], attend_from, fold=fold)
+        torch.testing.assert_close(ours, reference(states)[:, :4], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("names", ["qkv", "q", "kv", ""])
+def test_what_is_added_to_projections_is_added_to_weights(names: str) -> None:
+    reference, changed = block(QuickGELU, None), block(QuickGELU, None)
+    more = {name: 0.3 * torch.randn(24, 24) for name in names}
+    whole = torch.cat([more.get(name, torch.zeros(24, 24)) for name in "qkv"])
+    states = torch.randn(5, 7, 24)
+
+    def added(name: str, inputs: Tensor) -> Tensor | None:
+        return inputs @ more[name].T if name in more else None
+
+    with torch.no_grad():
+        changed.attn.in_proj_weight.add_(whole)
+        expected = changed(states)
+        assert torch.allclose(expected, reference(states), atol=1e-3) == (names == "")
+        torch.testing.assert_close(
+            run_block(reference, states, attend_within, added=added), expected, atol=1e-5, rtol=1e-5
+        )
+        one = run_block_at(reference, states, lambda rows: rows[:, 2], attend_from, added=added)
+        torch.testing.assert_close(one, expected[:, 2], atol=1e-5, rtol=1e-5)
 
 
 def test_which_blocks_are_plain() -> None:

@@ -21,7 +21,7 @@ def test_the_shared_prefix_leaves_each_its_end() -> None:
 
 def test_every_token_once() -> None:
     packing = pack(TOKENS, LENGTHS)
-    assert packing.prefix == 2
+    assert packing.prefix == 2 and packing.shortest == 3
     assert packing.tokens.tolist() == [1, 5, 6, 9, 7, 8, 9, 9]
     assert packing.positions.tolist() == [0, 1, 2, 3, 2, 3, 4, 2]
     assert packing.tokens[packing.end_rows].tolist() == [9, 9, 9]

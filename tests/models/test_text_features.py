@@ -11,6 +11,7 @@ from clipfit_cli.models.bundle import ClipBundle
 from clipfit_cli.models.packing import Packing
 from clipfit_cli.models.templates import check_templates, template_set
 from clipfit_cli.models.text_features import (
+    class_means_raw,
     class_prompts,
     classifier_weights,
     mean_over_templates,
@@ -116,3 +117,14 @@ def test_mean_over_templates_keeps_classes_apart() -> None:
     expected = torch.tensor([[half, half, 0.0], [0.0, 0.0, 1.0]])
     torch.testing.assert_close(mean_over_templates(features, 2), expected)
     assert mean_over_templates(features, 1) is features
+
+
+def test_class_means_are_of_features_that_are_not_normalised(small_clip: ClipBundle) -> None:
+    texts = class_prompts(["cat", "polka-dotted thing", "x"], ["a photo of a {}.", "the {}!"])
+    small_clip.model.requires_grad_(True)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = class_means_raw(small_clip.model, tokenize_prompts(small_clip, texts), num_templates=2)
+    means = class_means_raw(small_clip.model, tokenize_prompts(small_clip, texts), num_templates=2)
+    raw = small_clip.model.encode_text(small_clip.tokenizer(texts))  # type: ignore[operator]
+    assert means.shape == (3, 24) and not means.requires_grad and half.dtype == torch.float32
+    torch.testing.assert_close(means, torch.stack([raw[i : i + 2].mean(dim=0) for i in (0, 2, 4)]))

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 
-from clipfit_cli.config import MethodChoice, ModelConfig, Request, ScheduleConfig, TestSet, preset_of
+from clipfit_cli import methods
+from clipfit_cli.config import Conditions, MethodChoice, ModelConfig, Recipe, Request, TestSet
 from clipfit_cli.errors import ConfigError, UnknownNameError
 from clipfit_cli.methods import get
+from clipfit_cli.methods.base import MethodInfo
 from clipfit_cli.protocols import base2new, compare, few_shot, planning, xdataset
 
 REQUEST = Request(
@@ -71,17 +75,23 @@ def test_roles(dataset: str, source: str, role: str) -> None:
 
 
 def test_presets_of_the_paper() -> None:
-    assert {name: preset_of(name).epochs for name in ("imagenet", "food101", "dtd", "eurosat")} == {
+    clipfit, bitfit = get("clipfit"), get("bitfit")
+    recipes = {
+        name: clipfit.recipe(Conditions(dataset=name), clipfit.settings())
+        for name in ("imagenet", "food101", "dtd", "eurosat")
+    }
+    assert {name: stage.epochs for name, (stage,) in recipes.items()} == {
         "imagenet": 10,
         "food101": 10,
         "dtd": 100,
         "eurosat": 100,
     }
-    few = {name: get("clipfit").presets("few-shot", name)["beta"] for name in ("dtd", "sun397", "ucf101")}
+    assert recipes["eurosat"] == (Recipe(),) and Recipe().lr == 0.002
+    assert bitfit.recipe(Conditions(dataset="food101"), bitfit.settings()) == recipes["food101"]
+    few = {name: clipfit.presets(Conditions("few-shot", name))["beta"] for name in ("dtd", "sun397", "ucf101")}
     assert few == {"dtd": 8.0, "sun397": 8.0, "ucf101": 2.0}
-    assert get("clipfit").presets("base2new", "ucf101") == {"beta": 8.0}
-    assert preset_of("eurosat") == ScheduleConfig() and preset_of("eurosat").lr == 0.002
-    assert get("bitfit").presets("few-shot", "dtd") == {}
+    assert clipfit.presets(Conditions("base2new", "ucf101")) == {"beta": 8.0}
+    assert bitfit.presets(Conditions("few-shot", "dtd")) == {}
 
 
 def test_presets_are_defaults() -> None:
@@ -91,9 +101,8 @@ def test_presets_are_defaults() -> None:
         ("food101", 10, 2.0),
     }
     given = replace(REQUEST, methods=(MethodChoice("clipfit", {"beta": "0.5"}),), epochs=3, batch_size=7, lr=0.1)
-    ((schedule,),) = {run.stages for run in few_shot.plan(given)}
-    assert schedule is not None
-    assert (schedule.epochs, schedule.batch_size, schedule.lr, schedule.momentum) == (3, 7, 0.1, 0.9)
+    ((stage,),) = {run.stages for run in few_shot.plan(given)}
+    assert stage == Recipe(epochs=3, batch_size=7, lr=0.1)
     assert {run.settings["beta"] for run in few_shot.plan(given)} == {0.5}
 
 
@@ -143,6 +152,7 @@ def test_compare_knows_three_protocols() -> None:
         ({"shots": (0,)}, "at least 1"),
         ({"subset": "basis"}, "unknown subset 'basis'. Did you mean 'base'"),
         ({"precision": "fp64"}, "unknown precision"),
+        ({"val_shots": 0}, "val_shots must be at least 1, got 0"),
     ],
 )
 def test_requests_that_cannot_be(changes: dict[str, object], message: str) -> None:
@@ -151,7 +161,7 @@ def test_requests_that_cannot_be(changes: dict[str, object], message: str) -> No
 
 
 @pytest.mark.parametrize("changes", [{"epochs": 0}, {"batch_size": 0}, {"lr": 0.0}, {"lr": float("nan")}])
-def test_schedules_that_cannot_be(changes: dict[str, float]) -> None:
+def test_recipes_that_cannot_be(changes: dict[str, float]) -> None:
     with pytest.raises(ConfigError):
         few_shot.plan(replace(REQUEST, **changes))  # type: ignore[arg-type]
 
@@ -180,3 +190,114 @@ def test_half_of_the_classes_has_one_training_whatever_the_table_is() -> None:
     few, halves = few_shot.plan(replace(request, subset="base")), base2new.plan(request)
     assert [run.settings for run in few] == [run.settings for run in halves]
     assert few[0].settings["beta"] == 8.0 != few_shot.plan(request)[0].settings["beta"]
+
+
+@dataclass(frozen=True)
+class OwnSettings:
+    """Of the methods of these tests.
+
+    Attributes:
+        alpha: A weight.
+    """
+
+    alpha: float = 0.5
+
+
+STEPLESS = Recipe(steps=0, crop_scale=(0.5, 1.0), views=10, view_use="mean")
+
+
+def own_method(name: str, **changes: Any) -> MethodInfo:
+    """Return a method of a stage without steps and one with 300, which depends on the conditions."""
+
+    def recipe(conditions: Conditions, settings: OwnSettings) -> tuple[Recipe, ...]:
+        return (STEPLESS, Recipe(optimiser="adamw", steps=300, lr=settings.alpha / (conditions.shots or 100)))
+
+    values = {"recipe": recipe, "family": "features", "settings": OwnSettings, **changes}
+    return MethodInfo(
+        name=name, summary="", source="", attach=lambda *_: pytest.fail("attached"), describe=lambda *_: (), **values
+    )
+
+
+OWN = {
+    one.name: one
+    for one in (
+        own_method("fixed", origin="a-package 1.2"),
+        own_method("tunable", selects="tune"),
+        own_method("selecting", selects="always", recipe=lambda *_: (STEPLESS,)),
+        own_method("stepless", recipe=lambda *_: (STEPLESS,)),
+        own_method("of-reference", templates=lambda dataset: (f"{dataset}: {{}}.",)),
+        own_method("untrained", family="none", recipe=lambda *_: ()),
+    )
+}
+
+
+@pytest.fixture
+def own(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Request]:
+    """Ask for methods of `OWN`, by name."""
+    monkeypatch.setattr(methods, "get", OWN.__getitem__)
+
+    def request(*names: str, overrides: dict[str, str] | None = None, **changes: Any) -> Request:
+        choices = tuple(MethodChoice(name, overrides or {}) for name in names)
+        return replace(REQUEST, methods=choices, datasets=("dtd",), shots=(4,), seeds=(1,), **changes)
+
+    return request
+
+
+def test_a_recipe_depends_on_conditions_and_settings(own: Callable[..., Request]) -> None:
+    request = replace(own("fixed", overrides={"alpha": "0.75"}), shots=(4, None))
+    assert [[stage.lr for stage in run.stages] for run in few_shot.plan(request)] == [[0.002, 0.1875], [0.002, 0.0075]]
+
+
+def test_what_is_typed_for_all_methods_reaches_the_stages_that_make_steps(own: Callable[..., Request]) -> None:
+    (run,) = few_shot.plan(own("fixed", epochs=3, batch_size=7, lr=0.1))
+    assert run.stages == (STEPLESS, Recipe(optimiser="adamw", epochs=3, batch_size=7, lr=0.1)), (
+        "epochs in place of steps"
+    )
+    assert run.origin == "a-package 1.2"
+    (run,) = few_shot.plan(own("fixed", overrides={"lr": "0.2", "views": "3", "steps": "5"}, epochs=3, lr=0.1))
+    assert run.stages == (replace(STEPLESS, views=3), Recipe(optimiser="adamw", steps=5, epochs=3, lr=0.2, views=3)), (
+        "what stands behind a method is nearer to it; what a stage without steps sees is a matter of its images alone"
+    )
+
+
+def test_what_says_nothing_to_a_method_is_told(own: Callable[..., Request]) -> None:
+    request = own(*OWN, epochs=3, batch_size=7, tune=True)
+    none = [f"{name} has no grid, so --tune says nothing to it" for name in ("fixed", "stepless", "of-reference")]
+    no_steps = [
+        f"{name} makes no steps, so --epochs and --batch-size say nothing to it" for name in ("selecting", "stepless")
+    ]
+    assert sorted(planning.ignored(request)) == sorted([*none, *no_steps]), "of what trains nothing, nobody expects it"
+    assert planning.ignored(own(*OWN)) == ()
+    assert planning.ignored(own("tunable", lr=0.1, tune=True)) == ()
+    assert planning.ignored(own("stepless", lr=0.1)) == ("stepless makes no steps, so --lr says nothing to it",)
+
+
+def test_selection_is_a_condition_only_of_those_who_select(own: Callable[..., Request]) -> None:
+    given = {run.method: (run.tune, run.val_shots) for run in few_shot.plan(own(*OWN, tune=True, val_shots=8))}
+    nothing = (False, None)
+    assert given == {
+        "fixed": nothing,
+        "tunable": (True, 8),
+        "selecting": (False, 8),
+        "stepless": nothing,
+        "of-reference": nothing,
+        "untrained": nothing,
+    }
+    given = {run.method: (run.tune, run.val_shots) for run in few_shot.plan(own(*OWN, val_shots=8))}
+    assert {name for name, one in given.items() if one != nothing} == {"selecting"}
+    assert given["selecting"] == (False, 8)
+
+
+def test_templates_of_a_reference_are_asked_for_by_name(own: Callable[..., Request]) -> None:
+    for word, expected in {"reference": True, "protocol": False}.items():
+        (run,) = few_shot.plan(own("of-reference", overrides={"templates": word}))
+        assert run.reference_templates is expected and run.templates == () and "templates" not in run.settings
+    with pytest.raises(UnknownNameError, match="unknown setting of fixed 'templates'"):
+        few_shot.plan(own("fixed", overrides={"templates": "reference"}))
+
+
+def test_a_method_that_trains_nothing_has_one_run_a_data_set(own: Callable[..., Request]) -> None:
+    request = replace(own("untrained", "stepless"), shots=(1, 2), seeds=(1, 2))
+    found = [(run.method, run.shots, run.seed, len(run.stages)) for run in few_shot.plan(request)]
+    assert found[0] == ("untrained", 0, 0, 0)
+    assert found[1:] == [("stepless", shots, seed, 1) for shots in (1, 2) for seed in (1, 2)], "it learns all the same"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from clipfit_cli.config import MethodChoice, RunConfig, ScheduleConfig, TestSet
+from clipfit_cli.config import MethodChoice, Recipe, RunConfig, TestSet
 from clipfit_cli.errors import ResultsError
 from clipfit_cli.protocols import compare
 from clipfit_cli.reports.tables import Table, to_csv, to_json
@@ -33,6 +35,8 @@ def record(
     settings: dict[str, Any] | None = None,
     weights_sha256: str = "a" * 64,
     tested: bool = True,
+    run: dict[str, Any] | None = None,
+    **config_changes: Any,
 ) -> Finished:
     untrained = method == "zero-shot"
     config = RunConfig(
@@ -44,14 +48,15 @@ def record(
         method=method,
         settings=settings or {},
         model=make_config().model,
-        stages=() if untrained else (ScheduleConfig(epochs=4),),
+        stages=() if untrained else (Recipe(epochs=4),),
         precision="fp32",
         tests=tuple(scores),
     )
-    run = make_finished(config, run={"weights_sha256": weights_sha256}).run
+    config = replace(config, **config_changes)
+    made = make_finished(config, run={"weights_sha256": weights_sha256, **(run or {})}).run
     tests = tuple(
         make_test(
-            run,
+            made,
             dataset=test.dataset,
             subset=test.subset,
             num_images=50,
@@ -63,12 +68,17 @@ def record(
         for test, accuracy in scores.items()
         if tested or test.subset != "new"
     )
-    return Finished(config, run, tests)
+    return Finished(config, made, tests)
 
 
 def halves(method: str, base: float, new: float, **more: Any) -> Finished:
     dataset = more.get("dataset", "dtd")
     return record(method, {TestSet(dataset, "base"): base, TestSet(dataset, "new"): new}, **more)
+
+
+def leads_of(protocol: str, records: Sequence[Finished], **more: Any) -> Table:
+    """Return the leads among runs of 4 epochs."""
+    return compare.summarise_leads(protocol, records, common={"epochs": 4}, **more)
 
 
 def rows(table: Table) -> dict[tuple[Any, Any], Any]:
@@ -89,7 +99,7 @@ def test_base2new_row() -> None:
 def test_base2new_columns_are_stable() -> None:
     table = compare.summarise("base2new", [halves("bitfit", 80, 60)])
     assert to_csv(table).splitlines()[0].split(",")[: len(REQUIRED)] == REQUIRED
-    with_leads = compare.summarise_leads("base2new", [halves("bitfit", 80, 60)], method=MethodChoice("bitfit"))
+    with_leads = leads_of("base2new", [halves("bitfit", 80, 60)], method=MethodChoice("bitfit"))
     assert to_csv(with_leads).splitlines()[0].split(",")[: len(REQUIRED)] == REQUIRED
 
 
@@ -125,7 +135,7 @@ def test_leads() -> None:
         halves("full", 78, 58, seed=1, settings={"towers": "both"}),
         halves("full", 80, 50, seed=2, settings={"towers": "both"}),
     ]
-    table = rows(compare.summarise_leads("base2new", records, method=MethodChoice("full")))
+    table = rows(leads_of("base2new", records, method=MethodChoice("full")))
     bitfit, zero_shot, full = (table["dtd", name] for name in ("bitfit", "zero-shot", "full"))
     assert bitfit["lead_base_accuracy_pct"] == pytest.approx(-2)
     assert bitfit["lead_new_accuracy_pct"] == pytest.approx(12)
@@ -142,7 +152,7 @@ def test_leads_over_other_settings_of_the_same_method() -> None:
         halves("clipfit", 70, 60, settings={**plain, "regulariser": "none"}),
         halves("clipfit", 70, 64, settings=plain),
     ]
-    table = rows(compare.summarise_leads("base2new", records, method=MethodChoice("clipfit")))
+    table = rows(leads_of("base2new", records, method=MethodChoice("clipfit")))
     assert set(table) == {("dtd", "clipfit (regulariser=none)"), ("dtd", "clipfit (regulariser=kd)")}
     assert table["dtd", "clipfit (regulariser=none)"]["lead_new_accuracy_pct"] == pytest.approx(4)
     assert "lead_wins" not in table["dtd", "clipfit (regulariser=kd)"]
@@ -151,7 +161,7 @@ def test_leads_over_other_settings_of_the_same_method() -> None:
 def test_leads_refuse_unlike_conditions() -> None:
     records = [halves("bitfit", 80, 40), halves("full", 78, 58, weights_sha256="b" * 64)]
     with pytest.raises(ResultsError, match="weights"):
-        compare.summarise_leads("base2new", records, method=MethodChoice("full"))
+        leads_of("base2new", records, method=MethodChoice("full"))
 
 
 def test_few_shot_rows_and_average() -> None:
@@ -171,7 +181,7 @@ def test_shot_counts_are_rows_of_their_own() -> None:
         record("full", {TestSet("dtd"): 10.0 * shots}, shots=shots, protocol="few-shot", settings={"towers": "both"})
         for shots in (1, 2, 4)
     ] + [record("zero-shot", {TestSet("dtd"): 30.0}, protocol="few-shot")]
-    table = compare.summarise_leads("few-shot", records, method=MethodChoice("full"))
+    table = leads_of("few-shot", records, method=MethodChoice("full"))
     assert [row["shots"] for row in table.rows] == [1, 2, 4, 0]
     zero_shot = table.rows[3]
     assert (zero_shot["lead_accuracy_pct"], zero_shot["lead_shots"]) == (10, 4), "its lead is that at the most shots"
@@ -209,7 +219,7 @@ def test_one_seed_has_no_spread_and_several_have_one() -> None:
     (one,) = compare.summarise("base2new", [halves("bitfit", 80, 60)]).rows
     assert {one[f"{name}_std_pct"] for name in ("base_accuracy", "new_accuracy", "harmonic_mean")} == {None}
     records = [halves("bitfit", 80, 60, settings=BOTH), halves("zero-shot", 50, 60)]
-    table = rows(compare.summarise_leads("base2new", records, method=MethodChoice("bitfit")))
+    table = rows(leads_of("base2new", records, method=MethodChoice("bitfit")))
     assert table["dtd", "zero-shot"]["lead_base_accuracy_std_pct"] is None
 
 
@@ -254,7 +264,7 @@ def test_rows_per_seed(protocol: Any) -> None:
     assert [row[name] for row in table.rows[1:4]] == [10, 20, 40]
     assert [len(str(row["record_keys"]).split(",")) for row in table.rows[1:4]] == [1, 1, 1]
     assert next(column for column in table.columns if column.key == "seeds").terminal
-    leads = compare.summarise_leads(protocol, records, method=MethodChoice("full"), per_seed=True)
+    leads = leads_of(protocol, records, method=MethodChoice("full"), per_seed=True)
     assert leads.rows[-1]["lead_wins"] == "3/3"
 
 
@@ -264,7 +274,7 @@ def test_a_test_that_is_not_defined_leaves_its_cells_empty() -> None:
         halves("full", 70, 0, dataset="ucf101", tested=False, settings=BOTH),
         halves("zero-shot", 40, 30, dataset="ucf101"),
     ]
-    table = compare.summarise_leads("base2new", records, method=MethodChoice("full"))
+    table = leads_of("base2new", records, method=MethodChoice("full"))
     found = rows(table)
     for dataset in ("dtd", "ucf101", "average of 2"):
         full, zero_shot = found[dataset, "full"], found[dataset, "zero-shot"]
@@ -292,3 +302,53 @@ def test_targets_of_ones_own_are_shifts_where_they_are_declared_so() -> None:
 def test_base2new_says_how_many_images_were_tested() -> None:
     table = compare.summarise("base2new", [halves("bitfit", 80, 60)])
     assert table.captions == ("tested on 50 base and 50 new images",)
+
+
+def test_a_deviation_from_the_protocol_is_part_of_the_name() -> None:
+    deviating: dict[str, dict[str, Any]] = {
+        "full": {},
+        "full (templates=reference)": {"reference_templates": True},
+        "full (val_shots=8)": {"val_shots": 8},
+        "full (tune)": {"tune": True},
+        "full (views=10)": {"stages": (Recipe(epochs=4, views=10),)},
+    }
+    for label, changes in deviating.items():
+        one = record("full", {TestSet("dtd"): 50}, protocol="few-shot", settings=BOTH, **changes)
+        (row,) = compare.summarise("few-shot", [one]).rows
+        assert row["method"] == label, "alone in its table, too"
+
+
+def test_runs_of_other_recipes_are_rows_of_their_own() -> None:
+    records = [
+        record("full", {TestSet("dtd"): accuracy}, protocol="few-shot", seed=seed, settings=BOTH, stages=(recipe,))
+        for seed in (1, 2)
+        for accuracy, recipe in ((20 * seed, Recipe(epochs=4)), (60, Recipe(epochs=4, lr=0.1)))
+    ]
+    for choice, leads in ((MethodChoice("full"), (None, -30)), (MethodChoice("full", {"lr": "0.1"}), (30, None))):
+        table = leads_of("few-shot", records, method=choice)
+        assert [(row["method"], row["seeds"], row["accuracy_pct"]) for row in table.rows] == [
+            ("full (lr=0.002)", [1, 2], 30),
+            ("full (lr=0.1)", [1, 2], 60),
+        ]
+        assert tuple(row.get("lead_accuracy_pct") for row in table.rows) == leads, "what is typed behind it counts"
+
+
+def test_what_was_chosen_on_validation_images_is_told_run_by_run() -> None:
+    found = [
+        record(
+            "full",
+            {TestSet("dtd"): 50.0},
+            protocol="few-shot",
+            seed=seed,
+            stages=(Recipe(steps=0),),
+            run={"steps": 0, "selected_on": "val", "num_val_images": 96, "chosen": {"alpha": alpha}},
+        )
+        for seed, alpha in ((2, 0.25), (1, 17.0))
+    ]
+    plain = record("full", {TestSet("dtd"): 50.0}, protocol="few-shot", settings=BOTH)
+    chosen, fixed = compare.summarise("few-shot", [*found, plain]).rows
+    assert (chosen["selected_on"], chosen["num_val_images"], chosen["chosen"]) == ("val", 96, {"alpha": "17/0.25"})
+    assert (chosen["epochs"], chosen["steps"], chosen["lr"]) == (None, 0, None), "no step was made"
+    assert (fixed["selected_on"], fixed["num_val_images"], fixed["chosen"]) == ("none", 0, None)
+    assert (fixed["epochs"], fixed["steps"], fixed["lr"]) == (4, 532, 0.002)
+    assert chosen["train_time_s"] == 31.25

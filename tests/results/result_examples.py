@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import fields, replace
 from typing import Any
 
-from clipfit_cli.config import ModelConfig, RunConfig, ScheduleConfig, TestSet, TrainingConfig
+from clipfit_cli.config import ModelConfig, Recipe, RunConfig, TestSet, TrainingConfig
 from clipfit_cli.results.record import Finished, Run, Test, key_of_test, training_key
 
 SPLITS = {"dtd": "d" * 64, "ucf101": "u" * 64}
@@ -22,7 +22,7 @@ def make_config(**changes: Any) -> RunConfig:
         method="clipfit",
         settings={"beta": 8.0, "text_bias": "c_proj", "image_blocks": None},
         model=ModelConfig(backbone="ViT-B-16", pretrained="openai", bn="eval"),
-        stages=(ScheduleConfig(epochs=7, batch_size=5, lr=0.003),),
+        stages=(Recipe(epochs=7, batch_size=5, lr=0.003),),
         precision="fp32",
         tests=(TestSet("dtd", "base"), TestSet("dtd", "new")),
     )

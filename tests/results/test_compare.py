@@ -4,16 +4,14 @@ from typing import Any
 
 import pytest
 
-from clipfit_cli.config import NUMBERS_VERSION, ModelConfig, ScheduleConfig, TestSet
+from clipfit_cli.config import NUMBERS_VERSION, ModelConfig, Recipe, TestSet
 from clipfit_cli.errors import ResultsError
 from clipfit_cli.results.compare import PairedDifference, check_alike, paired_difference, trains_nothing
 from tests.results.result_examples import make_config, make_finished, zero_shot_config, zero_shot_finished
 
 
 def test_like_runs_may_stand_together() -> None:
-    bitfit = make_config(
-        method="bitfit", settings={"towers": "both"}, seed=1, stages=(ScheduleConfig(epochs=3, lr=0.1),)
-    )
+    bitfit = make_config(method="bitfit", settings={"towers": "both"}, seed=1, stages=(Recipe(epochs=3, lr=0.1),))
     other_machine = make_finished(bitfit, run={"device": "cpu", "versions": {"torch": "2.6"}})
     zero_shot = make_finished(zero_shot_config(subset="all"))
     check_alike([zero_shot, make_finished(), other_machine])

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from clipfit_cli.config import ModelConfig, ScheduleConfig, TrainingConfig
+from clipfit_cli.config import ModelConfig, Recipe, TrainingConfig
 from clipfit_cli.errors import ResultsError
 from clipfit_cli.results import record as record_module
 from clipfit_cli.results.record import OldRecordError, Run, Test, from_json, key_of_test, to_json, training_key
@@ -18,7 +18,20 @@ from tests.results.result_examples import SPLITS, make_config, make_run, make_te
 
 SOURCE = Path("runs") / "dtd" / "record.json"
 CONFIG = training_of(make_config())
-RECORDS = [make_run(), zero_shot_run(), make_run(notes=(), scored_adapter=True), make_test(), make_test(subset="new")]
+CHOSEN: dict[str, Any] = {
+    "selected_on": "val",
+    "num_val_images": 96,
+    "chosen": {"alpha": 2.5, "views": None, "sampler": "one_class"},
+    "tried": {"alpha": [0.5, 2.5], "accuracy_pct": [12.5, 100 / 3]},
+}
+RECORDS = [
+    make_run(),
+    make_run(config=replace(CONFIG, tune=True, val_shots=4, origin="another-package 1.2"), **CHOSEN),
+    zero_shot_run(),
+    make_run(notes=(), scored_adapter=True),
+    make_test(),
+    make_test(subset="new"),
+]
 
 
 def key_of(config: TrainingConfig, **changes: Any) -> str:
@@ -104,6 +117,10 @@ EDITS: dict[str, Callable[[dict[str, Any]], object]] = {
     "an impossible rate": lambda plain: plain["config"]["stages"][0].update(lr=-0.1),
     "an unknown mode": lambda plain: plain["config"]["model"].update(bn="off"),
     "an unknown half": lambda plain: plain["config"].update(subset="old"),
+    "an unknown optimiser": lambda plain: plain["config"]["stages"][0].update(optimiser="lion"),
+    "impossible shares of an area": lambda plain: plain["config"]["stages"][0].update(crop_scale=[0.9, 0.1]),
+    "selected on something else": lambda plain: plain.update(selected_on="test"),
+    "tries that are no lists": lambda plain: plain.update(tried={"alpha": 2.5}),
 }
 
 
@@ -152,15 +169,29 @@ def test_an_older_schema_gets_what_it_lacks_at_any_depth(monkeypatch: pytest.Mon
     assert read(sealed({**plain, "schema_version": 2})) == make_run()
 
 
-OLD = ScheduleConfig(epochs=7, batch_size=5, lr=0.003)
+OLD = Recipe(epochs=7, batch_size=5, lr=0.003)
 SCHEDULES = {
-    "epochs": replace(OLD, epochs=8),
-    "batch_size": replace(OLD, batch_size=6),
+    "optimiser": replace(OLD, optimiser="adamw"),
     "lr": replace(OLD, lr=0.004),
     "momentum": replace(OLD, momentum=0.8),
     "weight_decay": replace(OLD, weight_decay=0.0),
+    "eps": replace(OLD, eps=1e-4),
+    "betas": replace(OLD, betas=(0.9, 0.98)),
+    "epochs": replace(OLD, epochs=8),
+    "steps": replace(OLD, steps=0),
+    "batch_size": replace(OLD, batch_size=6),
+    "all images at once": replace(OLD, batch_size=None),
+    "drop_last": replace(OLD, drop_last=False),
+    "sampler": replace(OLD, sampler="one_class"),
+    "decay": replace(OLD, decay="step"),
+    "decay_period": replace(OLD, decay_period=7),
+    "min_lr": replace(OLD, min_lr=1e-5),
     "warmup_epochs": replace(OLD, warmup_epochs=2),
     "warmup_lr": replace(OLD, warmup_lr=2e-5),
+    "crop_scale": replace(OLD, crop_scale=(0.5, 1.0)),
+    "no crops": replace(OLD, crop_scale=None),
+    "views": replace(OLD, views=10),
+    "view_use": replace(OLD, view_use="mean"),
 }
 
 CHANGES: dict[str, dict[str, Any]] = {
@@ -180,6 +211,11 @@ CHANGES: dict[str, dict[str, Any]] = {
     "precision": {"precision": "bf16"},
     "templates": {"templates": ("a {}.",)},
     "order of templates": {"templates": ("a {}.", "the {}.")},
+    "reference_templates": {"reference_templates": True},
+    "val_shots": {"val_shots": 4},
+    "tune": {"tune": True},
+    "origin": {"origin": "another-package 1.2"},
+    "another version of it": {"origin": "another-package 1.3"},
 }
 
 
@@ -197,7 +233,7 @@ def test_whatever_moves_a_number_changes_the_key() -> None:
 def test_every_field_of_the_configuration_was_changed_above() -> None:
     changed = {name for changes in CHANGES.values() for name in changes}
     assert changed | {"dataset"} == {field.name for field in fields(TrainingConfig)}
-    assert {field.name for field in fields(ScheduleConfig)} <= set(CHANGES)
+    assert {field.name for field in fields(Recipe)} <= set(CHANGES)
     assert {field.name for field in fields(ModelConfig)} <= set(CHANGES)
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from clipfit_cli.config import MethodChoice, RunConfig
+from clipfit_cli.config import MethodChoice, Recipe, RunConfig
 from clipfit_cli.engine.checkpoint import WEIGHTS_FILE
 from clipfit_cli.protocols import few_shot
 from clipfit_cli.results.store import RunStore
@@ -14,6 +15,7 @@ from clipfit_cli.runs.forecast import Forecast, forecast
 from clipfit_cli.runs.prepare import prepare
 from clipfit_cli.runs.workspace import Workspace
 from tests.conftest import SmallWorld
+from tests.runs.own_methods import SCALING, Asked
 from tests.runs.test_sweep import CPU, execute, request_of
 
 
@@ -43,6 +45,22 @@ def test_a_finished_run_tells_the_time_of_the_others_and_takes_nothing_more(smal
     assert longer.time_s == pytest.approx(2 * record.run.train_time_s + record.tests[0].eval_time_s)
     (other,) = forecasts(small_world, few_shot.plan(request_of(small_world, methods=(MethodChoice("full"),))))
     assert other.time_s is None, "another method tells nothing"
+
+
+def test_stored_crops_and_a_training_without_steps(small_world: SmallWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    stored = Recipe(steps=0, views=3, view_use="mean")
+    Asked(recipe=lambda *_: (replace(stored, views=2), stored, SCALING)).install(monkeypatch)
+    plain = request_of(small_world, methods=(MethodChoice("means"),), epochs=None, batch_size=None)
+    (one,) = forecasts(small_world, few_shot.plan(plain))
+    assert (one.num_train_images, one.num_views) == (8, 3 * 8), "stages share them"
+    assert one.views_mib * 2**20 == 3 * 8 * 48 * 4, "as they are before the projection, in float32"
+
+    Asked(recipe=lambda *_: (replace(stored, views=None, crop_scale=None),)).install(monkeypatch)
+    (record,) = execute(small_world, few_shot.plan(plain))[0].records
+    (more,) = forecasts(small_world, few_shot.plan(replace(plain, shots=(4,))))
+    assert record.run.steps == 0 and (more.num_views, more.views_mib) == (0, 0)
+    took = record.tests[0].eval_time_s
+    assert more.time_s == pytest.approx(2 * record.run.train_time_s + took), "twice the images"
 
 
 def test_the_room_of_an_adapter_is_that_of_its_numbers(small_world: SmallWorld) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,6 @@ from clipfit_cli.data.pixels.transforms import normalise
 from clipfit_cli.data.splits import class_subset, few_shot
 from clipfit_cli.errors import DataError
 from clipfit_cli.methods._tuned_encoders import TunedEncoders
-from clipfit_cli.methods.base import Adapted
 from clipfit_cli.models import encode
 from clipfit_cli.models.bundle import ClipBundle
 from clipfit_cli.models.encode import encode_image
@@ -50,16 +49,15 @@ TEXT_ONLY = MethodChoice("clipfit", {"image_layer_norms": "none"})
 
 
 class Tower:
-    """Counts the images that go through an image tower, by what they go through: the pristine model or a copy."""
+    """Counts the images that go through an image tower while testing: a pristine one, or a copy that was trained."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.frozen = 0
         self.tuned = 0
-        for place in (frozen_features, encode):
-            monkeypatch.setattr(place, "encode_image", self._encode)
+        monkeypatch.setattr(encode, "encode_image", self._encode)
 
     def _encode(self, model: nn.Module, images: Tensor, **options: Any) -> Tensor:
-        if torch.is_inference_mode_enabled():
+        if not torch.is_grad_enabled():
             tunes_images = any(p.requires_grad for n, p in model.named_parameters() if n.startswith("visual."))
             self.tuned += tunes_images * len(images)
             self.frozen += (not tunes_images) * len(images)
@@ -127,22 +125,24 @@ def test_base2new_encodes_each_test_image_once_for_all_frozen_runs(small_world: 
     plan = base2new.plan(request_of(small_world, ZERO_SHOT, CLIPFIT, TEXT_ONLY))
     assert [config.method for config in plan] == ["zero-shot"] + ["clipfit"] * 6, "zero-shot has no seeds"
     execute(small_world, plan)
-    assert tower.frozen == 12, "one pass over 12 test images serves zero-shot and three seeds of text-only CLIPFit"
+    fresh = 3 * 2 * 4  # crops of two epochs of four images, in three runs
+    assert tower.frozen == 12 + fresh, "12 test images once, for zero-shot and three seeds of text-only CLIPFit"
     assert tower.tuned == 3 * 12, "CLIPFit's own image tower is another in each of three runs"
 
 
 def test_sources_share_the_targets(small_world: SmallWorld, tower: Tower) -> None:
     request = request_of(small_world, ZERO_SHOT, TEXT_ONLY, targets=(TestSet("eurosat"),))
     execute(small_world, xdataset.plan(request))
-    assert (tower.frozen, tower.tuned) == (12 + 6, 0)
+    fresh = 3 * 2 * 8
+    assert (tower.frozen, tower.tuned) == (12 + 6 + fresh, 0)
 
 
 @pytest.mark.slow
 def test_the_same_scores_without(small_world: SmallWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = base2new.plan(request_of(small_world, ZERO_SHOT, TEXT_ONLY, CLIPFIT))
     found, _ = execute(small_world, plan)
-    never = property(lambda encoders: False, lambda encoders, value: None)
-    monkeypatch.setattr(TunedEncoders, "uses_frozen_image_features", never, raising=False)
+    always = property(lambda encoders: "image", lambda encoders, value: None)
+    monkeypatch.setattr(TunedEncoders, "tap", always, raising=False)
     assert scores(execute(small_world, plan)[0]) == scores(found)
 
 
@@ -183,17 +183,20 @@ def collect(frozen: FrozenFeatures, dataset: DataSet, batch_size: int = 5) -> Te
     return torch.cat(features)
 
 
-def zero_shot(bundle: ClipBundle, dataset: DataSet) -> Adapted:
+def zero_shot(bundle: ClipBundle, dataset: DataSet) -> Callable[[Tensor], Tensor]:
+    """Return what gives logits (batch, num_classes) of raw features (batch, embed_dim)."""
     info = methods.get("zero-shot")
-    return info.attach(bundle, dataset.class_names, ("a {}",), info.settings())
+    adapted = info.attach(bundle, dataset.class_names, ("a {}",), info.settings())
+    assert adapted.tap == "projected"
+    return adapted.classifier(dataset.class_names, ("a {}",))
 
 
 def logits_without(bundle: ClipBundle, dataset: DataSet) -> Tensor:
     """Return zero-shot's logits from images."""
-    spec, adapted = image_spec(bundle), zero_shot(bundle, dataset)
+    spec, logits = image_spec(bundle), zero_shot(bundle, dataset)
     with torch.inference_mode():
         batches = ImageStore().test_batches(dataset, dataset.test, spec, 100)
-        return torch.cat([adapted.logits(normalise(images, spec)) for images, _ in batches])
+        return torch.cat([logits(encode_image(bundle.model, normalise(images, spec))) for images, _ in batches])
 
 
 @pytest.mark.parametrize("on_disk", [False, True])
@@ -205,7 +208,7 @@ def test_the_same_logits_in_order(on_disk: bool, small_clip: ClipBundle, dataset
     for part in (base, turned, new, few_shot(dataset, shots=1, seed=1)):
         features = collect(frozen, part)
         assert features.dtype == torch.float32 and not features.is_inference()
-        logits = zero_shot(small_clip, part).logits_of_features(features)
+        logits = zero_shot(small_clip, part)(features)
         want = logits_without(small_clip, part)
         torch.testing.assert_close(logits, want, atol=1e-5, rtol=0)
         assert torch.equal(logits.argmax(dim=-1), want.argmax(dim=-1))
@@ -388,13 +391,13 @@ def noted(taken: list[str], name: str, function: Any) -> Any:
 
 
 def test_memory_is_bounded(small_clip: ClipBundle, dataset: DataSet, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(frozen_features, "LIMIT_BYTES", 24 * 24 * 4)
+    monkeypatch.setattr(frozen_features, "LIMIT_BYTES", 24 * 48 * 4)
     frozen = open_features(small_clip)
     collect(frozen, replace(dataset, name="a", location="elsewhere"))
     frozen.encoded_images = 0
-    for name, count in (("a", 12), ("b", 24), ("c", 36), ("a", 36), ("d", 48), ("c", 48), ("a", 48), ("b", 60)):
+    for name, count in (("a", 12), ("b", 24), ("c", 36), ("b", 36), ("d", 48), ("b", 48), ("c", 60), ("b", 60)):
         collect(frozen, replace(dataset, name=name))
-        assert frozen.encoded_images == count, "of three others the one goes that was not used for longest"
+        assert frozen.encoded_images == count, "of three sets the one goes that was not used for longest"
 
 
 def test_a_device_that_is_too_small_for_a_batch(
@@ -408,7 +411,7 @@ def test_a_device_that_is_too_small_for_a_batch(
             raise torch.OutOfMemoryError("CUDA out of memory")
         return encode_image(model, images, **options)
 
-    monkeypatch.setattr(frozen_features, "encode_image", limited)
+    monkeypatch.setattr(encode, "encode_image", limited)
     spec = image_spec(small_clip)
     frozen = FrozenFeatures(small_clip, "fp32", ImageStore(), spec, on_smaller=lambda *sizes: told.append(sizes))
     torch.testing.assert_close(collect(frozen, dataset), expected)
@@ -424,7 +427,7 @@ def test_half_precision_is_kept_apart(small_clip: ClipBundle, dataset: DataSet) 
 def test_a_workspace_keeps_them_a_model_and_precision(small_world: SmallWorld) -> None:
     workspace = Workspace(data_root=small_world.data_root, device=CPU)
     model = ModelConfig(SMALL_ARCHITECTURE, str(small_world.weights))
-    frozen = workspace.features(model, "fp32")
-    assert workspace.features(model, "fp32") is frozen and workspace.features(model, "bf16") is not frozen
+    frozen = workspace.inputs(model, "fp32").features
+    assert workspace.inputs(model, "fp32").features is frozen is not workspace.inputs(model, "bf16").features
     workspace.bundle(replace(model, bn="train"))
-    assert workspace.features(model, "fp32") is not frozen
+    assert workspace.inputs(model, "fp32").features is not frozen

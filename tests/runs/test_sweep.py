@@ -36,6 +36,7 @@ from clipfit_cli.results.predictions import read_predictions
 from clipfit_cli.results.record import Finished
 from clipfit_cli.results.store import RunStore
 from clipfit_cli.runs import run as run_module
+from clipfit_cli.runs import training
 from clipfit_cli.runs.run import Keep
 from clipfit_cli.runs.sweep import SweepResult, sweep
 from clipfit_cli.runs.workspace import Workspace
@@ -304,7 +305,7 @@ def test_out_of_memory_is_explained(small_world: SmallWorld, monkeypatch: pytest
     def exhausted(*arguments: object, **options: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(run_module, "train", exhausted)
+    monkeypatch.setattr(training, "train", exhausted)
     result, _, _ = execute(small_world, few_shot.plan(request_of(small_world)))
     ((_, error),) = result.failures
     assert isinstance(error, OutOfMemoryError) and "--recompute" in str(error)
@@ -314,7 +315,7 @@ def test_other_errors_are_not_taken_for_it(small_world: SmallWorld, monkeypatch:
     def wrong(*arguments: object, **options: object) -> None:
         raise RuntimeError("shapes do not match")
 
-    monkeypatch.setattr(run_module, "train", wrong)
+    monkeypatch.setattr(training, "train", wrong)
     with pytest.raises(RuntimeError, match="shapes do not match"):
         execute(small_world, few_shot.plan(request_of(small_world)))
 
@@ -423,7 +424,7 @@ def test_what_is_finished_is_there_when_a_sweep_is_interrupted(
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run_module, "train", interrupted)
+    monkeypatch.setattr(training, "train", interrupted)
     workspace = Workspace(data_root=small_world.data_root, device=CPU)
     with pytest.raises(KeyboardInterrupt):
         sweep(plan, workspace=workspace, store=RunStore(small_world.runs_dir), progress=Log(), result=result)

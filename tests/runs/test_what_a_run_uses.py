@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from clipfit_cli.config import MethodChoice, ModelConfig, TestSet
 from clipfit_cli.data.catalog import row
 from clipfit_cli.data.dataset import DataSet, Item
+from clipfit_cli.data.pixels.crops import AREA
 from clipfit_cli.data.pixels.images import Batch, ImageStore
 from clipfit_cli.data.pixels.transforms import ImageSpec
 from clipfit_cli.engine.checkpoint import WEIGHTS_FILE
@@ -104,9 +105,11 @@ class Watching(ImageStore):
         batches: Iterable[tuple[Sequence[Item], Sequence[int]]],
         spec: ImageSpec,
         device: torch.device = CPU,
+        *,
+        crop_scale: tuple[float, float] = AREA,
     ) -> Generator[Batch, None, None]:
         self.specs.append(("train", spec))
-        return super().train_batches(dataset, batches, spec, device)
+        return super().train_batches(dataset, batches, spec, device, crop_scale=crop_scale)
 
     def test_batches(
         self, dataset: DataSet, items: Sequence[Item], spec: ImageSpec, batch_size: int

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 import torch
 
-_AREA, _ASPECT = (0.08, 1.0), (3 / 4, 4 / 3)
+AREA = (0.08, 1.0)
+"""Smallest and largest share of the area, by default."""
+
+_ASPECT = (3 / 4, 4 / 3)
 _TRIES, _FLIP_PROBABILITY = 10, 0.5
 
 
@@ -23,15 +26,20 @@ class Crop:
 
 
 class CropDrawer:
-    """Draws crops of 8 to 100 % of the area and 3:4 to 4:3, mirrored with probability one half.
+    """Draws crops of a share of the area and 3:4 to 4:3, mirrored with probability one half.
 
     The numbers are drawn as torchvision's `RandomResizedCrop` and `RandomHorizontalFlip` draw them, so that one
     seed gives one crop here and there. What a draw needs in memory is made once, which halves its cost; a drawer
     therefore serves one thread at a time.
     """
 
-    def __init__(self) -> None:
-        """Make what every draw writes into."""
+    def __init__(self, area: tuple[float, float] = AREA) -> None:
+        """Make what every draw writes into.
+
+        Args:
+            area: Smallest and largest share of the image's.
+        """
+        self._area = area
         self._generator = torch.Generator()
         self._real, self._whole = torch.empty(1), torch.empty(1, dtype=torch.int64)
         self._log_low, self._log_high = torch.tensor(_ASPECT).log().tolist()
@@ -43,7 +51,7 @@ class CropDrawer:
         """
         self._generator.manual_seed(seed)
         for _ in range(_TRIES):
-            area = width * height * self._uniform(*_AREA).item()
+            area = width * height * self._uniform(*self._area).item()
             aspect = self._uniform(self._log_low, self._log_high).exp_().item()
             box_width, box_height = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
             if 0 < box_width <= width and 0 < box_height <= height:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from clipfit_cli.data.dataset import DataSet, Item
 from clipfit_cli.data.pixels.augment import CropBatch, to_device
-from clipfit_cli.data.pixels.crops import CropDrawer
+from clipfit_cli.data.pixels.crops import AREA, CropDrawer
 from clipfit_cli.data.pixels.disk_cache import DiskCache
 from clipfit_cli.data.pixels.image_cache import ImageCache
 from clipfit_cli.data.pixels.memory import default_budget_mib
@@ -90,6 +90,8 @@ class ImageStore:
         batches: Iterable[tuple[Sequence[Item], Sequence[int]]],
         spec: ImageSpec,
         device: torch.device = _HOST,
+        *,
+        crop_scale: tuple[float, float] = AREA,
     ) -> Generator[Batch, None, None]:
         """Yield normalised random crops, float32 (batch, 3, size, size), and labels, int64 (batch,), on the device.
 
@@ -103,6 +105,7 @@ class ImageStore:
                 the rounding of pixels that `CropBatch` tells of. Torch's global generator is not touched.
             spec: Size, filter, mean and standard deviation.
             device: Where the batches are wanted.
+            crop_scale: Smallest and largest share of an image's area.
 
         Raises:
             ValueError: There is not one seed per item, or there is no item.
@@ -113,8 +116,10 @@ class ImageStore:
             if not items or len(items) != len(seeds):
                 raise ValueError(f"expected one crop seed per item, got {len(seeds)} for {len(items)} items")
             crops = CropBatch(len(items), spec)
-            parts = self._in_parts(len(items), partial(self._put_train_crops, crops, dataset, items, seeds))
-            return _Begun(parts, lambda: (crops.finish(device), to_device(_labels(items), device)))
+            put = partial(self._put_train_crops, crops, crop_scale, dataset, items, seeds)
+            return _Begun(
+                self._in_parts(len(items), put), lambda: (crops.finish(device), to_device(_labels(items), device))
+            )
 
         return _in_order((begin(items, seeds) for items, seeds in batches), ahead=1)
 
@@ -151,10 +156,16 @@ class ImageStore:
         return [self._pool.submit(put, places[start : start + length]) for start in places[::length]]
 
     def _put_train_crops(
-        self, crops: CropBatch, dataset: DataSet, items: Sequence[Item], seeds: Sequence[int], places: range
+        self,
+        crops: CropBatch,
+        crop_scale: tuple[float, float],
+        dataset: DataSet,
+        items: Sequence[Item],
+        seeds: Sequence[int],
+        places: range,
     ) -> None:
         """Put the random crops of some places into their batch."""
-        drawer = CropDrawer()
+        drawer = CropDrawer(crop_scale)
         for place in places:
             pixels = self._whole(dataset, items[place])
             height, width = pixels.shape[:2]

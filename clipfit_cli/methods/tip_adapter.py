@@ -1,0 +1,196 @@
+"""Tip-Adapter: training images vote for their class, beside the zero-shot logits; nothing is stepped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from clipfit_cli.config import TEXTURES, Conditions, Recipe
+from clipfit_cli.errors import CheckpointError
+from clipfit_cli.methods._frozen import (
+    SCALE,
+    Frozen,
+    check_numbers,
+    class_features,
+    places_of,
+    reference_templates,
+    tried_pairs,
+)
+from clipfit_cli.methods.base import MethodInfo, Source
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from clipfit_cli.models.bundle import ClipBundle
+
+_PRESETS = {
+    "caltech101": (3.0, 5.0, 12.0),
+    "dtd": (2.0, 13.0, 13.0),
+    "eurosat": (2.0, 10.0, 12.0),
+    "fgvc_aircraft": (5.0, 30.0, 30.0),
+    "food101": (1.17, 10.0, 10.0),
+    "oxford_flowers": (10.0, 50.0, 50.0),
+    "stanford_cars": (3.0, 10.0, 20.0),
+    "sun397": (1.17, 10.0, 12.0),
+    "ucf101": (3.0, 3.0, 7.0),
+    TEXTURES: (30.0, 100.0, 10.0),
+}
+"""Data set -> alpha, and where the search for alpha and for beta ends; ImageNet and OxfordPets have the defaults."""
+PRESET_SOURCE = "configurations of Tip-Adapter d0e2d6f8, made for RN50; textures: ours"
+
+_FROM = 0.1
+
+CACHE = Recipe(steps=0, crop_scale=(0.5, 1.0), views=10, view_use="mean")
+
+
+@dataclass(frozen=True)
+class TipAdapterSettings:
+    """Settings of Tip-Adapter; the defaults are the reference's for ImageNet.
+
+    Attributes:
+        alpha: Weight of the votes.
+        beta: How fast a vote falls with its distance.
+        alpha_to, beta_to: With --tune both are searched for, from 0.1 up to, but not including, these.
+    """
+
+    alpha: float = 1.17
+    beta: float = 1.0
+    alpha_to: float = 3.0
+    beta_to: float = 7.0
+
+    def __post_init__(self) -> None:
+        check_numbers("Tip-Adapter", {"alpha": self.alpha, "beta": self.beta})
+        check_numbers("Tip-Adapter", {"alpha_to": self.alpha_to, "beta_to": self.beta_to}, above=_FROM)
+
+
+class TipAdapter(Frozen):
+    """Logits of normalised features x: ``100 x W' + alpha exp(-beta (1 - x K')) V``.
+
+    W are the zero-shot class features, K the cached images' features, V their labels, one-hot.
+    """
+
+    method: ClassVar[str] = "tip-adapter"
+
+    def __init__(
+        self, bundle: ClipBundle, class_names: Sequence[str], templates: Sequence[str], settings: TipAdapterSettings
+    ) -> None:
+        """Start with an empty cache; see `Frozen`."""
+        import torch
+
+        super().__init__(bundle, class_names, templates)
+        self._settings = settings
+        width = class_features(bundle, class_names, templates).shape[1]
+        self._alpha, self._beta = (torch.tensor(x, device=bundle.device) for x in (settings.alpha, settings.beta))
+        self._remember(self._alpha.new_zeros(0, width), torch.zeros(0, dtype=torch.int64, device=bundle.device))
+        self._tried: dict[str, list[float]] = {}
+
+    def _remember(self, keys: Tensor, labels: Tensor) -> None:
+        import torch
+
+        self._keys, self._labels = keys, labels
+        self._values = torch.nn.functional.one_hot(labels, len(self.class_names)).float()
+
+    def prepare(self, train: Source, _: Source | None) -> None:
+        """Keep the training images' features, each the normalised mean of its views, and their labels."""
+        from clipfit_cli.models.text_features import normalised
+
+        features, labels = train.everything(self.tap)
+        self._remember(normalised(features), labels)
+
+    def head(self, class_names: Sequence[str], templates: Sequence[str]) -> Callable[[Tensor], Tensor]:
+        """See `Frozen`; of the votes only those for these classes count."""
+        from clipfit_cli.models.text_features import normalised
+
+        places = places_of(class_names, self.class_names, self.method)
+        text_features = class_features(self.bundle, class_names, templates)
+        some = None if places is None else self._values[:, places]
+
+        def logits(inputs: Tensor) -> Tensor:
+            image_features = normalised(inputs)
+            values = self._values if some is None else some
+            votes = (-self._beta * (1 - image_features @ self._keys.T)).exp() @ values
+            return SCALE * image_features @ text_features.T + self._alpha * votes
+
+        return logits
+
+    def calibrate(self, val: Source) -> dict[str, float]:
+        """Search for beta and alpha: of the best pairs the first is taken, beta by beta.
+
+        Where no pair gets a single image right, both stay as they were. (The reference takes 0 for both then.)
+
+        Source: Tip-Adapter d0e2d6f8, the search; on the validation images of the draw, never on test images.
+        """
+        from clipfit_cli.models.text_features import normalised
+
+        features, labels = val.everything(self.tap)
+        tried = tried_pairs(
+            normalised(features),
+            labels,
+            text_features=class_features(self.bundle, self.class_names, self.templates),
+            keys=self._keys,
+            values=self._values,
+            betas=_grid(self._settings.beta_to, 200),
+            alphas=_grid(self._settings.alpha_to, 20),
+        )
+        self._tried = dict(zip(("beta", "alpha", "accuracy_pct"), tried.T.tolist(), strict=True))
+        best = tried[tried[:, 2].argmax()]
+        if best[2] > 0:
+            self._beta, self._alpha = best[:2].float()
+        return {"alpha": self._alpha.item(), "beta": self._beta.item()}
+
+    def tried(self) -> dict[str, list[float]]:
+        """See `Hooks`."""
+        return self._tried
+
+    def state(self) -> dict[str, Tensor]:
+        """See `Adapted`."""
+        from clipfit_cli.methods._tensors import copies
+
+        return copies({"keys": self._keys, "labels": self._labels, "alpha": self._alpha, "beta": self._beta})
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """See `Adapted`; how many images are cached, the tensors alone tell."""
+        from clipfit_cli.methods._tensors import check_names, take_back
+
+        check_names(self.state(), tensors)
+        images = tensors["keys"].shape[:1]
+        own = {"keys": self._keys.new_zeros(*images, self._keys.shape[1]), "labels": self._labels.new_zeros(images)}
+        own |= {"alpha": self._alpha.clone(), "beta": self._beta.clone()}
+        take_back(own, tensors)
+        if ((own["labels"] < 0) | (own["labels"] >= len(self.class_names))).any():
+            raise CheckpointError(f"the adapter's labels are not all of its {len(self.class_names)} classes")
+        self._remember(own["keys"], own["labels"])
+        self._alpha, self._beta = own["alpha"], own["beta"]
+
+
+def _grid(end: float, steps: int) -> list[float]:
+    return [_FROM + i * (end - _FROM) / steps for i in range(steps)]
+
+
+def presets(conditions: Conditions) -> dict[str, Any]:
+    """Return alpha and where the search ends, by data set.
+
+    Source: configurations of Tip-Adapter d0e2d6f8; `textures` is ours.
+    """
+    if conditions.dataset not in _PRESETS:
+        return {}
+    return dict(zip(("alpha", "alpha_to", "beta_to"), _PRESETS[conditions.dataset], strict=True))
+
+
+METHOD = MethodInfo(
+    name="tip-adapter",
+    summary="training images of the frozen tower vote for their class, beside zero-shot; nothing is stepped",
+    source="Zhang et al., ECCV 2022, arXiv 2207.09519; official code at d0e2d6f8",
+    family="features",
+    settings=TipAdapterSettings,
+    attach=TipAdapter,
+    recipe=lambda *_: (CACHE,),
+    describe=lambda *_: (),
+    presets=presets,
+    templates=reference_templates,
+    new_classes=False,
+    selects="tune",
+    starts_at_zero_shot=False,
+    preset_source=PRESET_SOURCE,
+)

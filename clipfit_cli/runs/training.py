@@ -1,0 +1,163 @@
+"""One training: its stages, and, where it is tuned, the tries of a grid, the best on validation images kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipfit_cli.config import Conditions, Recipe
+from clipfit_cli.engine.batches import batch_size_of
+from clipfit_cli.engine.evaluate import evaluate
+from clipfit_cli.engine.train import OnProgress, Training, seeded, train
+from clipfit_cli.methods import Resolved, with_changes
+from clipfit_cli.methods.base import Adapted, hooks_of
+from clipfit_cli.runs.prepare import Prepared, templates_of
+from clipfit_cli.runs.sources import Inputs, TrainingImages, ValidationImages
+from clipfit_cli.runs.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What came of a training.
+
+    Attributes:
+        adapted: As it was trained.
+        stages: What each stage did.
+        settings, recipes: With which it was trained; as asked for, or as chosen.
+        chosen, tried: See `Run`.
+        time_s: Wall-clock seconds of all tries.
+    """
+
+    adapted: Adapted
+    stages: tuple[Training, ...]
+    settings: dict[str, Any]
+    recipes: tuple[Recipe, ...]
+    chosen: dict[str, Any] = field(default_factory=dict)
+    tried: dict[str, list[Any]] = field(default_factory=dict)
+    time_s: float = 0.0
+
+
+def attach(prepared: Prepared, workspace: Workspace, settings: Mapping[str, Any]) -> Adapted:
+    """Return the method of a run on its model, torch's generator started from the seed."""
+    card, config = prepared.card, prepared.config
+    names = card.class_names if card else prepared.training_set.class_names
+    templates = card.prompt_templates if card else templates_of(config, prepared.training_set)
+    with seeded(config.seed, workspace.device):
+        return prepared.info.attach(
+            workspace.bundle(config.model), names, templates, prepared.info.settings(**settings)
+        )
+
+
+def fit(prepared: Prepared, workspace: Workspace, *, on_progress: OnProgress) -> Fitted:
+    """Train, and choose what is to be chosen.
+
+    Args:
+        prepared: A run that trains.
+        workspace: What the runs of a command share.
+        on_progress: Told steps done, steps in all and the mean loss of the last few.
+
+    Raises:
+        TrainingError: A loss is not finite.
+        ClipfitError: An image is damaged, or the method refuses what it is given.
+    """
+    config, info = prepared.config, prepared.info
+    asked = Resolved(config.settings, config.stages)
+    protocol = config.protocol if config.subset == "all" else "base2new"
+    conditions = Conditions(protocol, config.dataset, config.shots)
+    grid = info.grid(conditions, prepared.settings) if config.tune else ()
+    one = _Try(prepared, workspace, on_progress)
+    if not grid:
+        return one.run(asked)
+    best: Fitted | None = None
+    tried: dict[str, list[Any]] = {name: [] for name in (*grid[0], "accuracy_pct")}
+    time_s = 0.0
+    for changes in grid:
+        found = one.run(with_changes(asked, info, changes))
+        accuracy = one.accuracy_of(found.adapted)
+        if best is None or accuracy > max(tried["accuracy_pct"]):
+            best = Fitted(**{**vars(found), "chosen": {**found.chosen, **changes}})
+        time_s += found.time_s
+        for name, value in {**changes, "accuracy_pct": accuracy}.items():
+            tried[name].append(value)
+    assert best is not None
+    return Fitted(**{**vars(best), "tried": tried, "time_s": time_s})
+
+
+class _Try:
+    """Trains with one set of values after another."""
+
+    def __init__(self, prepared: Prepared, workspace: Workspace, on_progress: OnProgress) -> None:
+        self._prepared, self._workspace, self._on_progress = prepared, workspace, on_progress
+        config = prepared.config
+        self._inputs: Inputs = workspace.inputs(config.model, config.precision)
+        self._val = ValidationImages(self._inputs, prepared.training_set) if prepared.selects else None
+
+    def run(self, resolved: Resolved) -> Fitted:
+        """Train all stages, and choose what the method chooses by itself."""
+        prepared, workspace = self._prepared, self._workspace
+        config = prepared.config
+        adapted = attach(prepared, workspace, resolved.settings)
+        done: list[Training] = []
+        for stage, recipe in enumerate(resolved.stages):
+            source = TrainingImages(self._inputs, prepared.training_set, recipe, seed=config.seed, stage=stage)
+            with closing(source):
+                done.append(
+                    train(
+                        adapted,
+                        recipe,
+                        source,
+                        seed=config.seed,
+                        precision=config.precision,
+                        device=workspace.device,
+                        val=self._val,
+                        stage=stage,
+                        on_progress=self._on_progress,
+                        on_smaller=partial(self._say_smaller, batch_size_of(recipe, len(prepared.training_set.train))),
+                    )
+                )
+        hooks = hooks_of(adapted)
+        chosen = hooks.calibrate(self._val) if self._val else {}
+        return Fitted(
+            adapted=adapted,
+            stages=tuple(done),
+            settings=resolved.settings,
+            recipes=resolved.stages,
+            chosen=dict(chosen),
+            tried=hooks.tried(),
+            time_s=sum(stage.time_s for stage in done),
+        )
+
+    def accuracy_of(self, adapted: Adapted) -> float:
+        """Return the accuracy on the validation images, in percent."""
+        assert self._val is not None
+        prepared = self._prepared
+        logits = adapted.classifier(
+            prepared.training_set.class_names, templates_of(prepared.config, prepared.training_set)
+        )
+        found = evaluate(
+            logits,
+            self._val.batches(adapted.tap),
+            precision=prepared.config.precision,
+            device=self._workspace.device,
+            on_smaller=self._workspace.say_smaller_tests,
+        )
+        return found.scores.accuracy_pct
+
+    def _say_smaller(self, whole: int, before: int, now: int) -> None:
+        self._workspace.say_once(
+            f"out of memory at {before} images: going on with micro-batches of {now}, the effective batch stays {whole}"
+        )
+
+
+def curves(stages: tuple[Training, ...]) -> dict[str, NDArray[np.float64]]:
+    """Return loss and rate of every step of all stages, float64 (num_steps,)."""
+    return {
+        "loss": np.array([loss for stage in stages for loss in stage.losses]),
+        "rate": np.array([rate for stage in stages for rate in stage.rates]),
+    }
