@@ -6,7 +6,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from clipfit_cli.config import Tap
 from clipfit_cli.data.catalog import IMAGENET_VARIANTS, prompt_template
@@ -112,35 +112,12 @@ def class_features(bundle: ClipBundle, class_names: Sequence[str], templates: Se
     return kept_class_features(bundle, key, lambda: tokenize_prompts(bundle, texts))
 
 
-def places_of(class_names: Sequence[str], known: Sequence[str], method: str) -> list[int] | None:
-    """Return where the classes stand among those of the training; None = they are the same list.
-
-    Of classes with one name (ImageNet has some) the first is meant.
-
-    Args:
-        class_names: That are asked for.
-        known: Of the training.
-        method: For the message.
-
-    Raises:
-        UndefinedClasses: One of them is not among them.
-    """
-    if tuple(class_names) == tuple(known):
-        return None
-    places = {name: place for place, name in reversed(list(enumerate(known)))}
-    if missing := [name for name in class_names if name not in places]:
-        raise UndefinedClasses(
-            f"{method} has no answer for {len(missing)} of {len(class_names)} classes, the first is "
-            f"{shortened(missing[0])!r}: it was trained on {len(known)} others; choose a method that answers for new "
-            "classes, or train it on these"
-        )
-    return [places[name] for name in class_names]
-
-
 class Frozen(Hooks, ABC):
     """A method on raw features of the frozen tower: cross-entropy of its logits, float32 whatever the towers run in."""
 
     tap: Tap = "projected"
+    method: ClassVar[str]
+    """Its name, for messages."""
 
     def __init__(self, bundle: ClipBundle, class_names: Sequence[str], templates: Sequence[str]) -> None:
         """Keep what it is about.
@@ -151,6 +128,7 @@ class Frozen(Hooks, ABC):
             templates: One or more with one ``{}`` each.
         """
         self.bundle, self.class_names, self.templates = bundle, tuple(class_names), tuple(templates)
+        self._tried: dict[str, list[float]] = {}
 
     @abstractmethod
     def head(self, class_names: Sequence[str], templates: Sequence[str]) -> Callable[[Tensor], Tensor]:
@@ -160,6 +138,25 @@ class Frozen(Hooks, ABC):
             UndefinedClasses: The method has no answer for these classes.
         """
 
+    def places_of(self, class_names: Sequence[str]) -> list[int] | None:
+        """Return where classes stand among those of the training; None = they are the same list.
+
+        Of classes with one name (ImageNet has some) the first is meant.
+
+        Raises:
+            UndefinedClasses: One is not among them.
+        """
+        if tuple(class_names) == self.class_names:
+            return None
+        places = {name: place for place, name in reversed(list(enumerate(self.class_names)))}
+        if missing := [name for name in class_names if name not in places]:
+            raise UndefinedClasses(
+                f"{self.method} has no answer for {len(missing)} of {len(class_names)} classes, the first is "
+                f"{shortened(missing[0])!r}: it was trained on {len(places)} others; train it on these, or choose a "
+                "method that answers for new classes"
+            )
+        return [places[name] for name in class_names]
+
     @cached_property
     def _own_head(self) -> Callable[[Tensor], Tensor]:
         return self.head(self.class_names, self.templates)
@@ -167,6 +164,10 @@ class Frozen(Hooks, ABC):
     def parameters(self) -> list[Group]:
         """See `Adapted`."""
         return []
+
+    def tried(self) -> dict[str, list[float]]:
+        """See `Hooks`."""
+        return self._tried
 
     def loss(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """See `Adapted`."""
@@ -217,8 +218,9 @@ def tried_pairs(
     """
     import torch
 
-    pairs = torch.cartesian_prod(image_features.new_tensor(betas), image_features.new_tensor(alphas))
-    weights = pairs[: len(alphas), 1, None, None]
+    tried = (torch.tensor(numbers, dtype=torch.float64, device=labels.device) for numbers in (betas, alphas))
+    pairs = torch.cartesian_prod(*tried)
+    weights = pairs[: len(alphas), 1, None, None].float()
     right = torch.zeros(len(betas), len(alphas), dtype=torch.int64, device=labels.device)
     at_once = max(1, _AT_ONCE // max(len(keys), len(alphas) * len(text_features)))
     with torch.no_grad(), torch.autocast(labels.device.type, enabled=False):
@@ -226,8 +228,8 @@ def tried_pairs(
             zero_shot, distances = SCALE * x @ text_features.T, 1 - x @ keys.T
             # room for all pairs, taken once: to get it anew each time would take most of the time
             affinities, logits = torch.empty_like(distances), zero_shot.repeat(len(alphas), 1, 1)
-            for row, beta in enumerate(pairs[:: len(alphas), 0]):
+            for row, beta in enumerate(pairs[:: len(alphas), 0].float()):
                 votes = torch.mul(distances, -beta, out=affinities).exp_() @ values
                 torch.mul(weights, votes, out=logits).add_(zero_shot)
                 right[row] += (logits.argmax(dim=-1) == own).sum(dim=-1)
-    return torch.cat([pairs.double(), 100 * right.double().view(-1, 1) / len(labels)], dim=1)
+    return torch.cat([pairs, 100 * right.double().view(-1, 1) / len(labels)], dim=1)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from clipfit_cli.config import Recipe
-from clipfit_cli.methods._frozen import Frozen, check_numbers, embed_dim, places_of
+from clipfit_cli.methods._frozen import Frozen, check_numbers, embed_dim
 from clipfit_cli.methods.base import MethodInfo, Source, Trained
 
 if TYPE_CHECKING:
@@ -38,6 +38,8 @@ class LinearProbeSettings:
 class LinearProbe(Frozen):
     """Logits of raw features x: ``x W' + b``."""
 
+    method = "linear-probe"
+
     def __init__(
         self, bundle: ClipBundle, class_names: Sequence[str], templates: Sequence[str], settings: LinearProbeSettings
     ) -> None:
@@ -48,7 +50,6 @@ class LinearProbe(Frozen):
         self._c = settings.c
         self._weight = torch.zeros(len(class_names), embed_dim(bundle.model), device=bundle.device)
         self._bias = torch.zeros(len(class_names), device=bundle.device)
-        self._tried: dict[float, float] = {}
 
     def prepare(self, train: Source, val: Source | None) -> None:
         """Solve for the optimum; with validation images, for that of the C that is best on them."""
@@ -59,6 +60,7 @@ class LinearProbe(Frozen):
             return
         val_features, val_labels = val.everything(self.tap)
         found: dict[float, tuple[Tensor, Tensor]] = {}
+        tried: dict[float, float] = {}
 
         def accuracy_of(exponent: float) -> float:
             nonlocal latest
@@ -66,20 +68,22 @@ class LinearProbe(Frozen):
             if c not in found:
                 latest = found[c] = fit(features, labels, c, latest)
                 right = (val_features @ latest[0].T + latest[1]).argmax(dim=-1) == val_labels
-                self._tried[c] = 100 * right.double().mean().item()
-            return self._tried[c]
+                tried[c] = 100 * right.double().mean().item()
+            return tried[c]
 
         for exponent in reversed(_EXPONENTS):  # from the strongest penalty on, each solution is a good start
             accuracy_of(exponent)
-        self._weight, self._bias = found[10 ** search(accuracy_of)]
+        self._c = 10 ** search(accuracy_of)
+        self._weight, self._bias = found[self._c]
+        self._tried = {"c": list(tried), "accuracy_pct": list(tried.values())}
 
-    def tried(self) -> dict[str, list[float]]:
-        """See `Hooks`."""
-        return {"c": list(self._tried), "accuracy_pct": list(self._tried.values())} if self._tried else {}
+    def calibrate(self, _: Source) -> dict[str, float]:
+        """Return the C that `prepare` has chosen."""
+        return {"c": self._c}
 
     def head(self, class_names: Sequence[str], _: Sequence[str]) -> Callable[[Tensor], Tensor]:
         """See `Frozen`."""
-        places = places_of(class_names, self.class_names, "linear-probe")
+        places = self.places_of(class_names)
 
         def logits(inputs: Tensor) -> Tensor:
             weight, bias = (t if places is None else t[places] for t in (self._weight, self._bias))

@@ -43,6 +43,7 @@ class Prolip(Frozen):
     """
 
     tap: Tap = "unprojected"
+    method = "prolip"
 
     def __init__(
         self, bundle: ClipBundle, class_names: Sequence[str], templates: Sequence[str], settings: ProlipSettings

@@ -4,19 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from clipfit_cli.config import TEXTURES, Conditions, Recipe
 from clipfit_cli.errors import CheckpointError
-from clipfit_cli.methods._frozen import (
-    SCALE,
-    Frozen,
-    check_numbers,
-    class_features,
-    places_of,
-    reference_templates,
-    tried_pairs,
-)
+from clipfit_cli.methods._frozen import SCALE, Frozen, check_numbers, class_features, reference_templates, tried_pairs
 from clipfit_cli.methods.base import MethodInfo, Source
 
 if TYPE_CHECKING:
@@ -70,7 +62,7 @@ class TipAdapter(Frozen):
     W are the zero-shot class features, K the cached images' features, V their labels, one-hot.
     """
 
-    method: ClassVar[str] = "tip-adapter"
+    method = "tip-adapter"
 
     def __init__(
         self, bundle: ClipBundle, class_names: Sequence[str], templates: Sequence[str], settings: TipAdapterSettings
@@ -83,7 +75,6 @@ class TipAdapter(Frozen):
         width = class_features(bundle, class_names, templates).shape[1]
         self._alpha, self._beta = (torch.tensor(x, device=bundle.device) for x in (settings.alpha, settings.beta))
         self._remember(self._alpha.new_zeros(0, width), torch.zeros(0, dtype=torch.int64, device=bundle.device))
-        self._tried: dict[str, list[float]] = {}
 
     def _remember(self, keys: Tensor, labels: Tensor) -> None:
         import torch
@@ -102,7 +93,7 @@ class TipAdapter(Frozen):
         """See `Frozen`; of the votes only those for these classes count."""
         from clipfit_cli.models.text_features import normalised
 
-        places = places_of(class_names, self.class_names, self.method)
+        places = self.places_of(class_names)
         text_features = class_features(self.bundle, class_names, templates)
         some = None if places is None else self._values[:, places]
 
@@ -134,14 +125,11 @@ class TipAdapter(Frozen):
             alphas=_grid(self._settings.alpha_to, 20),
         )
         self._tried = dict(zip(("beta", "alpha", "accuracy_pct"), tried.T.tolist(), strict=True))
-        best = tried[tried[:, 2].argmax()]
-        if best[2] > 0:
-            self._beta, self._alpha = best[:2].float()
-        return {"alpha": self._alpha.item(), "beta": self._beta.item()}
-
-    def tried(self) -> dict[str, list[float]]:
-        """See `Hooks`."""
-        return self._tried
+        beta, alpha, accuracy_pct = tried[tried[:, 2].argmax()].tolist()
+        if not accuracy_pct:
+            return {"alpha": self._settings.alpha, "beta": self._settings.beta}
+        self._alpha, self._beta = self._alpha.new_tensor(alpha), self._beta.new_tensor(beta)
+        return {"alpha": alpha, "beta": beta}
 
     def state(self) -> dict[str, Tensor]:
         """See `Adapted`."""
@@ -173,9 +161,8 @@ def presets(conditions: Conditions) -> dict[str, Any]:
 
     Source: configurations of Tip-Adapter d0e2d6f8; `textures` is ours.
     """
-    if conditions.dataset not in _PRESETS:
-        return {}
-    return dict(zip(("alpha", "alpha_to", "beta_to"), _PRESETS[conditions.dataset], strict=True))
+    found = _PRESETS.get(conditions.dataset)
+    return dict(zip(("alpha", "alpha_to", "beta_to"), found, strict=True)) if found else {}
 
 
 METHOD = MethodInfo(

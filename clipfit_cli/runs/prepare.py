@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from clipfit_cli import methods
 from clipfit_cli.config import RunConfig, TestSet, TrainingConfig
 from clipfit_cli.data.dataset import DataSet
@@ -193,11 +195,15 @@ def check_served(plan: Iterable[Prepared]) -> None:
         ConfigError: A setting does not fit the model.
     """
     seen: set[str] = set()
+    models: dict[str, nn.Module] = {}
     for one in plan:
-        key = repr((one.config.method, one.config.settings, one.config.model))
+        backbone = one.config.model.backbone
+        key = repr((one.config.method, one.config.settings, backbone))
         if key not in seen:
-            model = build_on_meta(one.config.model.backbone)
-            one.info.describe(model, one.settings, one.training_set.num_classes, len(one.training_set.train))
+            if backbone not in models:
+                models[backbone] = build_on_meta(backbone)
+            size = one.training_set.num_classes, len(one.training_set.train)
+            one.info.describe(models[backbone], one.settings, *size)
         seen.add(key)
 
 

@@ -116,7 +116,8 @@ class _Work:
     def finish(self) -> Finished:
         """Do what is missing and return all records."""
         prepared, fresh = self.prepared, self.keep.nothing_before
-        before = None if fresh else find_run(prepared.folder, prepared.key)
+        is_scored = prepared.card is not None and prepared.adapter_sha256 is None  # in the folder of its own training
+        before = None if fresh and not is_scored else find_run(prepared.folder, prepared.key)
         tests = {} if fresh else prepared.found_tests(with_logits=self.keep.logits)
         files: dict[str, bytes] = {}
         made, whole = before, False

@@ -136,7 +136,10 @@ class Workspace:
             drawn = few_shot(whole, shots=shots, seed=seed, val_shots=val_shots) if draws else whole
             if selects:
                 drawn = replace(drawn, val=selection_images(whole, drawn, shots=shots, seed=seed, val_shots=val_shots))
-            return class_subset(drawn, subset)
+            half = class_subset(drawn, subset)
+            if selects and not half.val:
+                raise ConfigError(f"data set {name!r} has no validation image of its {subset} classes to select on")
+            return half
 
         return _kept(self._lists, (name, subset, shots, seed, selects, val_shots), cut)
 

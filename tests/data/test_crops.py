@@ -19,12 +19,12 @@ def straightforward(width: int, height: int, area: tuple[float, float]) -> Crop:
     return Crop(top, left, box_height, box_width, flip=bool(torch.rand(1) < 0.5))
 
 
-@pytest.mark.parametrize("area", [AREA, (0.5, 1.0), (0.3, 0.4), (1.0, 1.0)])
+@pytest.mark.parametrize("area", [AREA, (0.5, 1.0), (1.0, 1.0)])
 @pytest.mark.parametrize(("width", "height"), SIZES)
 def test_a_drawer_draws_torchvisions_boxes(width: int, height: int, area: tuple[float, float]) -> None:
     drawer = CropDrawer(area)
     flips = set()
-    for seed in (*range(150), 2**31, 2**62 - 1):
+    for seed in (*range(150 if area == AREA else 40), 2**31, 2**62 - 1):
         torch.manual_seed(seed)
         expected, stream = straightforward(width, height, area), torch.rand(1)
         assert drawer.seeded(width, height, seed) == expected

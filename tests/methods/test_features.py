@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,11 +21,12 @@ from clipfit_cli.methods.base import hooks_of
 from clipfit_cli.methods.prolip import Prolip, ProlipSettings
 from clipfit_cli.methods.tip_adapter import TipAdapter, TipAdapterSettings
 from clipfit_cli.methods.tip_adapter_f import TipAdapterF
+from clipfit_cli.models import text_features
 from clipfit_cli.models.bundle import ClipBundle
 from clipfit_cli.models.encode import tapped
 from clipfit_cli.models.towers import logit_bias, logit_scale
 from tests.conftest import build_small_clip, small_bundle
-from tests.kinds import KINDS, build
+from tests.kinds import ALL_KINDS, KINDS, build, config_of
 
 NAMES = ["cat", "polka-dotted thing", "red_tractor"]
 TEMPLATES = ("a photo of a {}.",)
@@ -100,7 +102,7 @@ def test_the_search_of_tip_adapter(
     assert len(tried["beta"]) == 4000 and tried["beta"][:21] == pytest.approx([0.1] * 20 + [0.1245])
     assert tried["alpha"][1] == tried["alpha"][21] == pytest.approx(2.095)
     state = adapted.state()
-    assert (float(state["beta"]), float(state["alpha"])) == (found["beta"], found["alpha"])
+    assert (float(state["beta"]), float(state["alpha"])) == pytest.approx((found["beta"], found["alpha"]))
     right = adapted.classifier(NAMES, TEMPLATES)(val.features).argmax(dim=-1) == val.labels
     assert 100 * right.double().mean().item() == pytest.approx(best)
 
@@ -146,6 +148,7 @@ def test_prolip_answers_for_new_classes_by_the_text_tower(small_clip: ClipBundle
     shifted = {"visual.proj": adapted.state()["visual.proj"] + 0.1}
     adapted.load(shifted)
     logits = adapted.classifier(["tree", "cat"], ("a {}.", "the {}"))(inputs)
+    assert not logits.requires_grad
     weights = class_features(small_clip, ["tree", "cat"], ("a {}.", "the {}"))
     close(logits, 100 * normalize(inputs @ shifted["visual.proj"], dim=-1) @ weights.T, 1e-4)
 
@@ -215,6 +218,8 @@ def test_a_cache_that_is_damaged(small_clip: ClipBundle) -> None:
         with pytest.raises(CheckpointError, match=message):
             adapted.load({**good, "alpha": torch.tensor(9.0), **changes})
         assert all(torch.equal(adapted.state()[name], tensor) for name, tensor in good.items())
+    with pytest.raises(CheckpointError, match="lacks 1 tensors, the first is keys"):
+        adapted.load({name: tensor for name, tensor in good.items() if name != "keys"})
     other = small("tip-adapter-f", small_clip, alpha=7.0)
     assert isinstance(other, TipAdapterF)
     other.load(good)
@@ -254,9 +259,24 @@ def test_templates_of_the_references() -> None:
     assert templates("my-own") == ("a photo of a {}.",)
 
 
-def test_class_features_are_computed_once(small_clip: ClipBundle) -> None:
+def test_class_features_are_computed_once(small_clip: ClipBundle, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("zero-shot", "tip-adapter", "tip-adapter-f", "prolip"):
         with torch.inference_mode():
             small(name, small_clip).classifier(NAMES, TEMPLATES)
+        monkeypatch.setattr(text_features, "encode_text", None)  # to be called again would fail
     (kept,) = small_clip.class_features.values()
     assert not kept.is_inference()
+
+
+@pytest.mark.parametrize("templates", [(), ("a photo",), ("a very " + "long " * 40 + "{}",)])
+def test_prompts_that_cannot_be_read(templates: tuple[str, ...], small_clip: ClipBundle) -> None:
+    with pytest.raises(ConfigError, match=r"template|has \d+ tokens"):
+        small("tip-adapter", small_clip).classifier(NAMES, templates)
+
+
+@pytest.mark.parametrize("kind", ALL_KINDS)
+def test_the_width_of_features(kind: str, tmp_path: Path) -> None:
+    """It is told by the shape of a projection, or else by what would come out; of a model without numbers, too."""
+    config = config_of(kind, tmp_path)
+    model = build(config)
+    assert _frozen.embed_dim(model) == _frozen.embed_dim(model.to("meta")) == config["embed_dim"]

@@ -129,6 +129,7 @@ def test_with_validation_c_is_searched_for(small_clip: ClipBundle) -> None:
     by_exponent = [table[round(math.log10(c), 6)] for c in tried["c"]]
     assert tried["accuracy_pct"] == pytest.approx(by_exponent)
     assert max(tried["accuracy_pct"]) == max(table.values())
+    assert adapted.calibrate(val) == {"c": pytest.approx(expected)}
     weight, bias = fit(source.features, source.labels, expected, zeros())
     torch.testing.assert_close(adapted.state()["weight"], weight, atol=1e-4, rtol=1e-3)
     torch.testing.assert_close(adapted.state()["bias"], bias, atol=1e-3, rtol=1e-3)

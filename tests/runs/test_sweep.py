@@ -30,6 +30,7 @@ from clipfit_cli.errors import (
     OutOfMemoryError,
     TrainingError,
 )
+from clipfit_cli.methods.base import Trained
 from clipfit_cli.models import encode
 from clipfit_cli.protocols import base2new, few_shot, planning, xdataset
 from clipfit_cli.results.predictions import read_predictions
@@ -275,6 +276,24 @@ def test_nothing_trains_on_test_images(small_world: SmallWorld) -> None:
     request = request_of(small_world, datasets=("textures-sketch",), methods=(MethodChoice("clipfit"),))
     with pytest.raises(ConfigError, match="test images only"):
         execute(small_world, few_shot.plan(request))
+
+
+def test_what_a_model_cannot_serve_is_told_before_the_first_run(
+    small_world: SmallWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outside = MethodChoice("clipfit", {"image_layer_norms": "7"})
+    plan = few_shot.plan(request_of(small_world, methods=(MethodChoice("zero-shot"), outside)))
+    with pytest.raises(ConfigError, match="outside the image tower, which has 2 transformer blocks"):
+        execute(small_world, plan)
+
+    def describe(*_: object) -> list[Trained]:
+        raise ModelError("the image tower does not end in one linear projection")
+
+    unfit = replace(methods.get("bitfit"), describe=describe)
+    monkeypatch.setattr(methods, "get", lambda _: unfit)
+    with pytest.raises(ModelError, match="does not end in one linear projection"):
+        execute(small_world, few_shot.plan(request_of(small_world, methods=(MethodChoice("bitfit"),))))
+    assert not small_world.runs_dir.exists()
 
 
 def test_short_classes_are_noted(small_world: SmallWorld) -> None:
