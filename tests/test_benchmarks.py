@@ -35,7 +35,8 @@ def test_reference_and_ours_have_one_loss_and_one_gradient(scripts: Any, small_c
     ours = step.ours(small_clip, 5)
     official = reference.Reference(small_clip, step.names_of(5), step.TEMPLATE)
     with torch.no_grad():  # away from the start, where the distillation is 0 and has no gradient
-        for one, other in zip(ours.parameters(), official.parameters(), strict=True):
+        (group,) = ours.parameters()
+        for one, other in zip(group.parameters, official.parameters(), strict=True):
             one.add_(0.1 * torch.randn_like(one))
             other.copy_(one)
     images, labels = step.batch_of(small_clip, 3, 5)
@@ -45,7 +46,7 @@ def test_reference_and_ours_have_one_loss_and_one_gradient(scripts: Any, small_c
         torch.autograd.backward(loss)
 
     torch.testing.assert_close(*losses)
-    for one, other in zip(ours.parameters(), official.parameters(), strict=True):
+    for one, other in zip(group.parameters, official.parameters(), strict=True):
         torch.testing.assert_close(one.grad, other.grad, atol=1e-5, rtol=1e-3)
 
 

@@ -30,8 +30,8 @@ def list_(output: OutputOptions) -> None:
     columns = (
         Column("method", "method"),
         Column("family", "family"),
-        Column("summary", "what trains", "prose"),
         Column("new_classes", "new"),
+        Column("summary", "what trains", "prose"),
         Column("selects_on", "selects on", terminal=False),
         Column("transductive", "transductive", terminal=False),
         Column("settings", "settings", "value", terminal=False),

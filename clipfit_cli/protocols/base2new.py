@@ -81,8 +81,8 @@ def captions(records: Sequence[Finished]) -> tuple[str, ...]:
     series = series_of(records)
     if len({one.config.dataset for one in series}) != 1:
         return ()
-    base, new = halves_of(series[0].config.dataset)
-    return (f"tested on {series[0].num_images(base):,} base and {series[0].num_images(new):,} new images",)
+    base, new = (max(one.num_images(half) for one in series) for half in halves_of(series[0].config.dataset))
+    return (f"tested on {base:,} base" + (f" and {new:,} new images" if new else " images"),)
 
 
 def _entry(series: Series) -> Entry:

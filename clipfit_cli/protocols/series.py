@@ -260,7 +260,11 @@ def templates_text(templates: Sequence[str]) -> str | None:
 def _chosen(series: Series) -> dict[str, str]:
     """Return what was chosen by validation images: name -> value of each run, in the order of seeds."""
     found = [record.run.chosen for record in series.records]
-    return {name: "/".join(f"{one[name]:g}" for one in found if name in one) for name in (found[0] if found else ())}
+    return {name: "/".join(_short(one[name]) for one in found if name in one) for name in (found[0] if found else ())}
+
+
+def _short(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _variant(config: RunConfig) -> dict[str, Any]:

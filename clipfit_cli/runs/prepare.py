@@ -158,7 +158,10 @@ def prepare(config: RunConfig, workspace: Workspace, store: RunStore) -> Prepare
         dataset = workspace.lists(asked.dataset, asked.subset)
         trained_names = card.class_names if card else training_set.class_names
         if not info.new_classes and not set(dataset.class_names) <= set(trained_names):
-            workspace.say_once(f"{info.name} has no answer for classes that it was not trained on: {asked.dataset}")
+            group = "" if asked.subset == "all" else f", {asked.subset} classes"
+            workspace.say_once(
+                f"{info.name} has no answer for classes that it was not trained on: {asked.dataset}{group}"
+            )
             continue
         templates = templates_of(config, dataset)
         identity = workspace.images_sha256(dataset, dataset.test)

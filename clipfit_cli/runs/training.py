@@ -75,7 +75,8 @@ def fit(prepared: Prepared, workspace: Workspace, *, on_progress: OnProgress) ->
     if not grid:
         return one.run(asked)
     best: Fitted | None = None
-    tried: dict[str, list[Any]] = {name: [] for name in (*grid[0], "accuracy_pct")}
+    names = dict.fromkeys(name for changes in grid for name in changes)
+    tried: dict[str, list[Any]] = {name: [] for name in (*names, "accuracy_pct")}
     time_s = 0.0
     for changes in grid:
         found = one.run(with_changes(asked, info, changes))
@@ -83,8 +84,9 @@ def fit(prepared: Prepared, workspace: Workspace, *, on_progress: OnProgress) ->
         if best is None or accuracy > max(tried["accuracy_pct"]):
             best = Fitted(**{**vars(found), "chosen": {**found.chosen, **changes}})
         time_s += found.time_s
-        for name, value in {**changes, "accuracy_pct": accuracy}.items():
-            tried[name].append(value)
+        values = {**changes, "accuracy_pct": accuracy}
+        for name, column in tried.items():
+            column.append(values.get(name))
     assert best is not None
     return Fitted(**{**vars(best), "tried": tried, "time_s": time_s})
 

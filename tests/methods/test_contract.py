@@ -17,7 +17,12 @@ from clipfit_cli.testing.probes import HostReads, NoSource
 from clipfit_cli.testing.small import IMAGES, LABELS, TensorSource, pristine
 
 
-@pytest.mark.parametrize("name", methods.available())
+QUICK = ("bitfit", "prolip", "zero-shot")  # of each kind of tap one; the others are slow together
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in methods.available()]
+)
 @pytest.mark.parametrize("check", testing.CHECKS, ids=lambda check: check.__name__.removeprefix("check_"))
 def test_contract(check: Callable[[MethodInfo], None], name: str) -> None:
     check(methods.get(name))

@@ -123,6 +123,7 @@ MISTAKES: list[tuple[str, MethodInfo, str]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "info", "message"), MISTAKES, ids=lambda one: one if isinstance(one, str) else "")
 def test_a_mistake_is_seen(name: str, info: MethodInfo, message: str) -> None:
     with pytest.raises(AssertionError, match=message):
@@ -133,6 +134,7 @@ def test_every_check_has_its_mistake() -> None:
     assert {name for name, _, _ in MISTAKES} == CHECK_OF.keys()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("info", "names"),
     [
