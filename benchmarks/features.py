@@ -17,7 +17,8 @@ from typing import Any
 
 from measuring import circumstances, print_records, write_json
 
-from clipfit_cli.config import TINY_BACKBONE, TINY_PRETRAINED, MethodChoice, ModelConfig, Request
+from clipfit_cli.cli.words import parse_methods
+from clipfit_cli.config import TINY_BACKBONE, TINY_PRETRAINED, ModelConfig, Request
 from clipfit_cli.data.load import default_data_root
 from clipfit_cli.engine.environment import resolve_device
 from clipfit_cli.engine.precision import resolve_precision
@@ -28,7 +29,7 @@ from clipfit_cli.runs.prepare import prepare
 from clipfit_cli.runs.run import Keep, run
 from clipfit_cli.runs.workspace import Workspace
 
-METHODS = ("tip-adapter", "tip-adapter-f", "linear-probe", "prolip")
+METHODS = ("tip-adapter", "tip-adapter-f", "tip-adapter-f:views=10", "linear-probe", "prolip")
 TUNED = ("linear-probe",)
 
 
@@ -46,9 +47,10 @@ def measure(name: str, workspace: Workspace, store: RunStore, options: argparse.
     """Train and test a method twice, and return what that took."""
     model = ModelConfig(options.backbone, options.pretrained)
     precision = resolve_precision("auto", workspace.device, find_blueprint(model.backbone, model.pretrained))
+    choices = parse_methods([name])
     request = Request(
         datasets=(options.dataset,),
-        methods=(MethodChoice(name),),
+        methods=choices,
         shots=(options.shots,),
         seeds=(1,),
         model=model,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import io
 import json
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +85,14 @@ class SmallWorld:
         ]
 
 
+@cache
+def _weights() -> bytes:
+    """Return the checkpoint of `SMALL_ARCHITECTURE`."""
+    content = io.BytesIO()
+    torch.save(build_small_clip(seed=3).state_dict(), content)
+    return content.getvalue()
+
+
 @pytest.fixture
 def small_world(tmp_path: Path, small_architecture: str) -> SmallWorld:
     """See `SmallWorld`."""
@@ -90,7 +100,7 @@ def small_world(tmp_path: Path, small_architecture: str) -> SmallWorld:
     write_small_dataset(data_root, "dtd", ["banded", "lined", "polka-dotted", "woven"], (6, 2, 3))
     write_small_dataset(data_root, "eurosat", ["Forest", "River", "Sea or Lake"], (5, 1, 2))
     weights = tmp_path / "small.pt"
-    torch.save(build_small_clip(seed=3).state_dict(), weights)
+    weights.write_bytes(_weights())
     return SmallWorld(data_root, weights, tmp_path / "runs")
 
 

@@ -7,6 +7,7 @@ import gc
 import platform
 import sys
 from contextlib import suppress
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -49,8 +50,12 @@ def device_name(device: torch.device) -> str:
 
 def versions() -> dict[str, str]:
     """Return the versions that can matter to a number."""
-    packages = {package: version(package) for package in _PACKAGES}
-    return {"clipfit": __version__, "python": platform.python_version(), **packages}
+    return {"clipfit": __version__, "python": platform.python_version(), **_package_versions()}
+
+
+@cache
+def _package_versions() -> dict[str, str]:
+    return {package: version(package) for package in _PACKAGES}
 
 
 class PeakMemory:

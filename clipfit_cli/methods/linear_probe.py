@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _EXPONENTS = (6.0, 4.0, 2.0, 0.0, -2.0, -4.0, -6.0)
 _ROUNDS = 8
-_MOST_ITERATIONS, _TOLERANCE = 1000, 1e-7
+_MOST_ITERATIONS, _TOLERANCE = 1000, 1e-6
 
 
 @dataclass(frozen=True)

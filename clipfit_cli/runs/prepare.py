@@ -197,17 +197,13 @@ def check_served(plan: Iterable[Prepared]) -> None:
         ModelError: A method cannot serve a tower of its model.
         ConfigError: A setting does not fit the model.
     """
-    seen: set[str] = set()
+    kinds = {repr((one.config.method, one.config.settings, one.config.model.backbone)): one for one in plan}
     models: dict[str, nn.Module] = {}
-    for one in plan:
+    for one in kinds.values():
         backbone = one.config.model.backbone
-        key = repr((one.config.method, one.config.settings, backbone))
-        if key not in seen:
-            if backbone not in models:
-                models[backbone] = build_on_meta(backbone)
-            size = one.training_set.num_classes, len(one.training_set.train)
-            one.info.describe(models[backbone], one.settings, *size)
-        seen.add(key)
+        if backbone not in models:
+            models[backbone] = build_on_meta(backbone)
+        one.info.describe(models[backbone], one.settings, one.training_set.num_classes, len(one.training_set.train))
 
 
 def templates_of(config: TrainingConfig, dataset: DataSet) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -41,6 +42,15 @@ def build_small_clip(*, resnet: bool = False, seed: int = 0) -> CLIP:
         resnet: Whether its image tower is a ResNet, of one block a stage; else it is a ViT of width 48.
         seed: Of the weights.
     """
+    if torch.get_default_device().type != "cpu":
+        return _drawn(resnet, seed)[0]
+    model, state = _kept(resnet, seed)
+    torch.set_rng_state(state)
+    return copy.deepcopy(model)
+
+
+def _drawn(resnet: bool, seed: int) -> tuple[CLIP, Tensor]:
+    """Return a new model, and torch's generator as it is then."""
     torch.manual_seed(seed)
     vision = (
         CLIPVisionCfg(image_size=32, layers=(1, 1, 1, 1), width=16, head_width=32)
@@ -48,7 +58,11 @@ def build_small_clip(*, resnet: bool = False, seed: int = 0) -> CLIP:
         else CLIPVisionCfg(image_size=32, patch_size=8, width=48, layers=2, head_width=24)
     )
     text = CLIPTextCfg(context_length=32, width=32, heads=2, layers=2)
-    return CLIP(embed_dim=24, vision_cfg=vision, text_cfg=text, quick_gelu=True)
+    model = CLIP(embed_dim=24, vision_cfg=vision, text_cfg=text, quick_gelu=True)
+    return model, torch.get_rng_state()
+
+
+_kept = cache(_drawn)
 
 
 def small_bundle(model: torch.nn.Module, *, backbone: str = "small", bn: BnMode = "eval") -> ClipBundle:

@@ -16,8 +16,7 @@ from clipfit_cli.models import encode
 from clipfit_cli.testing.probes import HostReads, NoSource
 from clipfit_cli.testing.small import IMAGES, LABELS, TensorSource, pristine
 
-
-QUICK = ("bitfit", "prolip", "zero-shot")  # of each kind of tap one; the others are slow together
+QUICK = ("bitfit", "prolip")  # of each kind of tap one; the others are slow together
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,8 @@ from tests.runs.test_sweep import CPU, execute, folder_of, request_of, scores
 
 GRID = ({"turn": 2, "lr": 0.5}, {"turn": 0, "lr": 0.25}, {"turn": 0, "lr": 0.125}, {"turn": 1, "lr": 0.75})
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def ask(small_world: SmallWorld, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Asked, list[RunConfig]]]:
