@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -54,6 +54,22 @@ class TowersSettings:
         return ("image", "text") if self.towers == "both" else (self.towers,)
 
 
+def official_method(*, trained: Callable[[nn.Module, Any], Sequence[str]], **fields: Any) -> MethodInfo:
+    """Return a method that trains some of CLIP's own parameters as the official code trains.
+
+    Args:
+        trained: (open_clip model, settings) -> their names.
+        fields: Of `MethodInfo`, but for family, recipe and what is described.
+    """
+    return MethodInfo(
+        family="weights",
+        recipe=recipe,
+        describe=lambda model, settings, *_: parameters_of(model, trained(model, settings)),
+        preset_source=PRESET_SOURCE,
+        **fields,
+    )
+
+
 def tower_method(*, name: str, summary: str, source: str, parameters: str) -> MethodInfo:
     """Return a method that trains parameters of the chosen towers with the cross-entropy alone.
 
@@ -71,14 +87,6 @@ def tower_method(*, name: str, summary: str, source: str, parameters: str) -> Me
 
         return TunedEncoders(bundle, names, templates, trained=require_some(trained(bundle.model, settings), name))
 
-    return MethodInfo(
-        name=name,
-        summary=summary,
-        source=source,
-        family="weights",
-        settings=TowersSettings,
-        attach=attach,
-        recipe=recipe,
-        describe=lambda model, settings, *_: parameters_of(model, trained(model, settings)),
-        preset_source=PRESET_SOURCE,
+    return official_method(
+        name=name, summary=summary, source=source, settings=TowersSettings, trained=trained, attach=attach
     )

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from clipfit_cli.config import TEXTURES, Conditions
 from clipfit_cli.errors import ConfigError
-from clipfit_cli.methods._official import PRESET_SOURCE, parameters_of, recipe
-from clipfit_cli.methods.base import Adapted, MethodInfo
+from clipfit_cli.methods._official import official_method
+from clipfit_cli.methods.base import Adapted
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -69,13 +69,8 @@ def attach(
     """Return CLIPFit on a copy of the model."""
     from clipfit_cli.methods._tuned_encoders import TunedEncoders, require_some
 
-    return TunedEncoders(
-        bundle,
-        class_names,
-        prompt_templates,
-        trained=require_some(trained(bundle.model, settings), "clipfit"),
-        penalty=_penalty(bundle, settings),
-    )
+    names, penalty = require_some(trained(bundle.model, settings), "clipfit"), _penalty(bundle, settings)
+    return TunedEncoders(bundle, class_names, prompt_templates, trained=names, penalty=penalty)
 
 
 def trained(model: nn.Module, settings: ClipfitSettings) -> list[str]:
@@ -142,15 +137,12 @@ def presets(conditions: Conditions) -> dict[str, Any]:
     return {"beta": 2.0 if conditions.protocol == "few-shot" and conditions.dataset not in _BETA_8 else 8.0}
 
 
-METHOD = MethodInfo(
+METHOD = official_method(
     name="clipfit",
     summary="text feed-forward output biases and image LayerNorms, cross-entropy plus distilled class features",
     source="Li et al., EMNLP 2024, arXiv 2409.16718; official code at 4dde0494",
-    family="weights",
     settings=ClipfitSettings,
+    trained=trained,
     attach=attach,
-    recipe=recipe,
-    describe=lambda model, settings, *_: parameters_of(model, trained(model, settings)),
     presets=presets,
-    preset_source=PRESET_SOURCE,
 )
