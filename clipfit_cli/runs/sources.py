@@ -133,12 +133,16 @@ class TrainingImages:
         return is_part and not self._inputs.features.fit(num_images * recipe.views)
 
     def _of_view(self, tap: Tap, view: View) -> Tensor:
-        """Return a view of all images (num_images, ...); it stays on the device where all views fit."""
+        """Return a view of all images (num_images, ...); it stays on the device where all views fit.
+
+        On a CPU that would keep twice what is wanted as a whole, once for each time that its number comes up.
+        """
         if (tap, view) in self._views:
             return self._views[tap, view]
         features, train = self._inputs.features, self._dataset.train
         found = features.everything(self._dataset, train, tap, view)
-        if view is None or features.fit(len(train) * (self._recipe.views or 1)):
+        is_twice = self._inputs.device.type == "cpu" and batch_size_of(self._recipe, len(train)) == len(train)
+        if not is_twice and (view is None or features.fit(len(train) * (self._recipe.views or 1))):
             self._views[tap, view] = found
         return found
 
