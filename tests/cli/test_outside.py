@@ -279,6 +279,7 @@ def test_a_signal_while_the_command_is_still_being_read(number: signal.Signals, 
     """Whatever is imported just then."""
     code = f"""
 import os, signal, sys
+signal.signal({int(number)}, signal.SIG_DFL)  # which nohup, or a shell's background, would have it ignore
 signal.signal(signal.SIGINT, signal.default_int_handler)
 class Finder:
     def find_spec(self, name, path=None, target=None):
