@@ -145,7 +145,7 @@ class FrozenFeatures:
         self.encoded_images += len(images)
         return self._as(tap, self._raw(images))
 
-    def fit(self, num_crops: int) -> bool:
+    def fits(self, num_crops: int) -> bool:
         """Return whether the features of so many crops fit into what is kept in memory."""
         return 4 * num_crops * self._signature[1] <= LIMIT_BYTES
 

@@ -130,7 +130,7 @@ class TrainingImages:
         if recipe.crop_scale is None or recipe.views is None:
             return recipe.crop_scale is not None
         is_part = recipe.view_use == "cycle" and batch_size_of(recipe, num_images) < num_images
-        return is_part and not self._inputs.features.fit(num_images * recipe.views)
+        return is_part and not self._inputs.features.fits(num_images * recipe.views)
 
     def _of_view(self, tap: Tap, view: View) -> Tensor:
         """Return a view of all images (num_images, ...); it stays on the device where all views fit.
@@ -142,7 +142,7 @@ class TrainingImages:
         features, train = self._inputs.features, self._dataset.train
         found = features.everything(self._dataset, train, tap, view)
         is_twice = self._inputs.device.type == "cpu" and batch_size_of(self._recipe, len(train)) == len(train)
-        if not is_twice and (view is None or features.fit(len(train) * (self._recipe.views or 1))):
+        if not is_twice and (view is None or features.fits(len(train) * (self._recipe.views or 1))):
             self._views[tap, view] = found
         return found
 

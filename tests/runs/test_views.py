@@ -93,7 +93,7 @@ def test_crops_that_do_not_fit_are_made_again_and_not_kept(
 ) -> None:
     monkeypatch.setattr(frozen_features, "LIMIT_BYTES", 60 * ROW_BYTES)
     frozen = open_features(small_clip)
-    assert frozen.fit(60) and not frozen.fit(61)
+    assert frozen.fits(60) and not frozen.fits(61)
     expected = [collect(open_features(small_clip), noisy, view=(HALF, number)) for number in range(3)]
     for count in (3 * 24, 4 * 24):
         found = [collect(frozen, noisy, view=(HALF, number)) for number in range(3)]
