@@ -45,7 +45,7 @@ def reported() -> Iterator[None]:
     """Make of errors from outside a message on stderr and the exit code of their kind."""
     try:
         yield
-    except (ClipfitError, OSError, RecursionError, KeyboardInterrupt) as error:
+    except (ClipfitError, OSError, RuntimeError, SystemError, KeyboardInterrupt) as error:
         raise typer.Exit(report(error)) from None
 
 
@@ -58,8 +58,8 @@ def report(error: BaseException) -> int:
         BaseException: The error itself, where it is a bug: what is neither ours nor came from outside keeps its
             traceback.
     """
-    if isinstance(error, KeyboardInterrupt):
-        number = error.args[0] if isinstance(error, Terminated) else signal.SIGINT
+    if interruption := _interruption(error):
+        number = interruption.args[0] if isinstance(interruption, Terminated) else signal.SIGINT
         word = "interrupted" if number == signal.SIGINT else "terminated"
         say(f"{word}; what is finished is kept, the same command goes on from here")
         return 128 + number
@@ -69,6 +69,16 @@ def report(error: BaseException) -> int:
     say("error: ", fg="red", bold=True, nl=False)
     say(str(found))
     return found.exit_code
+
+
+def _interruption(error: BaseException | None) -> KeyboardInterrupt | None:
+    """Return the interruption that an error is, or is the consequence of.
+
+    Python itself makes another error of one that comes at some moments: while a class names its members, say.
+    """
+    while error and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__
+    return error
 
 
 def _from_outside(error: BaseException) -> DataError | None:

@@ -109,6 +109,11 @@ def test_version() -> None:
     assert RUNNER.invoke(app, ["--version"]).output == f"clipfit {__version__}\n"
 
 
+def _caused(error: BaseException, cause: BaseException) -> BaseException:
+    error.__cause__ = cause
+    return error
+
+
 @pytest.mark.parametrize(
     ("raised", "code"),
     [
@@ -116,6 +121,8 @@ def test_version() -> None:
         (ClipfitError("odd"), 1),
         (KeyboardInterrupt(), 130),
         (Terminated(15), 143),
+        (_caused(RuntimeError("calling __set_name__"), Terminated(15)), 143),
+        (_caused(SystemError("returned a result with an exception set"), _caused(ValueError(), Terminated(2))), 130),
         (PermissionError(13, "Permission denied", "/secret"), 3),
         (OSError(28, "No space left on device"), 3),
         (ConnectionRefusedError(111, "Connection refused"), 3),
@@ -134,7 +141,7 @@ def test_errors_become_exit_codes(raised: BaseException, code: int, capsys: pyte
     assert "; " in err or str(raised) in err
 
 
-@pytest.mark.parametrize("bug", [ZeroDivisionError(), OSError("of a library"), OSError(9, "Bad file descriptor")])
+@pytest.mark.parametrize("bug", [ZeroDivisionError(), RuntimeError(), OSError("of a library"), OSError(9, "Bad file descriptor")])
 def test_bugs_keep_their_traceback(bug: Exception) -> None:
     @reported()
     def failing() -> None:
