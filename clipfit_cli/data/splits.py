@@ -153,7 +153,7 @@ def selection_images(
         raise ConfigError(
             f"data set {dataset.name!r} has no image left to select on: no validation list"
             + ("" if dataset.samples_val else ", and all training images are trained on")
-            + "; give the method's values by hand, without --tune"
+            + "; leave --tune out, or choose a method that selects nothing"
         )
     return found
 

@@ -306,5 +306,5 @@ def test_without_a_further_image_nothing_can_be_selected(images: int, shots: int
     with pytest.raises(ConfigError, match=r"no image left to select on.*all training images are trained on.*--tune"):
         selected(like_imagenet(images), shots=shots)
     without = toy([("a", 0), ("b", 1)], num_classes=2)
-    with pytest.raises(ConfigError, match="'toy' has no image left to select on: no validation list; give"):
+    with pytest.raises(ConfigError, match="'toy' has no image left to select on: no validation list; leave"):
         selected(without, shots=1)
