@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
+from statistics import fmean
 from typing import cast
 
 import torch
@@ -33,6 +34,7 @@ class Training:
         steps: Optimiser updates.
         skipped_steps: Steps whose gradients overflowed in fp16, so that nothing was updated.
         final_loss: Mean loss over the last epoch; None where no step was made.
+        final_cross_entropy: Its term of that name; the loss itself, where the method names no such term.
         losses, rates: Loss and learning rate of every step, the skipped ones too.
         time_s: Wall-clock seconds.
         micro_batch_size: Images that went through the model at a time, in the end; a whole batch where all fit. None
@@ -42,6 +44,7 @@ class Training:
     steps: int
     skipped_steps: int
     final_loss: float | None
+    final_cross_entropy: float | None
     losses: tuple[float, ...]
     rates: tuple[float, ...]
     time_s: float
@@ -93,13 +96,13 @@ def train(
     steps = source.steps_per_epoch
     total = recipe.epochs * steps if recipe.steps is None else recipe.steps
     if not total:
-        return Training(0, 0, None, (), (), time.perf_counter() - start, None)
+        return Training(0, 0, None, None, (), (), time.perf_counter() - start, None)
     scaler = grad_scaler(precision, device)
     groups = adapted.parameters()
     optimiser = optimiser_of(groups, recipe, skips_overflow=scaler.is_enabled())
     between_reads = steps_between_reads(device, steps)
     at_a_time: MicroBatches | None = None
-    done, losses, rates = 0, list[float](), list[float]()
+    done, losses, cross_entropies, rates = 0, list[float](), list[float](), list[float]()
     scales: list[Tensor] = []
     epochs = -(-total // steps)
     for epoch in range(epochs):
@@ -136,21 +139,22 @@ def train(
             done += 1
             rates.append(lr)
             if len(unread) == between_reads:
-                losses += _read(unread, epoch=epoch, lr=lr, steps_done=done)
+                _read(unread, losses, cross_entropies, epoch=epoch, lr=lr)
                 _report(on_progress, done, total, losses)
         if unread:
-            losses += _read(unread, epoch=epoch, lr=lr, steps_done=done)
+            _read(unread, losses, cross_entropies, epoch=epoch, lr=lr)
         hooks.after_epoch(epoch + 1, epochs)
         _report(on_progress, done, total, losses)
     if not all(parameter.isfinite().all() for group in groups for parameter in group.parameters):
         raise TrainingError("the last step left numbers that are not finite; lower the learning rate with --lr")
     skipped = _num_skipped(scales)
-    last = losses[-steps:]
+    last = slice(-steps, None)
     assert at_a_time is not None
     return Training(
         steps=done - skipped,
         skipped_steps=skipped,
-        final_loss=sum(last) / len(last),
+        final_loss=fmean(losses[last]),
+        final_cross_entropy=fmean(cross_entropies[last]),
         losses=tuple(losses),
         rates=tuple(rates),
         time_s=time.perf_counter() - start,
@@ -246,7 +250,7 @@ def _attempt(
     device: torch.device,
     scaler: torch.amp.GradScaler,
 ) -> Callable[[int], Tensor]:
-    """Return what computes the gradients of a batch, some images at a time, and returns its loss, detached.
+    """Return what computes the gradients of a batch, some images at a time, and returns loss and cross-entropy (2,).
 
     The loss is a mean over images plus what does not depend on them, so it is the sum of the losses of the parts, each
     times its share of the images. Called again, it begins anew, from the same buffers and random numbers.
@@ -264,26 +268,31 @@ def _attempt(
         for first, part in enumerate(torch.split(inputs, size)):
             hooks.at(step._replace(first=first * size))
             with autocast(precision, device):
-                loss, _ = adapted.loss(part, labels[first * size : first * size + len(part)])
-            if len(part) < len(inputs):
-                loss = loss * (len(part) / len(inputs))
+                loss, terms = adapted.loss(part, labels[first * size : first * size + len(part)])
+            share = len(part) / len(inputs)
+            if share < 1:
+                loss = loss * share
             torch.autograd.backward(scaler.scale(loss))
-            losses.append(loss.detach())
-        return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+            both = loss.detach(), terms.get("cross_entropy", loss.detach() / share) * share
+            losses.append(torch.stack(both))
+        return losses[0] if len(losses) == 1 else torch.stack(losses).sum(dim=0)
 
     return gradients
 
 
-def _read(unread: list[Tensor], *, epoch: int, lr: float, steps_done: int) -> list[float]:
-    values: list[float] = torch.stack(unread).tolist()
-    unread.clear()
-    for back, value in zip(range(len(values) - 1, -1, -1), values, strict=True):
-        if not math.isfinite(value):
+def _read(
+    unread: list[Tensor], losses: list[float], cross_entropies: list[float], *, epoch: int, lr: float
+) -> None:
+    """Append what steps gave, loss and cross-entropy (2,) of each, to the lists."""
+    for loss, cross_entropy in torch.stack(unread).tolist():
+        losses.append(loss)
+        cross_entropies.append(cross_entropy)
+        if not math.isfinite(loss):
             raise TrainingError(
-                f"the loss became {value} at step {steps_done - back} (epoch {epoch + 1}, learning rate {lr:.3g}); "
+                f"the loss became {loss} at step {len(losses)} (epoch {epoch + 1}, learning rate {lr:.3g}); "
                 "lower it with --lr, or use --precision fp32"
             )
-    return values
+    unread.clear()
 
 
 def _report(on_progress: OnProgress | None, done: int, total: int, losses: list[float]) -> None:

@@ -329,13 +329,14 @@ class _Work:
         guessing, last = math.log(training_set.num_classes), fitted.stages[-1]
         warm_up = fitted.recipes[-1].warmup_epochs
         if (
-            last.final_loss is not None
-            and last.final_loss > _GUESSING * guessing
+            last.final_cross_entropy is not None
+            and last.final_cross_entropy > _GUESSING * guessing
             and fitted.recipes[-1].epochs > warm_up
         ):
             notes += self.workspace.say_once(
-                f"{self.config.method} on {self.config.dataset}, seed {self.config.seed}, learnt nothing: the loss of "
-                f"the last epoch is {last.final_loss:.2f}, guessing has {guessing:.2f}; try another --lr"
+                f"{self.config.method} on {self.config.dataset}, seed {self.config.seed}, learnt nothing: the "
+                f"cross-entropy of the last epoch is {last.final_cross_entropy:.2f}, guessing has {guessing:.2f}; try "
+                "another --lr"
             )
         return tuple(notes)
 

@@ -127,6 +127,7 @@ def test_steps_go_beyond_epochs_and_end_within_one() -> None:
     done = trained(Slope(), Recipe(steps=5, epochs=1, **PLAIN), source)
     assert [step for _, step in source.asked] == [0, 1, 2, 3, 4]
     assert done.final_loss == pytest.approx(sum(done.losses[-2:]) / 2)
+    assert done.final_cross_entropy == done.final_loss  # where no term is called so
 
 
 def test_the_factor_of_a_group_does_not_act_in_warm_up() -> None:
@@ -181,17 +182,20 @@ def test_training_reports_every_few_steps_and_at_the_end(small_clip: ClipBundle)
 def test_final_loss_is_the_mean_of_the_last_epoch(small_clip: ClipBundle) -> None:
     adapted: Any = attached(small_clip)
     losses: list[float] = []
+    cross_entropies: list[float] = []
     original = adapted.loss
 
     def recorded(images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         loss, terms = original(images, labels)
         losses.append(float(loss.detach()))
+        cross_entropies.append(float(terms["cross_entropy"]))
         return loss, terms
 
     adapted.loss = recorded
     training = trained(adapted, Recipe(epochs=2, batch_size=3))
     assert len(losses) == 6 and training.losses == pytest.approx(losses)
     assert training.final_loss == pytest.approx(sum(losses[3:]) / 3)
+    assert training.final_cross_entropy == pytest.approx(sum(cross_entropies[3:]) / 3)
 
 
 class Poisoned(Line):
