@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import torch
 from open_clip.transformer import QuickGELU, ResidualAttentionBlock
@@ -19,6 +19,21 @@ Attend = Callable[[Tensor, int], Tensor]
 Projection = Literal["q", "k", "v"]
 Added = Callable[[Projection, Tensor], Tensor | None]
 """(name of a projection, its inputs (..., width)) -> what its output gets added (..., width), or None for nothing."""
+
+Matrix = Literal["attn.q", "attn.k", "attn.v", "attn.out_proj", "mlp.c_fc", "mlp.c_proj"]
+MATRICES: tuple[Matrix, ...] = get_args(Matrix)
+"""All matrices of a plain block."""
+MATRIX_PARAMETERS = ("attn.in_proj_weight", "attn.out_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
+"""What holds them, in this order."""
+
+Linear = Callable[[Matrix, Tensor, Tensor | None, float], Tensor]
+"""(name of a matrix W of a block, inputs x (..., columns), bias b (rows,), scale) -> scale * W x + b (..., rows)."""
+
+
+def matrices(block: ResidualAttentionBlock) -> dict[Matrix, Tensor]:
+    """Return every matrix of a plain block (rows, columns); what is written into one is written into the block."""
+    stacked, *others = (block.get_parameter(name).detach() for name in MATRIX_PARAMETERS)
+    return dict(zip(MATRICES, (*stacked.chunk(3), *others), strict=True))
 
 
 def plain_blocks(transformer: nn.Module) -> list[ResidualAttentionBlock] | None:
@@ -41,7 +56,13 @@ def _is_plain(block: nn.Module) -> bool:
 
 
 def run_block(
-    block: ResidualAttentionBlock, states: Tensor, attend: Attend, *, fold: bool = True, added: Added | None = None
+    block: ResidualAttentionBlock,
+    states: Tensor,
+    attend: Attend,
+    *,
+    fold: bool = True,
+    added: Added | None = None,
+    linear: Linear | None = None,
 ) -> Tensor:
     """Return the states (..., width) behind a block.
 
@@ -52,14 +73,13 @@ def run_block(
         fold: Whether QuickGELU's factors go into the weights, which saves memory where there are many positions and
             rounds otherwise; so it must not depend on how many images a batch happens to have.
         added: What queries, keys and values get added.
+        linear: Computes the linear layers; None = as they are.
     """
-    attention = block.attn
     normed = block.ln_1(states)
-    qkv = F.linear(normed, attention.in_proj_weight, attention.in_proj_bias)
+    qkv = _projected(block.attn, "qkv", normed, linear)
     if added is not None:
         qkv = _sums(qkv, added("q", normed), added("k", normed), added("v", normed))
-    mixed = attend(qkv, attention.num_heads)
-    return _feed_forward(block, states + block.ls_1(attention.out_proj(mixed)), fold)
+    return _rest(block, states, attend(qkv, block.attn.num_heads), fold, linear)
 
 
 def run_block_at(
@@ -70,6 +90,7 @@ def run_block_at(
     *,
     fold: bool = False,
     added: Added | None = None,
+    linear: Linear | None = None,
 ) -> Tensor:
     """Return the states (batch, width) behind a block at one position a sequence; the others give keys and values only.
 
@@ -83,18 +104,29 @@ def run_block_at(
             joined (batch, width).
         fold: See `run_block`.
         added: What queries, at the picked positions, and keys and values get added.
+        linear: See `run_block`.
     """
-    attention = block.attn
-    width, weight, bias = states.shape[-1], attention.in_proj_weight, attention.in_proj_bias
     normed = block.ln_1(states)
     read = pick(normed)
-    queries = F.linear(read, weight[:width], bias[:width])
-    keys_values = F.linear(normed, weight[width:], bias[width:])
+    queries = _projected(block.attn, "q", read, linear)
+    keys_values = _projected(block.attn, "kv", normed, linear)
     if added is not None:
         queries = _sums(queries, added("q", read))
         keys_values = _sums(keys_values, added("k", normed), added("v", normed))
-    mixed = attend(queries, keys_values, attention.num_heads)
-    return _feed_forward(block, pick(states) + block.ls_1(attention.out_proj(mixed)), fold)
+    mixed = attend(queries, keys_values, block.attn.num_heads)
+    return _rest(block, pick(states), mixed, fold, linear)
+
+
+def _projected(attention: nn.MultiheadAttention, names: str, normed: Tensor, linear: Linear | None) -> Tensor:
+    """Return neighbouring projections among queries, keys and values, side by side (..., len(names) * width)."""
+    width, first = normed.shape[-1], "qkv".index(names)
+    rows = slice(first * width, (first + len(names)) * width)
+    bias = attention.in_proj_bias[rows]
+    if linear is None:
+        return F.linear(normed, attention.in_proj_weight[rows], bias)
+    projections = zip(MATRICES[first:], bias.chunk(len(names)), strict=False)
+    parts = [linear(name, normed, own, 1.0) for name, own in projections]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
 
 def _sums(projected: Tensor, *added: Tensor | None) -> Tensor:
@@ -106,19 +138,35 @@ def _sums(projected: Tensor, *added: Tensor | None) -> Tensor:
     return sums[0] if len(sums) == 1 else torch.cat(sums, dim=-1)
 
 
-def _feed_forward(block: ResidualAttentionBlock, states: Tensor, fold: bool) -> Tensor:
-    run = partial(_quick_gelu_folded, block.mlp) if fold and type(block.mlp.gelu) is QuickGELU else block.mlp
+def _rest(block: ResidualAttentionBlock, states: Tensor, mixed: Tensor, fold: bool, linear: Linear | None) -> Tensor:
+    """Return the states (..., width) behind a block, of those before it and what attention gave (..., width)."""
+    out_proj, mlp = block.attn.out_proj, cast(Any, block.mlp)
+    out = out_proj(mixed) if linear is None else linear("attn.out_proj", mixed, out_proj.bias, 1.0)
+    states = states + block.ls_1(out)
+    if fold and type(mlp.gelu) is QuickGELU:
+        run = partial(_quick_gelu_folded, mlp, linear=linear)
+    else:
+        run = mlp if linear is None else partial(_feed_forward, mlp, linear=linear)
     return cast(Tensor, states + block.ls_2(run(block.ln_2(states))))
 
 
-def _quick_gelu_folded(mlp: Any, states: Tensor) -> Tensor:
-    """Return what the feed-forward part makes of states (..., width), in fewer passes over its wide middle.
+def _feed_forward(mlp: Any, states: Tensor, linear: Linear) -> Tensor:
+    """Return what the feed-forward part makes of states (..., width)."""
+    wide = mlp.gelu(linear("mlp.c_fc", states, mlp.c_fc.bias, 1.0))
+    return linear("mlp.c_proj", wide, mlp.c_proj.bias, 1.0)
+
+
+def _quick_gelu_folded(mlp: Any, states: Tensor, linear: Linear | None) -> Tensor:
+    """Return the same, in fewer passes over its wide middle.
 
     QuickGELU, x * sigmoid(1.702 x), is silu(1.702 x) / 1.702; the factors go into the weights, which are smaller than
     the middle where there are many positions. The gradient keeps one tensor of the middle instead of two: a step of
     ViT-B/16 takes 1 GiB less (`benchmarks/LOG.md`).
     """
     factor = 1.702
+    if linear is not None:
+        wide = F.silu(linear("mlp.c_fc", states, mlp.c_fc.bias * factor, factor))
+        return linear("mlp.c_proj", wide, mlp.c_proj.bias, 1 / factor)
     wide = F.silu(F.linear(states, mlp.c_fc.weight * factor, mlp.c_fc.bias * factor))
     return F.linear(wide, mlp.c_proj.weight / factor, mlp.c_proj.bias)
 

@@ -10,6 +10,9 @@ import torch
 
 from clipfit_cli.config import BnMode, Execution
 
+Factors = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+"""U (rows, rank), s (rank,) and V' (rank, columns) of a matrix ``U diag(s) V'``, float32."""
+
 
 @dataclass(frozen=True)
 class ClipBundle:
@@ -30,6 +33,7 @@ class ClipBundle:
         execution: How a method computes with it.
         class_features: Class set -> what the model's text tower makes of it (num_classes, embed_dim), kept for
             whoever asks next.
+        factors: Name of a matrix -> U, s and V' of its singular value decomposition, kept likewise.
     """
 
     model: torch.nn.Module
@@ -47,6 +51,7 @@ class ClipBundle:
     resize_mode: str
     execution: Execution = field(default_factory=Execution)
     class_features: dict[Hashable, torch.Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
+    factors: dict[str, Factors] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def device(self) -> torch.device:

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from clipfit_cli.config import Tap
 from clipfit_cli.errors import ModelError
-from clipfit_cli.models.blocks import attend_within, plain_blocks, run_block
+from clipfit_cli.models.blocks import Attend, attend_within, plain_blocks, run_block
 from clipfit_cli.models.hooks import NO_HOOKS, Hooks, check_hooks, reads_class_token
 from clipfit_cli.models.image_tower import image_projection, image_states, unprojected_image
 from clipfit_cli.models.packing import Packing, pack, run_packed, run_packed_at_ends, shared_prefix
@@ -59,18 +59,21 @@ class Prompts:
     last_block: bool = True
 
 
-def prepare_prompts(model: nn.Module, tokens: Tensor, shortcuts: Shortcuts | None = None) -> Prompts:
+def prepare_prompts(
+    model: nn.Module, tokens: Tensor, shortcuts: Shortcuts | None = None, *, in_parts: bool = True
+) -> Prompts:
     """Return prompts ready to be encoded, on the model's device.
 
     Args:
         model: The CLIP model.
         tokens: Token ids (num_prompts, context_length).
         shortcuts: None = all that there are.
+        in_parts: Whether memory is to be bounded; else there is one part.
     """
     shortcuts = shortcuts or Shortcuts()
     text: Any = text_tower(model)
     device = next(text.parameters()).device
-    at_once = max(1, tokens_at_once(model))
+    at_once = max(1, tokens_at_once(model)) if in_parts else tokens.numel()
     if not (shortcuts.pack and _ends_count(text) and plain_blocks(text.transformer)):
         length = used_context(model, tokens) if shortcuts.trim else tokens.shape[1]
         padded = torch.split(tokens[:, :length].to(device), max(1, at_once // length))
@@ -160,7 +163,7 @@ def used_context(model: nn.Module, tokens: Tensor) -> int:
     text: Any = text_tower(model)
     if _ends_count(text):
         return int(_end_positions(text, tokens).max()) + 1
-    if getattr(text, "cls_emb", None) is None or text.attn_mask is None:
+    if _class_token(text) is None or text.attn_mask is None:
         return tokens.shape[1]
     # the mask of a class token behind the prompt lets it see one position more
     return min(int((tokens != text.pad_id).sum(dim=-1).max()) + 1, tokens.shape[1])
@@ -169,7 +172,7 @@ def used_context(model: nn.Module, tokens: Tensor) -> int:
 def _ends_count(text: Any) -> bool:
     """Return whether a text tower is causal and read at the end token, so that nothing behind that matters."""
     is_causal = not isinstance(text, HFTextEncoder) and text.attn_mask is not None
-    return is_causal and getattr(text, "cls_emb", None) is None and _pool_type(text) in ("argmax", "eos")
+    return is_causal and _class_token(text) is None and _pool_type(text) in ("argmax", "eos")
 
 
 def encode_text(
@@ -224,41 +227,68 @@ def encode_part(model: nn.Module, part: Packing | Tensor, *, last_block: bool, h
 
 def _packed_states(text: Any, packing: Packing, hooks: Hooks, *, last_block: bool) -> Tensor:
     """Return what the last block of an open_clip text tower says at the position that is read (num_prompts, width)."""
-    x = text.token_embedding(packing.tokens) + text.positional_embedding[packing.positions]
     part: Any = packing  # what a hook returns in its place is packed too
-    x = hooks.enter(x, part)
+    x = hooks.started(part) if hooks.started else hooks.enter(embedded_rows(text, packing), part)
     *blocks, last = cast(list[ResidualAttentionBlock], plain_blocks(text.transformer))
-    for index, block in enumerate(blocks):
+    for index, block in enumerate(blocks[hooks.start :], hooks.start):
         x, part = hooks.before(index, x, part)
-        x = run_packed(block, x, part, added=hooks.added(index))
+        x = run_packed(block, x, part, added=hooks.added(index), linear=hooks.linear_of(index))
     x, part = hooks.before(len(blocks), x, part)
-    added = hooks.added(len(blocks))
+    added, linear = hooks.added(len(blocks)), hooks.linear_of(len(blocks))
     if last_block:
-        return run_packed_at_ends(last, x, part, added=added)
-    return run_packed(last, x, part, added=added).index_select(0, part.end_rows)
+        return run_packed_at_ends(last, x, part, added=added, linear=linear)
+    return run_packed(last, x, part, added=added, linear=linear).index_select(0, part.end_rows)
+
+
+def embedded_rows(text: Any, packing: Packing) -> Tensor:
+    """Return the states (num_rows, width) of packed prompts before the first block of an open_clip text tower."""
+    return cast(Tensor, text.token_embedding(packing.tokens) + text.positional_embedding[packing.positions])
 
 
 def _hooked_states(text: Any, tokens: Tensor, hooks: Hooks) -> Tensor:
     """Return the same (num_prompts, width) for padded tokens (num_prompts, length)."""
-    x = text.token_embedding(tokens) + text.positional_embedding[: tokens.shape[1]]
+    reads_class_token, cut = _class_token(text) is not None, tokens.shape[1] < text.context_length
+
+    def attend_in(tokens: Any) -> Attend:
+        if reads_class_token:
+            return partial(attend_within, mask=_seen_with_class_token(text, tokens, cut=cut))
+        return partial(attend_within, causal=text.attn_mask is not None)
+
     part: Any = tokens  # what a hook returns in its place are tokens too
-    x = hooks.enter(x, part)
-    attend = partial(attend_within, causal=text.attn_mask is not None)
+    x, attend = hooks.enter(_embedded(text, tokens), part), attend_in(part)
     for index, block in enumerate(cast(list[ResidualAttentionBlock], plain_blocks(text.transformer))):
-        x, part = hooks.before(index, x, part)
-        x = run_block(block, x, attend, added=hooks.added(index))
-    return _pooled(text, x, part)
+        x, given = hooks.before(index, x, part)
+        if given is not part:
+            part, attend = given, attend_in(given)
+        x = run_block(block, x, attend, added=hooks.added(index), linear=hooks.linear_of(index))
+    return x[:, -1] if reads_class_token else _pooled(text, x, part)
 
 
 def _padded_states(text: Any, tokens: Tensor) -> Tensor:
     """Return the same (num_prompts, width) for padded tokens (num_prompts, length) of any open_clip text tower."""
     length = tokens.shape[1]
-    x = text.token_embedding(tokens)
-    if getattr(text, "cls_emb", None) is not None:
-        return _with_class_token(text, x, tokens)
+    x = _embedded(text, tokens)
+    if _class_token(text) is not None:
+        seen = _seen_with_class_token(text, tokens, cut=length < text.context_length)
+        added = torch.zeros(seen.shape, device=x.device).masked_fill_(~seen, float("-inf"))
+        return cast(Tensor, text.transformer(x, attn_mask=added.expand(-1, text.heads, -1, -1).flatten(0, 1))[:, -1])
     mask = None if text.attn_mask is None else text.attn_mask[:length, :length]
-    x = text.transformer(x + text.positional_embedding[:length], attn_mask=mask)
-    return _pooled(text, x, tokens)
+    return _pooled(text, text.transformer(x, attn_mask=mask), tokens)
+
+
+def _class_token(text: Any) -> Tensor | None:
+    """Return CoCa's class token (width,), which comes behind the whole context."""
+    return cast(Tensor | None, getattr(text, "cls_emb", None))
+
+
+def _embedded(text: Any, tokens: Tensor) -> Tensor:
+    """Return the states of padded tokens (num_prompts, length) before the first block, CoCa's class token last."""
+    x, position = text.token_embedding(tokens), text.positional_embedding[: tokens.shape[1]]
+    class_token = _class_token(text)
+    if class_token is not None:
+        x = torch.cat([x, class_token.expand(len(x), 1, -1)], dim=1)
+        position = torch.cat([position, text.positional_embedding[-1:]])
+    return cast(Tensor, x + position)
 
 
 def _pool_type(text: Any) -> str:
@@ -281,33 +311,24 @@ def _pooled(text: Any, x: Tensor, tokens: Tensor) -> Tensor:
     return x[torch.arange(len(tokens), device=tokens.device), _end_positions(text, tokens)]
 
 
-def _with_class_token(text: Any, x: Tensor, tokens: Tensor) -> Tensor:
-    """Return the final state (num_prompts, width) of CoCa's class token, which comes behind the whole context.
+def _seen_with_class_token(text: Any, tokens: Tensor, *, cut: bool) -> Tensor:
+    """Return what a position may look at, bool (num_prompts, 1, length + 1, length + 1), CoCa's class token the last.
 
-    Which positions it sees follows open_clip: by default those one behind a token of the prompt, the first
-    always.
+    Which positions are seen follows open_clip: by default those one behind a token of the prompt, the first always.
 
     Args:
         text: The tower.
-        x: Token embeddings (num_prompts, length, width).
         tokens: Token ids (num_prompts, length).
+        cut: Whether nothing but padding was cut off, the last position of the context among it.
     """
-    num_prompts, length = tokens.shape
-    states = torch.cat([x, text.cls_emb.expand(num_prompts, 1, -1)], dim=1)
-    position = torch.cat([text.positional_embedding[:length], text.positional_embedding[-1:]])
     is_token = tokens != text.pad_id
     always = torch.ones_like(is_token[:, :1])
     if text.correct_cls_mask:
         visible = torch.cat([is_token, always], dim=1)
     else:
-        cut = length < text.context_length  # then nothing but padding was cut off, the last position among it
         visible = torch.cat([always, is_token[:, :-1], is_token[:, -1:] & (not cut)], dim=1)
-    mask = torch.zeros(num_prompts, length + 1, length + 1, device=x.device).masked_fill_(
-        ~visible[:, None, :], float("-inf")
-    )
-    if text.attn_mask is not None:
-        mask += text.attn_mask[: length + 1, : length + 1]
-    return cast(Tensor, text.transformer(states + position, attn_mask=mask.repeat_interleave(text.heads, 0))[:, -1])
+    seen = visible[:, None, None, :].expand(-1, -1, visible.shape[1], -1)
+    return seen if text.attn_mask is None else seen.tril()
 
 
 def _features(output: Any) -> Tensor:

@@ -110,10 +110,8 @@ def image_states(visual: Any, images: Tensor, hooks: Hooks, *, last_block: bool,
         hooks, last_block, recompute: See `encode_image`.
     """
     *blocks, last = cast(list[ResidualAttentionBlock], plain_blocks(visual.transformer))
-    x = visual.conv1(images).flatten(2).transpose(1, 2)
-    x = torch.cat([visual.class_embedding.to(x.dtype).expand(len(x), 1, -1), x], dim=1)
-    x = visual.ln_pre(hooks.enter(x + visual.positional_embedding.to(x.dtype), None))
-    for index, block in enumerate(blocks):
+    x = hooks.started(None) if hooks.started else entered(visual, images, hooks)
+    for index, block in enumerate(blocks[hooks.start :], hooks.start):
         step = partial(_image_block, block, index=index, hooks=hooks)
         x = checkpoint(step, x, use_reentrant=False) if recompute else step(x)
     if not reads_class_token(visual):
@@ -122,11 +120,19 @@ def image_states(visual: Any, images: Tensor, hooks: Hooks, *, last_block: bool,
     if not last_block:
         return cast(Tensor, visual.ln_post(_image_block(last, x, index=len(blocks), hooks=hooks)[:, read]))
     x, _ = hooks.before(len(blocks), x, None)
-    added = hooks.added(len(blocks))
-    return cast(Tensor, visual.ln_post(run_block_at(last, x, lambda states: states[:, read], attend_from, added=added)))
+    added, linear = hooks.added(len(blocks)), hooks.linear_of(len(blocks))
+    x = run_block_at(last, x, lambda states: states[:, read], attend_from, added=added, linear=linear)
+    return cast(Tensor, visual.ln_post(x))
+
+
+def entered(visual: Any, images: Tensor, hooks: Hooks) -> Tensor:
+    """Return the states (batch, length, width) before the first block of an open_clip ViT."""
+    x = visual.conv1(images).flatten(2).transpose(1, 2)
+    x = torch.cat([visual.class_embedding.to(x.dtype).expand(len(x), 1, -1), x], dim=1)
+    return cast(Tensor, visual.ln_pre(hooks.enter(x + visual.positional_embedding.to(x.dtype), None)))
 
 
 def _image_block(block: ResidualAttentionBlock, states: Tensor, *, index: int, hooks: Hooks) -> Tensor:
     """Return the states (batch, length, width) behind a block and what is put before and into it."""
     states, _ = hooks.before(index, states, None)
-    return run_block(block, states, attend_within, added=hooks.added(index))
+    return run_block(block, states, attend_within, added=hooks.added(index), linear=hooks.linear_of(index))

@@ -11,7 +11,7 @@ from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor
 
 from clipfit_cli.models.attention import attention
-from clipfit_cli.models.blocks import Added, attend_from, attend_within, run_block, run_block_at
+from clipfit_cli.models.blocks import Added, Linear, attend_from, attend_within, run_block, run_block_at
 
 
 @dataclass(frozen=True, eq=False)  # told apart by identity: tensors cannot say whether they are equal
@@ -26,6 +26,7 @@ class Packing:
         tokens, positions: int64 (num_rows,), ids and places in their prompt.
         prefix: How many rows are the shared prefix.
         shortest: Tokens of the shortest prompt.
+        rests: Tokens of each prompt behind the prefix; empty where the device alone knows them.
         query_rows: int64 (num_prompts * longest rest,), the row for each padded query; any row where there is none.
         key_rows: int64 (num_prompts * (prefix + longest rest),), likewise for keys and values.
         query_slots, key_slots: int64 (num_rows - prefix,), the padded place of each row behind the prefix.
@@ -38,6 +39,7 @@ class Packing:
     positions: Tensor
     prefix: int
     shortest: int
+    rests: tuple[int, ...]
     query_rows: Tensor
     key_rows: Tensor
     query_slots: Tensor
@@ -74,6 +76,7 @@ def pack(tokens: Tensor, lengths: Tensor, *, share_prefix: bool = True) -> Packi
         positions=torch.cat([torch.arange(prefix), (prefix + place).expand(num_prompts, longest)[real]]),
         prefix=prefix,
         shortest=int(lengths.min()),
+        rests=tuple(rests.tolist()),
         query_rows=rows.flatten(),
         key_rows=torch.cat([torch.arange(prefix).expand(num_prompts, prefix), rows], dim=1).flatten(),
         query_slots=real.flatten().nonzero().flatten(),
@@ -81,6 +84,44 @@ def pack(tokens: Tensor, lengths: Tensor, *, share_prefix: bool = True) -> Packi
         end_rows=rows.gather(1, rests[:, None] - 1).flatten(),
         mask=torch.arange(span) <= prefix + place[:, None],
         end_mask=(torch.arange(span) < lengths[:, None]).view(num_prompts, 1, 1, span),
+    )
+
+
+def chosen(packing: Packing, prompts: Tensor, num_rows: int) -> tuple[Tensor, Packing]:
+    """Return some of the prompts: which rows of the packing are theirs, int64 (num_rows,), and their own packing.
+
+    Its size does not depend on which they are, so that no device has to be asked for it: rows that are left over stand
+    behind the ends of shorter prompts, where nothing sees them.
+
+    Args:
+        packing: Of all prompts.
+        prompts: int64 (num_chosen,), on its device.
+        num_rows: Room for the prefix and what is behind it, at most num_chosen times the longest.
+    """
+    device, prefix, count = prompts.device, packing.prefix, len(prompts)
+    longest, span = packing.mask.shape
+    end_mask = packing.end_mask.index_select(0, prompts)
+    is_padding = ~end_mask.view(count, span)[:, prefix:].flatten()
+    slots = is_padding.to(torch.uint8).argsort(stable=True)[: num_rows - prefix]
+    shared, own = torch.arange(prefix, device=device), prefix + torch.arange(len(slots), device=device)
+    of_each = packing.key_rows.view(-1, span).index_select(0, prompts)[:, prefix:].flatten()
+    rows = torch.cat([shared, of_each.index_select(0, slots)])
+    query_rows = torch.zeros_like(of_each).scatter(0, slots, own)
+    lengths = end_mask.flatten(1).sum(dim=1)
+    prompt, place = slots.div(longest, rounding_mode="floor"), slots % longest
+    return rows, Packing(
+        tokens=packing.tokens.index_select(0, rows),
+        positions=torch.cat([shared, prefix + place]),
+        prefix=prefix,
+        shortest=packing.shortest,
+        rests=(),
+        query_rows=query_rows,
+        key_rows=torch.cat([shared.expand(count, prefix), query_rows.view(count, longest)], dim=1).flatten(),
+        query_slots=slots,
+        key_slots=prompt * span + prefix + place,
+        end_rows=query_rows.view(count, longest).gather(1, lengths[:, None] - prefix - 1).flatten(),
+        mask=packing.mask,
+        end_mask=end_mask,
     )
 
 
@@ -97,15 +138,25 @@ def shared_prefix(tokens: Tensor, lengths: Tensor) -> int:
 
 
 def run_packed(
-    block: ResidualAttentionBlock, states: Tensor, packing: Packing, *, added: Added | None = None
+    block: ResidualAttentionBlock,
+    states: Tensor,
+    packing: Packing,
+    *,
+    added: Added | None = None,
+    linear: Linear | None = None,
 ) -> Tensor:
-    """Return the states (num_rows, width) behind a causal block; for `added` see `run_block`."""
+    """Return the states (num_rows, width) behind a causal block; for `added` and `linear` see `run_block`."""
     attend, fold = partial(_attend, packing=packing), len(states) > 2 * states.shape[1]
-    return run_block(block, states, attend, fold=fold, added=added)
+    return run_block(block, states, attend, fold=fold, added=added, linear=linear)
 
 
 def run_packed_at_ends(
-    block: ResidualAttentionBlock, states: Tensor, packing: Packing, *, added: Added | None = None
+    block: ResidualAttentionBlock,
+    states: Tensor,
+    packing: Packing,
+    *,
+    added: Added | None = None,
+    linear: Linear | None = None,
 ) -> Tensor:
     """Return the states (num_prompts, width) of the end tokens behind a causal block, the last of its tower."""
     num_prompts = len(packing.end_rows)
@@ -121,6 +172,7 @@ def run_packed_at_ends(
         attend,
         fold=num_prompts > 2 * states.shape[1],
         added=added,
+        linear=linear,
     )
 
 

@@ -42,6 +42,15 @@ def tokenize_prompts(bundle: ClipBundle, prompts: Sequence[str], shortcuts: Shor
     Raises:
         ConfigError: A prompt is longer than the model's context (it would lose its end, class name included).
     """
+    return prepare_prompts(bundle.model, tokens_of(bundle, prompts), shortcuts)
+
+
+def tokens_of(bundle: ClipBundle, prompts: Sequence[str]) -> Tensor:
+    """Return the token ids, int64 (num_prompts, context_length), on the CPU.
+
+    Raises:
+        ConfigError: A prompt is longer than the model's context.
+    """
     tokens = bundle.tokenizer(list(prompts))
     for prompt in prompts:
         length, context = bundle.count_tokens(prompt), tokens.shape[1]
@@ -50,7 +59,7 @@ def tokenize_prompts(bundle: ClipBundle, prompts: Sequence[str], shortcuts: Shor
                 f"the prompt {prompt!r} has {length} tokens, the text tower of {bundle.backbone} reads {context}; "
                 "shorten the class name or the template"
             )
-    return prepare_prompts(bundle.model, tokens, shortcuts)
+    return tokens
 
 
 def classifier_weights(model: torch.nn.Module, prompts: Prompts, *, num_templates: int = 1) -> Tensor:

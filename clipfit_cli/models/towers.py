@@ -23,6 +23,8 @@ Tower = Literal["image", "text"]
 
 _IMAGE_PREFIX = "visual."
 _OUTSIDE_TOWERS = ("logit_scale", "logit_bias", "text_decoder")
+_BEHIND_BLOCKS = ("attn_pool", "attn_pool_contrastive", "ln_post", "proj", "ln_final", "text_projection")
+"""What stands behind the blocks of open_clip's own towers."""
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 _OTHER_NORMS = (*_BATCH_NORMS, nn.GroupNorm, nn.RMSNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.LocalResponseNorm)
 
@@ -226,6 +228,33 @@ def block_of_image_norms(model: nn.Module) -> dict[str, int]:
             current = len(blocks) - 1
         indices[name] = current
     return indices
+
+
+def upper_parameters(model: nn.Module, tower: Tower, first: int) -> list[str]:
+    """Return the names of all parameters of a tower from a block on, of norms and projection behind the blocks too.
+
+    Args:
+        model: The CLIP model; on the meta device too.
+        tower: Which.
+        first: Index of the block.
+
+    Raises:
+        ModelError: The tower has no transformer blocks, or it is not known what comes behind them.
+    """
+    part: Any = text_tower(model) if tower == "text" else cast(Any, model).visual
+    blocks = image_blocks(model) if tower == "image" else [name for name, _ in text_blocks(model)]
+    if not blocks or isinstance(part, HFTextEncoder):
+        kinds = kinds_of(model)
+        why = "of which it is not known what comes behind its blocks" if blocks else "which has no transformer blocks"
+        raise ModelError(f"the {tower} tower is a {kinds.image if tower == 'image' else kinds.text}, {why}")
+    behind: tuple[str, ...] = _BEHIND_BLOCKS
+    if isinstance(part, TimmModel):
+        names = [name for name, _ in part.trunk.named_children()]
+        behind = ("head", *(f"trunk.{name}" for name in names[names.index("blocks") + 1 :]))
+    prefix = "" if part is model else ("text." if tower == "text" else _IMAGE_PREFIX)
+    wanted = (*blocks[first:], *(f"{prefix}{name}" for name in behind))
+    found = tower_parameters(model, tower)
+    return [name for name in found if any(name == one or name.startswith(f"{one}.") for one in wanted)]
 
 
 def recompute_image_blocks(model: nn.Module, backbone: str) -> None:

@@ -75,11 +75,10 @@ def test_other_text_towers(pool: str, causal: bool) -> None:
 
 def towers() -> Iterator[tuple[str, str, str | None]]:
     yield from (("vit", "image", None), ("vit", "text", None), ("coca", "image", None), ("resnet", "text", None))
-    yield from (("sigmoid", "text", None), ("hugging-face", "image", None))
+    yield from (("sigmoid", "text", None), ("coca", "text", None), ("hugging-face", "image", None))
     yield "resnet", "image", "is a ResNet, not a transformer of open_clip's own"
     yield "timm-vit", "image", "is a timm ViT"
     yield "hugging-face", "text", "is a Hugging Face roberta"
-    yield "coca", "text", "reads a class token behind the prompt"
 
 
 @pytest.mark.parametrize("kind, tower, why", list(towers()))
