@@ -265,10 +265,15 @@ def _attempt(
         for buffer, value in zip(buffers, at_start, strict=True):
             buffer.copy_(value)
         losses: list[Tensor] = []
-        for first, part in enumerate(torch.split(inputs, size)):
+        parts = list(zip(torch.split(inputs, size), torch.split(labels, size), strict=True))
+        if len(parts) > 1:
+            hooks.at(step)
+            with torch.no_grad(), autocast(precision, device):
+                hooks.before_parts(parts)
+        for first, (part, own) in enumerate(parts):
             hooks.at(step._replace(first=first * size))
             with autocast(precision, device):
-                loss, terms = adapted.loss(part, labels[first * size : first * size + len(part)])
+                loss, terms = adapted.loss(part, own)
             share = len(part) / len(inputs)
             if share < 1:
                 loss = loss * share

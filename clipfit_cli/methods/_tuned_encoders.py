@@ -26,7 +26,7 @@ from clipfit_cli.models.text_features import (
     tokenize_prompts,
 )
 
-Penalty = Callable[["TunedEncoders", Tensor], Tensor]
+Penalty = Callable[["Encoders", Tensor], Tensor]
 """(encoders, tuned class features (num_classes, embed_dim), normalised) -> scalar added to the cross-entropy."""
 
 
@@ -38,7 +38,7 @@ class _ClassSet(NamedTuple):
     key: ClassKey
 
 
-class TunedEncoders(Hooks):
+class Encoders(Hooks):
     """A copy of a CLIP of which the named parameters train, classifying by its own text features.
 
     It shares with the pristine model every tensor that does not change.
@@ -99,10 +99,6 @@ class TunedEncoders(Hooks):
     def parameters(self) -> list[Group]:
         """See `Adapted`."""
         return [Group(list(self._trained.values()))] if self._trained else []
-
-    def merged_model(self) -> nn.Module:
-        """See `Mergeable`."""
-        return self.model
 
     def _class_set(self, class_names: Sequence[str], templates: Sequence[str]) -> _ClassSet:
         texts = class_prompts(class_names, templates)
@@ -192,6 +188,14 @@ class TunedEncoders(Hooks):
         """Return the tuned model's class features (num_classes, embed_dim), with gradients, in one pass."""
         prompts, num_templates, _ = self._classes
         return mean_over_templates(normalised(encode.encode_text(self.model, prompts, self._fast_part)), num_templates)
+
+
+class TunedEncoders(Encoders):
+    """The same where all that is learnt stands in CLIP's own weights."""
+
+    def merged_model(self) -> nn.Module:
+        """See `Mergeable`."""
+        return self.model
 
 
 def _copy_of(model: nn.Module, changing: Sequence[str]) -> nn.Module:

@@ -149,6 +149,12 @@ class Hooks:
     def at(self, step: Step) -> None:
         """Be told which loss comes next."""
 
+    def before_parts(self, parts: Sequence[tuple[Tensor, Tensor]]) -> None:
+        """Look at a whole batch, before the first loss, where memory takes it part by part: inputs and labels of each.
+
+        What a loss asks of all images together has to be found here, without gradients.
+        """
+
     def after_epoch(self, epoch: int, epochs: int) -> None:
         """Do what is done behind an epoch, counted from 1, of so many."""
 

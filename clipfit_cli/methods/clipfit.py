@@ -15,7 +15,7 @@ from clipfit_cli.methods.base import Adapted
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from clipfit_cli.methods._tuned_encoders import Penalty, TunedEncoders
+    from clipfit_cli.methods._tuned_encoders import Encoders, Penalty
     from clipfit_cli.models.bundle import ClipBundle
 
 _BETA_8 = ("dtd", "sun397", TEXTURES)
@@ -113,7 +113,7 @@ def _penalty(bundle: ClipBundle, settings: ClipfitSettings) -> Penalty | None:
         return None
     if settings.regulariser == "kd":
 
-        def distillation(encoders: TunedEncoders, text_features: Tensor) -> Tensor:
+        def distillation(encoders: Encoders, text_features: Tensor) -> Tensor:
             return settings.beta * (1 - (text_features * encoders.zero_shot_features()).sum(dim=-1).mean())
 
         return distillation
@@ -122,7 +122,7 @@ def _penalty(bundle: ClipBundle, settings: ClipfitSettings) -> Penalty | None:
 
     before = {name: bundle.model.get_parameter(name) for name in _text_names(bundle.model, settings.text_biases)}
 
-    def bias_change(encoders: TunedEncoders, _: Tensor) -> Tensor:
+    def bias_change(encoders: Encoders, _: Tensor) -> Tensor:
         squares = [((encoders.model.get_parameter(name) - old) ** 2).flatten() for name, old in before.items()]
         return settings.beta * torch.cat(squares).mean()
 

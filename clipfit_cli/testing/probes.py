@@ -169,6 +169,7 @@ class HostReads(TorchDispatchMode):  # type: ignore[no-untyped-call]
         name = func.overloadpacket.__name__
         if any(name.startswith(waiting) for waiting in self.WAITING):
             self.found.append(name)
-        if name.startswith("index") and any(getattr(one, "dtype", None) == torch.bool for one in args[1] or ()):
+        places = args[1] if name in ("index", "index_put", "index_put_") else ()
+        if any(getattr(one, "dtype", None) == torch.bool for one in places):
             self.found.append(f"{name} by a mask")
         return func(*args, **(kwargs or {}))

@@ -22,7 +22,7 @@ def test_a_step_costs_what_the_towers_need(tmp_path: Path, monkeypatch: pytest.M
     importlib.import_module("rival_steps").main([*sizes, "--json", str(file)])
 
     found = json.loads(file.read_text())["tflop"]
-    assert list(found) == ["clip-lora", "two-stage"]
+    assert {"clip-lora", "clip-svd", "two-stage"} <= set(found)
     for few, many in found.values():
         for row in (few, many):
             assert 0.9 < row["ours / what is read"] < 1.05 and row["ours / need"] < 1
