@@ -46,7 +46,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from clipfit_cli import methods
 from clipfit_cli.config import Precision
 from clipfit_cli.engine import environment
-from clipfit_cli.methods._tuned_encoders import TunedEncoders
+from clipfit_cli.methods._tuned_encoders import Encoders, TunedEncoders
 from clipfit_cli.models import encode
 from clipfit_cli.models.bundle import ClipBundle
 from clipfit_cli.models.encode import NO_SHORTCUTS, Shortcuts
@@ -81,7 +81,7 @@ def ours(bundle: ClipBundle, num_classes: int) -> TunedEncoders:
 def ours_with(bundle: ClipBundle, num_classes: int, shortcuts: Shortcuts) -> TunedEncoders:
     """Return the same with some shortcuts only."""
 
-    def distillation(encoders: TunedEncoders, text_features: Tensor) -> Tensor:
+    def distillation(encoders: Encoders, text_features: Tensor) -> Tensor:
         return BETA * (1 - (text_features * encoders.zero_shot_features()).sum(dim=-1).mean())
 
     info = methods.get("clipfit")

@@ -76,9 +76,11 @@ def _interruption(error: BaseException | None) -> KeyboardInterrupt | None:
 
     Python itself makes another error of one that comes at some moments: while a class names its members, say.
     """
-    while error and not isinstance(error, KeyboardInterrupt):
+    while error:
+        if isinstance(error, KeyboardInterrupt):
+            return error
         error = error.__cause__
-    return error
+    return None
 
 
 def _from_outside(error: BaseException) -> DataError | None:

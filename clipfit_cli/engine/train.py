@@ -285,9 +285,7 @@ def _attempt(
     return gradients
 
 
-def _read(
-    unread: list[Tensor], losses: list[float], cross_entropies: list[float], *, epoch: int, lr: float
-) -> None:
+def _read(unread: list[Tensor], losses: list[float], cross_entropies: list[float], *, epoch: int, lr: float) -> None:
     """Append what steps gave, loss and cross-entropy (2,) of each, to the lists."""
     for loss, cross_entropy in torch.stack(unread).tolist():
         losses.append(loss)

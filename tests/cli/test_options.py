@@ -141,7 +141,9 @@ def test_errors_become_exit_codes(raised: BaseException, code: int, capsys: pyte
     assert "; " in err or str(raised) in err
 
 
-@pytest.mark.parametrize("bug", [ZeroDivisionError(), RuntimeError(), OSError("of a library"), OSError(9, "Bad file descriptor")])
+@pytest.mark.parametrize(
+    "bug", [ZeroDivisionError(), RuntimeError(), OSError("of a library"), OSError(9, "Bad file descriptor")]
+)
 def test_bugs_keep_their_traceback(bug: Exception) -> None:
     @reported()
     def failing() -> None:
