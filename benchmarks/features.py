@@ -3,8 +3,8 @@
     python benchmarks/features.py --data-root ~/data --dataset caltech101 --json benchmarks/features.json
 
 Every method trains twice in one process, on the base half of the classes: the first time it encodes what no method
-before it did, the second time all its stored crops are there. Methods that draw a fresh crop in every step (see
-`clipfit methods show`) encode those again. The peak of memory is that of the process during the first training.
+before it did, the second time all its stored crops are there. With ``views=none`` each step draws fresh crops, and they
+are encoded again. The peak of memory is that of the process during the first training.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 
 from measuring import circumstances, print_records, write_json
 
+from clipfit_cli import methods
 from clipfit_cli.cli.words import parse_methods
 from clipfit_cli.config import TINY_BACKBONE, TINY_PRETRAINED, ModelConfig, Request
 from clipfit_cli.data.load import default_data_root
@@ -29,7 +30,7 @@ from clipfit_cli.runs.prepare import prepare
 from clipfit_cli.runs.run import Keep, run
 from clipfit_cli.runs.workspace import Workspace
 
-METHODS = ("tip-adapter", "tip-adapter-f", "tip-adapter-f:views=10", "linear-probe", "prolip")
+METHODS = (*methods.expand("features"), "tip-adapter-f:views=none")
 TUNED = ("linear-probe",)
 
 

@@ -101,6 +101,44 @@ def test_what_needs_a_gpu_runs_on_a_processor_too(scripts: Any) -> None:
 
 
 @pytest.mark.slow
+def test_large_features_counts_and_times(scripts: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "large_features.json"
+    sizes = {"--classes": "6", "--shots": "2", "--embed-dim": "16", "--width": "24", "--steps": "2"}
+    given = [word for option in sizes.items() for word in option]
+    scripts("large_features").main([*given, "--methods", "tip-adapter", "prolip", "--json", str(file)])
+
+    plain, tuned, prolip = json.loads(file.read_text())["rows"]
+    assert [row["method"] for row in (plain, tuned, prolip)] == ["tip-adapter", "tip-adapter --tune", "prolip"]
+    assert [part["part"] for part in plain["parts"]] == ["all at once", "test of 12"]
+    assert [part["part"] for part in tuned["parts"]] == ["all at once", "search", "test of 12"]
+    before, step, test = prolip["parts"]
+    # 12 images: the projection and its gradient, the logits and the gradient of the features
+    assert step["gflop"] == pytest.approx(2 * (2 * 12 * 24 * 16 + 2 * 12 * 16 * 6) / 1e9)
+    assert (step["part"], step["times"], before["gflop"]) == ("step", 300, 0)
+    assert min(step["ratio"], step["ratio of the best"], test["ratio"]) > 0
+    parts_s = sum(part["times"] * part["seconds"] for part in prolip["parts"])
+    assert prolip["hours"] == pytest.approx((before["features_s"] + parts_s) / 3600)
+    assert prolip["hours with --tune"] == pytest.approx(49 * prolip["hours"])
+    assert all(row["peak_mib"] > row["before_mib"] > 0 for row in (plain, tuned, prolip))
+    assert "Memory and hours" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_every_operator_that_counts_can_be_timed_by_itself(scripts: Any) -> None:
+    products = scripts("large_features").Products()
+    matrix = torch.eye(4, dtype=torch.float64) + 0.1
+    with products:
+        torch.mm(matrix, matrix, out=torch.empty(4, 4, dtype=torch.float64))
+        torch.linalg.cholesky(matrix)
+        torch.linalg.pinv(matrix)
+        torch.dot(matrix[0], matrix[1])
+        matrix.addmm_(matrix[:, :3], matrix[:3])
+
+    assert products.gflop == pytest.approx((2 * 64 + 64 / 3 + 23 * 64 + 2 * 4 + 2 * 4 * 3 * 4) / 1e9)
+    assert products.turn()() > 0
+
+
+@pytest.mark.slow
 def test_end_to_end_runs(scripts: Any, tmp_path: Path) -> None:
     write_small_dataset(tmp_path, "caltech101", ["face", "leopard", "anchor", "ant"], (6, 2, 3))
     file = tmp_path / "end_to_end.json"

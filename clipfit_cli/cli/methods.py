@@ -43,7 +43,7 @@ def list_(output: OutputOptions) -> None:
             "method": info.name,
             "family": info.family,
             "summary": info.summary,
-            "new_classes": "yes" if info.new_classes else "no",
+            "new_classes": "yes" if info.knows_new_classes(info.settings()) else "no",
             "selects_on": _SELECTS[info.selects],
             "transductive": "yes" if info.transductive else "no",
             "settings": _settings_of(info.settings()) or None,

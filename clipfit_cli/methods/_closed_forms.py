@@ -52,13 +52,16 @@ def precision_of(rows: list[Tensor], means: Tensor, estimator: Estimator) -> Ten
 
     total, num_rows = means.new_zeros(means.shape[1], means.shape[1]), sum(map(len, rows))
     shrinks = estimator == "shrunk_scatter"
-    several = [own for own in rows if len(own) > 1]
-    if shrinks:
-        for own, mean in zip(rows, means, strict=True):
-            total.addmm_((own - mean).T, own - mean)
-    else:
-        for own in several:
-            total += own.T.cov() / len(several)
+    counted = [(own, mean) for own, mean in zip(rows, means, strict=True) if len(own) > 1]
+    at_once = max(1, AT_ONCE // (means.shape[1] * max(map(len, rows))))
+    for first in range(0, len(counted), at_once):
+        # of one class at a time the product would be too small for the processor
+        centred = torch.cat([own - mean for own, mean in counted[first : first + at_once]])
+        if not shrinks:
+            weights = [1 / (len(counted) * (len(own) - 1)) for own, _ in counted[first : first + at_once]]
+            lengths = torch.tensor([len(own) for own, _ in counted[first : first + at_once]])
+            centred *= torch.tensor(weights).sqrt().repeat_interleave(lengths)[:, None].to(centred.device)
+        total.addmm_(centred.T, centred)
     if total.trace() <= _ROUNDING * (num_rows if shrinks else 1):
         return total.zero_()
     if shrinks:

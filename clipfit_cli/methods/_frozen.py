@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 SCALE = 100.0
 """What cosines are multiplied by in references that do not read the model's temperature."""
 
-_AT_ONCE = 1 << 26
+_AT_ONCE = 1 << 24
 """Numbers that `tried_pairs` keeps in memory at a time, for each of two tensors."""
 
 ClassKey = tuple[tuple[str, ...], int, "Shortcuts"]
@@ -194,13 +194,28 @@ class Frozen(Hooks, ABC):
         return logits
 
 
+def votes_of(affinities: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    """Return ``A' V`` (num_images, num_classes), V the keys' labels, one-hot: a sum over the keys of each class.
+
+    Args:
+        affinities: A (num_keys, num_images), since rows of memory are added up faster than columns.
+        labels: Of the keys, int64 (num_keys,).
+        num_classes: That there are.
+    """
+    import torch
+
+    if affinities.device.type == "cuda":  # there a sum by index has no fixed order, and so no fixed rounding
+        return affinities.T @ torch.nn.functional.one_hot(labels, num_classes).float()
+    return affinities.new_zeros(num_classes, affinities.shape[1]).index_add(0, labels, affinities).T
+
+
 def tried_pairs(
     image_features: Tensor,
     labels: Tensor,
     *,
     text_features: Tensor,
     keys: Tensor,
-    values: Tensor,
+    key_labels: Tensor,
     betas: Sequence[float],
     alphas: Sequence[float],
 ) -> Tensor:
@@ -213,7 +228,7 @@ def tried_pairs(
         labels: int64 (num_images,).
         text_features: W, normalised (num_classes, embed_dim).
         keys: K (num_keys, embed_dim).
-        values: V, what each key votes for (num_keys, num_classes).
+        key_labels: What each key votes for, int64 (num_keys,); V is that, one-hot.
         betas, alphas: To be tried.
     """
     import torch
@@ -225,11 +240,11 @@ def tried_pairs(
     at_once = max(1, _AT_ONCE // max(len(keys), len(alphas) * len(text_features)))
     with torch.no_grad(), torch.autocast(labels.device.type, enabled=False):
         for x, own in zip(torch.split(image_features, at_once), torch.split(labels, at_once), strict=True):
-            zero_shot, distances = SCALE * x @ text_features.T, 1 - x @ keys.T
+            zero_shot, distances = SCALE * x @ text_features.T, 1 - keys @ x.T
             # room for all pairs, taken once: to get it anew each time would take most of the time
             affinities, logits = torch.empty_like(distances), zero_shot.repeat(len(alphas), 1, 1)
             for row, beta in enumerate(pairs[:: len(alphas), 0].float()):
-                votes = torch.mul(distances, -beta, out=affinities).exp_() @ values
+                votes = votes_of(torch.mul(distances, -beta, out=affinities).exp_(), key_labels, len(text_features))
                 torch.mul(weights, votes, out=logits).add_(zero_shot)
                 right[row] += (logits.argmax(dim=-1) == own).sum(dim=-1)
     return torch.cat([pairs, 100 * right.double().view(-1, 1) / len(labels)], dim=1)

@@ -233,7 +233,8 @@ class MethodInfo:
         grid: Conditions and settings -> what ``--tune`` tries, each some settings and fields of the recipe; nothing
             where it chooses without training again, or has nothing to choose.
         templates: Data set -> prompt templates of the reference; None = those of the protocol.
-        new_classes: False where the method has no answer for other classes than those it was trained on.
+        new_classes: False where the method has no answer for other classes than those it was trained on; or settings ->
+            whether it has.
         selects: When it selects on validation images: ``never``, ``always``, or with ``--tune``.
         transductive: Whether it learns from test images, without their labels.
         starts_at_zero_shot: Whether the logits before the first step are the zero-shot ones.
@@ -252,12 +253,16 @@ class MethodInfo:
     presets: Callable[[Conditions], dict[str, Any]] = lambda _: {}
     grid: Callable[[Conditions, Any], Sequence[Mapping[str, Any]]] = lambda *_: ()
     templates: Callable[[str], tuple[str, ...]] | None = None
-    new_classes: bool = True
+    new_classes: bool | Callable[[Any], bool] = True
     selects: Literal["never", "tune", "always"] = "never"
     transductive: bool = False
     starts_at_zero_shot: bool = True
     preset_source: str = ""
     origin: str | None = None
+
+    def knows_new_classes(self, settings: Any) -> bool:
+        """Whether there is an answer for other classes than those of the training."""
+        return self.new_classes if isinstance(self.new_classes, bool) else self.new_classes(settings)
 
     @property
     def trains(self) -> bool:

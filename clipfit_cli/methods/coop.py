@@ -138,6 +138,7 @@ METHOD = MethodInfo(
     summary="vectors in place of the words before the class name, the same for all classes, cross-entropy",
     source="Zhou et al., IJCV 2022, arXiv 2109.01134; official code at ff61507c",
     family="prompts",
+    new_classes=lambda settings: not settings.class_contexts,
     settings=CoopSettings,
     attach=attach,
     recipe=recipe,

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 _EXPONENTS = (6.0, 4.0, 2.0, 0.0, -2.0, -4.0, -6.0)
 _ROUNDS = 8
 _MOST_ITERATIONS, _TOLERANCE = 1000, 1e-6
+_REMEMBERED = 20
+"""Steps that the solver looks back on: to look back on torch's 100 takes longer than the loss, and spares few steps."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,7 @@ def fit(features: Tensor, labels: Tensor, c: float, start: tuple[Tensor, Tensor]
         max_eval=2 * _MOST_ITERATIONS,
         tolerance_grad=_TOLERANCE,
         tolerance_change=0,
+        history_size=_REMEMBERED,
         line_search_fn="strong_wolfe",
     )
 

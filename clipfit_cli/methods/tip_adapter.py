@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from clipfit_cli.config import TEXTURES, Conditions, Recipe
 from clipfit_cli.errors import CheckpointError
-from clipfit_cli.methods._frozen import SCALE, Frozen, check_numbers, class_features, reference_templates, tried_pairs
+from clipfit_cli.methods._frozen import (
+    SCALE,
+    Frozen,
+    check_numbers,
+    class_features,
+    reference_templates,
+    tried_pairs,
+    votes_of,
+)
 from clipfit_cli.methods.base import MethodInfo, Source
 
 if TYPE_CHECKING:
@@ -74,20 +82,15 @@ class TipAdapter(Frozen):
         self._settings = settings
         width = class_features(bundle, class_names, templates).shape[1]
         self._alpha, self._beta = (torch.tensor(x, device=bundle.device) for x in (settings.alpha, settings.beta))
-        self._remember(self._alpha.new_zeros(0, width), torch.zeros(0, dtype=torch.int64, device=bundle.device))
-
-    def _remember(self, keys: Tensor, labels: Tensor) -> None:
-        import torch
-
-        self._keys, self._labels = keys, labels
-        self._values = torch.nn.functional.one_hot(labels, len(self.class_names)).float()
+        self._keys = self._alpha.new_zeros(0, width)
+        self._labels = torch.zeros(0, dtype=torch.int64, device=bundle.device)
 
     def prepare(self, train: Source, _: Source | None) -> None:
         """Keep the training images' features, each the normalised mean of its views, and their labels."""
         from clipfit_cli.models.text_features import normalised
 
-        features, labels = train.everything(self.tap)
-        self._remember(normalised(features), labels)
+        features, self._labels = train.everything(self.tap)
+        self._keys = normalised(features)
 
     def head(self, class_names: Sequence[str], templates: Sequence[str]) -> Callable[[Tensor], Tensor]:
         """See `Frozen`; of the votes only those for these classes count."""
@@ -95,12 +98,13 @@ class TipAdapter(Frozen):
 
         places = self.places_of(class_names)
         text_features = class_features(self.bundle, class_names, templates)
-        some = None if places is None else self._values[:, places]
 
         def logits(inputs: Tensor) -> Tensor:
             image_features = normalised(inputs)
-            values = self._values if some is None else some
-            votes = (-self._beta * (1 - image_features @ self._keys.T)).exp() @ values
+            # in place, for the next of these large tensors takes as long to fill as this one
+            affinities = (self._keys @ (self._beta * image_features).T).sub_(self._beta).exp_()
+            votes = votes_of(affinities, self._labels, len(self.class_names))
+            votes = votes if places is None else votes[:, places]
             return SCALE * image_features @ text_features.T + self._alpha * votes
 
         return logits
@@ -120,7 +124,7 @@ class TipAdapter(Frozen):
             labels,
             text_features=class_features(self.bundle, self.class_names, self.templates),
             keys=self._keys,
-            values=self._values,
+            key_labels=self._labels,
             betas=_grid(self._settings.beta_to, 200),
             alphas=_grid(self._settings.alpha_to, 20),
         )
@@ -148,8 +152,7 @@ class TipAdapter(Frozen):
         take_back(own, tensors)
         if ((own["labels"] < 0) | (own["labels"] >= len(self.class_names))).any():
             raise CheckpointError(f"the adapter's labels are not all of its {len(self.class_names)} classes")
-        self._remember(own["keys"], own["labels"])
-        self._alpha, self._beta = own["alpha"], own["beta"]
+        self._keys, self._labels, self._alpha, self._beta = own["keys"], own["labels"], own["alpha"], own["beta"]
 
 
 def _grid(end: float, steps: int) -> list[float]:

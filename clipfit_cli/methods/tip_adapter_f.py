@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from clipfit_cli.config import TEXTURES, Conditions, Recipe
@@ -11,6 +12,20 @@ from clipfit_cli.methods.tip_adapter import CACHE, PRESET_SOURCE, TipAdapter, Ti
 
 if TYPE_CHECKING:
     from torch import nn
+
+
+@dataclass(frozen=True)
+class TipAdapterFSettings(TipAdapterSettings):
+    """Settings of Tip-Adapter-F; see `TipAdapterSettings`.
+
+    Attributes:
+        views: Stored crops of each image that the steps take in turns, those of other methods; None = a fresh crop
+            each time, as the reference has it, each of which has to be encoded.
+        cache_views: Stored crops whose mean is cached.
+    """
+
+    views: int | None = 20
+    cache_views: int = 10
 
 
 class TipAdapterF(TipAdapter):
@@ -25,7 +40,7 @@ class TipAdapterF(TipAdapter):
 
         self._stage = stage
         if stage:
-            self._remember(nn.Parameter(self._keys), self._labels)
+            self._keys = nn.Parameter(self._keys)
 
     def prepare(self, train: Source, val: Source | None) -> None:
         """Fill the cache, in the first stage."""
@@ -39,10 +54,11 @@ class TipAdapterF(TipAdapter):
         return [Group([self._keys])] if isinstance(self._keys, nn.Parameter) else []
 
 
-def recipe(conditions: Conditions, _: TipAdapterSettings) -> tuple[Recipe, ...]:
+def recipe(conditions: Conditions, settings: TipAdapterFSettings) -> tuple[Recipe, ...]:
     """Return how the cache is filled and how it trains, longer on EuroSAT.
 
-    Source: Tip-Adapter d0e2d6f8 and its configurations; the rate for `textures` is ours.
+    Source: Tip-Adapter d0e2d6f8 and its configurations, but for stored crops in place of fresh ones; the rate for
+    `textures` is ours.
     """
     trained = Recipe(
         optimiser="adamw",
@@ -55,11 +71,12 @@ def recipe(conditions: Conditions, _: TipAdapterSettings) -> tuple[Recipe, ...]:
         decay="step",
         warmup_epochs=0,
         crop_scale=(0.5, 1.0),
+        views=settings.views,
     )
-    return CACHE, trained
+    return replace(CACHE, views=settings.cache_views), trained
 
 
-def describe(model: nn.Module, _: TipAdapterSettings, __: int, num_images: int) -> list[Trained]:
+def describe(model: nn.Module, _: TipAdapterFSettings, __: int, num_images: int) -> list[Trained]:
     """See `MethodInfo`."""
     return [Trained("keys", (num_images, embed_dim(model)), None)]
 
@@ -69,7 +86,7 @@ METHOD = MethodInfo(
     summary="features of the training images, which vote for their class beside zero-shot, cross-entropy",
     source="Zhang et al., ECCV 2022, arXiv 2207.09519; official code at d0e2d6f8, without its choice of epoch on test",
     family="features",
-    settings=TipAdapterSettings,
+    settings=TipAdapterFSettings,
     attach=TipAdapterF,
     recipe=recipe,
     describe=describe,

@@ -154,10 +154,12 @@ def prepare(config: RunConfig, workspace: Workspace, store: RunStore) -> Prepare
         )
         folder = store.folder(key, training, is_adapter=card is not None)
     tests = []
+    settings = info.settings(**config.settings)
+    knows_new = info.knows_new_classes(settings)
     for asked in config.tests:
         dataset = workspace.lists(asked.dataset, asked.subset)
         trained_names = card.class_names if card else training_set.class_names
-        if not info.new_classes and not set(dataset.class_names) <= set(trained_names):
+        if not knows_new and not set(dataset.class_names) <= set(trained_names):
             group = "" if asked.subset == "all" else f", {asked.subset} classes"
             workspace.say_once(
                 f"{info.name} has no answer for classes that it was not trained on: {asked.dataset}{group}"
@@ -177,7 +179,7 @@ def prepare(config: RunConfig, workspace: Workspace, store: RunStore) -> Prepare
     return Prepared(
         config=config,
         info=info,
-        settings=info.settings(**config.settings),
+        settings=settings,
         selects=selects,
         training=training,
         training_set=training_set,

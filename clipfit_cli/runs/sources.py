@@ -151,9 +151,15 @@ class TrainingImages:
         views = range((self._recipe.views or 1) if self._recipe.view_use != "cycle" else 1)
         features = self._inputs.features
         found = (features.everything(self._dataset, self._dataset.train, tap, self._view(view)) for view in views)
-        if self._recipe.view_use == "pool":
-            return torch.cat(list(found)), self._labels.repeat(len(views))
         total = next(found)
+        if (
+            self._recipe.view_use == "pool"
+        ):  # filled view by view, for a list of them beside what it is made into is twice
+            pooled = total.new_empty(len(views), *total.shape)
+            pooled[0] = total
+            for place, features_of_view in enumerate(found, start=1):
+                pooled[place] = features_of_view
+            return pooled.flatten(0, 1), self._labels.repeat(len(views))
         for features_of_view in found:
             total = total + features_of_view
         return total / len(views), self._labels

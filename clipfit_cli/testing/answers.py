@@ -52,14 +52,15 @@ def check_other_classes(info: MethodInfo) -> None:
     adapted = fitted(info).adapted
     inputs = inputs_of(adapted)
     before = adapted.classifier(NAMES, TEMPLATES)(inputs)
+    knows_new = info.knows_new_classes(info.settings())
     for names in (OTHER_NAMES, (NAMES[0], OTHER_NAMES[0]), NAMES[1:]):
         is_known = set(names) <= set(NAMES)
         try:
             shape = tuple(adapted.classifier(names, TEMPLATES)(inputs).shape)
         except UndefinedClasses:
-            hold(info, not info.new_classes and not is_known, f"it refuses {names}, which new_classes does not say")
+            hold(info, not knows_new and not is_known, f"it refuses {names}, which new_classes does not say")
             continue
-        hold(info, info.new_classes or is_known, f"it answers for {names}, which new_classes denies")
+        hold(info, knows_new or is_known, f"it answers for {names}, which new_classes denies")
         hold(info, shape == (len(inputs), len(names)), f"its logits are {shape} for {len(names)} other classes")
     same(info, "logits after other classes were asked for", adapted.classifier(NAMES, TEMPLATES)(inputs), before, 0)
 
@@ -102,7 +103,7 @@ def check_foreign_state(info: MethodInfo) -> None:
 def check_merged(info: MethodInfo) -> None:
     """A merged model tells other classes apart by itself, as the method does, and leaves what stands before its tap."""
     adapted = fitted(info).adapted
-    if not isinstance(adapted, Mergeable) or not info.new_classes:
+    if not isinstance(adapted, Mergeable) or not info.knows_new_classes(info.settings()):
         return
     merged = adapted.merged_model()
     expected = adapted.classifier(OTHER_NAMES, TEMPLATES)(inputs_of(adapted))

@@ -14,6 +14,7 @@ from clipfit_cli import methods
 from clipfit_cli.config import Conditions, Recipe, Tap
 from clipfit_cli.engine.train import train
 from clipfit_cli.methods.base import Adapted
+from clipfit_cli.methods.tip_adapter_f import TipAdapterFSettings
 from clipfit_cli.models.bundle import ClipBundle
 from clipfit_cli.models.encode import tapped
 from tests.conftest import GOLDEN, small_bundle
@@ -101,7 +102,7 @@ def test_tip_adapter_is_the_reference(bundle: ClipBundle, source: GivenBatches) 
 def test_five_steps_of_tip_adapter_f(bundle: ClipBundle, source: GivenBatches) -> None:
     run = golden_of("rivals/tip_adapter_f_tiny.pt")
     adapted = attach("tip-adapter-f", bundle, alpha=run["alpha"], beta=run["beta"])
-    cache, steps = methods.get("tip-adapter-f").recipe(Conditions(), None)
+    cache, steps = methods.get("tip-adapter-f").recipe(Conditions(), TipAdapterFSettings())
     assert fit(adapted, cache, source).losses == ()
     close(adapted.state()["keys"], run["initial"]["adapter.weight"], 1e-6)
     training = fit(adapted, replace(steps, epochs=1), source, stage=1)

@@ -556,6 +556,17 @@ def test_classes_that_a_method_has_no_answer_for_are_left_out(
     assert execute(small_world, plan)[0].num_reused == 1
 
 
+def test_whether_there_is_an_answer_for_new_classes_may_depend_on_settings(small_world: SmallWorld) -> None:
+    for overrides, tested in (({}, ["base", "new"]), ({"class_contexts": "true"}, ["base"])):
+        choice = MethodChoice("coop", {"epochs": "1", **overrides})
+        plan = base2new.plan(request_of(small_world, methods=(choice,)))
+        said: list[str] = []
+        (record,) = execute(small_world, plan, say=said.append)[0].records
+        assert [test.subset for test in record.tests] == tested
+        assert any("no answer for classes" in text for text in said) == (tested == ["base"])
+        assert execute(small_world, plan)[0].num_reused == 1
+
+
 def test_a_collapse_is_told(small_world: SmallWorld) -> None:
     said: list[str] = []
     plan = few_shot.plan(request_of(small_world, methods=(MethodChoice("full"),), lr=30.0, epochs=5))
