@@ -134,6 +134,7 @@ def _folded(text: str, width: int) -> str:
         lines.append("")
         for piece in _pieces(line):
             if lines[-1].strip() and cell_len(lines[-1] + piece.rstrip()) > width:
+                lines[-1] = lines[-1].rstrip()  # a blank beyond the width would cost the letter before it
                 lines.append("")
             lines[-1] += piece
     return "\n".join(lines)

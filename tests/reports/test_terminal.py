@@ -157,6 +157,15 @@ def test_prose_is_folded_between_words(width: int) -> None:
         )
 
 
+@pytest.mark.parametrize("width", range(20, 50))
+def test_a_line_that_just_fits_keeps_its_last_letter(width: int) -> None:
+    """Whatever the blank behind it would do."""
+    words = "all parameters of both towers but the token embedding, cross-entropy"
+    table = Table("", (Column("a", "a"), Column("b", "b", "prose")), ({"a": "x", "b": words},), ())
+    lines = printed(table, width)
+    assert " ".join(" ".join(lines[2:]).split()) == f"x {words}"
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1", "cp437"])
 def test_names_neither_drive_the_terminal_nor_fail_to_show(encoding: str) -> None:
     hostile = "\x1b[31mköln\x9b2J\u202egpj\ud800\x07\r猫"
