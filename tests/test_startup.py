@@ -28,6 +28,7 @@ def loaded_by(*arguments: str) -> list[str]:
     return loaded
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -162,6 +162,7 @@ def gradients(adapted: SingularValues) -> dict[str, Tensor]:
     return {**found, "loss": loss.detach()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("at_once", [10**6, 5])
 def test_a_step_is_one_on_whole_matrices(
