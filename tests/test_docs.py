@@ -207,6 +207,7 @@ def test_code_is_python() -> None:
         compile(block, "documentation", "exec")
 
 
+@pytest.mark.slow  # each is a run of its own; the long check has them
 @pytest.mark.parametrize("line", LINES)
 def test_shell_lines_run(line: str, small_world: SmallWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every line parses and plans; what needs files gets small ones."""
