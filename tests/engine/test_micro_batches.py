@@ -73,6 +73,7 @@ def smaller(told: list[tuple[int, int]]) -> Callable[[int, int], None]:
     return lambda before, now: told.append((before, now))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["clipfit", "full", "bitfit", "layer-norm"])
 @pytest.mark.parametrize(("most", "now"), [(5, 5), (4, 2), (3, 2), (1, 1)])
 def test_micro_batches_train_the_same(name: str, most: int, now: int, small_clip: ClipBundle) -> None:
