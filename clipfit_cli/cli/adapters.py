@@ -14,7 +14,8 @@ import typer
 
 from clipfit_cli.cli.console import emit, note
 from clipfit_cli.cli.model_options import MODEL_PANEL, DeviceName, PrecisionName, offline_if
-from clipfit_cli.cli.options import OutputOptions, command
+from clipfit_cli.cli.options import command
+from clipfit_cli.cli.output_options import OutputOptions
 from clipfit_cli.cli.progress import DataProgress
 from clipfit_cli.cli.prompts import read_words
 from clipfit_cli.config import TOP_CLASSES

@@ -11,7 +11,7 @@ from clipfit_cli._version import __version__
 from clipfit_cli.cli import data, methods, models
 from clipfit_cli.cli.adapters import export, predict
 from clipfit_cli.cli.errors import reported
-from clipfit_cli.cli.runs import base2new, compare, eval_, train, xdataset
+from clipfit_cli.cli.protocols import base2new, compare, eval_, train, xdataset
 
 
 class _Reporting(TyperGroup):

@@ -6,7 +6,7 @@ import typer
 from rich.console import Console
 
 from clipfit_cli.cli.errors import say
-from clipfit_cli.cli.options import OutputOptions, csv_file
+from clipfit_cli.cli.output_options import OutputOptions, csv_file
 from clipfit_cli.errors import ResultsError
 from clipfit_cli.files import write_through, write_whole
 from clipfit_cli.reports.tables import Table, to_csv, to_json

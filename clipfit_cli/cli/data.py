@@ -8,16 +8,8 @@ import typer
 
 from clipfit_cli.cli.console import emit, note
 from clipfit_cli.cli.data_get import check, get
-from clipfit_cli.cli.options import (
-    DEFAULT_RUNS_DIR,
-    CacheFolderOptions,
-    OutputOptions,
-    RootOptions,
-    RunsDir,
-    SubsetOptions,
-    command,
-    complete_dataset,
-)
+from clipfit_cli.cli.options import RootOptions, SubsetOptions, command, complete_dataset
+from clipfit_cli.cli.output_options import DEFAULT_RUNS_DIR, CacheFolderOptions, OutputOptions, RunsDir
 from clipfit_cli.cli.prompts import PromptOptions, choose_templates
 from clipfit_cli.cli.request import cache_folder, data_root_of, own_datasets, splits_dir_of
 from clipfit_cli.cli.words import parse_shots

@@ -11,7 +11,8 @@ from urllib.parse import urlsplit
 import typer
 
 from clipfit_cli.cli.console import emit
-from clipfit_cli.cli.options import OutputOptions, RootOptions, command, complete_dataset
+from clipfit_cli.cli.options import RootOptions, command, complete_dataset
+from clipfit_cli.cli.output_options import OutputOptions
 from clipfit_cli.cli.progress import DataProgress
 from clipfit_cli.cli.request import data_root_of, own_datasets
 from clipfit_cli.cli.words import split_names

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from clipfit_cli.cli.console import emit, note
 from clipfit_cli.cli.model_options import ModelOptions, offline_if
-from clipfit_cli.cli.options import RunOptions
+from clipfit_cli.cli.output_options import RunOptions
 from clipfit_cli.cli.plan import plan_table
 from clipfit_cli.cli.progress import Reporter
 from clipfit_cli.cli.request import Asked, cache_folder, splits_dir_of

@@ -10,7 +10,8 @@ import typer
 from clipfit_cli import methods
 from clipfit_cli.cli.console import emit
 from clipfit_cli.cli.groups import ListUnlessNamed
-from clipfit_cli.cli.options import OutputOptions, command, complete_dataset, complete_method, complete_protocol
+from clipfit_cli.cli.options import command, complete_dataset, complete_method, complete_protocol
+from clipfit_cli.cli.output_options import OutputOptions
 from clipfit_cli.cli.words import parse_methods, parse_shots
 from clipfit_cli.config import Conditions, Recipe
 from clipfit_cli.data import catalog

@@ -9,7 +9,8 @@ import typer
 
 from clipfit_cli.cli.console import emit, note
 from clipfit_cli.cli.groups import ListUnlessNamed
-from clipfit_cli.cli.options import OutputOptions, command, complete_method
+from clipfit_cli.cli.options import command, complete_method
+from clipfit_cli.cli.output_options import OutputOptions
 from clipfit_cli.cli.words import parse_methods
 from clipfit_cli.errors import ConfigError, ModelError
 from clipfit_cli.reports.tables import AVERAGE_ROW, Column, Table

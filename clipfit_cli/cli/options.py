@@ -1,10 +1,9 @@
-"""Every option once, with its help; commands list the groups that they take."""
+"""The options of data, draw and method, each once with its help; commands list the groups that they take."""
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
-import os
 import typing
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -18,11 +17,10 @@ from clipfit_cli import methods
 from clipfit_cli.cli.words import MOST
 from clipfit_cli.config import SUBSETS
 from clipfit_cli.data import catalog
-from clipfit_cli.data.pixels.disk_cache import DEFAULT_SIZE_GIB
 from clipfit_cli.errors import ConfigError, shortened
 from clipfit_cli.files import expanded
 
-DATA_PANEL, _METHOD, _OUTPUT = "Data", "Method", "Runs and output"
+DATA_PANEL, METHOD_PANEL, OUTPUT_PANEL = "Data", "Method", "Runs and output"
 
 
 def _method_names() -> str:
@@ -159,7 +157,7 @@ class MethodOptions:
             metavar="NAME",
             help=f"One of {_method_names()}; a family ({', '.join(methods.WORDS[1:])}) or all. Repeat it for several. "
             "Settings may follow a colon: clipfit:beta=2,regulariser=none.",
-            rich_help_panel=_METHOD,
+            rich_help_panel=METHOD_PANEL,
             autocompletion=complete_method,
         ),
     ] = dataclasses.field(default_factory=lambda: ["clipfit"])
@@ -169,26 +167,30 @@ class MethodOptions:
             "--set",
             metavar="KEY=VALUE",
             help="Setting of the method, or value of its recipe (`clipfit methods show NAME`); repeatable.",
-            rich_help_panel=_METHOD,
+            rich_help_panel=METHOD_PANEL,
         ),
     ] = None
     epochs: Annotated[
         int | None,
-        typer.Option(metavar="N", min=1, help="In place of the method's own epochs or steps.", rich_help_panel=_METHOD),
+        typer.Option(
+            metavar="N", min=1, help="In place of the method's own epochs or steps.", rich_help_panel=METHOD_PANEL
+        ),
     ] = None
     batch_size: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="In place of the method's own.", rich_help_panel=_METHOD)
+        int | None, typer.Option(metavar="N", min=1, help="In place of the method's own.", rich_help_panel=METHOD_PANEL)
     ] = None
     lr: Annotated[
         float | None,
-        typer.Option(metavar="X", help="Peak learning rate, in place of the method's own.", rich_help_panel=_METHOD),
+        typer.Option(
+            metavar="X", help="Peak learning rate, in place of the method's own.", rich_help_panel=METHOD_PANEL
+        ),
     ] = None
     tune: Annotated[
         bool,
         typer.Option(
             "--tune",
             help="Try the method's grid, and take what is best on validation images; every try is recorded.",
-            rich_help_panel=_METHOD,
+            rich_help_panel=METHOD_PANEL,
         ),
     ] = False
     val_shots: Annotated[
@@ -197,148 +199,9 @@ class MethodOptions:
             metavar="K",
             min=1,
             help="Validation images per class that a method selects on. Default: the protocol's, min(shots, 4).",
-            rich_help_panel=_METHOD,
+            rich_help_panel=METHOD_PANEL,
         ),
     ] = None
-
-
-@dataclass(frozen=True)
-class OutputOptions:
-    """Where a table goes."""
-
-    csv: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE|-",
-            help="Write the table as CSV; - = stdout, and nothing else there.",
-            rich_help_panel=_OUTPUT,
-        ),
-    ] = None
-    json: Annotated[
-        bool,
-        typer.Option(
-            "--json", help="Print the table as JSON on stdout, and nothing else there.", rich_help_panel=_OUTPUT
-        ),
-    ] = False
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="No progress and no notes on stderr.", rich_help_panel=_OUTPUT)
-    ] = False
-
-    def __post_init__(self) -> None:
-        """Check, before any work, that the table can be written as asked.
-
-        Raises:
-            ConfigError: Two things want stdout, or the CSV file is a folder, or its own is not there or not writable.
-            OSError: Its name cannot be one.
-        """
-        if self.csv == "-" and self.json:
-            raise ConfigError("--csv - and --json both want stdout; write the CSV to a file, or leave one of them out")
-        if self.csv in (None, "-"):
-            return
-        path, whole = csv_file(self.csv)
-        problem = (
-            "is a folder; give the name of a file in it"
-            if path.is_dir()
-            else "lies in a folder that does not exist; make it first"
-            if not path.parent.is_dir()
-            else "cannot be written; give a file in a folder of yours"
-            if not os.access(path.parent if whole or not path.exists() else path, os.W_OK)
-            else ""
-        )
-        if problem:
-            raise ConfigError(f"--csv {self.csv} {problem}")
-
-
-def csv_file(text: str) -> tuple[Path, bool]:
-    """Return the file of ``--csv``, and whether it is replaced as a whole: a pipe or a device takes the text."""
-    path = expanded(text).absolute()
-    if path.parts[1:2] in (("dev",), ("proc",)) or (path.exists() and not path.is_file()):
-        return path, False
-    return Path(os.path.realpath(path)), True
-
-
-RunsDir = Annotated[
-    Path,
-    typer.Option(
-        metavar="DIR",
-        envvar="CLIPFIT_RUNS",
-        show_envvar=True,
-        help="Folder of finished runs; a run found there is not run again. Splits of your own images are kept there.",
-        rich_help_panel=_OUTPUT,
-    ),
-]
-DEFAULT_RUNS_DIR = Path("runs")
-
-
-@dataclass(frozen=True)
-class CacheFolderOptions:
-    """Where features of images are kept."""
-
-    image_cache: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DIR|auto",
-            envvar="CLIPFIT_IMAGE_CACHE",
-            show_envvar=True,
-            help="Keep the features that a frozen model gives to test images on disk for later commands; "
-            "auto = in your user cache folder. "
-            "`clipfit data cache` shows and empties it. Default: none is kept.",
-            rich_help_panel=DATA_PANEL,
-        ),
-    ] = None
-
-
-@dataclass(frozen=True)
-class CacheOptions(CacheFolderOptions):
-    """Where features of images are kept, and how many."""
-
-    image_cache_size: Annotated[
-        float,
-        typer.Option(
-            metavar="GIB",
-            min=0,
-            help="The most that --image-cache takes; what was used least lately goes first.",
-            rich_help_panel=DATA_PANEL,
-        ),
-    ] = DEFAULT_SIZE_GIB
-
-
-@dataclass(frozen=True)
-class RunOptions(CacheOptions, OutputOptions):
-    """Where runs are kept, and whether they run."""
-
-    runs_dir: RunsDir = DEFAULT_RUNS_DIR
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the runs that would be made, and stop.", rich_help_panel=_OUTPUT)
-    ] = False
-    per_seed: Annotated[
-        bool, typer.Option("--per-seed", help="A row for every seed, too.", rich_help_panel=_OUTPUT)
-    ] = False
-    keep_adapters: Annotated[
-        str,
-        typer.Option(
-            metavar="all|none",
-            help="Whether the tuned tensors are kept; without them, a further test trains anew.",
-            rich_help_panel=_OUTPUT,
-            autocompletion=complete_from(("all", "none")),
-        ),
-    ] = "all"
-    save_logits: Annotated[
-        bool,
-        typer.Option(
-            "--save-logits", help="Keep all logits of every test beside its predictions.", rich_help_panel=_OUTPUT
-        ),
-    ] = False
-    skip_damaged: Annotated[
-        bool,
-        typer.Option(
-            "--skip-damaged",
-            help="Decode every image first, and go on without those that are missing or damaged: they are counted and "
-            "recorded.",
-            rich_help_panel=_OUTPUT,
-        ),
-    ] = False
-    force: Annotated[bool, typer.Option("--force", help="Run again what is finished.", rich_help_panel=_OUTPUT)] = False
 
 
 def command(function: Callable[..., None]) -> Callable[..., None]:

@@ -10,14 +10,8 @@ from typing import cast
 
 from clipfit_cli.cli.console import note
 from clipfit_cli.cli.model_options import ModelOptions
-from clipfit_cli.cli.options import (
-    DatasetOptions,
-    DrawOptions,
-    MethodOptions,
-    RootOptions,
-    RunOptions,
-    TransferOptions,
-)
+from clipfit_cli.cli.options import DatasetOptions, DrawOptions, MethodOptions, RootOptions, TransferOptions
+from clipfit_cli.cli.output_options import RunOptions
 from clipfit_cli.cli.prompts import PromptOptions, choose_templates, read_class_names
 from clipfit_cli.cli.words import parse_seeds, parse_shots, split_names
 from clipfit_cli.config import (

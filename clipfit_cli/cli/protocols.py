@@ -17,13 +17,13 @@ from clipfit_cli.cli.options import (
     DrawOptions,
     MethodOptions,
     RootOptions,
-    RunOptions,
     SubsetOptions,
     TransferOptions,
     command,
     complete_method,
     complete_protocol,
 )
+from clipfit_cli.cli.output_options import RunOptions
 from clipfit_cli.cli.prompts import PromptOptions, choose_templates
 from clipfit_cli.cli.request import Asked, ask
 from clipfit_cli.cli.words import parse_methods

@@ -1,0 +1,157 @@
+"""The options that say where tables, runs and features go, each once with its help."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from clipfit_cli.cli.options import DATA_PANEL, OUTPUT_PANEL, complete_from
+from clipfit_cli.data.pixels.disk_cache import DEFAULT_SIZE_GIB
+from clipfit_cli.errors import ConfigError
+from clipfit_cli.files import expanded
+
+
+@dataclass(frozen=True)
+class OutputOptions:
+    """Where a table goes."""
+
+    csv: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|-",
+            help="Write the table as CSV; - = stdout, and nothing else there.",
+            rich_help_panel=OUTPUT_PANEL,
+        ),
+    ] = None
+    json: Annotated[
+        bool,
+        typer.Option(
+            "--json", help="Print the table as JSON on stdout, and nothing else there.", rich_help_panel=OUTPUT_PANEL
+        ),
+    ] = False
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="No progress and no notes on stderr.", rich_help_panel=OUTPUT_PANEL)
+    ] = False
+
+    def __post_init__(self) -> None:
+        """Check, before any work, that the table can be written as asked.
+
+        Raises:
+            ConfigError: Two things want stdout, or the CSV file is a folder, or its own is not there or not writable.
+            OSError: Its name cannot be one.
+        """
+        if self.csv == "-" and self.json:
+            raise ConfigError("--csv - and --json both want stdout; write the CSV to a file, or leave one of them out")
+        if self.csv in (None, "-"):
+            return
+        path, whole = csv_file(self.csv)
+        problem = (
+            "is a folder; give the name of a file in it"
+            if path.is_dir()
+            else "lies in a folder that does not exist; make it first"
+            if not path.parent.is_dir()
+            else "cannot be written; give a file in a folder of yours"
+            if not os.access(path.parent if whole or not path.exists() else path, os.W_OK)
+            else ""
+        )
+        if problem:
+            raise ConfigError(f"--csv {self.csv} {problem}")
+
+
+def csv_file(text: str) -> tuple[Path, bool]:
+    """Return the file of ``--csv``, and whether it is replaced as a whole: a pipe or a device takes the text."""
+    path = expanded(text).absolute()
+    if path.parts[1:2] in (("dev",), ("proc",)) or (path.exists() and not path.is_file()):
+        return path, False
+    return Path(os.path.realpath(path)), True
+
+
+RunsDir = Annotated[
+    Path,
+    typer.Option(
+        metavar="DIR",
+        envvar="CLIPFIT_RUNS",
+        show_envvar=True,
+        help="Folder of finished runs; a run found there is not run again. Splits of your own images are kept there.",
+        rich_help_panel=OUTPUT_PANEL,
+    ),
+]
+DEFAULT_RUNS_DIR = Path("runs")
+
+
+@dataclass(frozen=True)
+class CacheFolderOptions:
+    """Where features of images are kept."""
+
+    image_cache: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR|auto",
+            envvar="CLIPFIT_IMAGE_CACHE",
+            show_envvar=True,
+            help="Keep the features that a frozen model gives to test images on disk for later commands; "
+            "auto = in your user cache folder. "
+            "`clipfit data cache` shows and empties it. Default: none is kept.",
+            rich_help_panel=DATA_PANEL,
+        ),
+    ] = None
+
+
+@dataclass(frozen=True)
+class CacheOptions(CacheFolderOptions):
+    """Where features of images are kept, and how many."""
+
+    image_cache_size: Annotated[
+        float,
+        typer.Option(
+            metavar="GIB",
+            min=0,
+            help="The most that --image-cache takes; what was used least lately goes first.",
+            rich_help_panel=DATA_PANEL,
+        ),
+    ] = DEFAULT_SIZE_GIB
+
+
+@dataclass(frozen=True)
+class RunOptions(CacheOptions, OutputOptions):
+    """Where runs are kept, and whether they run."""
+
+    runs_dir: RunsDir = DEFAULT_RUNS_DIR
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Print the runs that would be made, and stop.", rich_help_panel=OUTPUT_PANEL),
+    ] = False
+    per_seed: Annotated[
+        bool, typer.Option("--per-seed", help="A row for every seed, too.", rich_help_panel=OUTPUT_PANEL)
+    ] = False
+    keep_adapters: Annotated[
+        str,
+        typer.Option(
+            metavar="all|none",
+            help="Whether the tuned tensors are kept; without them, a further test trains anew.",
+            rich_help_panel=OUTPUT_PANEL,
+            autocompletion=complete_from(("all", "none")),
+        ),
+    ] = "all"
+    save_logits: Annotated[
+        bool,
+        typer.Option(
+            "--save-logits", help="Keep all logits of every test beside its predictions.", rich_help_panel=OUTPUT_PANEL
+        ),
+    ] = False
+    skip_damaged: Annotated[
+        bool,
+        typer.Option(
+            "--skip-damaged",
+            help="Decode every image first, and go on without those that are missing or damaged: they are counted and "
+            "recorded.",
+            rich_help_panel=OUTPUT_PANEL,
+        ),
+    ] = False
+    force: Annotated[
+        bool, typer.Option("--force", help="Run again what is finished.", rich_help_panel=OUTPUT_PANEL)
+    ] = False
