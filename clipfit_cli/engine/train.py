@@ -39,6 +39,7 @@ class Training:
         time_s: Wall-clock seconds.
         micro_batch_size: Images that went through the model at a time, in the end; a whole batch where all fit. None
             where no step was made.
+        steps_per_epoch: Steps of an epoch.
     """
 
     steps: int
@@ -49,6 +50,7 @@ class Training:
     rates: tuple[float, ...]
     time_s: float
     micro_batch_size: int | None
+    steps_per_epoch: int = 0
 
 
 def train(
@@ -159,6 +161,7 @@ def train(
         rates=tuple(rates),
         time_s=time.perf_counter() - start,
         micro_batch_size=at_a_time.size,
+        steps_per_epoch=steps,
     )
 
 
@@ -212,9 +215,14 @@ def optimiser_of(groups: Sequence[Group], recipe: Recipe, *, skips_overflow: boo
     parameters = [{"params": list(group.parameters)} for group in groups]
     if recipe.optimiser == "sgd":
         fused = skips_overflow or None
-        return torch.optim.SGD(
+        sgd = torch.optim.SGD(
             parameters, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay, fused=fused
         )
+        if skips_overflow and recipe.momentum:
+            # the kernel takes memory as it is for the momentum, and leaves it so where the first step overflowed
+            for parameter in (one for group in groups for one in group.parameters):
+                sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        return sgd
     kind = torch.optim.Adam if recipe.optimiser == "adam" else torch.optim.AdamW
     return kind(
         parameters, lr=recipe.lr, betas=recipe.betas, eps=recipe.eps, weight_decay=recipe.weight_decay, fused=True
