@@ -172,11 +172,13 @@ class Finished:
         run: The training.
         tests: In the order of the configuration, by the names that were asked for; a test that is undefined for the
             method is not among them.
+        zero_shot: Tests of the same model as it is, of any data set, that are finished beside it.
     """
 
     config: RunConfig
     run: Run
     tests: tuple[Test, ...]
+    zero_shot: tuple[Test, ...] = ()
 
 
 _AnyRecord = TypeVar("_AnyRecord", Run, Test)

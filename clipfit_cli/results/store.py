@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import errno
+import io
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,10 +17,11 @@ from filelock import FileLock, Timeout
 from clipfit_cli.config import TrainingConfig
 from clipfit_cli.errors import ResultsError
 from clipfit_cli.files import folder_written_whole, read_bytes, remove_unfinished, write_whole
-from clipfit_cli.results.record import Run, Test, from_json, to_json
+from clipfit_cli.results.record import Finished, Run, Test, from_json, to_json
 
 RECORD_FILE = "record.json"
 TESTS_FOLDER = "tests"
+SCORES_FILE = "tests.csv"
 _KEY_DIGITS = 12
 _POLL_S = 0.1
 _MOST_BYTES = 100_000_000
@@ -33,6 +37,9 @@ _ADVICE = {
 
 Files = Mapping[str, bytes]
 """Name of a file beside a record -> its content."""
+
+SCORES = ("dataset", "subset", "key", "num_images", "accuracy_pct", "macro_f1_pct", "mean_per_class_accuracy_pct")
+"""Columns of the table of tests in the folder of a training."""
 
 _Kind = TypeVar("_Kind", Run, Test)
 
@@ -74,6 +81,27 @@ class RunStore:
         """The folder of every finished training, sorted."""
         return [path.parent for path in _visible(self.runs_dir, f"*/*/*/{RECORD_FILE}")]
 
+    def tests_as_it_is(self, run: Run) -> tuple[Test, ...]:
+        """Every finished test of the model of a run as it is, on any data set; what cannot be read is left out."""
+        found: list[Test] = []
+        for path in _visible(self.runs_dir, f"*/*/*-0shot-*/{RECORD_FILE}"):
+            with suppress(ResultsError):
+                one = _read(path, Run)
+                if one and (one.weights_sha256, one.activation) == (run.weights_sha256, run.activation):
+                    found += all_tests(path.parent)
+        return tuple(found)
+
+    def with_zero_shot(self, records: Iterable[Finished]) -> list[Finished]:
+        """Return records with the tests of their models as they are; see `tests_as_it_is`."""
+        known: dict[tuple[str, str], tuple[Test, ...]] = {}
+        found = []
+        for record in records:
+            model = record.run.weights_sha256, record.run.activation
+            if model not in known:
+                known[model] = self.tests_as_it_is(record.run)
+            found.append(replace(record, zero_shot=known[model]))
+        return found
+
     @contextmanager
     def lock(self, key: str, *, on_wait: Callable[[], None] | None = None, blocking: bool = True) -> Iterator[bool]:
         """Hold the run of this key against every other process, and say whether it is held.
@@ -104,6 +132,18 @@ class RunStore:
         finally:
             held.release()
 
+    def is_held(self, key: str) -> bool:
+        """Whether another process is at the run of a key, or at one whose key begins so; nothing is created."""
+        for path in (self.runs_dir / ".locks").glob(f"{key}*.lock") if key else ():
+            try:
+                with FileLock(path, blocking=False):
+                    pass
+            except Timeout:
+                return True
+            except OSError:  # not to be opened here, so nobody can tell
+                continue
+        return False
+
 
 def find_run(folder: Path, key: str | None = None) -> Run | None:
     """The training that is finished in a folder, or None.
@@ -129,13 +169,36 @@ def find_test(folder: Path, key: str) -> Test | None:
     return _read(found[0], Test, key) if found else None
 
 
+def read_run(path: Path) -> Run | None:
+    """The training that a file records; None where there is no such file.
+
+    Raises:
+        ResultsError: The record is damaged or unreadable.
+    """
+    return _read(path, Run)
+
+
+def read_test(path: Path) -> Test | None:
+    """The test that a file records; None where there is no such file.
+
+    Raises:
+        ResultsError: The record is damaged or unreadable.
+    """
+    return _read(path, Test)
+
+
+def test_files(folder: Path) -> list[Path]:
+    """The records of the tests in the folder of a training, in the order of their names."""
+    return _visible(folder, f"{TESTS_FOLDER}/*.json")
+
+
 def all_tests(folder: Path) -> list[Test]:
     """Every finished test in the folder of a training, in the order of the files' names.
 
     Raises:
         ResultsError: A record is damaged or unreadable.
     """
-    return list(filter(None, (_read(path, Test) for path in _visible(folder, f"{TESTS_FOLDER}/*.json"))))
+    return list(filter(None, map(read_test, test_files(folder))))
 
 
 def save_run(folder: Path, run: Run, files: Files, tests: Sequence[tuple[Test, Files]] = ()) -> None:
@@ -158,11 +221,13 @@ def save_run(folder: Path, run: Run, files: Files, tests: Sequence[tuple[Test, F
             write_whole(unfinished / name, content)
         for test, own in tests:
             save_test(unfinished, test, own)
+        if not tests:
+            _write_scores(unfinished)
         write_whole(unfinished / RECORD_FILE, text)
 
 
 def save_test(folder: Path, test: Test, files: Files) -> None:
-    """Put a test beside its training: its files first, then the record.
+    """Put a test beside its training: its files and its row in the table of tests first, then the record.
 
     Raises:
         ResultsError: The disk is full, a permission is missing, or the record is not fit to be read back.
@@ -172,7 +237,47 @@ def save_test(folder: Path, test: Test, files: Files) -> None:
     with _explained(below):
         for name, content in files.items():
             write_whole(below / name, content)
+        _write_scores(folder, test)
         write_whole(below / f"{name_of_test(test.dataset, test.subset, test.key)}.json", text)
+
+
+def save_folder(folder: Path, files: Files) -> None:
+    """Put a folder of files in its place in one step, the earlier one of that name going with it.
+
+    Raises:
+        ResultsError: The disk is full, or a permission is missing.
+    """
+    with _explained(folder), folder_written_whole(folder) as unfinished:
+        for name, content in files.items():
+            write_whole(unfinished / name, content)
+
+
+def _write_scores(folder: Path, *more: Test) -> None:
+    """Write the table of all tests in the folder of a training, a row each; what cannot be read is left out.
+
+    Args:
+        folder: Of the training.
+        more: Tests whose records are not there yet.
+    """
+    tests = {test.key: test for test in more}
+    for path in test_files(folder):
+        with suppress(ResultsError):
+            if test := read_test(path):
+                tests.setdefault(test.key, test)
+    if not tests:
+        return
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(SCORES)
+    for test in sorted(tests.values(), key=lambda test: (test.dataset, test.subset, test.key)):
+        rows.writerow(getattr(test, name) for name in SCORES)
+    write_whole(folder / SCORES_FILE, text.getvalue())
+
+
+def key_digits(folder: Path) -> str:
+    """The first digits of a key that the name of a training's folder ends in; nothing where it has another name."""
+    found = re.search(rf"-([0-9a-f]{{{_KEY_DIGITS}}})$", folder.name)
+    return found[1] if found else ""
 
 
 def name_of_test(dataset: str, subset: str, key: str) -> str:

@@ -63,7 +63,7 @@ def make_run(config: TrainingConfig | None = None, **changes: Any) -> Run:
         created_at="2025-02-03T04:05:06+00:00",
         adapter_file="adapter.safetensors",
         adapter_sha256="c" * 64,
-        steps_file="steps.safetensors",
+        steps_file="steps.csv",
         notes=("first note", "second – note"),
     )
     run = replace(run, **changes)

@@ -1,0 +1,159 @@
+"""The runs of a runs folder that are meant, read as far as it takes to tell."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TypeVar
+
+from clipfit_cli.errors import ConfigError, ResultsError, check_known, counted, shortened
+from clipfit_cli.results.filters import Filters, conditions_of, differing, protocols_of
+from clipfit_cli.results.record import Run, Test
+from clipfit_cli.results.store import RECORD_FILE, RunStore, read_run, read_test, test_files
+
+OnDamage = Callable[[ResultsError], None]
+"""Told of a record that cannot be read, once each."""
+
+_NAMED = 5
+_Kind = TypeVar("_Kind", Run, Test)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A finished training as it lies in a folder.
+
+    Attributes:
+        folder: Where.
+        run: Its record.
+        on_damage: Told of tests that cannot be read; they are left out.
+    """
+
+    folder: Path
+    run: Run
+    on_damage: OnDamage | None = field(default=None, compare=False, repr=False)
+
+    @cached_property
+    def tests(self) -> tuple[Test, ...]:
+        """Its finished tests in the order of the files' names, read when they are first asked for."""
+        return tuple(test for path in test_files(self.folder) if (test := _read(read_test, path, self.on_damage)))
+
+    def is_meant(self, filters: Filters) -> bool:
+        """Whether filters hold, but for that by folder; tests are read only where a protocol is asked for."""
+        return filters.hold(self.run) and (
+            not filters.protocol or bool(protocols_of(self.run, self.tests) & {*filters.protocol})
+        )
+
+
+def stored_runs(runs_dir: Path, *, on_damage: OnDamage | None = None) -> Iterator[Stored]:
+    """Every finished training of a runs folder, in the order of the folders' names; damaged records are left out.
+
+    Args:
+        runs_dir: Need not exist.
+        on_damage: Told of what is left out.
+    """
+    return _stored(RunStore(runs_dir).all_folders(), on_damage)
+
+
+def unreadable(runs_dir: Path) -> list[Path]:
+    """The folders of a runs folder whose record is there and cannot be read, sorted."""
+    found: list[Path] = []
+    for folder in RunStore(runs_dir).all_folders():
+        _read(read_run, folder / RECORD_FILE, lambda _, folder=folder: found.append(folder))  # type: ignore[misc]
+    return found
+
+
+def select(runs_dir: Path, filters: Filters, *, on_damage: OnDamage | None = None) -> list[Stored]:
+    """The finished trainings that are meant.
+
+    Args:
+        runs_dir: Where they are, but for those that filters name by folder.
+        filters: See `Stored.is_meant`.
+        on_damage: Told of records that cannot be read: whether they were meant nobody knows.
+
+    Raises:
+        ResultsError: A folder that is named holds no run, or its record cannot be read.
+        UnknownNameError: None of the trainings has a setting of that name.
+    """
+    found: Iterable[Stored]
+    if filters.folder:
+        found = [_in_folder(folder, on_damage) for folder in filters.folder]
+    else:
+        found = stored_runs(runs_dir, on_damage=on_damage)
+    return meant(found, filters)
+
+
+def meant(stored: Iterable[Stored], filters: Filters) -> list[Stored]:
+    """Those of some trainings that filters hold for.
+
+    Raises:
+        UnknownNameError: None of the trainings has a setting of that name.
+    """
+    every = list(stored)
+    if filters.settings and every:
+        known = {name for one in every for name in conditions_of(one.run)}
+        for name, _ in filters.settings:
+            check_known("setting of these runs", name, sorted(known))
+    return [one for one in every if one.is_meant(filters)]
+
+
+def find_one(runs_dir: Path, filters: Filters, text: str) -> Stored:
+    """The one training that is meant.
+
+    Args:
+        runs_dir, filters: See `select`; damaged records are left out.
+        text: What named it, for the message.
+
+    Raises:
+        ConfigError: There are several: up to five are shown, with what tells them apart.
+        ResultsError: There is none, or its record cannot be read.
+    """
+    damaged: list[ResultsError] = []
+    found = select(runs_dir, filters, on_damage=damaged.append)
+    if not found:
+        more = f", and clipfit runs verify for {counted(len(damaged), 'record')} that cannot be read" if damaged else ""
+        raise ResultsError(f"no run in {runs_dir} is {shortened(text)!r}; see clipfit runs list{more}")
+    if len(found) > 1:
+        raise ConfigError(
+            f"{len(found)} runs in {runs_dir} are {shortened(text)!r}, expected one: {_candidates(found)}"
+        )
+    return found[0]
+
+
+def _candidates(found: Sequence[Stored]) -> str:
+    """Up to five runs, each by its key and by what is enough to tell it from the others."""
+    shown = found[:_NAMED]
+    telling: dict[str, list[str]] = {}
+    for name, values in differing([one.run for one in shown]).items():
+        if len({*zip(*telling.values(), values, strict=True)}) > len({*zip(*telling.values(), strict=True)} or {()}):
+            telling[name] = values
+    named = []
+    for place, one in enumerate(shown):
+        told = ",".join(f"{name}={values[place]}" for name, values in telling.items())
+        named.append(f"{one.run.key[:12]} ({shortened(told or one.run.created_at)})")
+    more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+    return f"{'; '.join(named)}{more}. Add what tells the one you mean, or give its key"
+
+
+def _stored(folders: Sequence[Path], on_damage: OnDamage | None) -> Iterator[Stored]:
+    for folder in folders:
+        if run := _read(read_run, folder / RECORD_FILE, on_damage):
+            yield Stored(folder, run, on_damage)
+
+
+def _in_folder(folder: Path, on_damage: OnDamage | None) -> Stored:
+    run = read_run(folder / RECORD_FILE)
+    if run is None:
+        raise ResultsError(f"{folder} holds no run: there is no {RECORD_FILE} in it")
+    return Stored(folder, run, on_damage)
+
+
+def _read(read: Callable[[Path], _Kind | None], path: Path, on_damage: OnDamage | None) -> _Kind | None:
+    """What is in a file; None where another process took it away, or it cannot be read, which is told."""
+    try:
+        return read(path)
+    except ResultsError as error:
+        if on_damage:
+            on_damage(error)
+        return None
