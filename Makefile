@@ -25,3 +25,4 @@ soak:
 	$(PYTHON) -m tests.soak.campaign --seed $(SEED) --commands 1200
 	$(PYTHON) -m tests.soak.faults --seed $(SEED) --faults 90
 	$(PYTHON) -m tests.soak.shared_plan --seed $(SEED) --repeats 20
+	$(PYTHON) -m pytest -m slow tests/reports/test_latex.py

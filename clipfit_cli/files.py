@@ -181,6 +181,15 @@ def remove_unfinished(path: Path) -> None:
                     left.unlink()
 
 
+def left_unfinished(path: Path) -> bool:
+    """Return whether a file or folder is what a killed process left; what another process is writing is not."""
+    if not (path.name.startswith(".") and path.name.endswith(_UNFINISHED)):
+        return False
+    with suppress(OSError), _held(path):
+        return True
+    return False
+
+
 @contextmanager
 def folder_written_whole(path: Path) -> Iterator[Path]:
     """Yield an empty folder to fill; at the end of the block, and not before, it takes the place of `path` in one step.

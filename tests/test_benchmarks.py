@@ -202,3 +202,15 @@ def test_two_processes_share_a_plan(scripts: Any, tmp_path: Path) -> None:
 
     found = json.loads(file.read_text())["shared_plan"]
     assert found["two / one"] == found["two_processes_s"] / found["one_process_s"] > 0
+
+
+def test_intervals_and_verdicts_are_right_as_often_as_they_say(scripts: Any) -> None:
+    """A quick look with a fixed seed; the script takes the long one."""
+    coverage = scripts("coverage")
+    plain = coverage.coverage(400, 10.0, 3)
+    assert 93 <= plain["covered_pct"] <= 98.5
+    assert coverage.coverage(400, 1.0, 3, rho=coverage.RHO)["covered_pct"] >= 88
+    assert 91 <= coverage.harmonic_coverage(300, 1, 3)["covered_pct"] <= 98.5
+    for rho in (0.0, coverage.RHO):
+        assert coverage.false_leads(100, 4, 3, rho=rho)["ahead_pct"] <= 7
+    assert 74 <= coverage.power(400, 5)["told_pct"] <= 86

@@ -18,8 +18,10 @@ from clipfit_cli.cli.app import app
 from clipfit_cli.config import Conditions
 from clipfit_cli.data import catalog
 from clipfit_cli.errors import ClipfitError
+from clipfit_cli.reports import finished_tests
 from clipfit_cli.reports.tables import Column
 from clipfit_cli.results import record
+from clipfit_cli.results.metrics import METRICS
 from tests.conftest import SmallWorld, write_small_dataset
 from tests.update_docs import DOCUMENTS, HELP_BLOCK, ROOT, commands, help_block, renewed
 
@@ -148,6 +150,14 @@ def test_every_column_of_a_result_is_written() -> None:
     assert {"harmonic_mean_pct", "role", "macro_f1_pct", "train_time_s"} <= columns
     table = RESULTS[RESULTS.index("## CSV and JSON") : RESULTS.index("## Exit codes")]
     assert not {key for key in columns if f"`{key}`" not in table and not key.endswith("_std_pct")}
+
+
+def test_every_metric_and_every_column_of_tests_is_written() -> None:
+    columns = (value for value in vars(finished_tests).values() if isinstance(value, tuple))
+    keys = {column.key for found in columns for column in found if isinstance(column, Column)}
+    table = RESULTS[RESULTS.index("## CSV and JSON") : RESULTS.index("## Exit codes")]
+    assert not {key for key in keys | {one.key for one in METRICS.values()} if f"`{key}`" not in table}
+    assert not {name for name in METRICS if f"`{name}`" not in RESULTS}
 
 
 def test_every_field_of_a_record_is_written() -> None:

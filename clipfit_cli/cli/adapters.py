@@ -15,9 +15,10 @@ import typer
 from clipfit_cli.cli.console import emit, note
 from clipfit_cli.cli.model_options import MODEL_PANEL, DeviceName, PrecisionName, offline_if
 from clipfit_cli.cli.options import command
-from clipfit_cli.cli.output_options import OutputOptions
+from clipfit_cli.cli.output_options import DEFAULT_RUNS_DIR, OutputOptions
 from clipfit_cli.cli.progress import DataProgress
 from clipfit_cli.cli.prompts import read_words
+from clipfit_cli.cli.run_filters import FOUND_ADAPTER, RunsFolder, find_folder
 from clipfit_cli.config import TOP_CLASSES
 from clipfit_cli.errors import ConfigError, counted
 from clipfit_cli.files import expanded
@@ -64,9 +65,7 @@ def predict(
     image: Annotated[
         list[Path], typer.Argument(metavar="IMAGE", help="Pictures; a folder stands for all images in and below it.")
     ],
-    adapter: Annotated[
-        Path, typer.Option(metavar="RUN", help="Folder of a run, or its adapter file.", rich_help_panel="Method")
-    ],
+    adapter: Annotated[str, typer.Option(metavar="RUN", help=FOUND_ADAPTER, rich_help_panel="Method")],
     base: BaseModelOptions,
     output: OutputOptions,
     device: DeviceName = "auto",
@@ -84,6 +83,7 @@ def predict(
         int,
         typer.Option(metavar="N", min=1, help="Classes to show for each picture.", rich_help_panel="Runs and output"),
     ] = TOP_CLASSES,
+    runs_dir: RunsFolder = DEFAULT_RUNS_DIR,
 ) -> None:
     """Classify pictures of your own with a saved adapter: class names and probabilities in percent.
 
@@ -96,6 +96,7 @@ def predict(
 
     if runs := [path for path in image if os.path.isfile(path / RECORD_FILE)]:  # noqa: PTH113
         raise ConfigError(f"{runs[0]} is the folder of a run, not a picture; --adapter takes one run")
+    folder = find_folder(adapter, runs_dir, quiet=output.quiet)
     left_out: list[str] = []
     pictures = find_pictures(image, left_out)
     if left_out:
@@ -106,7 +107,7 @@ def predict(
 
     with offline_if(base.offline):
         classifier = load_adapter(
-            adapter,
+            folder,
             device=device,
             precision=precision,
             backbone=base.backbone,
@@ -135,7 +136,7 @@ def predict(
 
 @command
 def export(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, or its adapter file.")],
+    run: Annotated[str, typer.Argument(metavar="RUN", help=FOUND_ADAPTER)],
     out: Annotated[
         Path, typer.Option(metavar="DIR", help="Folder to write; it must not exist.", rich_help_panel="Runs and output")
     ],
@@ -146,17 +147,19 @@ def export(
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="No notes on stderr.", rich_help_panel="Runs and output")
     ] = False,
+    runs_dir: RunsFolder = DEFAULT_RUNS_DIR,
 ) -> None:
     """Write a tuned model as a complete open_clip checkpoint, which open_clip loads as it is.
 
     The folder holds all weights (float32), open_clip's configuration and the adapter's card. Its path goes to stdout.
     """
     say = partial(note, quiet=quiet)
+    found = find_folder(run, runs_dir, quiet=quiet)
     say("loading torch and open_clip ...")
     from clipfit_cli.adapters.export import export as write
 
     with offline_if(base.offline):
-        folder = write(run, out, force=force, backbone=base.backbone, pretrained=base.pretrained, say=say)
+        folder = write(found, out, force=force, backbone=base.backbone, pretrained=base.pretrained, say=say)
     typer.echo(folder)
     say(f'load it with open_clip.create_model_and_transforms("local-dir:{folder}")')
 

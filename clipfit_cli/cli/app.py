@@ -8,10 +8,15 @@ import typer
 from typer.core import TyperGroup
 
 from clipfit_cli._version import __version__
-from clipfit_cli.cli import data, methods, models
+from clipfit_cli.cli import data, methods, models, runs
 from clipfit_cli.cli.adapters import export, predict
 from clipfit_cli.cli.errors import reported
+from clipfit_cli.cli.plot import plot
 from clipfit_cli.cli.protocols import base2new, compare, eval_, train, xdataset
+from clipfit_cli.cli.published import published
+from clipfit_cli.cli.report import report
+from clipfit_cli.cli.reproduce import reproduce
+from clipfit_cli.cli.results import results
 
 
 class _Reporting(TyperGroup):
@@ -81,8 +86,44 @@ app.command(
         "clipfit compare --baseline bitfit",
         "clipfit compare --dataset dtd --baseline bitfit,layer-norm --csv -",
         "clipfit compare --baseline clipfit:regulariser=none",
+        "clipfit compare --dataset all --baseline coop --published",
     )
 )(compare)
+app.command(
+    epilog=_examples(
+        "clipfit published --dataset dtd --protocol base2new",
+        "clipfit published --method clip-lora --shots 4,16",
+        "clipfit published --csv -",
+    )
+)(published)
+app.command(
+    epilog=_examples(
+        "clipfit results --dataset dtd --method clipfit",
+        "clipfit results --protocol base2new --metric ece,nll --csv -",
+        "clipfit results dataset=dtd,method=clipfit,seed=1 --per-class",
+    )
+)(results)
+app.command(
+    epilog=_examples(
+        "clipfit report --out report.html",
+        "clipfit report --dataset dtd,eurosat --protocol base2new --leader bitfit --out table.tex",
+        "clipfit report --format csv > numbers.csv",
+    )
+)(report)
+app.command(
+    epilog=_examples(
+        "clipfit plot tradeoff --out tradeoff.pdf",
+        "clipfit plot shots --dataset dtd --highlight clipfit,coop --out shots.svg --csv shots.csv",
+    )
+)(plot)
+app.command(
+    epilog=_examples(
+        "clipfit reproduce",
+        "clipfit reproduce builtin",
+        "clipfit reproduce clipfit-base2new --dry-run",
+        "clipfit reproduce gda-seeds --dataset dtd,eurosat --per-seed",
+    )
+)(reproduce)
 app.command(
     epilog=_examples(
         "clipfit predict --adapter runs/dtd/clipfit/RUN photo.jpg pictures/",
@@ -92,6 +133,7 @@ app.command(
 app.command(
     epilog=_examples("clipfit export runs/dtd/clipfit/RUN --out my-model"),
 )(export)
+app.add_typer(runs.app, name="runs")
 app.add_typer(methods.app, name="methods")
 app.add_typer(models.app, name="models")
 app.add_typer(data.app, name="data")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import typer
 from rich.console import Console
 
@@ -19,13 +21,19 @@ def note(text: str, *, quiet: bool) -> None:
         say(text, dim=True)
 
 
-def emit(table: Table, options: OutputOptions, *, for_people: Table | None = None, as_json: str | None = None) -> None:
+def emit(
+    table: Table,
+    options: OutputOptions,
+    *,
+    for_people: Table | Sequence[Table] | None = None,
+    as_json: str | None = None,
+) -> None:
     """Print the table as asked: for people, as CSV or as JSON.
 
     Args:
         table: What is printed.
         options: How.
-        for_people: Shown instead where neither CSV nor JSON goes to stdout.
+        for_people: Shown instead where neither CSV nor JSON goes to stdout; of several, one below the other.
         as_json: The text printed as JSON, where it has a form of its own; ends in a newline.
 
     Raises:
@@ -39,18 +47,39 @@ def emit(table: Table, options: OutputOptions, *, for_people: Table | None = Non
             _print(as_json or to_json(table))
         else:
             console = Console()
+            tables = [for_people] if isinstance(for_people, Table) else for_people or [table]
             with console.capture() as shown:
-                console.print(to_terminal(for_people or table))
+                for place, one in enumerate(tables):
+                    console.print(*[""] * bool(place), to_terminal(one), sep="\n")
             _print(shown.get(), console.encoding)
     finally:
         if options.csv and options.csv != "-":
-            (path, whole), content = csv_file(options.csv), to_csv(table).encode(errors="backslashreplace")
-            try:
-                (write_whole if whole else write_through)(path, content)
-            except OSError as error:
-                raise ResultsError(f"cannot write {path}: {error.strerror or error}") from error
-            note(f"wrote {options.csv}", quiet=options.quiet)
+            save(options.csv, csv_bytes(table), quiet=options.quiet)
+
+
+def save(where: str, content: bytes, *, quiet: bool) -> None:
+    """Write the file that an option names, as a whole; a pipe or a device takes the content.
+
+    Raises:
+        ResultsError: It cannot be written.
+    """
+    path, whole = csv_file(where)
+    try:
+        (write_whole if whole else write_through)(path, content)
+    except OSError as error:
+        raise ResultsError(f"cannot write {path}: {error.strerror or error}") from error
+    note(f"wrote {where}", quiet=quiet)
+
+
+def csv_bytes(table: Table) -> bytes:
+    """Return a table as a CSV file."""
+    return to_csv(table).encode(errors="backslashreplace")
+
+
+def print_plain(content: bytes) -> None:
+    """Print on stdout as it is."""
+    typer.echo(content, nl=False)
 
 
 def _print(text: str, encoding: str = "utf-8") -> None:
-    typer.echo(text.encode(encoding, "backslashreplace"), nl=False)
+    print_plain(text.encode(encoding, "backslashreplace"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clipfit_cli.cli.console import emit, note
@@ -37,6 +38,7 @@ def execute(
     machine: ModelOptions,
     output: RunOptions,
     summarise: Callable[..., Table],
+    show: Callable[[Table, Sequence[Finished]], None] | None = None,
 ) -> list[Finished]:
     """Run what is not finished, print the table, and return the records; with ``--dry-run`` print the plan.
 
@@ -45,7 +47,8 @@ def execute(
         asked: Where the data are.
         machine: As typed: the device, how it computes, whether it is offline; the environment may say so too.
         output: What is printed, and where runs are kept.
-        summarise: Records, and whether there is a row a seed -> table.
+        summarise: Records, whether there is a row a seed, and where predictions come from -> table.
+        show: Prints the table of the records; None = as it is.
 
     Raises:
         ConfigError: The image cache cannot be one.
@@ -54,9 +57,14 @@ def execute(
     """
     if output.keep_adapters not in ("all", "none"):
         raise UnknownNameError("value of --keep-adapters", output.keep_adapters, ("all", "none"))
+    if output.log not in (None, "tensorboard"):
+        raise UnknownNameError("value of --log", output.log, ("tensorboard",))
     note("loading torch and open_clip ...", quiet=output.quiet)
+    from clipfit_cli.runs.event_log import check_tensorboard
     from clipfit_cli.runs.sweep import SweepResult
 
+    if output.log:
+        check_tensorboard()
     result, interrupted, table = SweepResult(), None, None
     with offline_if(machine.offline), Reporter(quiet=output.quiet, runs_dir=output.runs_dir) as reporter:
         try:
@@ -64,8 +72,20 @@ def execute(
         except KeyboardInterrupt as error:
             interrupted = error
     if table is None and result.finished:
-        table = summarise(result.records, per_seed=output.per_seed)
-    if table is not None:
+        from clipfit_cli.results.predictions import StoredPredictions
+        from clipfit_cli.results.store import RunStore
+
+        adapters = [Path(one.adapter) for one in configs if one.adapter]
+        store = RunStore(expanded(output.runs_dir))
+        read = StoredPredictions(
+            store,
+            beside=[path if path.is_dir() else path.parent for path in adapters],
+        )
+        records = store.with_zero_shot(result.records)
+        table = summarise(records, per_seed=output.per_seed, predictions=read)
+    if table is not None and show and result.finished:
+        show(table, result.records)
+    elif table is not None:
         emit(table, output)
     if interrupted:
         raise interrupted
@@ -111,7 +131,7 @@ def _execute(
     store, folder, size = RunStore(runs_dir), cache_folder(output.image_cache), output.image_cache_size
     if folder and not math.isfinite(size):
         raise ConfigError(f"--image-cache-size must be a number of GiB, got {size}")
-    keep = Keep(output.keep_adapters == "all", output.save_logits, output.force)
+    keep = Keep(output.keep_adapters == "all", output.save_logits, output.force, output.log is not None)
     workspace = Workspace(
         data_root=asked.data_root,
         device=device,

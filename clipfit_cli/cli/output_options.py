@@ -48,18 +48,28 @@ class OutputOptions:
             raise ConfigError("--csv - and --json both want stdout; write the CSV to a file, or leave one of them out")
         if self.csv in (None, "-"):
             return
-        path, whole = csv_file(self.csv)
-        problem = (
-            "is a folder; give the name of a file in it"
-            if path.is_dir()
-            else "lies in a folder that does not exist; make it first"
-            if not path.parent.is_dir()
-            else "cannot be written; give a file in a folder of yours"
-            if not os.access(path.parent if whole or not path.exists() else path, os.W_OK)
-            else ""
-        )
-        if problem:
-            raise ConfigError(f"--csv {self.csv} {problem}")
+        check_can_be_written("--csv", self.csv)
+
+
+def check_can_be_written(option: str, text: str) -> None:
+    """Nothing, if what an option names can be written, as far as one can tell beforehand.
+
+    Raises:
+        ConfigError: It is a folder, or its own is not there or not writable.
+        OSError: Its name cannot be one.
+    """
+    path, whole = csv_file(text)
+    problem = (
+        "is a folder; give the name of a file in it"
+        if path.is_dir()
+        else "lies in a folder that does not exist; make it first"
+        if not path.parent.is_dir()
+        else "cannot be written; give a file in a folder of yours"
+        if not os.access(path.parent if whole or not path.exists() else path, os.W_OK)
+        else ""
+    )
+    if problem:
+        raise ConfigError(f"{option} {text} {problem}")
 
 
 def csv_file(text: str) -> tuple[Path, bool]:
@@ -69,6 +79,11 @@ def csv_file(text: str) -> tuple[Path, bool]:
         return path, False
     return Path(os.path.realpath(path)), True
 
+
+METRIC_NAMES = ("accuracy", "per-class-accuracy", "macro-f1", "nll", "brier", "ece", "adaptive-ece")
+"""Those of `results.metrics`, which nothing is imported for."""
+
+complete_metric = complete_from((*METRIC_NAMES, "all"))
 
 RunsDir = Annotated[
     Path,
@@ -128,6 +143,16 @@ class RunOptions(CacheOptions, OutputOptions):
     per_seed: Annotated[
         bool, typer.Option("--per-seed", help="A row for every seed, too.", rich_help_panel=OUTPUT_PANEL)
     ] = False
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help=f"Further columns, from the predictions of each test: {', '.join(METRIC_NAMES)} or all. Repeat it, or "
+            "give a comma list.",
+            rich_help_panel=OUTPUT_PANEL,
+            autocompletion=complete_metric,
+        ),
+    ] = None
     keep_adapters: Annotated[
         str,
         typer.Option(
@@ -143,6 +168,16 @@ class RunOptions(CacheOptions, OutputOptions):
             "--save-logits", help="Keep all logits of every test beside its predictions.", rich_help_panel=OUTPUT_PANEL
         ),
     ] = False
+    log: Annotated[
+        str | None,
+        typer.Option(
+            metavar="tensorboard",
+            help="Write loss, learning rate and test metrics of each run for TensorBoard, beside its record, when it "
+            "is finished; `tensorboard --logdir` shows a runs folder. As CSV they are always there.",
+            rich_help_panel=OUTPUT_PANEL,
+            autocompletion=complete_from(("tensorboard",)),
+        ),
+    ] = None
     skip_damaged: Annotated[
         bool,
         typer.Option(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,6 +13,7 @@ from clipfit_cli.cli.console import note
 from clipfit_cli.cli.execute import execute
 from clipfit_cli.cli.model_options import ModelOptions
 from clipfit_cli.cli.options import (
+    OUTPUT_PANEL,
     DatasetOptions,
     DrawOptions,
     MethodOptions,
@@ -25,14 +26,16 @@ from clipfit_cli.cli.options import (
 )
 from clipfit_cli.cli.output_options import RunOptions
 from clipfit_cli.cli.prompts import PromptOptions, choose_templates
+from clipfit_cli.cli.published import show_beside_published
 from clipfit_cli.cli.request import Asked, ask
-from clipfit_cli.cli.words import parse_methods
+from clipfit_cli.cli.run_filters import FOUND_ADAPTER, find_folder
+from clipfit_cli.cli.words import parse_methods, split_names
 from clipfit_cli.config import MethodChoice
 from clipfit_cli.data import catalog
 from clipfit_cli.errors import ConfigError
-from clipfit_cli.files import expanded
 
 if TYPE_CHECKING:
+    from clipfit_cli.reports.tables import Table
     from clipfit_cli.results.record import Finished
 
 ZERO_SHOT = MethodChoice("zero-shot")
@@ -152,6 +155,14 @@ def compare(
             autocompletion=complete_protocol,
         ),
     ] = "base2new",
+    published: Annotated[
+        bool,
+        typer.Option(
+            "--published",
+            help="Show below what others have published of the same backbone, protocol, shots and data sets.",
+            rich_help_panel=OUTPUT_PANEL,
+        ),
+    ] = False,
 ) -> None:
     """Run a method and its baselines under one protocol and print by how much it leads.
 
@@ -181,7 +192,8 @@ def compare(
         output=output,
         subset=classes.subset,
     )
-    _run(protocol, asked, machine, output, method=candidates[0])
+    show = partial(show_beside_published, output=output) if published else None
+    _run(protocol, asked, machine, output, method=candidates[0], show=show)
 
 
 @command
@@ -193,9 +205,10 @@ def eval_(
     machine: ModelOptions,
     output: RunOptions,
     adapter: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            help="Folder of a run, or its adapter file. Default: none, which scores zero-shot CLIP.",
+            metavar="RUN",
+            help=f"{FOUND_ADAPTER} Default: none, which scores zero-shot CLIP.",
             rich_help_panel="Method",
         ),
     ] = None,
@@ -210,9 +223,10 @@ def eval_(
         from clipfit_cli import methods
         from clipfit_cli.engine.checkpoint import find_adapter, read_card, settings_of
 
-        card = read_card(find_adapter(adapter))
+        found = find_folder(adapter, output.runs_dir, quiet=output.quiet)
+        card = read_card(find_adapter(found))
         method, settings = MethodChoice(card.method), vars(settings_of(card, methods.get(card.method)))
-        planned = {"adapter": str(expanded(adapter).absolute()), "settings": settings}
+        planned = {"adapter": str(found.absolute()), "settings": settings}
         if not templates and card.prompt_templates != (catalog.prompt_template(card.dataset),):
             templates = card.prompt_templates
         draw = DrawOptions(shots="all" if card.shots is None else str(card.shots), seeds=str(card.seed))
@@ -242,6 +256,7 @@ def _run(
     machine: ModelOptions,
     output: RunOptions,
     method: MethodChoice | None = None,
+    show: Callable[[Table, Sequence[Finished]], None] | None = None,
     **planned: Any,
 ) -> list[Finished]:
     """Run the plan of a protocol and print its table; that of a comparison has the leads of one method.
@@ -250,12 +265,15 @@ def _run(
         protocol: By its name.
         asked, machine, output: See `execute`.
         method: Whose leads are shown; None = none are.
+        show: See `execute`.
         planned: Of the protocol's `plan`, beside the request.
     """
     from clipfit_cli.protocols import compare as rules
     from clipfit_cli.protocols import planning
+    from clipfit_cli.results.metrics import chosen_metrics
 
     options: dict[str, Any] = {"shifts": asked.request.shifts} if protocol == "xdataset" else {}
+    options["metrics"] = chosen_metrics(split_names(output.metric))
     common = planning.common_of(asked.request)
     summarise = partial(rules.summarise_leads, method=method, common=common) if method else rules.summarise
     make = planning.plan_of_tests if protocol == "eval" else rules.protocol(protocol).plan
@@ -263,4 +281,4 @@ def _run(
     if protocol != "eval":
         for text in planning.ignored(asked.request):
             note(text, quiet=output.quiet)
-    return execute(plan, asked, machine, output, partial(summarise, protocol, **options))
+    return execute(plan, asked, machine, output, partial(summarise, protocol, **options), show)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -56,7 +57,7 @@ def resolve(
         UnknownNameError: A name that the method does not have, or a word that is not one of its choices.
         ConfigError: A text that is not of the setting's type, or a combination that the method refuses.
     """
-    hints, fields = get_type_hints(info.settings), get_type_hints(Recipe)
+    hints, fields = _hints(info.settings), _hints(Recipe)  # type: ignore[arg-type]
     settings = dict(info.presets(conditions)) if conditions else {}
     conditions = conditions or Conditions()
     typed: dict[str, Any] = {}
@@ -99,6 +100,11 @@ def with_changes(resolved: Resolved, info: MethodInfo, changes: Mapping[str, Any
     settings = {**resolved.settings, **{name: value for name, value in changes.items() if name not in of_recipe}}
     made = dataclasses.asdict(info.settings(**settings))
     return replace(resolved, settings=made, stages=tuple(_changed(stage, {}, of_recipe) for stage in resolved.stages))
+
+
+@cache
+def _hints(kind: type[Any]) -> dict[str, Any]:
+    return get_type_hints(kind)
 
 
 def _changed(stage: Recipe, common: dict[str, Any], typed: dict[str, Any]) -> Recipe:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from clipfit_cli.config import Request, RunConfig, TestSet
+from clipfit_cli.protocols.extra_metrics import NO_EXTRA_METRICS, ExtraMetrics, Places
 from clipfit_cli.protocols.planning import plan_of_trainings
 from clipfit_cli.protocols.series import (
     CONDITION_COLUMNS,
@@ -35,6 +37,7 @@ CAPTIONS = (
     "'mean of H' averages the data sets' H instead.",
 )
 METRICS = ("base_accuracy", "new_accuracy", "harmonic_mean")
+PREFIXES = ("base_", "new_")
 COLUMNS = (
     *CONDITION_COLUMNS,
     Column("num_images", "images", "int"),
@@ -54,7 +57,9 @@ def plan(request: Request) -> list[RunConfig]:
     return plan_of_trainings(request, protocol="base2new", subset="base", tests=halves_of)
 
 
-def entries(records: Sequence[Finished], *, per_seed: bool = False) -> list[Entry]:
+def entries(
+    records: Sequence[Finished], *, per_seed: bool = False, extra: ExtraMetrics = NO_EXTRA_METRICS
+) -> list[Entry]:
     """Return a row a data set, method and shot count, then the averages over data sets where there are several.
 
     H of a row is the harmonic mean of mean base and mean new accuracy; its spread is that of the seeds' H. H of
@@ -62,7 +67,8 @@ def entries(records: Sequence[Finished], *, per_seed: bool = False) -> list[Entr
     sets' H stands beside it in a column of its own.
     """
     series = series_of(records)
-    return entries_of(series, _entry, per_seed=per_seed) + [_average(group) for group in average_groups(series)]
+    found = entries_of(series, partial(_entry, extra=extra), per_seed=per_seed)
+    return found + [_average(group, extra) for group in average_groups(series)]
 
 
 def halves(series: Series) -> tuple[list[float], list[float]]:
@@ -85,11 +91,16 @@ def captions(records: Sequence[Finished]) -> tuple[str, ...]:
     return (f"tested on {base:,} base" + (f" and {new:,} new images" if new else " images"),)
 
 
-def _entry(series: Series) -> Entry:
+def _places(series: Series) -> Places:
+    return dict(zip(PREFIXES, halves_of(series.config.dataset), strict=True))
+
+
+def _entry(series: Series, extra: ExtraMetrics) -> Entry:
     base, new = halves(series)
     harmonic = [harmonic_mean(b, n) for b, n in zip(base, new, strict=bool(base and new))]
     return Entry(
         row={
+            **extra.cells(series, _places(series)),
             **condition_cells(series),
             "num_images": series.num_images(*halves_of(series.config.dataset)),
             **spread_cells("base_accuracy", base),
@@ -106,14 +117,16 @@ def _entry(series: Series) -> Entry:
             "new_accuracy": series.by_seed(new),
             "harmonic_mean": series.by_seed(harmonic),
         },
+        runs=((series, halves_of(series.config.dataset)),),
     )
 
 
-def _average(group: Sequence[Series]) -> Entry:
+def _average(group: Sequence[Series], extra: ExtraMetrics) -> Entry:
     both = [halves(series) for series in group]
     means = [(mean(base), mean(new)) for base, new in both] if all(base and new for base, new in both) else []
     return Entry(
         row={
+            **extra.average([(series, _places(series)) for series in group]),
             **condition_cells(group[0], dataset=f"average of {len(group)}"),
             ROW: "average",
             "base_accuracy_pct": mean_of([base for base, _ in both]),
@@ -125,4 +138,5 @@ def _average(group: Sequence[Series]) -> Entry:
         place=("average",),
         label=group[0].label,
         shots=group[0].config.shots,
+        runs=tuple((series, halves_of(series.config.dataset)) for series in group),
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 from types import ModuleType
@@ -12,17 +11,22 @@ from clipfit_cli import methods
 from clipfit_cli.config import MethodChoice, Request, RunConfig
 from clipfit_cli.errors import UnknownNameError
 from clipfit_cli.protocols import base2new, few_shot, xdataset
+from clipfit_cli.protocols.extra_metrics import NO_EXTRA_METRICS, ExtraMetrics
+from clipfit_cli.protocols.lead_rows import lead_columns, with_leads
 from clipfit_cli.protocols.planning import conditions_of
 from clipfit_cli.protocols.series import Entry, series_of, table_of
 from clipfit_cli.reports.tables import Column, Table
-from clipfit_cli.results.compare import check_alike, paired_difference, trains_nothing
+from clipfit_cli.results.compare import check_alike, trains_nothing
+from clipfit_cli.results.metrics import Metric, captions
+from clipfit_cli.results.predictions import ReadPredictions
 from clipfit_cli.results.record import Finished
 
 PROTOCOLS: dict[str, ModuleType] = {"base2new": base2new, "few-shot": few_shot, "xdataset": xdataset}
 """What can be compared, by the name a user types."""
 
-_HIDDEN_BESIDE_LEADS = ("train_time_s", "macro_f1_pct")
-"""Columns that people do not see in a table of leads, for want of width."""
+_HIDDEN_BESIDE_LEADS = ("train_time_s", "macro_f1_pct", "trainable_parameters")
+_WIDE_BESIDE_LEADS = ("num_images", "mean_of_harmonic_means_pct")
+"""Columns that people do not see in a table of leads, or not in a narrow terminal, for want of width."""
 
 
 def protocol(name: str) -> ModuleType:
@@ -45,18 +49,32 @@ def plan(name: str, request: Request) -> list[RunConfig]:
     return list(protocol(name).plan(request))
 
 
-def summarise(name: str, records: Sequence[Finished], **options: Any) -> Table:
+def summarise(
+    name: str,
+    records: Sequence[Finished],
+    *,
+    metrics: Sequence[Metric] = (),
+    predictions: ReadPredictions | None = None,
+    **options: Any,
+) -> Table:
     """Return the protocol's table.
 
     Args:
         name: Of the protocol; ``eval`` has the rows of few-shot runs.
         records: At least one.
+        metrics: Shown beside those of the protocol.
+        predictions: What metrics are of.
         options: Of the protocol's `entries`.
+
+    Raises:
+        ResultsError: A metric needs predictions that cannot be read.
     """
     rules = few_shot if name == "eval" else protocol(name)
     title = "Accuracy (%)" if name == "eval" else rules.TITLE
-    entries: list[Entry] = rules.entries(records, **options)
-    return table_of(title, _columns(rules, entries), entries, records, _captions(rules, entries, records))
+    extra = ExtraMetrics(tuple(metrics), predictions)
+    entries: list[Entry] = rules.entries(records, extra=extra, **options)
+    columns = _columns(rules, entries, extra)
+    return table_of(title, columns, entries, records, _captions(rules, entries, records, extra))
 
 
 def summarise_leads(
@@ -65,80 +83,94 @@ def summarise_leads(
     *,
     method: MethodChoice,
     common: Mapping[str, Any] | None = None,
+    metrics: Sequence[Metric] = (),
+    predictions: ReadPredictions | None = None,
     **options: Any,
 ) -> Table:
     """Return the protocol's table with the lead of one method over every other row.
 
-    A lead is that method's cell minus the row's, in percentage points, at the same shots; zero-shot CLIP stands beside
-    every shot count, and its row has the lead at the most shots. Its spread is that of the differences seed by seed;
-    wins count the seeds in which the method is strictly better.
+    A lead is that method's cell minus the row's, in percentage points, at the same shots and over the seeds that both
+    have; zero-shot CLIP stands beside every shot count, and its row has the lead at the most shots. The method's own
+    rows have their lead over zero-shot CLIP. Its spread is that of the differences seed by seed; wins count the seeds
+    in which the method is strictly better. The interval of the lead in the last metric, its p and the verdict are those
+    of `reports.statistics`.
 
     Args:
         name: Of the protocol.
         records: At least one.
         method: Whose lead it is.
         common: Fields of the recipe that were given for all methods; None = none were.
+        metrics: Shown beside those of the protocol.
+        predictions: What metrics are of.
         options: Of the protocol's `entries`.
 
     Raises:
-        ResultsError: The records were not made under the same conditions.
+        ResultsError: The records were not made under the same conditions, or predictions cannot be read.
+    """
+    check_comparable(records)
+    rules, extra = protocol(name), ExtraMetrics(tuple(metrics), predictions)
+    entries: list[Entry] = rules.entries(records, extra=extra, **options)
+    leaders = {one.label for one in series_of(records) if is_of(one.config, method, common or {})}
+    return table_of_leads(name, records, entries, leaders, method.name, extra)
+
+
+def check_comparable(records: Sequence[Finished]) -> None:
+    """Nothing, if the records may stand in one table of leads.
+
+    Raises:
+        ResultsError: Two of them were not made under the same conditions.
     """
     ordered = sorted(records, key=trains_nothing, reverse=True)
     trained = [record.config for record in ordered if not trains_nothing(record)]
     for dataset, shots in dict.fromkeys((config.dataset, config.shots) for config in trained):
         here = [record for record in ordered if record.config.dataset == dataset]
         check_alike([record for record in here if trains_nothing(record) or record.config.shots == shots])
+
+
+def table_of_leads(
+    name: str,
+    records: Sequence[Finished],
+    entries: Sequence[Entry],
+    leaders: Set[str],
+    method: str,
+    extra: ExtraMetrics = NO_EXTRA_METRICS,
+) -> Table:
+    """Return the table of the entries of a protocol, with leads; see `summarise_leads`.
+
+    Args:
+        name: Of the protocol.
+        records: Behind the entries.
+        entries: Of the protocol.
+        leaders: Labels of the method whose leads they are.
+        method: Its name, where there is none of them.
+        extra: Further metrics, and where predictions come from.
+    """
     rules = protocol(name)
-    entries: list[Entry] = rules.entries(records, **options)
-    leaders = {one.label for one in series_of(records) if _is_of(one.config, method, common or {})}
-    led = [_with_lead(entry, entries, rules.METRICS, leaders) for entry in entries]
-    last = rules.METRICS[-1]
-    lead_columns = [
-        column
-        for metric in rules.METRICS
-        for column in (
-            Column(f"lead_{metric}_pct", "lead" if metric == last else "", "diff", terminal=metric == last),
-            Column(f"lead_{metric}_std_pct", "", "pct", terminal=False),
-        )
+    led, notes = with_leads(entries, rules.METRICS, leaders, extra.read)
+    shown, further = lead_columns(rules.METRICS)
+    columns = [
+        replace(c, terminal=c.terminal and c.key not in _HIDDEN_BESIDE_LEADS, narrow=c.key not in _WIDE_BESIDE_LEADS)
+        for c in _columns(rules, led, extra)
     ]
-    columns = [replace(c, terminal=False) if c.key in _HIDDEN_BESIDE_LEADS else c for c in _columns(rules, led)]
-    position = next(i for i, column in enumerate(columns) if column.key == f"{last}_pct") + 1
-    columns[position:position] = [column for column in lead_columns if column.terminal]
-    columns += [
-        *(column for column in lead_columns if not column.terminal),
-        Column("lead_wins", "wins", terminal=False),
-        Column("lead_shots", "at shots", "value", terminal=False),
-    ]
-    leader = " / ".join(sorted(leaders)) or method.name
-    cell = {"harmonic_mean": "H", "accuracy": "accuracy"}[last]
-    caption = f"lead: {cell} of {leader} minus that of the row, in points; --csv and --json have its spread over seeds."
-    if len({entry.shots for entry in led} - {0}) > 1:
-        caption += " Of a row that trains nothing: at the most shots."
-    return table_of(rules.TITLE, columns, led, records, (caption, *_captions(rules, led, records)))
+    position = next(i for i, column in enumerate(columns) if column.key == f"{rules.METRICS[-1]}_pct") + 1
+    columns[position:position] = shown
+    said = (*_lead_captions(rules, led, " / ".join(sorted(leaders)) or method), *notes)
+    return table_of(rules.TITLE, [*columns, *further], led, records, (*said, *_captions(rules, led, records, extra)))
 
 
-def _with_lead(entry: Entry, entries: Sequence[Entry], metrics: Sequence[str], leaders: Set[str]) -> Entry:
-    rivals = [
-        other
-        for other in entries
-        if other.label in leaders and other.place == entry.place and entry.shots in (0, other.shots)
-    ]
-    if entry.label in leaders or not rivals or len({other.label for other in rivals}) != 1:
-        return entry
-    leader = max(rivals, key=lambda other: math.inf if other.shots is None else other.shots)
-    row = {**entry.row, "lead_shots": "all" if leader.shots is None else leader.shots}
-    for metric in metrics:
-        ours, theirs = leader.row[f"{metric}_pct"], entry.row[f"{metric}_pct"]
-        if isinstance(ours, float) and isinstance(theirs, float):
-            row[f"lead_{metric}_pct"] = ours - theirs
-            if metric in entry.seed_values and metric in leader.seed_values:
-                paired = paired_difference(leader.seed_values[metric], entry.seed_values[metric])
-                row[f"lead_{metric}_std_pct"] = paired.std if paired.n > 1 else None
-                row["lead_wins"] = f"{paired.wins}/{paired.n}"
-    return replace(entry, row=row)
+def _lead_captions(rules: ModuleType, entries: Sequence[Entry], leader: str) -> tuple[str, ...]:
+    """Return how the columns of a lead are read."""
+    cell = {"harmonic_mean": "H", "accuracy": "accuracy"}[rules.METRICS[-1]]
+    most = "; of a row that trains nothing, at the most shots" if len({one.shots for one in entries} - {0}) > 1 else ""
+    return (
+        f"lead: {cell} of {leader} minus that of the row, in points (its own rows: minus that of zero-shot CLIP{most});"
+        " 95% interval: with other seeds, on the same data sets and test images.",
+        f"verdict: is {leader} ahead, at 5 % after Holm's correction for all rivals there? needs seeds (where there is "
+        "room): to tell such a lead. --csv and --json have p, spreads and more tests.",
+    )
 
 
-def _is_of(config: RunConfig, choice: MethodChoice, common: Mapping[str, Any]) -> bool:
+def is_of(config: RunConfig, choice: MethodChoice, common: Mapping[str, Any]) -> bool:
     """Return whether a run is what a choice of method, and what was given for all methods, come to."""
     if config.method != choice.name:
         return False
@@ -155,13 +187,16 @@ def _has_averages(entries: Sequence[Entry]) -> bool:
     return any(entry.place[0] == "average" for entry in entries)
 
 
-def _columns(rules: ModuleType, entries: Sequence[Entry]) -> list[Column]:
+def _columns(rules: ModuleType, entries: Sequence[Entry], extra: ExtraMetrics) -> list[Column]:
     """Return the protocol's columns; people see the mean of H, and images of both halves, only beside averages."""
     shown = _has_averages(entries)
     only_beside = ("mean_of_harmonic_means_pct", *(("num_images",) if rules is base2new else ()))
-    return [replace(column, terminal=shown) if column.key in only_beside else column for column in rules.COLUMNS]
+    columns = [replace(column, terminal=shown) if column.key in only_beside else column for column in rules.COLUMNS]
+    return extra.beside(columns, rules.PREFIXES)
 
 
-def _captions(rules: ModuleType, entries: Sequence[Entry], records: Sequence[Finished]) -> tuple[str, ...]:
+def _captions(
+    rules: ModuleType, entries: Sequence[Entry], records: Sequence[Finished], extra: ExtraMetrics
+) -> tuple[str, ...]:
     beside_averages = rules.CAPTIONS if _has_averages(entries) else ()
-    return (*beside_averages, *(base2new.captions(records) if rules is base2new else ()))
+    return (*beside_averages, *(base2new.captions(records) if rules is base2new else ()), *captions(extra.metrics))

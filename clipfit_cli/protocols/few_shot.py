@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from clipfit_cli.config import Request, RunConfig, TestSet
+from clipfit_cli.protocols.extra_metrics import NO_EXTRA_METRICS, ExtraMetrics
 from clipfit_cli.protocols.planning import plan_of_trainings
 from clipfit_cli.protocols.series import (
     CONDITION_COLUMNS,
@@ -26,6 +28,7 @@ from clipfit_cli.results.summary import mean_of
 TITLE = "Few-shot accuracy (%)"
 CAPTIONS: tuple[str, ...] = ()
 METRICS = ("accuracy",)
+PREFIXES = ("",)
 COLUMNS = (
     *CONDITION_COLUMNS,
     Column("subset", "subset", terminal=False),
@@ -45,17 +48,21 @@ def plan(request: Request) -> list[RunConfig]:
     )
 
 
-def entries(records: Sequence[Finished], *, per_seed: bool = False) -> list[Entry]:
+def entries(
+    records: Sequence[Finished], *, per_seed: bool = False, extra: ExtraMetrics = NO_EXTRA_METRICS
+) -> list[Entry]:
     """Return a row a data set, method and shot count, then the averages over data sets where there are several."""
     series = series_of(records)
-    return entries_of(series, _entry, per_seed=per_seed) + [_average(group) for group in average_groups(series)]
+    found = entries_of(series, partial(_entry, extra=extra), per_seed=per_seed)
+    return found + [_average(group, extra) for group in average_groups(series)]
 
 
-def _entry(series: Series) -> Entry:
+def _entry(series: Series, extra: ExtraMetrics) -> Entry:
     (test,) = series.config.tests
     accuracy = series.values(test)
     return Entry(
         row={
+            **extra.cells(series, {"": test}),
             **condition_cells(series),
             "subset": test.subset,
             "num_images": series.num_images(test),
@@ -67,14 +74,16 @@ def _entry(series: Series) -> Entry:
         label=series.label,
         shots=series.config.shots,
         seed_values={"accuracy": series.by_seed(accuracy)},
+        runs=((series, (test,)),),
     )
 
 
-def _average(group: Sequence[Series]) -> Entry:
+def _average(group: Sequence[Series], extra: ExtraMetrics) -> Entry:
     tests = [series.config.tests[0] for series in group]
     pairs = list(zip(group, tests, strict=True))
     return Entry(
         row={
+            **extra.average([(series, {"": test}) for series, test in pairs]),
             **condition_cells(group[0], dataset=f"average of {len(group)}"),
             "subset": tests[0].subset,
             ROW: "average",
@@ -85,4 +94,5 @@ def _average(group: Sequence[Series]) -> Entry:
         place=("average",),
         label=group[0].label,
         shots=group[0].config.shots,
+        runs=tuple((series, (test,)) for series, test in pairs),
     )

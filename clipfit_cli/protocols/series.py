@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from clipfit_cli import methods
 from clipfit_cli.config import Recipe, RunConfig, TestSet
-from clipfit_cli.errors import ClipfitError
+from clipfit_cli.errors import ClipfitError, counted
 from clipfit_cli.protocols.planning import conditions_of
+from clipfit_cli.protocols.signatures import lines_of, signs_of
 from clipfit_cli.reports.tables import NUM_SEEDS, Column, Row, Table
 from clipfit_cli.results.compare import trains_nothing
 from clipfit_cli.results.record import Finished, Test
+from clipfit_cli.results.signatures import is_as_it_is
 from clipfit_cli.results.summary import mean, population_std
 
 ROW = "row"
 """Column that tells what a row is: of one data set (over all seeds, or a single one), or an average over data sets."""
+
+SIGNATURES = "signatures"
+"""Column with the codes of `results.signatures` that the runs of a row show."""
 
 CONDITION_COLUMNS = (
     Column(ROW, "row", terminal=False),
@@ -46,6 +51,7 @@ RUN_COLUMNS = (
     Column("clipfit_version", "version", terminal=False),
     Column("split_sha256", "split file", terminal=False),
     Column("record_keys", "records", "value", terminal=False),
+    Column(SIGNATURES, "signatures", "value", terminal=False),
 )
 
 
@@ -99,6 +105,7 @@ class Entry:
         label: The method.
         shots: Training images per class; None = all, 0 = nothing is trained.
         seed_values: Name of a cell without its ``_pct`` -> seed -> value; empty in an average row.
+        runs: Of each data set, and the tests that the last metric is made of: one, or the two halves of H.
     """
 
     row: Row
@@ -106,6 +113,7 @@ class Entry:
     label: str
     shots: int | None
     seed_values: dict[str, dict[int, float] | float] = field(default_factory=dict)
+    runs: tuple[tuple[Series, tuple[TestSet, ...]], ...] = ()
 
 
 def metrics_of(record: Finished, test: TestSet) -> Test | None:
@@ -129,12 +137,14 @@ def entries_of(series: Sequence[Series], make: Callable[[Series], Entry], *, per
 def series_of(records: Sequence[Finished]) -> list[Series]:
     """Return the records grouped by data set, shots and method with settings, in order of first appearance."""
     groups: dict[tuple[Any, ...], list[Finished]] = {}
+    variants: dict[tuple[Any, ...], dict[str, dict[str, Any]]] = {}
     for record in records:
-        config = record.config
-        key = (config.dataset, config.subset, config.shots, config.method, repr(_variant(config)))
-        groups.setdefault(key, []).append(record)
-    ordered = [tuple(sorted(group, key=lambda record: record.config.seed)) for group in groups.values()]
-    return [Series(_label(group[0], records), group) for group in ordered]
+        config, variant = record.config, _variant(record.config)
+        where, text = (config.dataset, config.subset, config.shots, config.method), repr(variant)
+        groups.setdefault((*where, text), []).append(record)
+        variants.setdefault(where, {})[text] = variant
+    ordered = ((key, sorted(group, key=lambda record: record.config.seed)) for key, group in groups.items())
+    return [Series(_label(group[0].config, variants[key[:-1]].values()), tuple(group)) for key, group in ordered]
 
 
 def average_groups(series: Sequence[Series]) -> list[list[Series]]:
@@ -223,7 +233,8 @@ def table_of(
 ) -> Table:
     """Return the table of the entries; what is the same in every row moves from the columns into the title.
 
-    That is for people only: CSV and JSON keep all columns.
+    That is for people only: CSV and JSON keep all columns. Signs that runs went wrong stand in a column for programs
+    and below the table for people.
     """
     shots = {entry.shots for entry in entries} - {0}
     prompts = {templates_text(record.config.templates) for record in records}
@@ -239,12 +250,36 @@ def table_of(
     seeds = {",".join(map(str, found)) for entry in entries if isinstance(found := entry.row.get("seeds"), list)}
     if len(seeds) == 1 and not per_seed:
         parts.append(f"seed{'s' if ',' in ''.join(seeds) else ''} {''.join(seeds)}")
+    as_it_is = [record for record in records if is_as_it_is(record.run)]
     return Table(
         title=" · ".join(parts),
         columns=tuple(columns),
-        rows=tuple(entry.row for entry in entries),
-        captions=captions,
+        rows=tuple({**entry.row, SIGNATURES: _codes(entry, as_it_is)} for entry in entries),
+        captions=(*captions, *_signature_lines(entries, as_it_is)),
     )
+
+
+def _codes(entry: Entry, as_it_is: Sequence[Finished]) -> list[str] | None:
+    """Return the signs of a row's runs; none of an average, since each data set has its own."""
+    if entry.row.get(ROW) == "average":
+        return None
+    signs = (sign for one, tests in entry.runs for sign in signs_of(one.records, tests, as_it_is))
+    return list(dict.fromkeys(sign.code for sign in signs))
+
+
+def _signature_lines(entries: Sequence[Entry], as_it_is: Sequence[Finished]) -> tuple[str, ...]:
+    """Return a line a sign, each run named by what tells it from others in the table."""
+    shown = [entry for entry in entries if entry.row.get(ROW) == "data set"]
+    many_sets = len({entry.row["dataset"] for entry in shown}) > 1
+    many_shots = len({entry.shots for entry in shown} - {0}) > 1
+    found = []
+    for entry in shown:
+        words = [str(entry.row["dataset"])] if many_sets else []
+        if many_shots and entry.shots != 0:
+            words.append("all images" if entry.shots is None else counted(entry.shots, "shot"))
+        for one, tests in entry.runs:
+            found += [(entry.label, ", ".join(words), sign) for sign in signs_of(one.records, tests, as_it_is)]
+    return lines_of(found)
 
 
 def templates_text(templates: Sequence[str]) -> str | None:
@@ -300,15 +335,9 @@ def _usual(config: RunConfig) -> tuple[Recipe, ...]:
         return config.stages
 
 
-def _label(record: Finished, records: Sequence[Finished]) -> str:
-    config = record.config
+def _label(config: RunConfig, rivals: Collection[dict[str, Any]]) -> str:
+    """Return the method, with how a run deviates from the protocol, and in what it differs from the other variants."""
     own, always = _variant(config), _deviations(config)
-    where = (config.method, config.dataset, config.subset, config.shots)
-    rivals = [
-        _variant(other.config)
-        for other in records
-        if (other.config.method, other.config.dataset, other.config.subset, other.config.shots) == where
-    ]
     told = {
         name: value
         for name, value in own.items()

@@ -7,6 +7,7 @@ from functools import partial
 
 from clipfit_cli.config import Request, RunConfig, TestSet
 from clipfit_cli.data.catalog import BUILTIN_DATASETS, IMAGENET_VARIANTS
+from clipfit_cli.protocols.extra_metrics import NO_EXTRA_METRICS, ExtraMetrics
 from clipfit_cli.protocols.planning import plan_of_trainings
 from clipfit_cli.protocols.series import (
     CONDITION_COLUMNS,
@@ -27,6 +28,7 @@ from clipfit_cli.results.summary import mean
 TITLE = "Cross-data-set accuracy (%)"
 CAPTIONS: tuple[str, ...] = ()
 METRICS = ("accuracy",)
+PREFIXES = ("",)
 COLUMNS = (
     Column("source", "source", terminal=False),
     *CONDITION_COLUMNS,
@@ -62,7 +64,13 @@ def role_of(dataset: str, source: str, shifts: Container[str] = ()) -> str:
     return "shift" if dataset in known.get(source, ()) or dataset in shifts else "target"
 
 
-def entries(records: Sequence[Finished], *, per_seed: bool = False, shifts: Container[str] = ()) -> list[Entry]:
+def entries(
+    records: Sequence[Finished],
+    *,
+    per_seed: bool = False,
+    shifts: Container[str] = (),
+    extra: ExtraMetrics = NO_EXTRA_METRICS,
+) -> list[Entry]:
     """Return, test set by test set, a row a method; then the averages over targets and over shifted variants."""
     series = series_of(records)
     found: list[Entry] = []
@@ -70,19 +78,20 @@ def entries(records: Sequence[Finished], *, per_seed: bool = False, shifts: Cont
         here = [one for one in series if one.config.dataset == source]
         for test in dict.fromkeys(test for one in here for test in one.config.tests):
             among = [one for one in here if test in one.config.tests]
-            found += entries_of(among, partial(_entry, test=test, shifts=shifts), per_seed=per_seed)
+            found += entries_of(among, partial(_entry, test=test, shifts=shifts, extra=extra), per_seed=per_seed)
     for role in ("target", "shift"):
         for one in series:
             tests = [t for t in one.config.tests if role_of(t.dataset, one.config.dataset, shifts) == role]
             if len(tests) > 1:
-                found.append(_average(one, tests, role))
+                found.append(_average(one, tests, role, extra))
     return found
 
 
-def _entry(series: Series, test: TestSet, shifts: Container[str]) -> Entry:
+def _entry(series: Series, test: TestSet, shifts: Container[str], extra: ExtraMetrics) -> Entry:
     accuracy = series.values(test)
     return Entry(
         row={
+            **extra.cells(series, {"": test}),
             "source": series.config.dataset,
             **condition_cells(series, dataset=test.dataset),
             "role": role_of(test.dataset, series.config.dataset, shifts),
@@ -94,14 +103,16 @@ def _entry(series: Series, test: TestSet, shifts: Container[str]) -> Entry:
         label=series.label,
         shots=series.config.shots,
         seed_values={"accuracy": series.by_seed(accuracy)},
+        runs=((series, (test,)),),
     )
 
 
-def _average(series: Series, tests: Sequence[TestSet], role: str) -> Entry:
+def _average(series: Series, tests: Sequence[TestSet], role: str, extra: ExtraMetrics) -> Entry:
     per_test = [series.values(test) for test in tests]
     per_seed = [mean(values) for values in zip(*per_test, strict=True)] if all(per_test) else []
     return Entry(
         row={
+            **extra.average_over_tests(series, tests),
             "source": series.config.dataset,
             **condition_cells(series, dataset=f"average of {len(tests)}"),
             ROW: "average",
@@ -114,4 +125,5 @@ def _average(series: Series, tests: Sequence[TestSet], role: str) -> Entry:
         label=series.label,
         shots=series.config.shots,
         seed_values={"accuracy": series.by_seed(per_seed)},
+        runs=tuple((series, (test,)) for test in tests),
     )

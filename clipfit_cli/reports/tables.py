@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from clipfit_cli.errors import ResultsError
+from clipfit_cli.errors import ResultsError, printable
 
-Kind = Literal["text", "prose", "int", "number", "pct", "diff", "seconds", "mib", "value"]
+Kind = Literal["text", "prose", "int", "number", "decimal", "pct", "diff", "seconds", "mib", "value"]
 Row = Mapping[str, object]
 
 AVERAGE_ROW = "_average"
@@ -19,17 +20,34 @@ AVERAGE_ROW = "_average"
 NUM_SEEDS = "num_seeds"
 """Key of a row (and of a column, where wanted) with the number of values behind its means."""
 
+BEST, ALIKE = "_best", "_alike"
+"""Keys of a row with the keys of its columns that are the best of their kind, and that are not told apart from the
+method that leads; no columns. What makes a table with them says in a caption what they mean."""
+
+ALIKE_SIGN = "≈"
+"""Behind the cells of `ALIKE`."""
+
 MISSING = "–"
-_FORMATS = {"int": "{:,}", "number": "{:g}", "mib": "{:,.0f} MiB", "pct": "{:.2f}", "diff": "{:+.2f}"}
+_FORMATS = {
+    "int": "{:,}",
+    "number": "{:g}",
+    "mib": "{:,.0f} MiB",
+    "decimal": "{:.4f}",
+    "pct": "{:.2f}",
+    "diff": "{:+.2f}",
+}
+_DECIMALS = {"decimal": 4, "pct": 2, "diff": 2}
 _NUMBER = (int, float)
 _TYPES: dict[str, tuple[type, ...]] = {
     "text": (str,),
     "prose": (str,),
     "value": (str, int, float, list, dict),
     "int": (int,),
-    **dict.fromkeys(("number", "pct", "diff", "seconds", "mib"), _NUMBER),
+    **dict.fromkeys(("number", "decimal", "pct", "diff", "seconds", "mib"), _NUMBER),
 }
 SCHEMA_VERSION = 2
+_MARKS = re.compile(r"[\\`*_\[\]<>|~$&]")
+_BLOCK = re.compile(r"^(\d*)([#+.)-])")
 
 
 @dataclass(frozen=True)
@@ -39,11 +57,13 @@ class Column:
     Attributes:
         key: Of the rows, and the head in CSV and JSON; ends in its unit.
         head: For people.
-        kind: `prose` is text that may be folded; `pct` and `diff` are percentage points, `seconds` seconds,
-            `mib` mebibytes; a `value` is a number, a text, or a list or object of them: JSON has it as it is,
-            people and CSV as ``1,2`` and ``a=1 b=2``.
+        kind: `prose` is text that may be folded; `decimal` is a number of four decimals, `pct` and `diff` are
+            percentage points, `seconds` seconds, `mib` mebibytes; a `value` is a number, a text, or a list or
+            object of them: JSON has it as it is, people and CSV as ``1,2`` and ``a=1 b=2``.
         spread: Key of the column with the standard deviation, shown behind the mean to people.
         terminal, csv: Whether people, or programs, see the column.
+        narrow: Whether people see it where the terminal is too narrow for all; where a table has a column that yields,
+            the spreads of the others yield first.
     """
 
     key: str
@@ -52,6 +72,7 @@ class Column:
     spread: str | None = None
     terminal: bool = True
     csv: bool = True
+    narrow: bool = True
 
     def __post_init__(self) -> None:
         if self.kind not in _TYPES:
@@ -65,8 +86,8 @@ class Table:
     Attributes:
         title: One line.
         columns: In the order of every output.
-        rows: Column key -> text, number or None; a key that is left out is a missing value. The two keys
-            `AVERAGE_ROW` and `NUM_SEEDS` need no column.
+        rows: Column key -> text, number or None; a key that is left out is a missing value. The keys `AVERAGE_ROW`,
+            `NUM_SEEDS`, `BEST` and `ALIKE` need no column.
         captions: Lines below the table, for people.
     """
 
@@ -79,7 +100,7 @@ class Table:
         keys = [column.key for column in self.columns]
         if len(set(keys)) != len(keys):
             raise ValueError(f"a column key occurs twice: {', '.join(keys)}")
-        known = {*keys, AVERAGE_ROW, NUM_SEEDS}
+        known = {*keys, AVERAGE_ROW, NUM_SEEDS, BEST, ALIKE}
         if lost := sorted({key for row in self.rows for key in row} - known):
             raise ValueError(f"no column shows {', '.join(lost)}")
         if lost := sorted({c.spread for c in self.columns if c.spread} - set(keys)):
@@ -101,22 +122,37 @@ def to_csv(table: Table) -> str:
     return str(frame.to_csv(index=False, lineterminator="\n"))
 
 
-def to_json(table: Table) -> str:
+def to_json(table: Table, beside: Mapping[str, Table] | None = None) -> str:
     """An object with `schema_version`, `title` and `rows`, the columns of the CSV in the same order.
 
     Numbers have full precision, missing values are null, the text ends in a newline.
+
+    Args:
+        table: Whose rows they are.
+        beside: Tables whose rows stand in the object, too: key -> table.
+
+    Raises:
+        ResultsError: A cell does not fit its column, or is not finite.
+    """
+    plain = {"schema_version": SCHEMA_VERSION, "title": table.title, "rows": plain_rows(table)}
+    plain |= {key: plain_rows(one) for key, one in (beside or {}).items()}
+    return json.dumps(plain, indent=2, allow_nan=False) + "\n"
+
+
+def plain_rows(table: Table) -> list[dict[str, Any]]:
+    """The rows as `to_json` writes them: every column for programs, None where a value is missing.
 
     Raises:
         ResultsError: A cell does not fit its column, or is not finite.
     """
     columns = [column for column in table.columns if column.csv]
-    rows = [{column.key: cell_value(row, column) for column in columns} for row in table.rows]
-    plain = {"schema_version": SCHEMA_VERSION, "title": table.title, "rows": rows}
-    return json.dumps(plain, indent=2, allow_nan=False) + "\n"
+    return [{column.key: cell_value(row, column) for column in columns} for row in table.rows]
 
 
 def to_markdown(table: Table) -> str:
-    """Title, pipe table and captions, as in the terminal; average rows in bold; ends in a newline.
+    """Title, pipe table and captions, as in the terminal; ends in a newline.
+
+    In bold are the best cells, where a table has them marked; else average rows.
 
     Raises:
         ResultsError: A cell does not fit its column, or is not finite.
@@ -124,15 +160,46 @@ def to_markdown(table: Table) -> str:
     from tabulate import tabulate
 
     columns = [column for column in table.columns if column.terminal]
-    body = [[_markdown_cell(row, column) for column in columns] for row in table.rows]
+    is_marked = any(BEST in row for row in table.rows)
+    body = [
+        [_markdown_cell(row, column, is_bold=is_bold(row, column, is_marked=is_marked)) for column in columns]
+        for row in table.rows
+    ]
     grid = tabulate(
         body,
-        headers=[_escape(column.head) for column in columns],
+        headers=[to_markdown_text(column.head) for column in columns],
         tablefmt="pipe",
         disable_numparse=True,
         colalign=["left" if column.kind in ("text", "prose") else "right" for column in columns] if body else None,
     )
-    return "\n\n".join([f"**{_escape(table.title)}**", grid, *map(_escape, table.captions)]) + "\n"
+    title = [f"**{to_markdown_text(table.title)}**"] if table.title else []
+    return "\n\n".join([*title, grid, *map(to_markdown_paragraph, table.captions)]) + "\n"
+
+
+def to_markdown_text(text: str) -> str:
+    """A text on one line that Markdown, with or without GitHub's additions, shows as it is."""
+    plain = " ".join(printable(text).split())
+    return _MARKS.sub(lambda found: f"\\{found[0]}", plain)
+
+
+def to_markdown_paragraph(text: str) -> str:
+    """A text as `to_markdown_text`, which begins neither a heading nor a list nor a rule."""
+    return _BLOCK.sub(lambda found: f"{found[1]}\\{found[2]}", to_markdown_text(text))
+
+
+def is_bold(row: Row, column: Column, *, is_marked: bool) -> bool:
+    """Whether people see a cell in bold.
+
+    Args:
+        row, column: Of a table,
+        is_marked: one of whose rows has `BEST`.
+    """
+    return column.key in row.get(BEST, ()) if is_marked else bool(row.get(AVERAGE_ROW))  # type: ignore[operator]
+
+
+def is_alike(row: Row, column: Column) -> bool:
+    """Whether `ALIKE_SIGN` stands behind a cell."""
+    return column.key in row.get(ALIKE, ())  # type: ignore[operator]
 
 
 def cell_value(row: Row, column: Column) -> Any:
@@ -154,8 +221,8 @@ def cell_value(row: Row, column: Column) -> Any:
 def cell_text(row: Row, column: Column) -> tuple[str, str]:
     """The cell for people: the value, and the spread behind it with its `±` (or nothing).
 
-    Two decimals for percentages, a sign for differences, `12.3 s` / `4m 05s` / `2h 07m` for times. There is
-    no spread where only one value stands behind the mean.
+    Two decimals for percentages, four for other scores, a sign for differences, `12.3 s` / `4m 05s` / `2h 07m` for
+    times. There is no spread where only one value stands behind the mean.
 
     Raises:
         ResultsError: A value does not fit its column, or is not finite.
@@ -169,8 +236,9 @@ def cell_text(row: Row, column: Column) -> tuple[str, str]:
     if column.spread is None:
         return text, ""
     count = cell_value(row, Column(NUM_SEEDS, NUM_SEEDS, "int"))
-    std = cell_value(row, Column(column.spread, column.spread, "pct")) if count is None or int(count) > 1 else None
-    return text, "" if std is None else f"± {_number(std, 'pct')}"
+    kind: Kind = "decimal" if column.kind == "decimal" else "pct"
+    std = cell_value(row, Column(column.spread, column.spread, kind)) if count is None or int(count) > 1 else None
+    return text, "" if std is None else f"± {_number(std, kind)}"
 
 
 def _plain(value: Any) -> Any:
@@ -181,8 +249,8 @@ def _plain(value: Any) -> Any:
 
 
 def _number(value: Any, kind: Kind) -> str:
-    if kind in ("pct", "diff"):
-        value = round(value, 2) + 0.0  # never "-0.00"
+    if kind in _DECIMALS:
+        value = round(value, _DECIMALS[kind]) + 0.0  # never "-0.00"
     return _duration(value) if kind == "seconds" else _FORMATS[kind].format(value)
 
 
@@ -194,10 +262,7 @@ def _duration(seconds: float) -> str:
     return minutes if whole < 3600 else f"{whole // 3600}h {whole % 3600 // 60:02d}m"
 
 
-def _markdown_cell(row: Row, column: Column) -> str:
-    text = _escape(" ".join(filter(None, cell_text(row, column))))
-    return f"**{text}**" if row.get(AVERAGE_ROW) and text != MISSING else text
-
-
-def _escape(text: str) -> str:
-    return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")
+def _markdown_cell(row: Row, column: Column, *, is_bold: bool) -> str:
+    text = to_markdown_text(" ".join(filter(None, cell_text(row, column))))
+    sign = f" {ALIKE_SIGN}" if is_alike(row, column) else ""
+    return (f"**{text}**" if is_bold and text not in ("", MISSING) else text) + sign

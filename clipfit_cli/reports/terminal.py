@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 
 _TEXTS = ("text", "prose")
+_Layout = tuple[int, bool, bool]
+_Cells = Sequence[Sequence[Sequence[str]]]
+_Parts = tuple[Sequence[Column], Sequence[str], _Cells]
 _LAYOUTS = (
     (1, False, False),
     (1, True, False),
@@ -32,7 +35,8 @@ def to_terminal(table: Table) -> RenderableType:
     """A rich renderable: title, table, captions; average rows in bold below a rule.
 
     The layout is chosen when it is printed, the first that fits the width: `mean ± std` on one line, with wide
-    gaps, then narrow ones; the spread below the mean, likewise; one block of lines per row. Nothing is cut.
+    gaps, then narrow ones; without spreads, then without the columns that yield, if there are such; the spread below
+    the mean, likewise; one block of lines per row. Nothing is cut.
     Prose is folded first, at blanks and between the parts of a path. Control characters and what the terminal's
     encoding lacks are written as escapes.
 
@@ -59,12 +63,25 @@ class _Rendered:
         if self._table.title:
             yield Text(_shown(self._table.title, options), style="bold")
         grids = (
-            _grid(columns, heads, cells, bold, width=options.max_width, gap=gap, tall_heads=tall, stacked=stacked)
-            for gap, tall, stacked in _LAYOUTS
+            _grid(*parts, bold, width=options.max_width, gap=gap, tall_heads=tall, stacked=stacked)
+            for parts, (gap, tall, stacked) in _ways(columns, heads, cells)
         )
         yield next(filter(None, grids), None) or _blocks(columns, heads, cells, bold, width=options.max_width)
         for caption in self._table.captions:
             yield Text(_shown(caption, options), style="dim")
+
+
+def _ways(columns: Sequence[Column], heads: Sequence[str], cells: _Cells) -> Iterator[tuple[_Parts, _Layout]]:
+    """Return the columns, heads and cells of each layout, in the order in which they are tried."""
+    every: _Parts = (columns, heads, cells)
+    flat = [layout for layout in _LAYOUTS if not layout[2]]
+    yield from ((every, layout) for layout in flat)
+    if not all(column.narrow for column in columns):
+        bare: _Parts = (columns, heads, [[(value, "") for value, _ in values] for values in cells])
+        kept = [i for i, column in enumerate(columns) if column.narrow]
+        fewer: _Parts = ([columns[i] for i in kept], [heads[i] for i in kept], [bare[2][i] for i in kept])
+        yield from ((parts, layout) for parts in (bare, fewer) for layout in flat)
+    yield from ((every, layout) for layout in _LAYOUTS if layout[2])
 
 
 def _shown(text: str, options: ConsoleOptions) -> str:

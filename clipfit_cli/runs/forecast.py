@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
-from clipfit_cli.config import TrainingConfig
+from clipfit_cli.config import Recipe, TrainingConfig
 from clipfit_cli.engine.batches import num_steps
 from clipfit_cli.errors import ClipfitError, ModelError
+from clipfit_cli.methods.base import MethodInfo
 from clipfit_cli.models.architectures import build_on_meta
 from clipfit_cli.models.image_tower import image_projection
 from clipfit_cli.models.source import find_blueprint
@@ -53,36 +55,96 @@ def forecast(plan: Sequence[Prepared], store: RunStore, *, keep_adapters: bool =
         store: Where finished runs are.
         keep_adapters: Whether adapters are kept.
     """
-    known = _finished(store)
+    known = finished_runs(store)
     sizes: dict[str, tuple[int, int]] = {}
-    return [_forecast(one, known, sizes, keep_adapters) for one in plan]
+    return [forecast_prepared(one, known, sizes, keep_adapters=keep_adapters) for one in plan]
 
 
-def _forecast(
-    prepared: Prepared, known: Sequence[tuple[Run, list[Test]]], sizes: dict[str, tuple[int, int]], keep_adapters: bool
-) -> Forecast:
-    if prepared.finished():
-        return Forecast(True, 0, 0, 0.0, 0.0)
-    images = sum(len(one.dataset.test) for one in prepared.tests)
+@dataclass(frozen=True)
+class Work:
+    """What one run that is not finished has to do, whatever tells it.
+
+    Attributes:
+        training: With the stages that are trained; none where nothing is.
+        labels: Of the training images.
+        num_test_images, num_tests: Of all its tests together.
+        trainable, width: Numbers that train, and that a kept feature has.
+    """
+
+    training: TrainingConfig
+    labels: Sequence[int]
+    num_test_images: int
+    num_tests: int
+    trainable: int
+    width: int
+
+    @property
+    def num_steps(self) -> int:
+        """Updates of the optimisers of all stages."""
+        return sum(map(self.steps_of, self.training.stages))
+
+    def steps_of(self, stage: Recipe) -> int:
+        """Return the updates of the optimiser of one stage."""
+        return num_steps(stage, self.labels)
+
+
+def forecast_of(work: Work, known: Sequence[tuple[Run, list[Test]]], *, keep_adapters: bool = True) -> Forecast:
+    """Return what a run that is not finished will take.
+
+    Args:
+        work: That it has to do.
+        known: Of `finished_runs`.
+        keep_adapters: Whether adapters are kept.
+    """
+    images, stages = work.num_test_images, work.training.stages
+    train_images, steps = len(work.labels), work.num_steps
     time_s: float | None = None
-    train_images = len(prepared.training_set.train) if prepared.trains else 0
-    stages = prepared.config.stages if prepared.trains else ()
-    labels = [item.label for item in prepared.training_set.train]
-    steps = sum(num_steps(stage, labels) for stage in stages)
     for run, tests in known:
         tested = sum(test.num_images for test in tests)
-        if tested and bool(run.steps) == bool(steps) and _kind(run.config) == _kind(prepared.training):
+        if tested and bool(run.steps) == bool(steps) and _kind(run.config) == _kind(work.training):
             share = steps / run.steps if run.steps else train_images / max(1, run.num_train_images)
             time_s = share * run.train_time_s + images * sum(test.eval_time_s for test in tests) / tested
-    size = images * _BYTES_PER_IMAGE + (1 + len(prepared.tests)) * _BYTES_OF_RECORDS
-    trainable, width = _sizes(prepared, sizes)
-    if prepared.trains and keep_adapters:
-        size += _BYTES_PER_NUMBER * trainable
+    size = images * _BYTES_PER_IMAGE + (1 + work.num_tests) * _BYTES_OF_RECORDS
+    if stages and keep_adapters:
+        size += _BYTES_PER_NUMBER * work.trainable
     views = train_images * max((stage.views or 0 for stage in stages if stage.crop_scale), default=0)
-    return Forecast(False, train_images, images, time_s, size / 2**20, views, views * width * _BYTES_PER_NUMBER / 2**20)
+    views_mib = views * work.width * _BYTES_PER_NUMBER / 2**20
+    return Forecast(False, train_images, images, time_s, size / 2**20, views, views_mib)
 
 
-def _finished(store: RunStore) -> list[tuple[Run, list[Test]]]:
+def forecast_prepared(
+    prepared: Prepared,
+    known: Sequence[tuple[Run, list[Test]]],
+    sizes: dict[str, tuple[int, int]],
+    *,
+    keep_adapters: bool = True,
+) -> Forecast:
+    """Return what a run will take whose data and model are here.
+
+    Args:
+        prepared: The run.
+        known: Of `finished_runs`.
+        sizes: See `sizes_of`.
+        keep_adapters: Whether adapters are kept.
+    """
+    if prepared.finished():
+        return Forecast(True, 0, 0, 0.0, 0.0)
+    training_set = prepared.training_set
+    trainable, width = sizes_of(
+        prepared.config, prepared.info, training_set.num_classes, len(training_set.train), sizes
+    )
+    work = Work(
+        training=prepared.training if prepared.trains else replace(prepared.training, stages=()),
+        labels=[item.label for item in training_set.train] if prepared.trains else [],
+        num_test_images=sum(len(one.dataset.test) for one in prepared.tests),
+        num_tests=len(prepared.tests),
+        trainable=trainable,
+        width=width,
+    )
+    return forecast_of(work, known, keep_adapters=keep_adapters)
+
+
+def finished_runs(store: RunStore) -> list[tuple[Run, list[Test]]]:
     """Return the finished runs with their tests, the last one last; what cannot be read tells nothing."""
     found: list[tuple[Run | None, list[Test]]] = []
     for folder in store.all_folders():
@@ -96,17 +158,27 @@ def _kind(config: TrainingConfig) -> tuple[Any, ...]:
     return config.method, config.model, config.precision, [stage.batch_size for stage in config.stages]
 
 
-def _sizes(prepared: Prepared, known: dict[str, tuple[int, int]]) -> tuple[int, int]:
-    """Return how many numbers a method trains, and how many a kept feature has, told by the shapes of the model."""
-    config, training_set = prepared.config, prepared.training_set
-    size = training_set.num_classes, len(training_set.train)
-    key = repr((config.method, config.settings, config.model, size))
+def sizes_of(
+    config: TrainingConfig, info: MethodInfo, num_classes: int, num_images: int, known: dict[str, tuple[int, int]]
+) -> tuple[int, int]:
+    """Return how many numbers a method trains, and how many a kept feature has, told by the shapes of the model.
+
+    Args:
+        config: Of the training.
+        info: Of its method.
+        num_classes, num_images: That it is trained on.
+        known: What was told before; filled.
+    """
+    key = repr((config.method, config.settings, config.model, num_classes, num_images))
     if key not in known:
-        model = build_on_meta(config.model.backbone)
-        trainable = sum(tensor.num_values for tensor in prepared.info.describe(model, prepared.settings, *size))
+        model = _on_meta(config.model.backbone)
+        described = info.describe(model, info.settings(**config.settings), num_classes, num_images)
         try:
             width = max(model.get_parameter(image_projection(model)).shape)
         except ModelError:
             width = int(find_blueprint(config.model.backbone).model_cfg["embed_dim"])
-        known[key] = trainable, width
+        known[key] = sum(tensor.num_values for tensor in described), width
     return known[key]
+
+
+_on_meta = cache(build_on_meta)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -12,7 +11,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 
 from clipfit_cli.data.dataset import DataSet
@@ -28,7 +26,7 @@ from clipfit_cli.engine.checkpoint import (
     load_tensors,
     tensors_to_bytes,
 )
-from clipfit_cli.engine.evaluate import Evaluation, evaluate
+from clipfit_cli.engine.evaluate import evaluate
 from clipfit_cli.engine.micro_batches import is_out_of_memory
 from clipfit_cli.engine.train import seeded
 from clipfit_cli.errors import OutOfMemoryError, UndefinedClasses
@@ -36,14 +34,13 @@ from clipfit_cli.methods.base import Adapted, hooks_of
 from clipfit_cli.models.towers import has_image_layer_norm
 from clipfit_cli.results.predictions import to_bytes
 from clipfit_cli.results.record import Finished, Run, Test
+from clipfit_cli.results.signatures import learnt_nothing, notes_of_test
+from clipfit_cli.results.steps import STEPS_FILE, to_csv
 from clipfit_cli.results.store import TESTS_FOLDER, find_run, name_of_test, save_run, save_test
+from clipfit_cli.runs.event_log import LOG_FOLDER
 from clipfit_cli.runs.prepare import Prepared, PreparedTest, templates_of
-from clipfit_cli.runs.training import Fitted, attach, curves, fit
+from clipfit_cli.runs.training import Fitted, attach, fit, steps_of
 from clipfit_cli.runs.workspace import Workspace
-
-STEPS_FILE = "steps.safetensors"
-_GUESSING = 0.98
-"""Share of the logarithm of the number of classes from which on a loss is that of guessing."""
 
 
 class Progress(Protocol):
@@ -64,11 +61,13 @@ class Keep:
         adapter: The tuned tensors.
         logits: All logits of every test.
         nothing_before: Nothing that was finished before: all of it is run again.
+        tensorboard: A log of curves and metrics.
     """
 
     adapter: bool = True
     logits: bool = False
     nothing_before: bool = False
+    tensorboard: bool = False
 
 
 def run(prepared: Prepared, workspace: Workspace, *, keep: Keep, progress: Progress) -> Finished:
@@ -126,8 +125,9 @@ class _Work:
             whole = before is not None or fresh or bool(prepared.trains and not self.keep.adapter)
             if before and before.adapter_sha256 == made.adapter_sha256:  # the very same: its other tests hold
                 files |= {
-                    f"{TESTS_FOLDER}/{path.name}": path.read_bytes()
-                    for path in sorted((prepared.folder / TESTS_FOLDER).glob("*"))
+                    f"{path.parent.name}/{path.name}": path.read_bytes()
+                    for name in (TESTS_FOLDER, LOG_FOLDER)
+                    for path in sorted((prepared.folder / name).glob("*"))
                     if path.is_file()
                 }
             elif before:
@@ -172,7 +172,7 @@ class _Work:
             notes += self._notes_after(fitted)
             content = tensors_to_bytes(adapted.state())
             adapter_sha256 = hashlib.sha256(content).hexdigest()
-            files[STEPS_FILE] = to_bytes(curves(fitted.stages))
+            files[STEPS_FILE] = to_csv(steps_of(fitted.stages))
             if self.keep.adapter:
                 files[WEIGHTS_FILE] = content
                 files[CARD_FILE] = card_to_bytes(self._card(fitted.settings, trainable, adapter_sha256))
@@ -235,9 +235,18 @@ class _Work:
         )
         name = name_of_test(one.asked.dataset, one.asked.subset, one.key)
         ordered = hashlib.sha256(repr([(item.path, item.label) for item in test_set.test]).encode()).hexdigest()
-        files = {f"{name}.safetensors": to_bytes(vars(found.predictions), list_sha256=ordered)}
+        names = test_set.class_names
+        files = {f"{name}.safetensors": to_bytes(vars(found.predictions), list_sha256=ordered, class_names=names)}
         if found.logits is not None:
             files[f"{name}.logits.safetensors"] = to_bytes({"logits": found.logits}, list_sha256=ordered)
+        group = "" if one.asked.subset == "all" else f" ({one.asked.subset} classes)"
+        signs = notes_of_test(
+            test_set.name + group,
+            names,
+            found.predictions,
+            accuracy_pct=found.scores.accuracy_pct,
+            macro_f1_pct=found.scores.macro_f1_pct,
+        )
         record = Test(
             key=one.key,
             training_key=self.prepared.key,
@@ -254,7 +263,7 @@ class _Work:
             predictions_file=f"{name}.safetensors",
             predictions_sha256=hashlib.sha256(files[f"{name}.safetensors"]).hexdigest(),
             logits_file=f"{name}.logits.safetensors" if found.logits is not None else None,
-            notes=workspace.say_once(*_one_class(found, test_set)) + workspace.dataset(one.asked.dataset).notes,
+            notes=workspace.say_once(*signs) + workspace.dataset(one.asked.dataset).notes,
             **self._measured(test_set, one.images_sha256, is_compiled=adapted.tap == "image"),
         )
         return record, files
@@ -326,30 +335,15 @@ class _Work:
                 also = "; with --bn train these are also what the statistics of BatchNorm are of"
                 what = f"out of memory at {whole} images: trained in micro-batches of {stage.micro_batch_size}"
                 notes.append(what + (also if hooks_of(fitted.adapted).drifting_buffers() else ""))
-        guessing, last = math.log(training_set.num_classes), fitted.stages[-1]
-        warm_up = fitted.recipes[-1].warmup_epochs
-        if (
-            last.final_cross_entropy is not None
-            and last.final_cross_entropy > _GUESSING * guessing
-            and fitted.recipes[-1].epochs > warm_up
-        ):
-            notes += self.workspace.say_once(
-                f"{self.config.method} on {self.config.dataset}, seed {self.config.seed}, learnt nothing: the "
-                f"cross-entropy of the last epoch is {last.final_cross_entropy:.2f}, guessing has {guessing:.2f}; try "
-                "another --lr"
+        last, recipe = fitted.stages[-1], fitted.recipes[-1]
+        if last.final_cross_entropy is not None and recipe.epochs > recipe.warmup_epochs:
+            signs = learnt_nothing(
+                self.config, cross_entropy=last.final_cross_entropy, num_classes=training_set.num_classes
             )
+            notes += self.workspace.say_once(*signs)
         return tuple(notes)
 
 
 def _settings_in(chosen: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return those of the chosen values that are settings."""
     return {name: value for name, value in chosen.items() if name in settings}
-
-
-def _one_class(found: Evaluation, test_set: DataSet) -> tuple[str, ...]:
-    """Return a note where all images were given one class, though there are several."""
-    predicted = found.predictions.predicted
-    if len(np.unique(found.predictions.label)) < 2 or len(np.unique(predicted)) > 1:
-        return ()
-    name = test_set.class_names[int(predicted[0])]
-    return (f"all {len(predicted)} test images of {test_set.name} were taken for {name!r}",)

@@ -10,6 +10,7 @@ from clipfit_cli.config import RunConfig
 from clipfit_cli.errors import ClipfitError, ResultsError
 from clipfit_cli.results.record import Finished
 from clipfit_cli.results.store import RunStore
+from clipfit_cli.runs.event_log import is_logged, log_run
 from clipfit_cli.runs.prepare import Prepared, check_served, prepare
 from clipfit_cli.runs.run import Keep, Progress, run
 from clipfit_cli.runs.workspace import Workspace
@@ -116,6 +117,8 @@ def _take(
                 progress.begin(index, total, prepared.config)
                 try:
                     result.finished[index] = run(prepared, workspace, keep=keep, progress=progress)
+                    if keep.tensorboard:
+                        log_run(prepared.folder)
                     progress.finished(result.finished[index])
                 except ResultsError:  # what cannot be written now cannot be written after the next run, either
                     raise
@@ -123,6 +126,9 @@ def _take(
                     result.failures.append((prepared.config, error))
                     progress.failed(prepared.config, error)
                 return True
+    if keep.tensorboard and not is_logged(prepared.folder):
+        with store.lock(prepared.key, on_wait=lambda: progress.waiting(prepared.config)):
+            log_run(prepared.folder)
     result.finished[index] = found
     result.num_reused += 1
     progress.reused(index, total, found)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from clipfit_cli.config import Conditions, Recipe
 from clipfit_cli.engine.batches import batch_size_of
@@ -17,6 +14,7 @@ from clipfit_cli.engine.evaluate import evaluate
 from clipfit_cli.engine.train import OnProgress, Training, seeded, train
 from clipfit_cli.methods import Resolved, with_changes
 from clipfit_cli.methods.base import Adapted, hooks_of
+from clipfit_cli.results.steps import StepRow
 from clipfit_cli.runs.prepare import Prepared, templates_of
 from clipfit_cli.runs.sources import Inputs, TrainingImages, ValidationImages
 from clipfit_cli.runs.workspace import Workspace
@@ -157,9 +155,10 @@ class _Try:
         )
 
 
-def curves(stages: tuple[Training, ...]) -> dict[str, NDArray[np.float64]]:
-    """Return loss and rate of every step of all stages, float64 (num_steps,)."""
-    return {
-        "loss": np.array([loss for stage in stages for loss in stage.losses]),
-        "rate": np.array([rate for stage in stages for rate in stage.rates]),
-    }
+def steps_of(stages: Sequence[Training]) -> list[StepRow]:
+    """Return every step of all stages, the skipped ones too."""
+    found: list[StepRow] = []
+    for place, stage in enumerate(stages, start=1):
+        for step, (loss, rate) in enumerate(zip(stage.losses, stage.rates, strict=True)):
+            found.append(StepRow(place, step // stage.steps_per_epoch + 1, len(found) + 1, loss, rate))
+    return found

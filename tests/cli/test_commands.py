@@ -109,7 +109,9 @@ def test_compare(protocol: str, small_world: SmallWorld) -> None:
     metric = {"base2new": "harmonic_mean", "few-shot": "accuracy"}[protocol]
     lead = float(rows[2][f"{metric}_pct"]) - float(rows[1][f"{metric}_pct"])
     assert float(rows[1][f"lead_{metric}_pct"]) == pytest.approx(lead)
-    assert rows[2]["lead_wins"] == "" and rows[0]["lead_wins"].endswith("/2")
+    assert rows[0]["lead_wins"] == rows[2]["lead_wins"] and rows[0]["lead_wins"].endswith("/2")
+    assert [row["lead_over"] for row in rows] == ["zero-shot", "bitfit", "zero-shot"]
+    assert {row["verdict"] for row in rows} <= {"ahead", "behind", "not told apart"} and rows[1]["lead_images_p"]
     shown = ok("compare", *options).stdout
     assert "lead" in shown and "of clipfit minus that of the row" in shown
 

@@ -51,7 +51,17 @@ def parameters(name: str) -> set[str]:
 
 
 def test_the_commands() -> None:
-    assert set(COMMANDS) == {"train", "eval", "base2new", "xdataset", "compare", "predict", "export"}
+    assert set(COMMANDS) == {
+        "train",
+        "eval",
+        "base2new",
+        "xdataset",
+        "compare",
+        "results",
+        "published",
+        "predict",
+        "export",
+    }
     assert {group.name for group in app.registered_groups} == {"data", "methods", "models"}
 
 

@@ -143,7 +143,8 @@ def test_leads() -> None:
     assert bitfit["lead_harmonic_mean_pct"] == pytest.approx(full["harmonic_mean_pct"] - bitfit["harmonic_mean_pct"])
     assert bitfit["lead_wins"] == "2/2" == zero_shot["lead_wins"]
     assert zero_shot["lead_base_accuracy_pct"] == pytest.approx(29)
-    assert "lead_wins" not in full
+    assert (bitfit["lead_over"], zero_shot["lead_over"], full["lead_over"]) == ("bitfit", "zero-shot", "zero-shot")
+    assert {key: full[key] for key in full if "lead" in key} == {k: v for k, v in zero_shot.items() if "lead" in k}
 
 
 def test_leads_over_other_settings_of_the_same_method() -> None:

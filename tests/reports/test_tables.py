@@ -79,7 +79,7 @@ def test_markdown_shows_what_people_see() -> None:
     assert lines[0] == "**Base to new**"
     cells = [[cell.strip() for cell in line.strip("|").replace("\\|", "/").split("|")] for line in lines[2:7]]
     assert cells[0] == ["data set", "base", "mark", "vs zero-shot", "steps"]
-    assert cells[2] == ['dtd, or "so"', "80.87 ± 1.23", "*", "+0.00", "46,080"]
+    assert cells[2] == ['dtd, or "so"', "80.87 ± 1.23", "\\*", "+0.00", "46,080"]
     assert cells[3] == ["a/b", "7.00", "–", "–", "–"]
     assert cells[4] == ["**average**", "**43.50**", "–", "**+3.46**", "–"]
     assert lines[-1] == "H of the averages"

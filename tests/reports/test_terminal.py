@@ -186,3 +186,21 @@ def test_where_rows_are_stacked_those_of_a_group_are_indented() -> None:
     columns = (Column("path", "picture"), Column("name", "class"), Column("share", "%", "pct"))
     rows = ({"path": "a" * 70, "name": "cat", "share": 95.5}, {"path": "", "name": "dog", "share": 4.5})
     assert printed(Table("", columns, rows), 76) == ["a" * 70 + " / cat", "  %  95.50", "  dog", "  %  4.50"]
+
+
+def test_where_columns_may_yield_spreads_go_first_and_then_these() -> None:
+    """Rows stay lines of their own down to where nothing is left to yield."""
+    columns = (
+        Column("name", "method"),
+        Column("base_pct", "base", "pct", spread="base_std_pct"),
+        Column("base_std_pct", "", "pct", terminal=False),
+        Column("extra", "more seeds", "int", narrow=False),
+        Column("verdict", "verdict"),
+    )
+    rows = ({"name": "clip-adapter", "base_pct": 61.25, "base_std_pct": 0.5, "extra": 12, "verdict": "not told apart"},)
+    table = Table("", columns, rows)
+    whole, bare, fewer = (printed(table, width) for width in (46, 40, 33))
+    assert whole[-1].split() == ["clip-adapter", "61.25", "±", "0.50", "12", "not", "told", "apart"]
+    assert bare[-1].split() == ["clip-adapter", "61.25", "12", "not", "told", "apart"]
+    assert fewer[-1].split() == ["clip-adapter", "61.25", "not", "told", "apart"]
+    assert "12" in " ".join(printed(table, 20)), "as blocks, everything is there"

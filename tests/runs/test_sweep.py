@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,7 @@ from clipfit_cli.models import encode
 from clipfit_cli.protocols import base2new, few_shot, planning, xdataset
 from clipfit_cli.results.predictions import read_predictions
 from clipfit_cli.results.record import Finished
+from clipfit_cli.results.steps import read_steps
 from clipfit_cli.results.store import RunStore
 from clipfit_cli.runs import run as run_module
 from clipfit_cli.runs import training
@@ -462,11 +464,12 @@ def test_predictions_and_steps_are_kept(small_world: SmallWorld) -> None:
     assert (found.label_log_probability <= found.predicted_log_probability).all()
     probabilities = np.exp(found.predicted_log_probability)
     assert ((probabilities**2 <= found.sum_squared_probabilities) & (found.sum_squared_probabilities <= 1)).all()
-    with safe_open(folder / "steps.safetensors", framework="numpy") as file:
-        loss, rate = file.get_tensor("loss"), file.get_tensor("rate")
-    assert len(loss) == len(rate) == record.run.steps and rate[0] == pytest.approx(1e-5)
+    steps = read_steps(folder, record.run)
+    assert [row.step for row in steps] == list(range(1, record.run.steps + 1)) and {row.stage for row in steps} == {1}
     last = record.run.steps // 3
-    assert loss[-last:].mean() == pytest.approx(record.run.final_loss)
+    assert [row.epoch for row in steps] == [1] * last + [2] * last + [3] * last
+    assert steps[0].learning_rate == pytest.approx(1e-5)
+    assert fmean(row.loss for row in steps[-last:]) == record.run.final_loss, "in full precision"
     assert record.run.adapter_sha256 == hashlib.sha256((folder / WEIGHTS_FILE).read_bytes()).hexdigest()
 
 

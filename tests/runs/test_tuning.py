@@ -5,12 +5,10 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors import safe_open
 
 from clipfit_cli.adapters.attach import attach_adapter
 from clipfit_cli.config import MethodChoice, RunConfig, TestSet
@@ -18,9 +16,10 @@ from clipfit_cli.engine.checkpoint import read_card
 from clipfit_cli.errors import ConfigError
 from clipfit_cli.protocols import few_shot, planning
 from clipfit_cli.results.record import Finished
+from clipfit_cli.results.steps import read_steps
 from clipfit_cli.results.store import TESTS_FOLDER, RunStore
 from clipfit_cli.runs.prepare import prepare
-from clipfit_cli.runs.run import STEPS_FILE, Keep
+from clipfit_cli.runs.run import Keep
 from clipfit_cli.runs.workspace import Workspace
 from tests.conftest import SmallWorld
 from tests.runs.own_methods import MEANS, SCALING, Asked, Choosing, Means
@@ -51,10 +50,8 @@ def only(world: SmallWorld, plan: list[RunConfig], **options: Any) -> Finished:
     return record
 
 
-def rates(folder: Path) -> list[float]:
-    with safe_open(folder / STEPS_FILE, framework="numpy") as file:
-        found: list[float] = file.get_tensor("rate").tolist()
-    return found
+def rates(record: Finished, world: SmallWorld) -> list[float]:
+    return [row.learning_rate for row in read_steps(folder_of(record, world), record.run)]
 
 
 def test_without_tuning_nothing_is_selected(small_world: SmallWorld, ask: Any) -> None:
@@ -81,7 +78,7 @@ def test_the_first_best_try_wins_and_every_try_is_recorded(small_world: SmallWor
     assert (run.selected_on, run.num_val_images) == ("val", 8)
     assert run.config.settings == {"turn": 1, "strength": 1.0} and run.config.stages == (MEANS, SCALING)
     assert run.config.tune, "the run is what was asked for; what came of it stands beside"
-    assert rates(folder) == [0.25] * 3 and run.steps == 3
+    assert rates(record, small_world) == [0.25] * 3 and run.steps == 3
     assert read_card(folder).settings == {"turn": 0, "strength": 1.0}
     ours = asked.made[1].state()
     saved = attach_adapter(folder, device=CPU).adapted
@@ -152,7 +149,7 @@ def test_a_stage_without_steps_alone_is_a_training(small_world: SmallWorld, ask:
     record = only(small_world, plan)
     run = record.run
     assert (run.steps, run.final_loss, run.micro_batch_size, run.num_train_images) == (0, None, None, 8)
-    assert run.adapter_sha256 and rates(folder_of(record, small_world)) == [] and run.trainable_parameters == 97
+    assert run.adapter_sha256 and rates(record, small_world) == [] and run.trainable_parameters == 97
     assert execute(small_world, plan)[0].num_reused == 1
     without = only(small_world, plan, keep=Keep(adapter=False, nothing_before=True))
     assert without.run.adapter_sha256 == run.adapter_sha256

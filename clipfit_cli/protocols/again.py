@@ -1,0 +1,155 @@
+"""The command that makes runs again, from what their records say."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Any
+
+from clipfit_cli import methods
+from clipfit_cli.config import Recipe, RunConfig
+from clipfit_cli.data import catalog
+from clipfit_cli.errors import ClipfitError
+from clipfit_cli.protocols.planning import conditions_of
+from clipfit_cli.protocols.series import Series
+from clipfit_cli.results.record import Finished
+
+_COMMANDS = {"few-shot": "train", "base2new": "base2new", "xdataset": "xdataset", "eval": "eval"}
+_SHELL = "templates.txt"
+
+
+def commands_of(series: Sequence[Series]) -> list[str]:
+    """Return the commands that make the runs of one method again: one for all data sets that are asked for alike.
+
+    Nothing of a run whose settings cannot be typed, or whose method is not installed.
+
+    Args:
+        series: One a data set.
+    """
+    alike: dict[tuple[str, ...], list[Series]] = {}
+    for one in series:
+        if (options := _options(one)) is None:
+            return []
+        alike.setdefault(tuple(options), []).append(one)
+    return [_command(group, options) for options, group in alike.items()]
+
+
+def _command(group: Sequence[Series], options: Sequence[str]) -> str:
+    """Return the command of data sets that are asked for alike."""
+    config = group[0].config
+    words = ["clipfit", _COMMANDS[config.protocol]]
+    if config.protocol == "xdataset":
+        records = group[0].records
+        words += ["--source", _source(config.dataset, records)]
+        targets = [test.dataset for test in config.tests if test.dataset != config.dataset]
+        words += _datasets("--target", {name: _source(name, records) for name in targets})
+    else:
+        words += _datasets("--dataset", {one.config.dataset: _source(one.config.dataset, one.records) for one in group})
+    line = shlex.join([*words, *options])
+    if _template_options(config.templates) == ["--templates", _SHELL]:
+        lines = shlex.join(["printf", r"%s\n", *config.templates])
+        return f"{lines} > {_SHELL} && {line}"
+    return line
+
+
+def _options(series: Series) -> list[str] | None:
+    """Return the options but for data sets; None where they cannot be typed on a line."""
+    config = series.config
+    typed = _typed(config)
+    if typed is None:
+        return None
+    words = ["--method", config.method]
+    for name, value in typed.items():
+        words += ["--set", f"{name}={value}"]
+    if config.protocol == "few-shot" and config.subset != "all":
+        words += ["--subset", config.subset]
+    if not series.trains_nothing:
+        seeds = sorted({record.config.seed for record in series.records})
+        shots = "all" if config.shots is None else str(config.shots)
+        words += ["--shots", shots, "--seeds", ",".join(map(str, seeds))]
+    words += ["--tune"] if config.tune else []
+    words += ["--val-shots", str(config.val_shots)] if config.val_shots is not None else []
+    model = config.model
+    words += [] if model.backbone == model.pretrained else ["--backbone", model.backbone]
+    words += ["--pretrained", model.pretrained]
+    words += ["--bn", model.bn] if model.bn != "eval" else []
+    words += ["--precision", config.precision]
+    words += _template_options(config.templates)
+    names = (config.dataset, *(test.dataset for test in config.tests))
+    return None if any("\n" in word for word in (*words, *names, *config.templates)) else words
+
+
+def _typed(config: RunConfig) -> dict[str, str] | None:
+    """Return what was typed for a method: all in which a run differs from the method by itself, as texts.
+
+    None where no text says it, or the method is not here.
+    """
+    if not config.stages:
+        return {}
+    conditions = conditions_of(config.protocol, config.dataset, config.subset, config.shots)
+    try:
+        info = methods.get(config.method)
+        typed: dict[str, str] = {"templates": "reference"} if config.reference_templates else {}
+        usual = methods.resolve(info, typed, conditions)
+        typed |= {name: _text(value) for name, value in config.settings.items() if value != usual.settings.get(name)}
+        usual = methods.resolve(info, typed, conditions)
+        typed |= _of_recipe(config.stages, usual.stages)
+        made = methods.resolve(info, typed, conditions)
+    except (ClipfitError, TypeError):
+        return None
+    is_same = (made.settings, made.stages, made.reference_templates) == (
+        dict(config.settings),
+        config.stages,
+        config.reference_templates,
+    )
+    return typed if is_same else None
+
+
+def _of_recipe(stages: Sequence[Recipe], usual: Sequence[Recipe]) -> dict[str, str]:
+    """Return the fields in which the stages of a recipe differ from the usual ones, as texts."""
+    found: dict[str, str] = {}
+    for own, other in zip(stages, usual, strict=False):
+        for name in (field.name for field in fields(Recipe)):
+            if getattr(own, name) != getattr(other, name):
+                found[name] = _text(getattr(own, name))
+    if "epochs" in found and found.get("steps") == "none":
+        del found["steps"]  # epochs take the place of steps
+    return found
+
+
+def _text(value: Any) -> str:
+    """Return a value as ``--set`` takes it."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "-".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
+
+
+def _template_options(templates: Sequence[str]) -> list[str]:
+    if not templates:
+        return []
+    return ["--template", templates[0]] if len(templates) == 1 else ["--templates", _SHELL]
+
+
+def _datasets(option: str, sources: Mapping[str, str]) -> list[str]:
+    """Return known names as one comma list, and each of the user's own by itself."""
+    known = [name for name, source in sources.items() if source == name]
+    words = [option, ",".join(known)] if known else []
+    for name, source in sources.items():
+        words += [] if name in known else [option, source]
+    return words
+
+
+def _source(name: str, records: Sequence[Finished]) -> str:
+    """Return a data set as it is typed: its name or, of the user's own, also where it is."""
+    if catalog.is_known(name):
+        return name
+    record = records[0]
+    places = [test.location for test in record.tests if test.dataset == name]
+    places += [record.run.location] if record.config.dataset == name else []
+    place = next(filter(None, places), "FOLDER")
+    on_disk = place.startswith(("/", "~", ".")) or place[1:3] == ":\\" or "://" in place or place == "FOLDER"
+    shards = place.removesuffix("}").endswith(".tar")
+    return f"{name}={'wds:' if shards else '' if on_disk else 'hf:'}{place}"
