@@ -70,7 +70,8 @@ app.command(
 app.command(
     "eval",
     epilog=_examples(
-        "clipfit eval --dataset dtd,eurosat", "clipfit eval --adapter runs/dtd/clipfit/RUN --dataset dtd --subset new"
+        "clipfit eval --dataset dtd,eurosat",
+        "clipfit eval --adapter dataset=dtd,method=clipfit,seed=1 --dataset dtd --subset new",
     ),
 )(eval_)
 app.command(
@@ -126,12 +127,12 @@ app.command(
 )(reproduce)
 app.command(
     epilog=_examples(
-        "clipfit predict --adapter runs/dtd/clipfit/RUN photo.jpg pictures/",
-        'clipfit predict --adapter runs/dtd/clipfit/RUN photo.jpg --classes "cat,dog,red panda" --top 1 --json',
+        "clipfit predict --adapter dataset=dtd,method=clipfit,seed=1 photo.jpg pictures/",
+        'clipfit predict --adapter method=clipfit,seed=1 photo.jpg --classes "cat,dog,red panda" --top 1 --json',
     )
 )(predict)
 app.command(
-    epilog=_examples("clipfit export runs/dtd/clipfit/RUN --out my-model"),
+    epilog=_examples("clipfit export dataset=dtd,method=clipfit,seed=1 --out my-model"),
 )(export)
 app.add_typer(runs.app, name="runs")
 app.add_typer(methods.app, name="methods")

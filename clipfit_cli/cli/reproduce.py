@@ -69,8 +69,7 @@ def reproduce(
 ) -> None:
     """Run a published experiment again, and print measured beside published with a verdict.
 
-    Without a name: which there are, with their runs, hours and disk here, and what is missing for them. --dry-run
-    says it of one, data set by data set.
+    Without a name: all there are, with runs, hours and disk here, and what is missing.
     """
     data_root = data_root_of(root.data_root)
     if name is None:

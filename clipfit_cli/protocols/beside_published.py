@@ -86,7 +86,7 @@ def judged(cell: Cell, experiment: Experiment, problem: str, *, per_seed: bool) 
     found = [one for log in logged for one in _by_seed(cell, log, experiment, per_seed=per_seed)]
     sources = {log[0].source_name for log in logged}
     found += _by_mean(cell, [row for row in cell.published if row.source_name not in sources], experiment)
-    return found or [_row(cell, cell.measured, None, not_comparable(problem or "nothing is published"))]
+    return found or [_row(cell, cell.measured, None, not_comparable(problem or "unpublished"))]
 
 
 def _logs(cell: Cell) -> list[list[Published]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from clipfit_cli.config import MethodChoice
+from clipfit_cli.config import MethodChoice, ModelConfig
 from clipfit_cli.errors import counted
 from clipfit_cli.protocols.beside_published import METRICS, Cell, judged
 from clipfit_cli.protocols.compare import is_of, protocol
@@ -21,7 +21,7 @@ COLUMNS = (
     Column("backbone", "backbone", terminal=False),
     Column("pretrained", "pretrained", terminal=False),
     Column("dataset", "data set"),
-    Column("method", "method"),
+    Column("method", "method", "prose"),
     Column("shots", "shots", "value"),
     Column("seeds", "seeds", "value", terminal=False),
     Column("metric", "of"),
@@ -77,6 +77,7 @@ def table_of(records: Sequence[Finished], asked: Comparison, *, per_seed: bool =
     shown = {
         "shots": len({row["shots"] for row in rows} - {0}) > 1,
         "metric": len({row["metric"] for row in rows}) > 1,
+        "seeds": per_seed,
     }
     columns = tuple(replace(column, terminal=shown.get(column.key, column.terminal)) for column in COLUMNS)
     title = f"Measured beside published · {asked.experiment.name}"
@@ -86,7 +87,7 @@ def table_of(records: Sequence[Finished], asked: Comparison, *, per_seed: bool =
 def _problem(records: Sequence[Finished], experiment: Experiment) -> str:
     """Return why no number is of these runs; empty where some may be."""
     run, model = records[0].run, records[0].config.model
-    has = f"{model.backbone.removesuffix('-quickgelu')} / {model.pretrained}"
+    has = f"{_backbone(model)} / {model.pretrained}"
     wanted = f"{experiment.backbone} / {experiment.pretrained}"
     if has != wanted:
         return f"these runs are of {has}, the numbers of {wanted}"
@@ -95,15 +96,21 @@ def _problem(records: Sequence[Finished], experiment: Experiment) -> str:
     return ""
 
 
+def _backbone(model: ModelConfig) -> str:
+    """Return the backbone as published numbers name it."""
+    return model.backbone.removesuffix("-quickgelu")
+
+
 def _of(entry: Entry, published: Sequence[Published]) -> list[Published]:
     """Return the published numbers of the method, data sets and shots of a row; seeds of every data set behind it."""
     config, dataset = entry.runs[0][0].config, str(entry.row["dataset"])
     tested = {test.dataset for _, tests in entry.runs for test in tests}
+    wanted = (config.protocol, _backbone(config.model), config.method, entry.shots)
     is_known = entry.row.get(ROW) != "average" or AVERAGES.get(dataset, frozenset()) == frozenset(tested)
     return [
         row
         for row in published
-        if (row.protocol, row.clipfit_method, row.shots) == (config.protocol, config.method, entry.shots)
+        if (row.protocol, row.backbone, row.clipfit_method, row.shots) == wanted
         and (row.dataset in tested if row.seed is not None else is_known and row.dataset == dataset)
     ]
 

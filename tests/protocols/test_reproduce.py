@@ -102,9 +102,11 @@ def test_base_to_new_as_published_is_within_noise_and_the_rest_is_not_compared()
         ("average of 11", "clipfit", "H", "secondary"): "within noise",
     }
     alone = verdicts(table, method="clipfit", published_pct=None)
-    assert set(alone.values()) == {"not comparable: nothing is published"} and len(alone) == 11
+    assert set(alone.values()) == {"not comparable: unpublished"} and len(alone) == 11
     assert {key[2] for key in alone} == {"H"}, "the halves are left out"
-    assert table.captions[-1].startswith("Verdict on 49 numbers: 38 within noise; 0 off; 11 not comparable (nothing")
+    assert table.captions[-1].startswith(
+        "Verdict on 49 numbers: 38 within noise; 0 off; 11 not comparable (unpublished"
+    )
 
 
 def test_planted_wrong_numbers_are_off_by_their_points() -> None:
@@ -124,7 +126,7 @@ def test_planted_wrong_numbers_are_off_by_their_points() -> None:
 def test_averages_over_other_data_sets_and_variants_are_not_compared() -> None:
     gap = judged("clipfit-base2new", as_published, keep=lambda config: config.dataset != "dtd")
     averages = verdicts(gap, method="clipfit", dataset="average of 10")
-    assert list(averages.values()) == ["not comparable: nothing is published"]
+    assert list(averages.values()) == ["not comparable: unpublished"]
     numbers = [
         replace(row, dataset="average of 10") for row in library().rows if row.source_name in ("clipfit", "secondary")
     ]
@@ -135,7 +137,7 @@ def test_averages_over_other_data_sets_and_variants_are_not_compared() -> None:
 
     two = judged("distillation-few-shot", lambda config, test: 75.0, datasets=("dtd", "eurosat"), shots=(16,))
     without = verdicts(two, method="clipfit (regulariser=none)")
-    assert set(without.values()) == {"not comparable: nothing is published"}
+    assert set(without.values()) == {"not comparable: unpublished"}
     numbers = [replace(row, clipfit_method="clipfit") for row in library().rows if row.method == "CoOp"]
     two = judged("distillation-few-shot", lambda *_: 75.0, numbers, datasets=("dtd", "eurosat"), shots=(16,))
     assert set(verdicts(two, method="clipfit (regulariser=none)").values()) == set(without.values())
@@ -202,8 +204,8 @@ def test_only_the_seeds_of_the_log_count() -> None:
     assert row["verdict"] == "within noise" and row["seeds"] == [1, 3]
     moved = [replace(config, seed=config.seed and config.seed + 6) for config in configs]
     table = table_of(records(moved, lambda *_: 10.0), Comparison(one, (), library().rows))
-    found = verdicts(table, method="gda (templates=reference, val_shots=1000)", source_name="gda-seeds")
-    assert len(found) == 3 and all(str(verdict).startswith("off by") for verdict in found.values()), "by their means"
+    means = verdicts(table, method="gda (templates=reference, val_shots=1000)", source_name="gda-seeds")
+    assert len(means) == 3 and all(str(verdict).startswith("off by") for verdict in means.values()), "by their means"
 
 
 def test_the_readme_s_numbers_are_of_the_same_seeds() -> None:
@@ -238,6 +240,13 @@ def test_runs_of_another_model_are_not_compared() -> None:
     quick = [replace(config, model=ModelConfig("ViT-B-16-quickgelu", "openai")) for config in configs]
     table = table_of(records(quick, as_published), Comparison(one, (), library().rows))
     assert "within noise" in verdicts(table).values()
+
+
+def test_numbers_of_another_backbone_are_not_taken() -> None:
+    table = judged("clipfit-few-shot", lambda *_: 60.0, datasets=("dtd",), shots=(16,))
+    assert list(verdicts(table, method="zero-shot")) == [("dtd", "zero-shot", "accuracy", "awt")], (
+        "tip-adapter has RN50"
+    )
 
 
 def test_one_seed_and_what_is_not_defined() -> None:
@@ -278,4 +287,4 @@ def test_from_imagenet_the_averages_over_targets_and_shifts_have_their_own_numbe
         ("average of 4", "clipfit", "accuracy", "skip-tuning-x"): "within noise"
     }
     two = judged("imagenet-shifts", lambda config, test: 59.28 + JITTER[config.seed], numbers)
-    assert set(verdicts(two, dataset="average of 2").values()) == {"not comparable: nothing is published"}
+    assert set(verdicts(two, dataset="average of 2").values()) == {"not comparable: unpublished"}
