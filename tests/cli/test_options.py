@@ -59,10 +59,13 @@ def test_the_commands() -> None:
         "compare",
         "results",
         "published",
+        "report",
+        "plot",
+        "reproduce",
         "predict",
         "export",
     }
-    assert {group.name for group in app.registered_groups} == {"data", "methods", "models"}
+    assert {group.name for group in app.registered_groups} == {"data", "methods", "models", "runs"}
 
 
 def test_an_adapter_is_used_with_the_options_of_the_other_commands() -> None:
