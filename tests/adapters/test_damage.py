@@ -20,6 +20,8 @@ from clipfit_cli.errors import CheckpointError
 from tests.adapters.saved_adapters import CLASSES, register, save_adapter, small_model
 from tests.conftest import SmallWorld
 
+pytestmark = pytest.mark.slow  # seconds in all; the long check has them
+
 CPU = torch.device("cpu")
 
 

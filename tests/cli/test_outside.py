@@ -15,6 +15,8 @@ from typer.testing import CliRunner, Result
 
 from clipfit_cli.cli.app import app
 
+pytestmark = pytest.mark.slow  # seconds in all; the long check has them
+
 LONG = "x" * 300
 DIGITS = "1" * 5000
 NO_RIGHTS = ["setpriv", "--inh-caps=-all", "--bounding-set=-all"]

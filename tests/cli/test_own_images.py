@@ -18,6 +18,8 @@ from tests.conftest import SmallWorld
 from tests.data.own_images import write_csv, write_folder, write_rows
 from tests.data.test_own_readers import KINDS
 
+pytestmark = pytest.mark.slow  # seconds in all; the long check has them
+
 
 @pytest.fixture
 def mine(small_world: SmallWorld, tmp_path: Path) -> Path:

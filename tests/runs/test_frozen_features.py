@@ -44,6 +44,8 @@ from clipfit_cli.runs.workspace import Workspace, image_spec
 from tests.conftest import SMALL_ARCHITECTURE, SmallWorld, build_small_clip, small_bundle
 from tests.runs.test_sweep import CPU, Log
 
+pytestmark = pytest.mark.slow  # seconds in all; the long check has them
+
 ZERO_SHOT, CLIPFIT = MethodChoice("zero-shot"), MethodChoice("clipfit")
 TEXT_ONLY = MethodChoice("clipfit", {"image_layer_norms": "none"})
 
