@@ -27,6 +27,9 @@ PROTOCOLS: dict[str, ModuleType] = {"base2new": base2new, "few-shot": few_shot, 
 _HIDDEN_BESIDE_LEADS = ("train_time_s", "macro_f1_pct", "trainable_parameters")
 _WIDE_BESIDE_LEADS = ("num_images", "mean_of_harmonic_means_pct")
 """Columns that people do not see in a table of leads, or not in a narrow terminal, for want of width."""
+_FURTHER = "--csv and --json have p, spreads and more tests."
+_OF_LEADS = 2
+"""Captions that say how the columns of a lead are read; see `_lead_captions`."""
 
 
 def protocol(name: str) -> ModuleType:
@@ -111,7 +114,8 @@ def summarise_leads(
     rules, extra = protocol(name), ExtraMetrics(tuple(metrics), predictions)
     entries: list[Entry] = rules.entries(records, extra=extra, **options)
     leaders = {one.label for one in series_of(records) if is_of(one.config, method, common or {})}
-    return table_of_leads(name, records, entries, leaders, method.name, extra)
+    table = table_of_leads(name, records, entries, leaders, method.name, extra)
+    return replace(table, captions=(*table.captions[:_OF_LEADS], _FURTHER, *table.captions[_OF_LEADS:]))
 
 
 def check_comparable(records: Sequence[Finished]) -> None:
@@ -166,7 +170,7 @@ def _lead_captions(rules: ModuleType, entries: Sequence[Entry], leader: str) -> 
         f"lead: {cell} of {leader} minus that of the row, in points (its own rows: minus that of zero-shot CLIP{most});"
         " 95% interval: with other seeds, on the same data sets and test images.",
         f"verdict: is {leader} ahead, at 5 % after Holm's correction for all rivals there? needs seeds (where there is "
-        "room): to tell such a lead. --csv and --json have p, spreads and more tests.",
+        "room): to tell such a lead.",
     )
 
 
