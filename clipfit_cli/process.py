@@ -36,8 +36,8 @@ def set_up() -> None:
                 raw, encoding = _Stream(number, "w", closefd=False), getattr(stream, "encoding", "utf-8")
                 wrapped = io.TextIOWrapper(io.BufferedWriter(raw), encoding, "backslashreplace", line_buffering=True)
                 setattr(sys, name, wrapped)
-    for name in ("COLUMNS", "LINES", "TERMINAL_WIDTH"):
-        if not re.fullmatch("[1-9][0-9]{0,3}", os.environ.get(name, "80")):  # no size that a terminal has
+    for name, least in (("COLUMNS", 1), ("LINES", 0), ("TERMINAL_WIDTH", 1)):
+        if not re.fullmatch(f"[1-9][0-9]{{{least},3}}", os.environ.get(name, "80")):  # no size that a terminal has
             del os.environ[name]
     # while torch and open_clip are imported there is nothing for Python's collector to find
     gc.set_threshold(100_000)

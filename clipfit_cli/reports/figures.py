@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from clipfit_cli.errors import ConfigError, UnknownNameError, printable
+from clipfit_cli.errors import ConfigError, ResultsError, UnknownNameError, printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -158,8 +158,18 @@ def styles_of(names: Sequence[str], baselines: Sequence[str], look: Look) -> dic
 
 @contextmanager
 def own_style() -> Iterator[None]:
-    """Draw and write with our settings alone, whatever the user's own say; they are as before afterwards."""
-    import matplotlib.style
+    """Draw and write with our settings alone, whatever the user's own say; they are as before afterwards.
+
+    Raises:
+        ResultsError: Matplotlib finds no folder for its list of fonts.
+    """
+    try:
+        import matplotlib.font_manager
+        import matplotlib.style
+    except OSError as error:
+        raise ResultsError(
+            "matplotlib finds no folder to write its list of fonts to; set MPLCONFIGDIR to one that you may write to"
+        ) from error
 
     with matplotlib.style.context(_STYLE, after_reset=True):
         yield

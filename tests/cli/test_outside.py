@@ -248,10 +248,11 @@ def test_no_colour_where_none_is_wanted(env: dict[str, str]) -> None:
     assert "\x1b[3" not in in_terminal("methods", "--help", **env)
 
 
-@pytest.mark.parametrize("columns", ["0", "1" * 5000])
+@pytest.mark.parametrize("columns", ["0", "1", "1" * 5000])
 def test_an_odd_width_is_none(columns: str) -> None:
     result = clipfit("methods", env={"COLUMNS": columns})
     assert result.returncode == 0 and "layer-norm" in result.stdout
+    assert "--out" in clipfit("plot", "shots", env={"COLUMNS": columns}).stderr, "what is missing can be read"
 
 
 @pytest.mark.slow

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from typing import Any
 
 import numpy as np
 import pytest
 
-from clipfit_cli.errors import ConfigError, UnknownNameError
-from clipfit_cli.reports.figures import BASELINE, MOST_HIGHLIGHTED, PALETTE, REST, Look, styles_of
+from clipfit_cli.errors import ConfigError, ResultsError, UnknownNameError
+from clipfit_cli.reports.figures import BASELINE, MOST_HIGHLIGHTED, PALETTE, REST, Look, own_style, styles_of
 from clipfit_cli.reports.labels import Box, place_labels, spread_out
 from clipfit_cli.reports.plot_cells import limits_of
 
@@ -91,3 +92,15 @@ def test_an_axis_shows_its_values_and_cuts_far_intervals() -> None:
     low, high = limits_of([50, 60], [45, 300])
     assert low < 45 and 70 < high < 75
     assert limits_of([50]) == pytest.approx((48, 52))
+
+
+def test_a_list_of_fonts_that_can_lie_nowhere_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Refuses:
+        def find_spec(self, name: str, *_: object) -> None:
+            if name == "matplotlib.font_manager":
+                raise OSError("Matplotlib requires access to a writable cache directory")
+
+    monkeypatch.delitem(sys.modules, "matplotlib.font_manager", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Refuses(), *sys.meta_path])
+    with pytest.raises(ResultsError, match="set MPLCONFIGDIR"), own_style():
+        pass
