@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
-from urllib.request import getproxies
+from urllib.request import getproxies, proxy_bypass
 
 from clipfit_cli.errors import ModelError, first_line
 
@@ -126,12 +126,15 @@ def _explained(error: BaseException, repository: str, source: str, missing: str,
 
 
 def reach(source: str) -> None:
-    """Fail at once where the source cannot be reached, which the library would try for 20 s; a proxy may reach it.
+    """Fail at once where the source, or the proxy on the way to it, does not answer; the library would try for 20 s.
 
     Raises:
         OSError: There is no such host from here, or it does not answer.
     """
-    parts = urlsplit(source)
-    if parts.hostname and not {parts.scheme, "all"} & getproxies().keys():
+    parts, proxies = urlsplit(source), getproxies()
+    proxy = proxies.get(parts.scheme) or proxies.get("all")
+    if proxy and not proxy_bypass(parts.hostname or ""):
+        parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+    if parts.hostname:
         address = parts.hostname, parts.port or (80 if parts.scheme == "http" else 443)
         socket.create_connection(address, timeout=_PATIENCE_S).close()

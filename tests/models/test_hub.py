@@ -117,9 +117,20 @@ def test_an_unknown_host_fails_at_once(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(hub, "getproxies", dict)
     with pytest.raises(ModelError, match=r"no such host hub\.invalid"):
         fetch("org/model", NAMES, what="the weights")
-    monkeypatch.setattr(hub, "getproxies", lambda: {"https": "http://proxy"})
+    for proxies in ({"https": "http://proxy:3128"}, {"all": "proxy"}):
+        monkeypatch.setattr(hub, "getproxies", lambda proxies=proxies: proxies)
+        with pytest.raises(ModelError, match="no such host proxy"):
+            fetch("org/model", NAMES, what="the weights")
+    asked: list[tuple[str, int]] = []
+
+    def answers(address: tuple[str, int], timeout: float) -> socket.socket:
+        asked.append(address)
+        return socket.socket()
+
+    monkeypatch.setattr("socket.create_connection", answers)
     with pytest.raises(ModelError, match="was asked"):
         fetch("org/model", NAMES, what="the weights")
+    assert asked == [("proxy", 80)], "what the host's name is, a proxy knows"
 
 
 @pytest.mark.parametrize("before", [None, "0"])
