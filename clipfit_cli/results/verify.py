@@ -120,14 +120,21 @@ def _of_adapter(folder: Path, run: Run) -> Iterator[Finding]:
     except (ValueError, RecursionError) as error:
         yield Finding("adapter", card, f"it is no card of an adapter: {str(error)[:200]}")
         return
-    known = {**_on_card(run), **_class_names(folder, run)}
+    known = {**_on_card(run, held.get("settings")), **_class_names(folder, run)}
     for name, value in known.items():
         if held.get(name) != value:
             yield Finding("adapter", card, f"its {name} is not that of the record")
 
 
-def _on_card(run: Run) -> dict[str, Any]:
-    """What a card repeats of the record, as JSON has it."""
+def _on_card(run: Run, held: Any) -> dict[str, Any]:
+    """What a card repeats of the record, as JSON has it.
+
+    A chosen setting is what was chosen, or what was asked for: a method that chooses by itself has it in its state.
+
+    Args:
+        run: The record.
+        held: Settings on the card.
+    """
     config = run.config
     chosen = {name: value for name, value in run.chosen.items() if name in config.settings}
     known = {
@@ -142,6 +149,9 @@ def _on_card(run: Run) -> dict[str, Any]:
         "settings": {**config.settings, **chosen},
     }
     plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(known))
+    asked = msgspec.json.decode(msgspec.json.encode(config.settings))
+    if isinstance(held, dict):
+        plain["settings"] |= {name: asked[name] for name in chosen if held.get(name) == asked[name]}
     return plain
 
 

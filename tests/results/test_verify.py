@@ -157,3 +157,6 @@ def test_a_tuned_card_has_what_was_chosen(tmp_path: Path) -> None:
     tests = {f"tests/{path.name}": path.read_bytes() for path in folder.glob("tests/*")}
     save_run(folder, chosen, {**files, **tests})
     assert found_in(folder) == []
+    card["settings"]["beta"] = run.config.settings["beta"]
+    (folder / "adapter_config.json").write_text(json.dumps(card))
+    assert found_in(folder) == [], "a method that chose by itself"
