@@ -131,7 +131,13 @@ def _execute(
     store, folder, size = RunStore(runs_dir), cache_folder(output.image_cache), output.image_cache_size
     if folder and not math.isfinite(size):
         raise ConfigError(f"--image-cache-size must be a number of GiB, got {size}")
-    keep = Keep(output.keep_adapters == "all", output.save_logits, output.force, output.log is not None)
+    keep = Keep(
+        adapter=output.keep_adapters == "all",
+        logits=output.save_logits,
+        nothing_before=output.force,
+        tensorboard=output.log is not None,
+        checkpoint_every=output.checkpoint_every,
+    )
     workspace = Workspace(
         data_root=asked.data_root,
         device=device,
