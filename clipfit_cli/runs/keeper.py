@@ -13,7 +13,7 @@ from clipfit_cli.config import Recipe
 from clipfit_cli.engine.resume import Snapshot
 from clipfit_cli.errors import CheckpointError, TrainingError
 from clipfit_cli.process import Terminated, first_signal_waits
-from clipfit_cli.results.store import CHECKPOINT_FILE
+from clipfit_cli.results.store import CHECKPOINT_FILE, RECORD_FILE
 from clipfit_cli.runs.checkpoint_file import Checkpoint, read_checkpoint, write_checkpoint
 
 STEPS = 100
@@ -58,7 +58,8 @@ class TrainingKeeper:
             run: Whose training it is.
             say: Told what a user should know.
             every: Epochs between two checkpoints, or so many times `STEPS`; None = one, but see `LEAST_S`.
-            begins_anew: Whether what there is goes.
+            begins_anew: Whether what there is goes. Beside a record, nothing is then kept either: the same command would
+                begin anew again, and any other takes the finished run.
         """
         self._run, self._say, self._every = run, say, every
         self._path = run.folder / CHECKPOINT_FILE
@@ -67,6 +68,7 @@ class TrainingKeeper:
         self._cost_s, self._is_behind, self._kept, self._num_stages = 0.0, False, "", 1
         self._now = Checkpoint(circumstances=dict(run.circumstances))
         self.past: Checkpoint | None = None
+        self._is_of_use = not (begins_anew and (run.folder / RECORD_FILE).exists())
         if begins_anew:
             self._remove()
         try:
@@ -162,6 +164,8 @@ class TrainingKeeper:
 
     def _write(self, checkpoint: Checkpoint) -> None:
         """Write it; what cannot be written does not stop the training."""
+        if not self._is_of_use:
+            return
         try:
             write_checkpoint(self._path, self._run.key, checkpoint)
         except OSError as error:
