@@ -147,7 +147,7 @@ def _execute(
         say=reporter.note,
         own=asked.own,
         splits_dir=splits_dir_of(runs_dir),
-        execution=Execution(compile=machine.compile, recompute=machine.recompute),
+        execution=Execution(machine.compile, machine.recompute, machine.deterministic),
         skip_damaged=output.skip_damaged,
     )
     try:
