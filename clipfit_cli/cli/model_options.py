@@ -86,8 +86,8 @@ class ModelOptions:
         bool,
         typer.Option(
             "--deterministic",
-            help="Have a GPU take only ways that always give the same bits, so that a run that is repeated or goes on is "
-            "the same; slower. On a CPU it is so anyway.",
+            help="Have a GPU take only ways that always give the same bits, so that a run that is repeated or goes on "
+            "is the same; slower. On a CPU it is so anyway.",
             rich_help_panel=MODEL_PANEL,
         ),
     ] = False
