@@ -83,7 +83,8 @@ def unrecorded(runs_dir: Path) -> list[Path]:
 
 def on_the_way(runs_dir: Path) -> list[Path]:
     """The checkpoints of a runs folder, sorted: of trainings that are on their way, or were given up."""
-    found = (path / CHECKPOINT_FILE for path in runs_dir.glob("*/*/*") if not _is_hidden(path.relative_to(runs_dir)))
+    folders = (path for path in runs_dir.glob("*/*/*") if not _is_hidden(path.relative_to(runs_dir)))
+    found = (path / CHECKPOINT_FILE for path in folders if not path.is_symlink())
     return sorted(path for path in found if path.is_file())
 
 
