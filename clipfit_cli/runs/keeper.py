@@ -78,6 +78,7 @@ class TrainingKeeper:
         if self.past:
             known = replace(self.past, stages=(), times_resumed=self.past.times_resumed + 1)
             self._now = replace(known, circumstances=self._now.circumstances)
+            self._kept = f"{run.what} up to {_place(self.past)}"
             self._say(f"going on with {run.what} from {_place(self.past)}")
 
     @property

@@ -15,6 +15,7 @@ import torch
 
 from clipfit_cli import process
 from clipfit_cli.config import MethodChoice, ModelConfig, RunConfig
+from clipfit_cli.engine import train as engine
 from clipfit_cli.errors import TrainingError
 from clipfit_cli.methods._self_regulated import SelfRegulated
 from clipfit_cli.process import Terminated
@@ -191,12 +192,15 @@ def test_tries_that_are_finished_are_not_trained_again(
     goes_on_to_the_same(small_world, plan, 4, seed=3)
     alone = replace(small_world, runs_dir=small_world.runs_dir.with_name("alone"))
     assert stopped(alone, plan, 8)  # in the second step of the third try
-    steps = []
+    steps: list[int] = []
+    original = TrainingImages.batch
+
+    def counted(self: TrainingImages, tap: Any, step: int) -> Any:
+        steps.append(step)
+        return original(self, tap, step)
+
     with monkeypatch.context() as patch:
-        original = TrainingImages.batch
-        patch.setattr(
-            TrainingImages, "batch", lambda self, tap, step: (steps.append(step), original(self, tap, step))[1]
-        )
+        patch.setattr(TrainingImages, "batch", counted)
         execute(alone, plan)
     assert steps == [2]
 
@@ -392,7 +396,7 @@ def test_halves_of_a_data_set_have_checkpoints_of_their_own(small_world: SmallWo
 @pytest.mark.slow
 def test_a_keeper_is_asked_within_the_steps_alone(small_world: SmallWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     """A signal while features are made, or a solver runs, ends at once; what is finished by then is written."""
-    original = training_module.train
+    original = engine.train
 
     def preparing(adapted: Any, recipe: Any, *others: Any, stage: int, **options: Any) -> Any:
         if stage == 1:
