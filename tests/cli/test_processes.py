@@ -120,7 +120,7 @@ def test_interrupted_runs_go_on(how: signal.Signals, tmp_path: Path) -> None:
         "--shots",
         "1",
         "--epochs",
-        "40",
+        "20",
         "--checkpoint-every",
         "1",
     ]
@@ -135,17 +135,18 @@ def test_interrupted_runs_go_on(how: signal.Signals, tmp_path: Path) -> None:
         assert "Traceback" not in stderr
     kept = records(tmp_path)
     assert len(kept) == 1 and len(checkpoints(tmp_path)) == 1
-    listed, verified = clipfit(tmp_path, "runs", "list", "--csv", "-"), clipfit(tmp_path, "runs", "verify")
-    assert len(listed.stdout.splitlines()) == 2 and verified.returncode == 0, verified.stderr
+    verified = clipfit(tmp_path, "runs", "verify")
+    assert verified.returncode == 0 and "checked 1 run with" in verified.stderr, verified.stderr
     finished = clipfit(tmp_path, *arguments)
     assert finished.returncode == 0, finished.stderr
     assert "1 finished run taken from runs" in finished.stderr
     assert "going on with bitfit on textures, 1 shot, seed 2 from step" in finished.stderr
     assert len(records(tmp_path)) == 2 and kept.items() <= records(tmp_path).items()
     assert not [*(tmp_path / "runs").rglob(".*.unfinished"), *checkpoints(tmp_path)]
-    (other := tmp_path / "other").mkdir()
-    assert clipfit(other, *arguments).returncode == 0
-    assert results(other) == results(tmp_path)
+    if how == signal.SIGKILL:
+        (other := tmp_path / "other").mkdir()
+        assert clipfit(other, *arguments).returncode == 0
+        assert results(other) == results(tmp_path)
 
 
 def test_two_processes_share_the_work(tmp_path: Path) -> None:
