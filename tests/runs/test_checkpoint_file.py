@@ -90,6 +90,7 @@ def test_tensors_that_share_memory_are_written(tmp_path: Path) -> None:
     assert values == [[0, 1, 2, 3], [0, 1], [1, 2]]
 
 
+@pytest.mark.slow
 def test_every_byte_counts(path: Path) -> None:
     content = path.read_bytes()
     for place in range(0, len(content), max(1, len(content) // 60)):

@@ -93,7 +93,10 @@ RECIPES = {
 }
 
 
-@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+@pytest.mark.parametrize(
+    "recipe",
+    [pytest.param(one, id=name, marks=() if name == "cycle" else pytest.mark.slow) for name, one in RECIPES.items()],
+)
 def test_a_stage_that_goes_on_gets_the_batches_that_are_left(
     recipe: Recipe, small_clip: ClipBundle, dataset: DataSet
 ) -> None:
