@@ -142,6 +142,10 @@ class TrainingKeeper:
         if self._is_wanted:
             self._write(self._now)
 
+    def done(self) -> None:
+        """Be told that the training is in its place, its checkpoint gone with what was there before."""
+        self._is_behind, self._kept = False, ""
+
     def __enter__(self) -> TrainingKeeper:
         return self
 

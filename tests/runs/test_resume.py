@@ -97,6 +97,7 @@ def goes_on_to_the_same(
     stops, draw = 0, random.Random(seed)
     while stopped(world, plan, draw.randint(1, num_batches), **options):
         stops += 1
+        assert stops < 20, "it does not come to an end"
     assert stops and files_of(world.runs_dir) == files_of(whole.runs_dir) and not checkpoints(world)
     (record,) = execute(world, plan)[0].records
     assert record.run.times_resumed == stops and record.run.train_time_s > 0
@@ -236,6 +237,31 @@ def test_a_signal_in_a_test_keeps_the_training(small_world: SmallWorld, monkeypa
         result, log, _ = execute(world, plan_for(world, "bitfit"), keep=keep)
         assert log.steps == [] and result.records[0].run.times_resumed == (not keep.adapter)
         assert not checkpoints(world)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("keep", [Keep(), Keep(adapter=False)])
+@pytest.mark.parametrize("late", [False, True])
+def test_a_signal_while_a_run_is_put_in_its_place(
+    late: bool, keep: Keep, small_world: SmallWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waits until all is there, so that no checkpoint is written beside a finished run."""
+    original = run_module.save_run
+
+    def signalled(*given: Any) -> None:
+        if late:
+            original(*given)
+        signal.raise_signal(signal.SIGTERM)
+        if not late:
+            original(*given)
+
+    plan = plan_for(small_world, "bitfit")
+    with monkeypatch.context() as patch, pytest.raises(Terminated) as caught:
+        patch.setattr(run_module, "save_run", signalled)
+        execute(small_world, plan, keep=keep)
+    assert not checkpoints(small_world) and caught.value.kept == ""
+    _, log, _ = execute(small_world, plan, keep=keep)
+    assert log.steps == []
 
 
 @pytest.mark.slow
