@@ -20,6 +20,7 @@ from clipfit_cli.errors import TrainingError
 from clipfit_cli.methods._self_regulated import SelfRegulated
 from clipfit_cli.process import Terminated
 from clipfit_cli.protocols import base2new, few_shot
+from clipfit_cli.results import store
 from clipfit_cli.results.store import CHECKPOINT_FILE, RunStore
 from clipfit_cli.runs import run as run_module
 from clipfit_cli.runs import training as training_module
@@ -246,7 +247,7 @@ def test_a_signal_while_a_run_is_put_in_its_place(
     late: bool, keep: Keep, small_world: SmallWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It waits until all is there, so that no checkpoint is written beside a finished run."""
-    original = run_module.save_run
+    original = store.save_run
 
     def signalled(*given: Any) -> None:
         if late:
