@@ -81,55 +81,78 @@ def sweep(
         ClipfitError: What a run needs is missing altogether, a record is damaged, or a result cannot be written.
     """
     workspace.check(configs)
-    keep, result = keep or Keep(), result or SweepResult()
+    result = result or SweepResult()
+    maker = Maker(workspace, store, progress, keep or Keep(), result, total=len(configs))
     left = {index: prepare(config, workspace, store) for index, config in enumerate(configs)}
     check_served(left.values())
     while left:
         before = len(left)
         for index, prepared in tuple(left.items()):
-            if _take(index, len(configs), prepared, workspace, store, progress, keep, result):
+            if maker.take(index, prepared):
                 del left[index]
         if len(left) == before:
-            first = next(iter(left.values()))
-            with store.lock(first.key, on_wait=lambda config=first.config: progress.waiting(config)):  # type: ignore[misc]
-                pass
+            maker.wait(next(iter(left.values())))
     return result
 
 
-def _take(
-    index: int,
-    total: int,
-    prepared: Prepared,
-    workspace: Workspace,
-    store: RunStore,
-    progress: SweepProgress,
-    keep: Keep,
-    result: SweepResult,
-) -> bool:
-    """Return whether a run of the plan is dealt with now; another process may hold it."""
-    found = None if keep.nothing_before else prepared.finished(with_logits=keep.logits)
-    if found is None:
-        with store.lock(prepared.key, blocking=False) as is_held:
-            if not is_held:
-                return False
-            found = None if keep.nothing_before else prepared.finished(with_logits=keep.logits)
-            if found is None:
-                progress.begin(index, total, prepared.config)
-                try:
-                    result.finished[index] = run(prepared, workspace, keep=keep, progress=progress)
-                    if keep.tensorboard:
-                        log_run(prepared.folder)
-                    progress.finished(result.finished[index])
-                except ResultsError:  # what cannot be written now cannot be written after the next run, either
-                    raise
-                except ClipfitError as error:
-                    result.failures.append((prepared.config, error))
-                    progress.failed(prepared.config, error)
-                return True
-    if keep.tensorboard and not is_logged(prepared.folder):
-        with store.lock(prepared.key, on_wait=lambda: progress.waiting(prepared.config)):
-            log_run(prepared.folder)
-    result.finished[index] = found
-    result.num_reused += 1
-    progress.reused(index, total, found)
-    return True
+@dataclass(frozen=True)
+class Maker:
+    """Makes runs of a plan.
+
+    Attributes:
+        workspace, store, progress, keep, result: See `sweep`.
+        total: Of the runs of the plan.
+    """
+
+    workspace: Workspace
+    store: RunStore
+    progress: SweepProgress
+    keep: Keep
+    result: SweepResult
+    total: int
+
+    def wait(self, prepared: Prepared) -> None:
+        """Wait until no other process is busy with a run."""
+        with self.store.lock(prepared.key, on_wait=lambda: self.progress.waiting(prepared.config)):
+            pass
+
+    def take(self, index: int, prepared: Prepared) -> bool:
+        """Return whether a run is dealt with now; another process may hold it.
+
+        Args:
+            index: Its place in the plan.
+            prepared: The run.
+
+        Raises:
+            ResultsError: A result cannot be written, or a record is damaged.
+        """
+        keep, result = self.keep, self.result
+        found = None if keep.nothing_before else prepared.finished(with_logits=keep.logits)
+        if found is None:
+            with self.store.lock(prepared.key, blocking=False) as is_held:
+                if not is_held:
+                    return False
+                found = None if keep.nothing_before else prepared.finished(with_logits=keep.logits)
+                if found is None:
+                    self._make(index, prepared)
+                    return True
+        if keep.tensorboard and not is_logged(prepared.folder):
+            with self.store.lock(prepared.key, on_wait=lambda: self.progress.waiting(prepared.config)):
+                log_run(prepared.folder)
+        result.finished[index] = found
+        result.num_reused += 1
+        self.progress.reused(index, self.total, found)
+        return True
+
+    def _make(self, index: int, prepared: Prepared) -> None:
+        self.progress.begin(index, self.total, prepared.config)
+        try:
+            self.result.finished[index] = run(prepared, self.workspace, keep=self.keep, progress=self.progress)
+            if self.keep.tensorboard:
+                log_run(prepared.folder)
+            self.progress.finished(self.result.finished[index])
+        except ResultsError:  # what cannot be written now cannot be written after the next run, either
+            raise
+        except ClipfitError as error:
+            self.result.failures.append((prepared.config, error))
+            self.progress.failed(prepared.config, error)
