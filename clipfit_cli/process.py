@@ -8,6 +8,8 @@ import os
 import re
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
@@ -19,7 +21,16 @@ class Terminated(KeyboardInterrupt):
     """The process was told to end, by the signal whose number this holds; whatever heeds Ctrl-C heeds this.
 
     Ctrl-C itself is one, too: Python dies of a plain `KeyboardInterrupt` that went through an `exec`, caught or not.
+
+    Attributes:
+        kept: What is kept of the work that it ended, as part of a sentence; empty where nothing is.
     """
+
+    kept = ""
+
+
+_told: list[int] | None = None
+"""Who waits for the first signal; None = nobody, each ends the process at once."""
 
 
 def set_up() -> None:
@@ -49,7 +60,32 @@ def set_up() -> None:
     keep_freed_memory()
 
 
+@contextmanager
+def first_signal_waits() -> Iterator[list[int]]:
+    """Yield a list that takes the number of the first signal to end, which does nothing else; the second ends at once.
+
+    Whoever looks at the list ends as soon as all is in order. At the end of the block a signal that came is raised.
+    Where a program has handlers of its own, the list stays empty.
+
+    Raises:
+        Terminated: There was a signal.
+    """
+    global _told  # a signal handler takes no arguments
+    outer, told = _told, list[int]()
+    _told = told
+    try:
+        yield told
+    finally:
+        _told = outer
+    if told:
+        raise Terminated(told[0])
+
+
 def _terminate(number: int, _: object) -> None:
+    if _told is not None:
+        _told.append(number)
+        if len(_told) == 1:
+            return
     raise Terminated(number)
 
 

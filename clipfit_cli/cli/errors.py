@@ -61,7 +61,8 @@ def report(error: BaseException) -> int:
     if interruption := _interruption(error):
         number = interruption.args[0] if isinstance(interruption, Terminated) else signal.SIGINT
         word = "interrupted" if number == signal.SIGINT else "terminated"
-        say(f"{word}; what is finished is kept, the same command goes on from here")
+        kept = interruption.kept if isinstance(interruption, Terminated) else ""
+        say(f"{word}; what is finished is kept{kept and f', and {kept}'}, the same command goes on from here")
         return 128 + number
     found = error if isinstance(error, ClipfitError) else _from_outside(error)
     if found is None or os.environ.get(DEBUG_VARIABLE):

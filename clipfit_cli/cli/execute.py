@@ -178,6 +178,12 @@ def setup_of(asked: Asked, machine: ModelOptions, output: RunOptions) -> Setup:
         device=machine.device,
         execution=Execution(compile=machine.compile, recompute=machine.recompute),
         skip_damaged=output.skip_damaged,
-        keep=Keep(output.keep_adapters == "all", output.save_logits, output.force, output.log is not None),
+        keep=Keep(
+            adapter=output.keep_adapters == "all",
+            logits=output.save_logits,
+            nothing_before=output.force,
+            tensorboard=output.log is not None,
+            checkpoint_every=output.checkpoint_every,
+        ),
         offline=machine.offline,
     )

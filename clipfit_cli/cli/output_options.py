@@ -187,6 +187,22 @@ class RunOptions(CacheOptions, OutputOptions):
             rich_help_panel=OUTPUT_PANEL,
         ),
     ] = False
+    checkpoint_every: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Keep a training on its way after every N epochs, or every 100 N steps where its length is given in "
+            "steps, so that the same command goes on from there. Default: every epoch, but at most once a minute and "
+            "for 1 % of the time.",
+            rich_help_panel=OUTPUT_PANEL,
+        ),
+    ] = None
     force: Annotated[
-        bool, typer.Option("--force", help="Run again what is finished.", rich_help_panel=OUTPUT_PANEL)
+        bool,
+        typer.Option(
+            "--force",
+            help="Run again what is finished, and begin anew what is on its way.",
+            rich_help_panel=OUTPUT_PANEL,
+        ),
     ] = False

@@ -42,7 +42,7 @@ def num_steps(recipe: Recipe, labels: Sequence[int]) -> int:
     return recipe.epochs * steps_per_epoch(recipe, labels) if recipe.steps is None else recipe.steps
 
 
-def plan_of(recipe: Recipe, labels: Sequence[int], *, seed: int, stage: int = 0) -> Plan:
+def plan_of(recipe: Recipe, labels: Sequence[int], *, seed: int, stage: int = 0, first_step: int = 0) -> Plan:
     """Yield the batches of a stage.
 
     Args:
@@ -50,11 +50,12 @@ def plan_of(recipe: Recipe, labels: Sequence[int], *, seed: int, stage: int = 0)
         labels: Of the training images.
         seed: Of the run; the first stage's stream starts from it.
         stage: Counted from 0.
+        first_step: The batches before it are drawn, for the stream goes on, and passed over.
     """
     first = torch.Generator().manual_seed(seed)
     generator = Step(seed, stage, 0, 0, 0, 0).generator("order", device=first.device) if stage else first
     epochs = iter(lambda: epoch_batches(recipe, labels, generator), None)
-    return islice(chain.from_iterable(epochs), num_steps(recipe, labels))
+    return islice(chain.from_iterable(epochs), first_step, num_steps(recipe, labels))
 
 
 def epoch_batches(recipe: Recipe, labels: Sequence[int], generator: torch.Generator) -> Plan:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean
@@ -17,7 +17,8 @@ from torch import Tensor
 from clipfit_cli.config import Precision, Recipe
 from clipfit_cli.engine.micro_batches import MicroBatches, OnSmaller
 from clipfit_cli.engine.precision import autocast, grad_scaler
-from clipfit_cli.errors import TrainingError
+from clipfit_cli.engine.resume import Keeper, Snapshot, put_back, tensors_of
+from clipfit_cli.errors import CheckpointError, TrainingError
 from clipfit_cli.methods.base import Adapted, Group, Hooks, Source, Step, hooks_of
 
 _STEPS_BETWEEN_READS = 10
@@ -36,7 +37,7 @@ class Training:
         final_loss: Mean loss over the last epoch; None where no step was made.
         final_cross_entropy: Its term of that name; the loss itself, where the method names no such term.
         losses, rates: Loss and learning rate of every step, the skipped ones too.
-        time_s: Wall-clock seconds.
+        time_s: Wall-clock seconds; of a stage that was interrupted, of all its parts.
         micro_batch_size: Images that went through the model at a time, in the end; a whole batch where all fit. None
             where no step was made.
         steps_per_epoch: Steps of an epoch.
@@ -65,8 +66,12 @@ def train(
     stage: int = 0,
     on_progress: OnProgress | None = None,
     on_smaller: OnSmaller | None = None,
+    resume: Snapshot | None = None,
+    keeper: Keeper | None = None,
 ) -> Training:
     """Train a stage in place and return what was done; the last epoch's state is kept.
+
+    Of a stage that goes on, everything before its first step is done again, and then given what the snapshot holds.
 
     Where memory runs out within a step, the step begins anew with half as many images at a time, and so do all that
     follow: the gradients of the parts add up to those of the batch.
@@ -77,7 +82,7 @@ def train(
     Args:
         adapted: The method on its model.
         recipe: Of the stage.
-        source: Its images.
+        source: Its images, from the step on with which it goes on.
         seed: Of the run.
         precision: Resolved: of the towers.
         device: Where the model is.
@@ -85,12 +90,17 @@ def train(
         stage: Counted from 0.
         on_progress: Told how it goes.
         on_smaller: Told of fewer images at a time.
+        resume: Where the stage goes on, or its end; None = it begins.
+        keeper: Keeps the stage as it stands behind a step.
 
     Raises:
         TrainingError: The loss, or a number that was trained, is not finite.
+        CheckpointError: What the stage is to go on from is not of it.
+        KeyboardInterrupt: It is to end, as the keeper says.
         RuntimeError: Memory ran out with one image at a time; `is_out_of_memory` tells.
     """
-    start = time.perf_counter()
+    resume = resume or Snapshot()
+    start = time.perf_counter() - resume.time_s
     hooks = hooks_of(adapted)
     with seeded(Step(seed, stage, 0, 0, 0, 0).generator("begin", device=torch.device("cpu")).initial_seed(), device):
         hooks.begin(stage)
@@ -98,62 +108,89 @@ def train(
     steps = source.steps_per_epoch
     total = recipe.epochs * steps if recipe.steps is None else recipe.steps
     if not total:
+        if keeper:
+            keeper.finished(Snapshot(time_s=time.perf_counter() - start))
         return Training(0, 0, None, None, (), (), time.perf_counter() - start, None)
     scaler = grad_scaler(precision, device)
     groups = adapted.parameters()
     optimiser = optimiser_of(groups, recipe, skips_overflow=scaler.is_enabled())
+    if resume.done > total or resume.done != len(resume.losses):
+        raise CheckpointError(f"the checkpoint is of step {resume.done} of a stage that has {total}")
+    if resume.done:
+        put_back(resume.tensors, groups, hooks, optimiser)
+        if resume.scaler and scaler.is_enabled():
+            scaler.load_state_dict(resume.scaler)
     between_reads = steps_between_reads(device, steps)
-    at_a_time: MicroBatches | None = None
-    done, losses, cross_entropies, rates = 0, list[float](), list[float](), list[float]()
-    scales: list[Tensor] = []
+    at_a_time = MicroBatches(resume.micro_batch_size, on_smaller) if resume.micro_batch_size else None
+    losses, cross_entropies = resume.losses.tolist(), resume.cross_entropies.tolist()
+    scales: list[Tensor] = list(resume.scales.to(device))
+    rates = [learning_rate(recipe, step, steps) for step in range(resume.done)]
+
+    def snapshot(*, ended: bool) -> Snapshot:
+        return Snapshot(
+            done=len(rates),
+            time_s=time.perf_counter() - start,
+            micro_batch_size=at_a_time.size if at_a_time else None,
+            losses=torch.tensor(losses),
+            cross_entropies=torch.tensor(cross_entropies),
+            scales=torch.stack(scales).float().cpu() if scales else torch.zeros(0),
+            scaler={} if ended else scaler.state_dict(),
+            tensors=tensors_of(groups, hooks, None if ended else optimiser),
+        )
+
     epochs = -(-total // steps)
-    for epoch in range(epochs):
-        unread: list[Tensor] = []
-        lr = 0.0
-        for step in range(epoch * steps, min((epoch + 1) * steps, total)):
-            lr = learning_rate(recipe, step, steps)
-            for group, own in zip(optimiser.param_groups, groups, strict=True):
-                group["lr"] = lr if epoch < recipe.warmup_epochs else lr * own.factor
-            inputs, labels = source.batch(adapted.tap, step)
-            at_a_time = at_a_time or MicroBatches(len(inputs), on_smaller)
-            next_step = Step(seed, stage, epoch, step, 0, len(inputs))
-            unread.append(
-                at_a_time.run(
-                    len(inputs),
-                    _attempt(
-                        adapted,
-                        hooks,
-                        groups,
-                        inputs,
-                        labels,
-                        next_step,
-                        precision=precision,
-                        device=device,
-                        scaler=scaler,
-                    ),
+    with keeper.within_steps() if keeper else nullcontext():
+        for epoch in range(resume.done // steps, epochs) if resume.done < total else ():
+            unread: list[Tensor] = []
+            lr = 0.0
+            for step in range(max(epoch * steps, resume.done), min((epoch + 1) * steps, total)):
+                lr = learning_rate(recipe, step, steps)
+                for group, own in zip(optimiser.param_groups, groups, strict=True):
+                    group["lr"] = lr if epoch < recipe.warmup_epochs else lr * own.factor
+                inputs, labels = source.batch(adapted.tap, step)
+                at_a_time = at_a_time or MicroBatches(len(inputs), on_smaller)
+                next_step = Step(seed, stage, epoch, step, 0, len(inputs))
+                unread.append(
+                    at_a_time.run(
+                        len(inputs),
+                        _attempt(
+                            adapted,
+                            hooks,
+                            groups,
+                            inputs,
+                            labels,
+                            next_step,
+                            precision=precision,
+                            device=device,
+                            scaler=scaler,
+                        ),
+                    )
                 )
-            )
-            del inputs, labels  # not two batches at once, while the next one is made
-            scaler.step(optimiser)
-            scaler.update()
-            if scaler.is_enabled():
-                scales.append(cast(Tensor, scaler._scale).clone())  # to ask for its value would wait for the device
-            done += 1
-            rates.append(lr)
-            if len(unread) == between_reads:
-                _read(unread, losses, cross_entropies, epoch=epoch, lr=lr)
-                _report(on_progress, done, total, losses)
-        if unread:
-            _read(unread, losses, cross_entropies, epoch=epoch, lr=lr)
-        hooks.after_epoch(epoch + 1, epochs)
-        _report(on_progress, done, total, losses)
-    if not all(parameter.isfinite().all() for group in groups for parameter in group.parameters):
-        raise TrainingError("the last step left numbers that are not finite; lower the learning rate with --lr")
+                del inputs, labels  # not two batches at once, while the next one is made
+                scaler.step(optimiser)
+                scaler.update()
+                if scaler.is_enabled():
+                    scales.append(cast(Tensor, scaler._scale).clone())  # to ask for its value would wait for the device
+                rates.append(lr)
+                if len(unread) == between_reads:
+                    _read(unread, losses, cross_entropies, epoch=epoch, lr=lr)
+                    _report(on_progress, len(rates), total, losses)
+                if len(rates) in (total, (epoch + 1) * steps):
+                    _read(unread, losses, cross_entropies, epoch=epoch, lr=lr)
+                    hooks.after_epoch(epoch + 1, epochs)
+                    _report(on_progress, len(rates), total, losses)
+                if keeper and keeper.is_due(recipe, len(rates), steps):
+                    _read(unread, losses, cross_entropies, epoch=epoch, lr=lr)
+                    keeper.keep(snapshot(ended=False))
+        if not all(parameter.isfinite().all() for group in groups for parameter in group.parameters):
+            raise TrainingError("the last step left numbers that are not finite; lower the learning rate with --lr")
+        if keeper:
+            keeper.finished(snapshot(ended=True))
     skipped = _num_skipped(scales)
     last = slice(-steps, None)
     assert at_a_time is not None
     return Training(
-        steps=done - skipped,
+        steps=total - skipped,
         skipped_steps=skipped,
         final_loss=fmean(losses[last]),
         final_cross_entropy=fmean(cross_entropies[last]),
@@ -296,7 +333,7 @@ def _attempt(
 
 def _read(unread: list[Tensor], losses: list[float], cross_entropies: list[float], *, epoch: int, lr: float) -> None:
     """Append what steps gave, loss and cross-entropy (2,) of each, to the lists."""
-    for loss, cross_entropy in torch.stack(unread).tolist():
+    for loss, cross_entropy in torch.stack(unread).tolist() if unread else ():
         losses.append(loss)
         cross_entropies.append(cross_entropy)
         if not math.isfinite(loss):

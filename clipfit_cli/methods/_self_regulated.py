@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from clipfit_cli.methods._class_vectors import class_means
 from clipfit_cli.methods._deep_prompts import DeepPrompts
+from clipfit_cli.methods._tensors import take_back
 from clipfit_cli.methods.base import Trained
 from clipfit_cli.models import encode
 from clipfit_cli.models.templates import template_set
@@ -74,6 +75,16 @@ class SelfRegulated(DeepPrompts):
                 self._sums[name] = self._sums.get(name, 0) + weight * value
                 if epoch == epochs:
                     value.copy_(self._sums[name])
+
+    def training_state(self) -> dict[str, Tensor]:
+        """See `Hooks`; the average so far."""
+        return {**self._sums}
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """See `Hooks`."""
+        sums = {name: torch.zeros_like(value) for name, value in self._trained.items()} if tensors else {}
+        take_back(sums, tensors)
+        self._sums = sums
 
 
 def epoch_weights(epochs: int, mean: float, std: float) -> Tensor:

@@ -170,6 +170,21 @@ class Hooks:
         """Return what `loss` itself changes, such as running statistics."""
         return []
 
+    def training_state(self) -> dict[str, Tensor]:
+        """Return what later steps or hooks need of the steps so far, such as averages, by name.
+
+        Not of it are what trains and what drifts, which a checkpoint holds anyway, and what `begin` and `prepare` make:
+        a training that goes on calls both again, of the stages that are finished, too.
+        """
+        return {}
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take back what `training_state` gave, on the CPU, behind `begin` and `prepare` of the same stage.
+
+        Raises:
+            CheckpointError: It is not of this method.
+        """
+
 
 def hooks_of(adapted: Adapted) -> Hooks:
     """Return the hooks of an `Adapted`; those that it lacks do nothing."""

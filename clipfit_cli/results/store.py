@@ -22,6 +22,8 @@ from clipfit_cli.results.record import Finished, Run, Test, from_json, to_json
 RECORD_FILE = "record.json"
 TESTS_FOLDER = "tests"
 SCORES_FILE = "tests.csv"
+CHECKPOINT_FILE = "checkpoint.safetensors"
+"""A training on its way; it goes when the training is in its place."""
 _KEY_DIGITS = 12
 _POLL_S = 0.1
 _MOST_BYTES = 100_000_000

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import torch
 
+from clipfit_cli.config import TrainingConfig
 from clipfit_cli.data.dataset import DataSet
 from clipfit_cli.data.splits import short_classes
 from clipfit_cli.engine import environment
@@ -29,7 +30,7 @@ from clipfit_cli.engine.checkpoint import (
 from clipfit_cli.engine.evaluate import evaluate
 from clipfit_cli.engine.micro_batches import is_out_of_memory
 from clipfit_cli.engine.train import seeded
-from clipfit_cli.errors import OutOfMemoryError, UndefinedClasses
+from clipfit_cli.errors import OutOfMemoryError, UndefinedClasses, counted
 from clipfit_cli.methods.base import Adapted, hooks_of
 from clipfit_cli.models.towers import has_image_layer_norm
 from clipfit_cli.results.predictions import to_bytes
@@ -38,6 +39,7 @@ from clipfit_cli.results.signatures import learnt_nothing, notes_of_test
 from clipfit_cli.results.steps import STEPS_FILE, to_csv
 from clipfit_cli.results.store import TESTS_FOLDER, find_run, name_of_test, save_run, save_test
 from clipfit_cli.runs.event_log import LOG_FOLDER
+from clipfit_cli.runs.keeper import KeptRun, TrainingKeeper
 from clipfit_cli.runs.prepare import Prepared, PreparedTest, templates_of
 from clipfit_cli.runs.training import Fitted, attach, fit, steps_of
 from clipfit_cli.runs.workspace import Workspace
@@ -62,12 +64,15 @@ class Keep:
         logits: All logits of every test.
         nothing_before: Nothing that was finished before: all of it is run again.
         tensorboard: A log of curves and metrics.
+        checkpoint_every: Of a training on its way, after so many epochs, or hundreds of steps; None = after each, but
+            at most once a minute and for a hundredth of the time.
     """
 
     adapter: bool = True
     logits: bool = False
     nothing_before: bool = False
     tensorboard: bool = False
+    checkpoint_every: int | None = None
 
 
 def run(prepared: Prepared, workspace: Workspace, *, keep: Keep, progress: Progress) -> Finished:
@@ -103,6 +108,7 @@ class _Work:
     def __init__(self, prepared: Prepared, workspace: Workspace, keep: Keep, progress: Progress) -> None:
         self.prepared, self.config, self.keep = prepared, prepared.config, keep
         self.workspace, self.progress = workspace, progress
+        self.keeper: TrainingKeeper | None = None
         self.bundle = workspace.bundle(self.config.model)
         training_set = prepared.training_set
         self.trained = prepared.info.describe(
@@ -141,15 +147,16 @@ class _Work:
                 load_tensors(adapted, find_adapter(where), self.bundle, sha256=before.adapter_sha256)
         assert made is not None
         new: list[tuple[Test, dict[str, bytes]]] = []
-        for one in prepared.tests:
-            if one.key not in tests:
-                with suppress(UndefinedClasses):
-                    new.append(self._test(adapted, one))
-                    tests[one.key] = new[-1][0]
-                    if not whole:
-                        save_test(prepared.folder, *new.pop())
-        if whole:
-            save_run(prepared.folder, made, files, new)
+        with (self.keeper if whole else None) or nullcontext():  # a training that is in its place is kept already
+            for one in prepared.tests:
+                if one.key not in tests:
+                    with suppress(UndefinedClasses):
+                        new.append(self._test(adapted, one))
+                        tests[one.key] = new[-1][0]
+                        if not whole:
+                            save_test(prepared.folder, *new.pop())
+            if whole:
+                save_run(prepared.folder, made, files, new)
         return prepared.answer(made, tests)
 
     def _attached(self, settings: Mapping[str, Any]) -> Adapted:
@@ -167,9 +174,15 @@ class _Work:
             adapted = self._attached(config.settings)
             load_tensors(adapted, find_adapter(Path(config.adapter or "")), bundle, sha256=adapter_sha256)
         elif prepared.trains:
-            fitted = fit(prepared, self.workspace, on_progress=self.progress.training)
+            self.keeper = TrainingKeeper(
+                KeptRun(prepared.folder, prepared.key, _in_words(config), self._circumstances()),
+                say=self.workspace.say_once,
+                every=self.keep.checkpoint_every,
+                begins_anew=self.keep.nothing_before,
+            )
+            fitted = fit(prepared, self.workspace, keeper=self.keeper, on_progress=self.progress.training)
             adapted = fitted.adapted
-            notes += self._notes_after(fitted)
+            notes += self.keeper.notes + self._notes_after(fitted)
             content = tensors_to_bytes(adapted.state())
             adapter_sha256 = hashlib.sha256(content).hexdigest()
             files[STEPS_FILE] = to_csv(steps_of(fitted.stages))
@@ -201,6 +214,7 @@ class _Work:
             steps_file=STEPS_FILE if fitted else None,
             notes=notes,
             recomputed=self.workspace.execution.recompute and fitted is not None and "image" in self._towers,
+            times_resumed=self.keeper.times_resumed if self.keeper else 0,
             selected_on="val" if fitted and prepared.selects else "none",
             num_val_images=len(training_set.val) if fitted and prepared.selects else 0,
             chosen=fitted.chosen if fitted else {},
@@ -286,6 +300,12 @@ class _Work:
         peak.begin(give_back=False)
         return found
 
+    def _circumstances(self) -> dict[str, str]:
+        """Return what may move the bits of a training, in words."""
+        execution = {name: "yes" if value else "no" for name, value in vars(self.workspace.execution).items()}
+        device = environment.device_name(self.workspace.device)
+        return {"device": device, "threads": f"{torch.get_num_threads()}", **execution, **environment.versions()}
+
     def _card(self, settings: dict[str, Any], trainable: int, adapter_sha256: str) -> AdapterCard:
         config, bundle, training_set = self.config, self.bundle, self.prepared.training_set
         return AdapterCard(
@@ -342,6 +362,11 @@ class _Work:
             )
             notes += self.workspace.say_once(*signs)
         return tuple(notes)
+
+
+def _in_words(config: TrainingConfig) -> str:
+    draw = f", {counted(config.shots, 'shot')}" if config.shots else ""
+    return f"{config.method} on {config.dataset}{draw}, seed {config.seed}"
 
 
 def _settings_in(chosen: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -81,7 +81,9 @@ class ValidationImages:
 class TrainingImages:
     """The images of one stage of a training; a `Source`. To be closed: threads look ahead."""
 
-    def __init__(self, inputs: Inputs, dataset: DataSet, recipe: Recipe, *, seed: int, stage: int = 0) -> None:
+    def __init__(
+        self, inputs: Inputs, dataset: DataSet, recipe: Recipe, *, seed: int, stage: int = 0, first_step: int = 0
+    ) -> None:
         """Read nothing yet.
 
         Args:
@@ -90,13 +92,14 @@ class TrainingImages:
             recipe: Of the stage.
             seed: Of the run.
             stage: Counted from 0.
+            first_step: That is asked for; of those before it no image is looked at.
         """
         self._inputs, self._dataset, self._recipe = inputs, dataset, recipe
         labels = [item.label for item in dataset.train]
         self._labels = torch.tensor(labels, device=inputs.device)
         self.steps_per_epoch = steps_per_epoch(recipe, labels)
-        self._plan = plan_of(recipe, labels, seed=seed, stage=stage)
-        self._next_step = 0
+        self._plan = plan_of(recipe, labels, seed=seed, stage=stage, first_step=first_step)
+        self._first_step = self._next_step = first_step
         self._pixels: Generator[tuple[Tensor, Tensor], None, None] | None = None
         self._pools: dict[Tap, Tensor] = {}
         self._views: dict[tuple[Tap, View], Tensor] = {}
@@ -186,7 +189,7 @@ class TrainingImages:
             return
 
         def seeded() -> Iterator[tuple[list[Item], list[int]]]:
-            for step, (indices, seeds) in enumerate(self._plan):
+            for step, (indices, seeds) in enumerate(self._plan, start=self._first_step):
                 items = [train[index % len(train)] for index in indices]
                 if recipe.views and recipe.view_use == "pool":
                     seeds = [crop_seed(item, index // len(train)) for item, index in zip(items, indices, strict=True)]

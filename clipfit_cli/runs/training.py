@@ -11,10 +11,13 @@ from typing import Any
 from clipfit_cli.config import Conditions, Recipe
 from clipfit_cli.engine.batches import batch_size_of
 from clipfit_cli.engine.evaluate import evaluate
+from clipfit_cli.engine.resume import Snapshot
 from clipfit_cli.engine.train import OnProgress, Training, seeded, train
+from clipfit_cli.errors import CheckpointError
 from clipfit_cli.methods import Resolved, with_changes
 from clipfit_cli.methods.base import Adapted, hooks_of
 from clipfit_cli.results.steps import StepRow
+from clipfit_cli.runs.keeper import TrainingKeeper
 from clipfit_cli.runs.prepare import Prepared, templates_of
 from clipfit_cli.runs.sources import Inputs, TrainingImages, ValidationImages
 from clipfit_cli.runs.workspace import Workspace
@@ -52,39 +55,62 @@ def attach(prepared: Prepared, workspace: Workspace, settings: Mapping[str, Any]
         )
 
 
-def fit(prepared: Prepared, workspace: Workspace, *, on_progress: OnProgress) -> Fitted:
-    """Train, and choose what is to be chosen.
+def fit(prepared: Prepared, workspace: Workspace, *, keeper: TrainingKeeper, on_progress: OnProgress) -> Fitted:
+    """Train, from where an earlier command was stopped if there is such a place, and choose what is to be chosen.
 
     Args:
         prepared: A run that trains.
         workspace: What the runs of a command share.
+        keeper: Of the run.
         on_progress: Told steps done, steps in all and the mean loss of the last few.
 
     Raises:
         TrainingError: A loss is not finite.
         ClipfitError: An image is damaged, or the method refuses what it is given.
+        KeyboardInterrupt: A signal ended it.
     """
+    with keeper:
+        try:
+            return _fit(prepared, workspace, keeper, on_progress)
+        except CheckpointError as error:
+            if not keeper.past:
+                raise
+            keeper.refuse(f"does not fit this run ({error})")
+            return _fit(prepared, workspace, keeper, on_progress)
+
+
+def _fit(prepared: Prepared, workspace: Workspace, keeper: TrainingKeeper, on_progress: OnProgress) -> Fitted:
     config, info = prepared.config, prepared.info
     asked = Resolved(config.settings, config.stages)
     protocol = config.protocol if config.subset == "all" else "base2new"
     conditions = Conditions(protocol, config.dataset, config.shots)
     grid = info.grid(conditions, prepared.settings) if config.tune else ()
     one = _Try(prepared, workspace, on_progress)
+    known, stages = (keeper.past.tries, keeper.past.stages) if keeper.past else ((), ())
+    if len(known) > len(grid):
+        raise CheckpointError(f"{len(known)} tries, expected at most {len(grid)}")
     if not grid:
-        return one.run(asked)
+        return one.run(asked, stages, keeper)
     best: Fitted | None = None
     names = dict.fromkeys(name for changes in grid for name in changes)
     tried: dict[str, list[Any]] = {name: [] for name in (*names, "accuracy_pct")}
-    time_s = 0.0
-    for changes in grid:
-        found = one.run(with_changes(asked, info, changes))
-        accuracy = one.accuracy_of(found.adapted)
-        if best is None or accuracy > max(tried["accuracy_pct"]):
+    time_s = keeper.past.tries_time_s if keeper.past else 0.0
+    for place, changes in enumerate(grid):
+        values, found = with_changes(asked, info, changes), None
+        if place >= len(known):
+            found = one.run(values, stages if place == len(known) else (), keeper)
+            accuracy = one.accuracy_of(found.adapted)
+            keeper.tried(accuracy, found.time_s)
+            time_s += found.time_s
+        else:
+            accuracy = known[place]
+            if keeper.past and place == known.index(max(known)):
+                found = one.run(values, keeper.past.best)
+        if found and (best is None or accuracy > max(tried["accuracy_pct"])):
             best = Fitted(**{**vars(found), "chosen": {**found.chosen, **changes}})
-        time_s += found.time_s
-        values = {**changes, "accuracy_pct": accuracy}
+        row = {**changes, "accuracy_pct": accuracy}
         for name, column in tried.items():
-            column.append(values.get(name))
+            column.append(row.get(name))
     assert best is not None
     return Fitted(**{**vars(best), "tried": tried, "time_s": time_s})
 
@@ -98,14 +124,35 @@ class _Try:
         self._inputs: Inputs = workspace.inputs(config.model, config.precision)
         self._val = ValidationImages(self._inputs, prepared.training_set) if prepared.selects else None
 
-    def run(self, resolved: Resolved) -> Fitted:
-        """Train all stages, and choose what the method chooses by itself."""
+    def run(self, resolved: Resolved, past: Sequence[Snapshot] = (), keeper: TrainingKeeper | None = None) -> Fitted:
+        """Train all stages, and choose what the method chooses by itself.
+
+        Args:
+            resolved: Settings and recipes.
+            past: Of the first stages: where they go on, or their ends.
+            keeper: Keeps it; None = nothing does.
+
+        Raises:
+            CheckpointError: The past is not of these stages.
+        """
         prepared, workspace = self._prepared, self._workspace
         config = prepared.config
         adapted = attach(prepared, workspace, resolved.settings)
         done: list[Training] = []
+        if len(past) > len(resolved.stages):
+            raise CheckpointError(f"{len(past)} stages, expected at most {len(resolved.stages)}")
+        if keeper:
+            keeper.begin(len(resolved.stages))
         for stage, recipe in enumerate(resolved.stages):
-            source = TrainingImages(self._inputs, prepared.training_set, recipe, seed=config.seed, stage=stage)
+            begun = past[stage] if stage < len(past) else None
+            source = TrainingImages(
+                self._inputs,
+                prepared.training_set,
+                recipe,
+                seed=config.seed,
+                stage=stage,
+                first_step=begun.done if begun else 0,
+            )
             with closing(source):
                 done.append(
                     train(
@@ -119,6 +166,8 @@ class _Try:
                         stage=stage,
                         on_progress=self._on_progress,
                         on_smaller=partial(self._say_smaller, batch_size_of(recipe, len(prepared.training_set.train))),
+                        resume=begun,
+                        keeper=keeper,
                     )
                 )
         hooks = hooks_of(adapted)

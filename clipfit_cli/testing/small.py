@@ -98,6 +98,7 @@ class TensorSource:
         *,
         seed: int = 1,
         stage: int = 0,
+        first_step: int = 0,
     ) -> None:
         """Encode nothing yet.
 
@@ -108,14 +109,15 @@ class TensorSource:
             recipe: Of the stage; None = validation images, all of them in one batch.
             seed: Of the run.
             stage: Counted from 0.
+            first_step: That is asked for; those before it are passed over.
         """
         self._bundle, self._images, self._labels, self._recipe = bundle, images, labels, recipe
         self._views = (recipe and recipe.views) or 1
         self._use = recipe.view_use if recipe else "cycle"
-        self._next_step = 0
+        self._next_step = first_step
         self._known: dict[tuple[Tap, int], Tensor] = {}
         if recipe:
-            self._plan = plan_of(recipe, labels.tolist(), seed=seed, stage=stage)
+            self._plan = plan_of(recipe, labels.tolist(), seed=seed, stage=stage, first_step=first_step)
             self.steps_per_epoch = steps_per_epoch(recipe, labels.tolist())
         else:
             self.steps_per_epoch = 1
