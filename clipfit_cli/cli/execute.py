@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipfit_cli.cli.console import emit, note
+from clipfit_cli.cli.jobs_progress import JobsReporter
 from clipfit_cli.cli.model_options import ModelOptions, offline_if
 from clipfit_cli.cli.output_options import RunOptions
 from clipfit_cli.cli.plan import plan_table
-from clipfit_cli.cli.progress import Reporter
 from clipfit_cli.cli.request import Asked, cache_folder, splits_dir_of
 from clipfit_cli.config import Execution
 from clipfit_cli.errors import (
@@ -80,7 +80,7 @@ def execute(
     if output.log:
         check_tensorboard()
     result, interrupted, planned, table = SweepResult(), None, None, None
-    with offline_if(machine.offline), Reporter(quiet=output.quiet, runs_dir=output.runs_dir) as reporter:
+    with offline_if(machine.offline), JobsReporter(quiet=output.quiet, runs_dir=output.runs_dir) as reporter:
         try:
             planned = _execute(configs, asked, machine, output, reporter, result)
         except KeyboardInterrupt as error:
@@ -124,7 +124,7 @@ def _execute(
     asked: Asked,
     machine: ModelOptions,
     output: RunOptions,
-    reporter: Reporter,
+    reporter: JobsReporter,
     result: SweepResult,
 ) -> Planned | None:
     """Run what is not finished, or return the plan with what it will take as far as data and model are here to tell.
@@ -134,6 +134,8 @@ def _execute(
     from clipfit_cli.engine.precision import resolve_precision
     from clipfit_cli.models.source import find_blueprint
     from clipfit_cli.runs.forecast import forecast
+    from clipfit_cli.runs.jobs import RETRIES, features_shared, sweep_side_by_side
+    from clipfit_cli.runs.places import default_jobs, places, threads_of_each
     from clipfit_cli.runs.plan_file import PLAN_KEY, plan_of, to_plain
     from clipfit_cli.runs.prepare import prepare
     from clipfit_cli.runs.sweep import sweep
@@ -152,7 +154,21 @@ def _execute(
         if not output.dry_run:
             raise
         return Planned(plan_table(configs, (), (), first_line(error)))
-    sweep(configs, workspace=workspace, store=store, progress=reporter, keep=keep, result=result)
+    jobs = min(output.jobs or default_jobs(machine.device), len(configs))
+    if jobs == 1 and output.retries is None:
+        sweep(configs, workspace=workspace, store=store, progress=reporter, keep=keep, result=result)
+        return None
+    each = replace(setup, threads=threads_of_each(jobs, output.threads), processes=jobs)
+    with features_shared(each) as shared:
+        sweep_side_by_side(
+            configs,
+            setup=shared,
+            places=places(machine.device, jobs),
+            progress=reporter,
+            workspace=workspace,
+            retries=RETRIES if output.retries is None else output.retries,
+            result=result,
+        )
     return None
 
 
@@ -166,7 +182,7 @@ def setup_of(asked: Asked, machine: ModelOptions, output: RunOptions) -> Setup:
     from clipfit_cli.runs.setup import Setup
 
     folder, size, runs_dir = cache_folder(output.image_cache), output.image_cache_size, expanded(output.runs_dir)
-    if folder and not math.isfinite(size):
+    if not math.isfinite(size):
         raise ConfigError(f"--image-cache-size must be a number of GiB, got {size}")
     return Setup(
         data_root=str(asked.data_root),
@@ -174,8 +190,9 @@ def setup_of(asked: Asked, machine: ModelOptions, output: RunOptions) -> Setup:
         splits_dir=str(splits_dir_of(runs_dir)),
         own=asked.own,
         image_cache=str(folder) if folder else None,
-        image_cache_bytes=int(size * 2**30) if folder else 0,
+        image_cache_bytes=int(size * 2**30),
         device=machine.device,
+        threads=output.threads,
         execution=Execution(compile=machine.compile, recompute=machine.recompute),
         skip_damaged=output.skip_damaged,
         keep=Keep(

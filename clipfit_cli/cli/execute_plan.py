@@ -64,7 +64,7 @@ def execute_plan(
             check_tensorboard()
         worker = Worker(found, progress=reporter, say=reporter.note)
         for place in chosen:
-            worker.make(place)
+            worker.take(place, waits=True)
     rows = tuple(_row(place, found.runs[place], worker.result) for place in chosen)
     emit(Table(f"{len(rows)} of {counted(len(found.runs), 'planned run')}", _COLUMNS, rows), output)
     failures = worker.result.failures

@@ -15,6 +15,7 @@ from clipfit_cli.config import Execution
 from clipfit_cli.data.lists.own.custom import OwnDataSet
 from clipfit_cli.data.pixels.disk_cache import DiskCache
 from clipfit_cli.data.pixels.images import ImageStore
+from clipfit_cli.data.pixels.memory import default_budget_mib
 from clipfit_cli.engine.environment import resolve_device
 from clipfit_cli.errors import ConfigError
 from clipfit_cli.results.store import RunStore
@@ -38,6 +39,7 @@ class Setup:
         device: As `resolve_device` takes it; ``auto`` is resolved where the run is made.
         execution: How models are computed.
         threads: Of torch's operators on a CPU; None = as many as torch takes by itself.
+        processes: How many of this machine share its memory.
         skip_damaged: Go on without images that are missing or damaged.
         keep: What is kept of a run.
         offline: The network is not touched.
@@ -52,6 +54,7 @@ class Setup:
     device: str = "auto"
     execution: Execution = field(default_factory=Execution)
     threads: int | None = None
+    processes: int = 1
     skip_damaged: bool = False
     keep: Keep = field(default_factory=Keep)
     offline: bool = False
@@ -59,6 +62,8 @@ class Setup:
     def __post_init__(self) -> None:
         if self.threads is not None and not 1 <= self.threads <= MOST_THREADS:
             raise ConfigError(f"threads must be from 1 to {MOST_THREADS}, got {self.threads}")
+        if self.processes < 1:
+            raise ConfigError(f"processes must be at least 1, got {self.processes}")
 
     def store(self) -> RunStore:
         """Return the store of finished runs; nothing is read or made yet."""
@@ -81,7 +86,7 @@ class Setup:
         return Workspace(
             data_root=Path(self.data_root),
             device=device,
-            images=ImageStore(disk=disk, threads=self.threads),
+            images=ImageStore(default_budget_mib() // self.processes, disk=disk, threads=self.threads),
             say=say,
             own=self.own,
             splits_dir=Path(self.splits_dir),

@@ -11,8 +11,9 @@ from clipfit_cli.errors import ClipfitError, ResultsError
 from clipfit_cli.results.record import Finished
 from clipfit_cli.results.store import RunStore
 from clipfit_cli.runs.event_log import is_logged, log_run
+from clipfit_cli.runs.frozen_lists import FrozenList, make_ready
 from clipfit_cli.runs.prepare import Prepared, check_served, prepare
-from clipfit_cli.runs.run import Keep, Progress, run
+from clipfit_cli.runs.run import Keep, Progress, run, seeded_and_explained
 from clipfit_cli.runs.workspace import Workspace
 
 
@@ -91,7 +92,10 @@ def sweep(
             if maker.take(index, prepared):
                 del left[index]
         if len(left) == before:
-            maker.wait(next(iter(left.values())))
+            index, prepared = next(iter(left.items()))
+            maker.wait(prepared)
+            if maker.take(index, prepared, waits=True):
+                del left[index]
     return result
 
 
@@ -116,12 +120,13 @@ class Maker:
         with self.store.lock(prepared.key, on_wait=lambda: self.progress.waiting(prepared.config)):
             pass
 
-    def take(self, index: int, prepared: Prepared) -> bool:
-        """Return whether a run is dealt with now; another process may hold it.
+    def take(self, index: int, prepared: Prepared, *, waits: bool = False) -> bool:
+        """Return whether a run is dealt with now; another process may hold it, or make features that it needs.
 
         Args:
             index: Its place in the plan.
             prepared: The run.
+            waits: For a process that makes features.
 
         Raises:
             ResultsError: A result cannot be written, or a record is damaged.
@@ -134,8 +139,7 @@ class Maker:
                     return False
                 found = None if keep.nothing_before else prepared.finished(with_logits=keep.logits)
                 if found is None:
-                    self._make(index, prepared)
-                    return True
+                    return self._make(index, prepared, waits=waits)
         if keep.tensorboard and not is_logged(prepared.folder):
             with self.store.lock(prepared.key, on_wait=lambda: self.progress.waiting(prepared.config)):
                 log_run(prepared.folder)
@@ -144,9 +148,23 @@ class Maker:
         self.progress.reused(index, self.total, found)
         return True
 
-    def _make(self, index: int, prepared: Prepared) -> None:
-        self.progress.begin(index, self.total, prepared.config)
+    def _make(self, index: int, prepared: Prepared, *, waits: bool) -> bool:
+        config, begun = prepared.config, []
+
+        def begin() -> None:
+            if not begun:
+                begun.append(index)
+                self.progress.begin(index, self.total, config)
+
+        def encoding(one: FrozenList, done: int) -> None:
+            begin()
+            self.progress.testing(one.name, one.subset, done, len(one.items))
+
         try:
+            with seeded_and_explained(prepared, self.workspace):
+                if not make_ready(prepared, self.workspace, self.keep, waits=waits, on_progress=encoding):
+                    return False
+            begin()
             self.result.finished[index] = run(prepared, self.workspace, keep=self.keep, progress=self.progress)
             if self.keep.tensorboard:
                 log_run(prepared.folder)
@@ -154,5 +172,6 @@ class Maker:
         except ResultsError:  # what cannot be written now cannot be written after the next run, either
             raise
         except ClipfitError as error:
-            self.result.failures.append((prepared.config, error))
-            self.progress.failed(prepared.config, error)
+            self.result.failures.append((config, error))
+            self.progress.failed(config, error)
+        return True

@@ -54,31 +54,30 @@ class Worker:
         check_served([prepared])
         return prepared
 
-    def take(self, index: int) -> bool:
-        """Return whether a run of the plan is dealt with now, finished or failed; another process may hold it.
+    def take(self, index: int, *, waits: bool = False) -> bool:
+        """Return whether a run of the plan is dealt with now, finished or failed; another process may be busy with it.
+
+        Args:
+            index: Its place, counted from 0.
+            waits: Wait for such a process.
 
         Raises:
             ClipfitError: See `prepare`; or a result cannot be written.
         """
-        return self._maker.take(index, self.prepare(index))
-
-    def make(self, index: int) -> None:
-        """Make a run of the plan, or take it from the store; wait for it where another process makes it.
-
-        Raises:
-            ClipfitError: See `take`.
-        """
         prepared = self.prepare(index)
-        while not self._maker.take(index, prepared):
+        while not self._maker.take(index, prepared, waits=waits):
+            if not waits:
+                return False
             self._maker.wait(prepared)
+        return True
 
 
 def execute_run(plan: Plan, index: int, *, progress: SweepProgress, say: Callable[[str], None]) -> SweepResult:
-    """Make one run of a plan in this process and return its record, or why it failed; see `Worker.make`.
+    """Make one run of a plan in this process and return its record, or why it failed; see `Worker.take`.
 
     Raises:
-        ClipfitError: See `Worker.make`.
+        ClipfitError: See `Worker.take`.
     """
     worker = Worker(plan, progress=progress, say=say)
-    worker.make(index)
+    worker.take(index, waits=True)
     return worker.result

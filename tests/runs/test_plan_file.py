@@ -117,7 +117,7 @@ def test_a_plan_of_other_data_is_refused(change: Callable[[SmallWorld], str], sm
     plan = planned(small_world)
     differs = change(small_world)
     with pytest.raises(ConfigError, match=f"{differs}.* differ; make the plan anew") as error:
-        Worker(plan, progress=Log(), say=print).make(2)
+        Worker(plan, progress=Log(), say=print).take(2)
     assert "clipfit on dtd, seed 1" in str(error.value)
     assert not list(small_world.runs_dir.rglob("record.json"))
 
@@ -128,7 +128,7 @@ def test_a_plan_of_other_code_is_refused(small_world: SmallWorld, monkeypatch: p
     older = msgspec.structs.replace(first, made_of=first.made_of | {"the numbers of this clipfit": "1"})
     for run, differs in ((first, "what the method makes"), (older, "the numbers of this clipfit")):
         with pytest.raises(ConfigError, match=differs):
-            Worker(msgspec.structs.replace(plan, runs=(run,)), progress=Log(), say=print).make(0)
+            Worker(msgspec.structs.replace(plan, runs=(run,)), progress=Log(), say=print).take(0)
 
 
 def test_only_runs_that_there_are_can_be_made(small_world: SmallWorld) -> None:
