@@ -149,7 +149,7 @@ class Maker:
         return True
 
     def _make(self, index: int, prepared: Prepared, *, waits: bool) -> bool:
-        config, begun = prepared.config, []
+        config, begun = prepared.config, list[int]()
 
         def begin() -> None:
             if not begun:

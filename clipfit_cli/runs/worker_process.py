@@ -22,6 +22,9 @@ _ROOT = Path(__file__).parents[2]
 _PATIENCE_S = 10.0
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
+start = subprocess.Popen
+"""How a process is started; campaigns that start thousands of them have their own."""
+
 
 def _import_paths() -> dict[str, str]:
     """Return what has a new interpreter import this very package, and nothing from the current folder."""
@@ -53,10 +56,10 @@ class WorkerProcess:
         Raises:
             OSError: It cannot be started.
         """
-        self.place, self.index, self.is_stopping = place, None, False
-        self.index: int | None
+        self.place, self.is_stopping = place, False
+        self.index: int | None = None
         threads = dict.fromkeys(_THREADS, str(plan.setup.threads)) if plan.setup.threads else {}
-        self._process = subprocess.Popen(
+        self._process = start(
             [sys.executable, "-m", "clipfit_cli.runs.child", str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
