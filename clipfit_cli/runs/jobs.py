@@ -187,7 +187,7 @@ class _Jobs:
                 self._lost(index, WorkerCrash(f"{what}, {counted(tries, 'time')}"))
             else:
                 self.left[index] = self.plan[index]
-                self.progress.say(f"{what}: the run is tried again ({tries} of {counted(self.retries, 'retry')})")
+                self.progress.say(f"{what}: the run is tried again ({tries} of {counted(self.retries, 'time')})")
         if self.left:
             self.start(worker.place)
 

@@ -67,7 +67,8 @@ class WorkerProcess:
             start_new_session=True,
         )
         self._on_told = on_told
-        threading.Thread(target=self._listen, daemon=True).start()
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
         self._tell(Start(msgspec.structs.replace(plan, setup=replace(plan.setup, device=place.device))))
 
     @property
@@ -96,7 +97,7 @@ class WorkerProcess:
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(_PATIENCE_S)
         self._process.kill()
-        self._process.wait()
+        self._listener.join()
 
     def how_it_ended(self) -> str:
         """Return how it ended, in words."""
@@ -108,12 +109,12 @@ class WorkerProcess:
 
     def _tell(self, message: ToWorker) -> None:
         assert self._process.stdin is not None
-        with suppress(OSError):  # it is gone, which its thread tells
+        with suppress(OSError, ValueError):  # it is gone, which its thread tells
             self._process.stdin.write(msgspec.json.encode(message) + b"\n")
             self._process.stdin.flush()
 
     def _listen(self) -> None:
-        assert self._process.stdout is not None
+        assert self._process.stdout is not None and self._process.stdin is not None
         for line in self._process.stdout:
             try:
                 message: FromWorker = msgspec.json.decode(line, type=FromWorker)
@@ -121,4 +122,7 @@ class WorkerProcess:
                 continue
             self._on_told(self, message)
         self._process.wait()
+        for stream in (self._process.stdout, self._process.stdin):
+            with suppress(OSError):  # what is not written yet, nobody reads
+                stream.close()
         self._on_told(self, None)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import IO, Any, NoReturn
 
@@ -28,7 +29,9 @@ class ForkedProcess:
         sys.stdout.flush()
         sys.stderr.flush()
         self.returncode: int | None = None
-        self.pid = os.fork()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that there are threads: those of the fork's parent only listen
+            self.pid = os.fork()
         if self.pid == 0:
             _be_the_child(args[-1], env, asks, tells)
         os.close(asks)

@@ -145,10 +145,11 @@ class Sweep:
     def _strike(self, started: Started, usual_s: float) -> int:
         """Wait for the moment, kill a process that is at it, or the command itself, and return which."""
         phase = self._rng.choice(PHASES)
-        skipped, until = self._rng.choice((0, 0, 1, 2, 5)), time.monotonic() + self._rng.uniform(0.02, 1.2) * usual_s
+        skipped, patience_s = self._rng.choice((0, 0, 1, 2, 5)), (3.0 if phase != "between" else 1.0) * usual_s
+        until = time.monotonic() + self._rng.uniform(0.02, 1.0) * patience_s
         seen: set[tuple[int, int]] = set()
         while time.monotonic() < until and not self._has_ended(started):
-            if phase != "start":  # which stands for any time
+            if phase != "between":  # which stands for any time
                 for number, at, count in self._phases.processes():
                     if at == phase and (number, count) not in seen:
                         seen.add((number, count))
@@ -165,7 +166,7 @@ class Sweep:
         """Kill a process, or its parent in its place, and count it."""
         victim = started.process if self._rng.random() < 0.4 else number
         who = "parent" if victim == started.process else "child"
-        now = next((at for one, at, _ in self._phases.processes() if one == number), "start")
+        now = next((at for one, at, _ in self._phases.processes() if one == number), "between")
         with suppress(ProcessLookupError):
             os.kill(victim, signal.SIGKILL)
             self.kills[f"{who}, {now if moment == 'any time' else moment}"] += 1

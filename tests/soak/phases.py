@@ -11,7 +11,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
-PHASES = ("start", "training", "tests", "checkpoint", "features", "results")
+PHASES = ("between", "training", "tests", "checkpoint", "features", "results")
 _SLOT = struct.Struct("iii")
 _MOST = 512
 
