@@ -65,10 +65,12 @@ class Execution:
     Attributes:
         compile: Whether torch compiles the towers when they first run.
         recompute: Whether the image tower's activations are computed again for the gradient instead of being kept.
+        deterministic: Whether a GPU takes those ways alone that always give the same bits; a CPU has no others.
     """
 
     compile: bool = False
     recompute: bool = False
+    deterministic: bool = False
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import pytest
+
+from clipfit_cli import process
+from clipfit_cli.process import Terminated, first_signal_waits
 
 PROBE = """
 import ctypes, gc, os, resource
@@ -29,6 +34,41 @@ for _ in range(4):
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 print(os.environ["OMP_WAIT_POLICY"], os.environ["GOMP_SPINCOUNT"], gc.get_threshold()[0])
 """
+
+
+@pytest.fixture
+def own_handler() -> Iterator[None]:
+    before = signal.signal(signal.SIGTERM, process._terminate)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.usefixtures("own_handler")
+def test_the_first_signal_waits_and_the_second_does_not() -> None:
+    seen: list[list[int]] = []
+    with pytest.raises(Terminated) as caught, first_signal_waits() as told:
+        signal.raise_signal(signal.SIGTERM)
+        seen.append([*told])
+        signal.raise_signal(signal.SIGTERM)
+        seen.append([])
+    assert seen == [[signal.SIGTERM]] and caught.value.args == (signal.SIGTERM,)
+
+
+@pytest.mark.usefixtures("own_handler")
+def test_a_signal_that_nobody_looked_at_ends_the_block_at_its_end() -> None:
+    done: list[str] = []
+    with pytest.raises(Terminated), first_signal_waits():
+        signal.raise_signal(signal.SIGTERM)
+        done.append("all of it")
+    assert done
+    with pytest.raises(Terminated):
+        signal.raise_signal(signal.SIGTERM)  # outside of any block, at once
+    with first_signal_waits() as told:
+        pass
+    assert told == []
+    with pytest.raises(ValueError, match="of its own"), first_signal_waits():
+        signal.raise_signal(signal.SIGTERM)
+        raise ValueError("an error of its own")
 
 
 def probe(**environment: str) -> tuple[int, str]:

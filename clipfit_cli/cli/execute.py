@@ -193,7 +193,7 @@ def setup_of(asked: Asked, machine: ModelOptions, output: RunOptions) -> Setup:
         image_cache_bytes=int(size * 2**30),
         device=machine.device,
         threads=output.threads,
-        execution=Execution(compile=machine.compile, recompute=machine.recompute),
+        execution=Execution(machine.compile, machine.recompute, machine.deterministic),
         skip_damaged=output.skip_damaged,
         keep=Keep(
             adapter=output.keep_adapters == "all",

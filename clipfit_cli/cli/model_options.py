@@ -82,6 +82,15 @@ class ModelOptions:
             rich_help_panel=MODEL_PANEL,
         ),
     ] = False
+    deterministic: Annotated[
+        bool,
+        typer.Option(
+            "--deterministic",
+            help="Have a GPU take only ways that always give the same bits, so that a run that is repeated or goes on "
+            "is the same; slower. On a CPU it is so anyway.",
+            rich_help_panel=MODEL_PANEL,
+        ),
+    ] = False
     offline: Annotated[
         bool,
         typer.Option(

@@ -131,6 +131,14 @@ def prune(
             "--old", help="Runs of earlier numbers, which are not taken for runs of now.", rich_help_panel=OUTPUT_PANEL
         ),
     ] = False,
+    checkpoints: Annotated[
+        bool,
+        typer.Option(
+            "--checkpoints",
+            help="What is kept of trainings on their way, from which the same command would go on.",
+            rich_help_panel=OUTPUT_PANEL,
+        ),
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Remove what is shown.", rich_help_panel=OUTPUT_PANEL)] = False,
     runs_dir: RunsFolder = DEFAULT_RUNS_DIR,
 ) -> None:
@@ -143,6 +151,8 @@ def prune(
     asked = bool(run) or filters != RunFilters()
     if damaged and asked:
         raise ConfigError("--damaged takes no filters: what a damaged record was of, nobody can tell")
+    if checkpoints and asked:
+        raise ConfigError("--checkpoints takes no filters: what is on its way has no record to be found by")
     found = rules.unfinished(runs_dir)
     if asked:
         chosen = chosen_runs(run, filters, runs_dir, quiet=output.quiet)
@@ -151,6 +161,8 @@ def prune(
         found += rules.old(runs_dir)
     if damaged:
         found += rules.damaged(runs_dir)
+    if checkpoints:
+        found += rules.checkpoints(runs_dir)
     states = [("removed" if rules.remove(one, runs_dir) else "in use") if yes else "" for one in found]
     rows = tuple(
         {"path": str(one.path), "why": one.why, "size_mib": one.num_bytes / 2**20, "state": state or None}

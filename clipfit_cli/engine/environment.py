@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import os
 import platform
 import sys
 from contextlib import suppress
@@ -39,6 +40,13 @@ def resolve_device(name: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ConfigError(f"device {name!r} is not here; torch sees {torch.cuda.device_count()} CUDA devices")
     return device
+
+
+def be_deterministic() -> None:
+    """Have torch take, on GPUs, only ways that always give the same bits; to be called before any work is there."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
 
 
 def device_name(device: torch.device) -> str:

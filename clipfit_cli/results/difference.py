@@ -20,7 +20,7 @@ Effect = Literal["another run", "another test", "last bits", "nothing", "result"
 what came out."""
 
 _OF_KEY = ("numbers_version", "split_sha256", "images_sha256", "weights_sha256")
-_LAST_BITS = ("device", "threads", "compiled", "recomputed", "micro_batch_size")
+_LAST_BITS = ("device", "threads", "compiled", "deterministic", "recomputed", "micro_batch_size")
 _OUTCOMES = (
     "num_train_images",
     "steps",
@@ -31,7 +31,7 @@ _OUTCOMES = (
     "adapter_sha256",
 )
 _OF_TEST = ("templates", "precision", "split_sha256", "images_sha256", "numbers_version")
-_OF_TEST_BITS = ("device", "threads", "compiled")
+_OF_TEST_BITS = ("device", "threads", "compiled", "deterministic")
 _CAME_OUT = ("num_images", "num_classes", "accuracy_pct", "macro_f1_pct")
 
 

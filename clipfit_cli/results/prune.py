@@ -16,7 +16,7 @@ from clipfit_cli.errors import ConfigError, ResultsError
 from clipfit_cli.files import left_unfinished, remove_unfinished
 from clipfit_cli.results.record import OldRecordError, Run
 from clipfit_cli.results.store import RECORD_FILE, RunStore, key_digits, read_run
-from clipfit_cli.results.verify import unrecorded
+from clipfit_cli.results.verify import on_the_way, unrecorded
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class Surplus:
     """Something that can go.
 
     Attributes:
-        path: A folder of a run, or a file or folder that was never finished.
-        why: ``chosen``, ``damaged``, ``old`` or ``unfinished``.
+        path: A folder of a run, a checkpoint in one, or a file or folder that was never finished.
+        why: ``chosen``, ``damaged``, ``old``, ``checkpoint`` or ``unfinished``.
         num_bytes: That its files hold.
     """
 
@@ -73,6 +73,11 @@ def old(runs_dir: Path) -> list[Surplus]:
     return [_surplus(folder, "old") for folder in found]
 
 
+def checkpoints(runs_dir: Path) -> list[Surplus]:
+    """The checkpoints of trainings that are on their way, or were given up."""
+    return [_surplus(path, "checkpoint") for path in on_the_way(runs_dir)]
+
+
 def chosen(folders: Iterable[Path], runs_dir: Path) -> list[Surplus]:
     """Folders of runs that were chosen by hand.
 
@@ -105,10 +110,13 @@ def remove(surplus: Surplus, runs_dir: Path) -> bool:
         parts = 3 if path.name.endswith(".old.unfinished") else 2
         remove_unfinished(path.with_name(path.name[1:].rsplit(".", parts)[0]))
         return not os.path.lexists(path)
-    _checked(path, runs_dir)
+    folder = _checked(path.parent if surplus.why == "checkpoint" else path, runs_dir)
     with ExitStack() as stack:
-        if not all(stack.enter_context(held) for held in _locks(path, runs_dir)):
+        if not all(stack.enter_context(held) for held in _locks(folder, runs_dir)):
             return False
+        if surplus.why == "checkpoint":
+            _remove_checkpoint(path)
+            return True
         aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.unfinished")
         try:
             path.rename(aside)
@@ -120,6 +128,20 @@ def remove(surplus: Surplus, runs_dir: Path) -> bool:
     if os.path.lexists(aside):
         raise ResultsError(f"{aside} cannot be removed; check who may write to what is in it")
     return True
+
+
+def _remove_checkpoint(path: Path) -> None:
+    """Remove a checkpoint, and its folder where nothing else is in it.
+
+    Raises:
+        ResultsError: It cannot be removed.
+    """
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise ResultsError(f"{path} cannot be removed: {error.strerror or error}; it is untouched") from error
+    with suppress(OSError):
+        path.parent.rmdir()
 
 
 def _locks(path: Path, runs_dir: Path) -> list[AbstractContextManager[bool]]:

@@ -14,10 +14,10 @@ import msgspec
 from clipfit_cli.config import NUMBERS_VERSION, Precision, RunConfig, Subset, TrainingConfig
 from clipfit_cli.errors import ConfigError, ResultsError
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """Of the JSON written here; raised when a field is added, removed or changes its meaning."""
 
-MIGRATIONS: dict[int, dict[str, Any]] = {}
+MIGRATIONS: dict[int, dict[str, Any]] = {3: {"deterministic": False}}
 """Older schema that is still read -> what it lacks: dotted name of a field -> the value that says so."""
 
 Activation = Literal["quickgelu", "gelu"]
@@ -53,6 +53,7 @@ class _Record:
         created_at: ISO 8601, UTC.
         notes: What a reader of the numbers should know, one sentence each.
         compiled: Whether torch compiled the towers.
+        deterministic: Whether a GPU took only ways that always give the same bits.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -69,6 +70,7 @@ class _Record:
     created_at: str
     notes: tuple[str, ...] = ()
     compiled: bool = False
+    deterministic: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

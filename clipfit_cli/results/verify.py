@@ -20,6 +20,7 @@ from clipfit_cli.results.predictions import Predictions, TestList, predictions_o
 from clipfit_cli.results.record import OldRecordError, Run, Test
 from clipfit_cli.results.steps import read_steps
 from clipfit_cli.results.store import (
+    CHECKPOINT_FILE,
     RECORD_FILE,
     SCORES,
     SCORES_FILE,
@@ -76,9 +77,28 @@ def verify_run(folder: Path, store: RunStore) -> list[Finding]:
 
 
 def unrecorded(runs_dir: Path) -> list[Path]:
-    """The folders of a runs folder that hold files of a run and no record of it, sorted."""
-    found = (path for path in runs_dir.glob("*/*/*") if path.is_dir() and not (path / RECORD_FILE).exists())
-    return sorted(path for path in found if not _is_hidden(path.relative_to(runs_dir)) and any(path.iterdir()))
+    """The folders of a runs folder that hold files of a run and no record of it, sorted; see `on_the_way`."""
+    return sorted(path for path in _without_record(runs_dir) if any(_files_of_runs(path)))
+
+
+def on_the_way(runs_dir: Path) -> list[Path]:
+    """The checkpoints of a runs folder, sorted: of trainings that are on their way, or were given up."""
+    folders = (path for path in runs_dir.glob("*/*/*") if not _is_hidden(path.relative_to(runs_dir)))
+    found = (path / CHECKPOINT_FILE for path in folders if not path.is_symlink())
+    return sorted(path for path in found if path.is_file())
+
+
+def _without_record(runs_dir: Path) -> Iterator[Path]:
+    for path in runs_dir.glob("*/*/*"):
+        if path.is_dir() and not (path / RECORD_FILE).exists() and not _is_hidden(path.relative_to(runs_dir)):
+            yield path
+
+
+def _files_of_runs(folder: Path) -> Iterator[Path]:
+    """Yield what is in a folder beside a checkpoint and what is being written, or was left so."""
+    for path in folder.iterdir():
+        if path.name != CHECKPOINT_FILE and not path.name.startswith(f".{CHECKPOINT_FILE}."):
+            yield path
 
 
 def _findings(folder: Path) -> Iterator[Finding]:

@@ -58,8 +58,8 @@ class TrainingKeeper:
             run: Whose training it is.
             say: Told what a user should know.
             every: Epochs between two checkpoints, or so many times `STEPS`; None = one, but see `LEAST_S`.
-            begins_anew: Whether what there is goes. Beside a record, nothing is then kept either: the same command would
-                begin anew again, and any other takes the finished run.
+            begins_anew: Whether what there is goes. Beside a record nothing is kept either then: the same command would
+                begin anew once more, and any other takes the finished run.
         """
         self._run, self._say, self._every = run, say, every
         self._path = run.folder / CHECKPOINT_FILE

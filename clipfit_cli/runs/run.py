@@ -30,7 +30,7 @@ from clipfit_cli.engine.checkpoint import (
 from clipfit_cli.engine.evaluate import evaluate
 from clipfit_cli.engine.micro_batches import is_out_of_memory
 from clipfit_cli.engine.train import seeded
-from clipfit_cli.errors import OutOfMemoryError, UndefinedClasses, counted
+from clipfit_cli.errors import ConfigError, OutOfMemoryError, UndefinedClasses, counted, first_line
 from clipfit_cli.methods.base import Adapted, hooks_of
 from clipfit_cli.models.towers import has_image_layer_norm
 from clipfit_cli.results.predictions import to_bytes
@@ -88,6 +88,7 @@ def run(prepared: Prepared, workspace: Workspace, *, keep: Keep, progress: Progr
         progress: Told how it goes.
 
     Raises:
+        ConfigError: The device has no deterministic way, and that is asked for.
         OutOfMemoryError: The device ran out of memory, and fewer images at a time did not help.
         ClipfitError: Data, model, adapter or training failed, or a result cannot be written; the message says which.
     """
@@ -106,6 +107,11 @@ def seeded_and_explained(prepared: Prepared, workspace: Workspace) -> Iterator[N
         with seeded(prepared.config.seed, workspace.device):
             yield
     except (RuntimeError, MemoryError) as error:
+        if workspace.execution.deterministic and "deterministic" in str(error):
+            raise ConfigError(
+                f"{prepared.config.method} has no deterministic way on {workspace.device} ({first_line(error)}); "
+                "leave --deterministic out"
+            ) from error
         if not is_out_of_memory(error):
             raise
         raise OutOfMemoryError(
@@ -307,6 +313,7 @@ class _Work:
             "versions": environment.versions(),
             "created_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "compiled": self.workspace.execution.compile and is_compiled,
+            "deterministic": self.workspace.execution.deterministic,
         }
         peak.begin(give_back=False)
         return found
@@ -314,8 +321,8 @@ class _Work:
     def _circumstances(self) -> dict[str, str]:
         """Return what may move the bits of a training, in words."""
         execution = {name: "yes" if value else "no" for name, value in vars(self.workspace.execution).items()}
-        device = environment.device_name(self.workspace.device)
-        return {"device": device, "threads": f"{torch.get_num_threads()}", **execution, **environment.versions()}
+        device = environment.device_name(self.workspace.device)  # of a processor with its threads
+        return {"device": device, **execution, **environment.versions()}
 
     def _card(self, settings: dict[str, Any], trainable: int, adapter_sha256: str) -> AdapterCard:
         config, bundle, training_set = self.config, self.bundle, self.prepared.training_set

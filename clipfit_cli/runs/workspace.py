@@ -19,7 +19,7 @@ from clipfit_cli.data.pixels.images import ImageStore
 from clipfit_cli.data.pixels.transforms import ImageSpec
 from clipfit_cli.data.splits import class_subset, few_shot, selection_images
 from clipfit_cli.engine.checkpoint import find_adapter
-from clipfit_cli.engine.environment import PeakMemory
+from clipfit_cli.engine.environment import PeakMemory, be_deterministic
 from clipfit_cli.errors import ClipfitError, ConfigError, DataError
 from clipfit_cli.models.bundle import ClipBundle
 from clipfit_cli.models.load import load_bundle
@@ -70,6 +70,11 @@ class Workspace:
         self.images = images or ImageStore()
         self._say = say
         self._said: set[str] = set()
+        if self.execution.deterministic and device.type == "cuda":
+            be_deterministic()
+        elif self.execution.deterministic:
+            self.execution = replace(self.execution, deterministic=False)
+            self.say_once("--deterministic is for GPUs: a CPU always gives the same bits with as many threads")
         self._datasets: dict[str, DataSet] = {}
         self._lists: dict[tuple[str, Subset, int | None, int, bool, int | None], DataSet] = {}
         self._identities: dict[tuple[str, str, tuple[str, ...]], str] = {}

@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from clipfit_cli.methods.base import MethodInfo
-from clipfit_cli.testing import answers, steps, told
+from clipfit_cli.testing import answers, resumed, steps, told
+from clipfit_cli.testing.resumed import check_resume
 from clipfit_cli.testing.small import TensorSource, build_small_clip, small_bundle
 
-__all__ = ["CHECKS", "TensorSource", "build_small_clip", "check", "small_bundle"]
+__all__ = ["CHECKS", "TensorSource", "build_small_clip", "check", "check_resume", "small_bundle"]
 
-CHECKS: tuple[Callable[[MethodInfo], None], ...] = (*told.CHECKS, *answers.CHECKS, *steps.CHECKS)
+CHECKS: tuple[Callable[[MethodInfo], None], ...] = (*told.CHECKS, *answers.CHECKS, *steps.CHECKS, *resumed.CHECKS)
 """All checks, one a promise of `methods.base`."""
 
 

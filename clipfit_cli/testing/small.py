@@ -13,6 +13,7 @@ from torch import Tensor
 
 from clipfit_cli.config import BnMode, Conditions, ModelConfig, Precision, Recipe, Tap
 from clipfit_cli.engine.batches import plan_of, steps_per_epoch
+from clipfit_cli.engine.resume import Keeper, Snapshot
 from clipfit_cli.engine.train import Training, seeded, train
 from clipfit_cli.methods.base import Adapted, MethodInfo, Source
 from clipfit_cli.models.bundle import ClipBundle
@@ -206,6 +207,8 @@ def fit_stages(
     precision: Precision = "fp32",
     val: Source | None = None,
     source: Callable[[Source], Source] = lambda source: source,
+    past: Sequence[Snapshot] = (),
+    keeper: Keeper | None = None,
 ) -> Iterator[Training]:
     """Train stage after stage, and yield what each did.
 
@@ -217,10 +220,25 @@ def fit_stages(
         precision: Of the towers.
         val: Validation images.
         source: Puts something around the training images.
+        past: Of the first stages: where they go on, or their ends.
+        keeper: Of the training.
     """
     for stage, recipe in enumerate(recipes):
-        images = source(TensorSource(bundle, IMAGES, LABELS, recipe, seed=seed, stage=stage))
-        yield train(adapted, recipe, images, seed=seed, precision=precision, device=CPU, val=val, stage=stage)
+        begun = past[stage] if stage < len(past) else None
+        first_step = begun.done if begun else 0
+        images = source(TensorSource(bundle, IMAGES, LABELS, recipe, seed=seed, stage=stage, first_step=first_step))
+        yield train(
+            adapted,
+            recipe,
+            images,
+            seed=seed,
+            precision=precision,
+            device=CPU,
+            val=val,
+            stage=stage,
+            resume=begun,
+            keeper=keeper,
+        )
 
 
 def fit(

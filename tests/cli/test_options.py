@@ -28,6 +28,8 @@ EVERYWHERE = {
     "precision",
     "compile",
     "recompute",
+    "deterministic",
+    "checkpoint_every",
     "offline",
     "data_root",
     "image_cache",
@@ -100,7 +102,8 @@ def test_defaults_come_from_the_configuration() -> None:
     assert options.SubsetOptions().subset == request.subset
     assert model_options.ModelOptions().precision == request.precision
     plain, offered = Execution(), model_options.ModelOptions()
-    assert (offered.compile, offered.recompute) == (plain.compile, plain.recompute)
+    for field in dataclasses.fields(Execution):
+        assert getattr(offered, field.name) == getattr(plain, field.name)
 
 
 @pytest.mark.parametrize("name", [*RUNNING, "eval"])

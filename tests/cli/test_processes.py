@@ -58,6 +58,12 @@ def wait_for_tests(folder: Path, count: int, process: subprocess.Popen[str]) -> 
         time.sleep(0.02)
 
 
+def results(folder: Path) -> dict[str, bytes]:
+    """Return what was trained and predicted, byte for byte."""
+    found = [*(folder / "runs").rglob("*.safetensors"), *(folder / "runs").rglob("steps.csv")]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in found}
+
+
 def metrics(folder: Path) -> dict[str, object]:
     """Return the scores of every test."""
     found = {path: json.loads(path.read_text()) for path in sorted((folder / "runs").rglob("tests/*.json"))}
@@ -105,23 +111,32 @@ def test_interrupted_runs_go_on(how: signal.Signals, tmp_path: Path) -> None:
         "--shots",
         "1",
         "--epochs",
-        "40",
+        "60",
+        "--checkpoint-every",
+        "1",
     ]
     process = start(tmp_path, *arguments)
     wait_for_tests(tmp_path, 1, process)
-    time.sleep(0.5)
+    time.sleep(1)
     process.send_signal(how)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143}.get(how, -signal.SIGKILL), stderr
     if how != signal.SIGKILL:
-        assert "what is finished is kept" in stderr and "Traceback" not in stderr
+        assert "what is finished is kept, and bitfit on textures, 1 shot, seed 2 up to step" in stderr
+        assert "Traceback" not in stderr
     kept = records(tmp_path)
-    assert len(kept) == 1
+    assert len(kept) == 1 and len(list((tmp_path / "runs").rglob("checkpoint.safetensors"))) == 1
+    listed, verified = clipfit(tmp_path, "runs", "list", "--csv", "-"), clipfit(tmp_path, "runs", "verify")
+    assert len(listed.stdout.splitlines()) == 2 and verified.returncode == 0, verified.stderr
     finished = clipfit(tmp_path, *arguments)
     assert finished.returncode == 0, finished.stderr
     assert "1 finished run taken from runs" in finished.stderr
+    assert "going on with bitfit on textures, 1 shot, seed 2 from step" in finished.stderr
     assert len(records(tmp_path)) == 2 and kept.items() <= records(tmp_path).items()
-    assert not list((tmp_path / "runs").rglob(".*.unfinished"))
+    assert not [*(tmp_path / "runs").rglob(".*.unfinished"), *(tmp_path / "runs").rglob("checkpoint.*")]
+    (other := tmp_path / "other").mkdir()
+    assert clipfit(other, *arguments).returncode == 0
+    assert results(other) == results(tmp_path)
 
 
 def test_two_processes_share_the_work(tmp_path: Path) -> None:

@@ -98,6 +98,7 @@ def test_runs_are_filtered(words: list[str], seeds: list[int]) -> None:
         (["diff", "seed=1", "method=clipfit"], 2, "expected one"),
         (["verify", "--runs-dir", "nowhere"], 3, "there is no folder nowhere"),
         (["prune", "--damaged", "--seeds", "1"], 2, "--damaged takes no filters"),
+        (["prune", "--checkpoints", "--seeds", "1"], 2, "--checkpoints takes no filters"),
     ],
 )
 @pytest.mark.usefixtures("runs_dir")
@@ -156,6 +157,12 @@ def test_prune_shows_first_and_removes_with_yes(runs_dir: Path) -> None:
     assert [row["state"] for row in rows("prune", "--damaged", "--old", "--yes")] == ["removed"]
     assert RunStore(runs_dir).all_folders() == folders[2:]
     assert rows("prune", "--old", "method=zero-shot") == []
+    checkpoint = folders[2] / "checkpoint.safetensors"
+    checkpoint.write_bytes(b"1")
+    assert rows("prune") == []
+    (row,) = rows("prune", "--checkpoints", "--yes")
+    assert (row["path"], row["why"], row["state"]) == (str(checkpoint), "checkpoint", "removed")
+    assert RunStore(runs_dir).all_folders() == folders[2:] and not checkpoint.exists()
 
 
 def test_a_run_outside_of_the_runs_folder_is_not_pruned(runs_dir: Path, tmp_path: Path) -> None:

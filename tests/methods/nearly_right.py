@@ -341,3 +341,38 @@ def of_shots(value: Callable[[int | None], dict[str, Any]]) -> MethodInfo:
 
 def told(change: Callable[[list[Trained]], list[Trained]]) -> MethodInfo:
     return replace(BITFIT, describe=lambda model, *_: change(list(BITFIT.describe(model, BITFIT.settings(), 0, 0))))
+
+
+class AveragesInSecret(Encoders):
+    """Its average over the epochs is in no checkpoint."""
+
+    def begin(self, stage: int) -> None:
+        self.sums: dict[str, Tensor] = {}
+
+    def after_epoch(self, epoch: int, epochs: int) -> None:
+        with torch.no_grad():
+            for name, value in self._trained.items():
+                self.sums[name] = self.sums.get(name, 0) + value / epochs
+                if epoch == epochs:
+                    value.copy_(self.sums[name])
+
+
+class Averages(AveragesInSecret):
+    """The same, as it should be."""
+
+    def training_state(self) -> dict[str, Tensor]:
+        return {**self.sums}
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        self.sums = {**tensors}
+
+
+class LivesOnTheClock(Encoders):
+    """Its loss depends on how often it was asked since the process began."""
+
+    calls = 0
+
+    def loss(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        self.calls += 1
+        loss, terms = super().loss(inputs, labels)
+        return loss * (1 + 0.1 * self.calls), terms

@@ -14,6 +14,8 @@ from tests.methods.nearly_right import (
     AlwaysTries,
     AsksForGradients,
     AttachedTerm,
+    Averages,
+    AveragesInSecret,
     ChangedByTests,
     Chooses,
     ChoosesAndForgets,
@@ -29,6 +31,7 @@ from tests.methods.nearly_right import (
     LastClassifierWins,
     LastTwo,
     ListSettings,
+    LivesOnTheClock,
     LivingState,
     LoadsAnything,
     LoadsBeforeItLooks,
@@ -120,6 +123,8 @@ MISTAKES: list[tuple[str, MethodInfo, str]] = [
     ("batch_norm", bitfit_as(SavesNoStatistics), "drifts and is not in its state"),
     ("batch_norm", bitfit_as(DriftsAlways), "bn=eval, visual.bn1.running_mean drifts"),
     ("batch_norm", bitfit_as(TellsTooMuch), "its loss moves visual.attnpool.positional_embedding, or"),
+    ("resume", bitfit_as(AveragesInSecret), "the state of a training that was stopped behind step .* differ"),
+    ("resume", bitfit_as(LivesOnTheClock), "the state of a training that was stopped behind step .* differ"),
 ]
 
 
@@ -140,6 +145,7 @@ def test_every_check_has_its_mistake() -> None:
     [
         (bitfit_as(NoiseOfABatch), ("seed", "micro_batches", "half_precision", "host_reads")),
         (bitfit_as(Chooses, selects="tune"), ("selection", "state", "foreign_state", "described")),
+        (bitfit_as(Averages), ("resume", "seed", "described")),
     ],
 )
 def test_what_is_right_is_let_through(info: MethodInfo, names: tuple[str, ...]) -> None:

@@ -9,8 +9,9 @@ import pytest
 from clipfit_cli.config import NUMBERS_VERSION
 from clipfit_cli.errors import ConfigError, ResultsError
 from clipfit_cli.files import folder_written_whole, left_unfinished
-from clipfit_cli.results.prune import Surplus, chosen, damaged, is_old, old, remove, size_of, unfinished
-from clipfit_cli.results.store import RunStore, save_run
+from clipfit_cli.results.prune import Surplus, checkpoints, chosen, damaged, is_old, old, remove, size_of, unfinished
+from clipfit_cli.results.store import CHECKPOINT_FILE, RunStore, save_run
+from clipfit_cli.results.verify import unrecorded
 from tests.results.finished_runs import add_run
 from tests.results.result_examples import make_run
 
@@ -142,6 +143,40 @@ def test_what_cannot_be_removed_is_said(runs_dir: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)
     with pytest.raises(ResultsError, match="cannot be removed; check who may write"):
         remove(Surplus(other, "chosen", 0), runs_dir)
+
+
+def test_a_training_on_its_way_is_no_damaged_run(runs_dir: Path) -> None:
+    finished, other = RunStore(runs_dir).all_folders()
+    begun = finished.with_name(f"all-1shot-seed9-{'0' * 12}")
+    begun.mkdir()
+    (begun / CHECKPOINT_FILE).write_bytes(b"123")
+    (begun / f".{CHECKPOINT_FILE}.abcdefgh.unfinished").write_bytes(b"")
+    assert unrecorded(runs_dir) == [] and damaged(runs_dir) == []
+    (begun / "steps.csv").write_bytes(b"")
+    assert unrecorded(runs_dir) == [begun], "what else is in the folder is of a run without a record"
+    (begun / "steps.csv").unlink()
+    (finished / CHECKPOINT_FILE).write_bytes(b"12")
+    found = checkpoints(runs_dir)
+    assert [(one.path.parent, one.num_bytes, one.why) for one in found] == sorted(
+        [(begun, 3, "checkpoint"), (finished, 2, "checkpoint")]
+    )
+    before = files_in(other)
+    with RunStore(runs_dir).lock("0" * 64):
+        assert {one.path.parent: remove(one, runs_dir) for one in found} == {begun: False, finished: True}
+    assert (finished / "record.json").exists() and not (finished / CHECKPOINT_FILE).exists()
+    assert all(remove(one, runs_dir) for one in (*unfinished(runs_dir), *checkpoints(runs_dir)))
+    assert not begun.exists() and files_in(other) == before and checkpoints(runs_dir) == []
+
+
+def test_a_checkpoint_elsewhere_is_never_removed(runs_dir: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere" / CHECKPOINT_FILE
+    elsewhere.parent.mkdir()
+    elsewhere.write_bytes(b"1")
+    with pytest.raises(ConfigError, match="is no folder of a run in"):
+        remove(Surplus(elsewhere, "checkpoint", 1), runs_dir)
+    linked = RunStore(runs_dir).all_folders()[0].with_name(f"linked-{'0' * 12}")
+    linked.symlink_to(elsewhere.parent)
+    assert checkpoints(runs_dir) == [] and elsewhere.exists()
 
 
 def test_a_link_has_no_size(tmp_path: Path) -> None:

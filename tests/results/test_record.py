@@ -64,7 +64,7 @@ def test_json_is_stable_indented_and_full_precision() -> None:
     plain = json.loads(text)
     assert list(plain) == [*(field.name for field in fields(Test)), "checksum"]
     assert plain["accuracy_pct"] == 100 / 3
-    assert text.startswith('{\n  "schema_version": 3,\n') and text.endswith("}\n")
+    assert text.startswith('{\n  "schema_version": 4,\n') and text.endswith("}\n")
     settings = list(json.loads(to_json(make_run()))["config"]["settings"])
     assert settings == list(make_config().settings), "the order of a fresh run and of one that was read is one"
 
@@ -154,8 +154,8 @@ def test_a_record_of_another_kind_is_refused() -> None:
 
 def test_records_of_other_schemas_are_named_not_called_damaged() -> None:
     plain = json.loads(to_json(make_run()))
-    with pytest.raises(ResultsError, match=r"newer clipfit \(schema 4; this one reads 3\)"):
-        read(json.dumps({**plain, "schema_version": 4, "more": 1}))
+    with pytest.raises(ResultsError, match=r"newer clipfit \(schema 5; this one reads 4\)"):
+        read(json.dumps({**plain, "schema_version": 5, "more": 1}))
     for old in (1, 2):
         with pytest.raises(OldRecordError, match=rf"older clipfit \(schema {old}\)") as caught:
             read(json.dumps({"schema_version": old, "key": "x"}))
@@ -167,6 +167,13 @@ def test_an_older_schema_gets_what_it_lacks_at_any_depth(monkeypatch: pytest.Mon
     plain = json.loads(to_json(make_run()))
     del plain["config"]["model"]["bn"], plain["threads"]
     assert read(sealed({**plain, "schema_version": 2})) == make_run()
+
+
+def test_records_of_before_deterministic_runs_are_read() -> None:
+    plain = json.loads(to_json(make_run()))
+    del plain["deterministic"]
+    found = read(sealed({**plain, "schema_version": 3}))
+    assert found == make_run() and not found.deterministic
 
 
 OLD = Recipe(epochs=7, batch_size=5, lr=0.003)
