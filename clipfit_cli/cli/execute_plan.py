@@ -56,7 +56,8 @@ def execute_plan(
 
     found = read_plan(plan)
     chosen = range(len(found.runs)) if index is None else [index]
-    with offline_if(found.setup.offline), Reporter(quiet=output.quiet, runs_dir=Path(found.setup.runs_dir)) as reporter:
+    runs_dir = Path(found.setup.runs_dir)
+    with offline_if(found.setup.offline), Reporter(quiet=output.quiet, runs_dir=runs_dir, advice="") as reporter:
         from clipfit_cli.runs.event_log import check_tensorboard
         from clipfit_cli.runs.worker import Worker
 

@@ -88,16 +88,17 @@ class Reporter(DataProgress):
 
     note = DataProgress.say
 
-    def __init__(self, *, quiet: bool, runs_dir: Path) -> None:
+    def __init__(self, *, quiet: bool, runs_dir: Path, advice: str = " (--force runs them again)") -> None:
         """Decide how much is shown.
 
         Args:
             quiet: Show nothing.
             runs_dir: Named where finished runs are taken from it.
+            advice: Said then.
         """
         super().__init__(quiet=quiet, counts_bytes=False)
         self._plan: int | None = None
-        self._runs_dir, self._place, self._name = runs_dir, "", ""
+        self._runs_dir, self._advice, self._place, self._name = runs_dir, advice, "", ""
         self._reused = self._done = self._total = 0
         self._took: list[float] = []
         self._started = time.monotonic()
@@ -107,7 +108,7 @@ class Reporter(DataProgress):
         super().__exit__(*exception)
         if self._reused and not self._quiet:
             say(
-                f"{counted(self._reused, 'finished run')} taken from {self._runs_dir} (--force runs them again)",
+                f"{counted(self._reused, 'finished run')} taken from {self._runs_dir}{self._advice}",
                 dim=True,
             )
 

@@ -8,6 +8,7 @@ from clipfit_cli.errors import ConfigError, first_line
 from clipfit_cli.runs.plan_file import Plan, check_same
 from clipfit_cli.runs.prepare import Prepared, check_served, prepare
 from clipfit_cli.runs.sweep import Maker, SweepProgress, SweepResult
+from clipfit_cli.runs.workspace import datasets_of
 
 
 class Worker:
@@ -29,6 +30,7 @@ class Worker:
             ConfigError: There is no such device here, or the image cache cannot be one.
         """
         self._plan, self.result = plan, SweepResult()
+        self._checked: set[tuple[object, ...]] = set()
         workspace, store = plan.setup.workspace(say), plan.setup.store()
         self._maker = Maker(workspace, store, progress, plan.setup.keep, self.result, total=len(plan.runs))
 
@@ -45,8 +47,11 @@ class Worker:
         if not 0 <= index < len(self._plan.runs):
             raise ConfigError(f"the plan has {len(self._plan.runs)} runs, counted from 0; there is no run {index}")
         asked, workspace = self._plan.runs[index], self._maker.workspace
+        needs = asked.config.model, asked.config.adapter, *datasets_of(asked.config)
         try:
-            workspace.check([asked.config])
+            if needs not in self._checked:  # to look at all files again for each run would take long
+                workspace.check([asked.config])
+                self._checked.add(needs)
             prepared = prepare(asked.config, workspace, self._maker.store)
         except (ValueError, TypeError, OverflowError) as error:  # of values that no command plans
             raise ConfigError(f"run {index} of the plan cannot be made: {first_line(error)}") from error
