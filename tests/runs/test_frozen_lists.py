@@ -56,7 +56,7 @@ def opened(small_world: SmallWorld, tmp_path: Path) -> Open:
         ("clipfit", 0, []),
         ("kgcoop", 0, ["base", "new"]),
         ("clip-adapter", 20, ["base", "new"]),
-        ("tip-adapter-f", 10, ["base"]),
+        ("tip-adapter-f", 20, ["base"]),
     ],
 )
 def test_the_lists_of_a_run(method: str, of_training: int, of_tests: list[str], opened: Open) -> None:
