@@ -20,7 +20,8 @@ from clipfit_cli.runs.prepare import Prepared, prepare
 from clipfit_cli.runs.run import Keep
 from clipfit_cli.runs.sweep import sweep
 from tests.conftest import SmallWorld
-from tests.runs.test_frozen_features import ByContent, Log, open_store, request_of
+from tests.runs.test_frozen_features import ByContent, open_store, request_of
+from tests.runs.test_sweep import Log
 
 CPU = torch.device("cpu")
 
@@ -81,7 +82,12 @@ def test_all_that_a_run_takes_is_made_beforehand(method: str, opened: Open, monk
     assert cache_usage(opened.folder).num_lists == len(lists)
     again, asked = opened.anew(), list[int]()
     encode = FrozenFeatures._encode
-    monkeypatch.setattr(FrozenFeatures, "_encode", lambda *given: asked.append(len(given[2])) or encode(*given))
+
+    def noted(*given: Any) -> Any:
+        asked.append(len(given[2]))
+        return encode(*given)
+
+    monkeypatch.setattr(FrozenFeatures, "_encode", noted)
     result = sweep(opened.plan(method), workspace=again, store=opened.store, progress=Log())
     assert len(result.records) == 1 and sum(asked) == 0
     if method in ("zero-shot", "tip-adapter-f", "linear-probe"):  # the others take fresh crops
@@ -107,10 +113,9 @@ def test_a_list_that_another_process_makes_is_left_to_it(opened: Open) -> None:
     other = DiskCache(opened.folder, limit_bytes=10**7, on_note=print)
     with other.making(key, waits=False) as is_mine:
         assert is_mine
-        asked = {"waits": False, "on_progress": lambda one, done: None}
-        assert not make_ready(prepared, opened.workspace, Keep(), **asked)
+        assert not make_ready(prepared, opened.workspace, Keep(), waits=False, on_progress=lambda one, done: None)
         assert cache_usage(opened.folder).num_lists == 1, "the first of the two"
-    assert make_ready(prepared, opened.workspace, Keep(), **asked)
+    assert make_ready(prepared, opened.workspace, Keep(), waits=False, on_progress=lambda one, done: None)
     assert cache_usage(opened.folder).num_lists == 2
     assert not list(opened.folder.rglob("*.clipfit-lock"))
 

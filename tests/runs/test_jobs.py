@@ -21,7 +21,7 @@ from clipfit_cli.config import MethodChoice, ModelConfig, Request, RunConfig
 from clipfit_cli.errors import ClipfitError, ResultsError, SweepError, TrainingError
 from clipfit_cli.protocols import base2new
 from clipfit_cli.results.record import Finished
-from clipfit_cli.runs import frozen_features, sweep, worker_process
+from clipfit_cli.runs import frozen_features, run, sweep, worker_process
 from clipfit_cli.runs.jobs import WorkerCrash, features_shared, sweep_side_by_side
 from clipfit_cli.runs.places import Place
 from clipfit_cli.runs.prepare import prepare
@@ -137,13 +137,13 @@ def world(small_world: SmallWorld, monkeypatch: pytest.MonkeyPatch) -> World:
 
 def before_runs(do: Callable[[RunConfig], object]) -> None:
     """Have a process do something before each of its runs, with its configuration."""
-    original = sweep.run
+    original = run.run
 
     def first(prepared: Any, *arguments: Any, **options: Any) -> Finished:
         do(prepared.config)
         return original(prepared, *arguments, **options)
 
-    sweep.run = first
+    setattr(sweep, "run", first)  # noqa: B010
 
 
 @pytest.mark.slow
@@ -250,7 +250,7 @@ def note_encoded(world: World, *, slowly: bool) -> None:
             time.sleep(0.7)
         return original(self, dataset, items, *rest)
 
-    frozen_features.FrozenFeatures._encode = encode  # type: ignore[method-assign]
+    setattr(frozen_features.FrozenFeatures, "_encode", encode)  # noqa: B010
 
 
 @pytest.mark.slow

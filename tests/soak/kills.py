@@ -253,9 +253,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--minutes", type=float, default=600, help="how long at the most")
+    parser.add_argument("--sweeps", type=int, default=len(SWEEPS), help="only the first so many kinds")
     options = parser.parse_args(arguments)
     import_everything()
-    return 1 if campaign(options.seed, options.kills, minutes=options.minutes) else 0
+    sweeps = SWEEPS[: options.sweeps]
+    return 1 if campaign(options.seed, options.kills, sweeps=sweeps, minutes=options.minutes) else 0
 
 
 if __name__ == "__main__":
