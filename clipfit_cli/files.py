@@ -12,7 +12,7 @@ import stat
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -211,6 +211,17 @@ def folder_written_whole(path: Path) -> Iterator[Path]:
             _exchange(unfinished, path)
         else:
             unfinished.rename(path)
+
+
+def temporary_folder(path: Path) -> AbstractContextManager[Path]:
+    """Return the context of an empty folder beside a path, which is gone after the block.
+
+    What killed processes left of such folders is removed.
+
+    Raises:
+        OSError: It cannot be made.
+    """
+    return _unfinished(path, is_folder=True)
 
 
 def flush_folder(path: Path) -> None:

@@ -215,6 +215,26 @@ def test_two_processes_share_a_plan(scripts: Any, tmp_path: Path) -> None:
     assert found["two / one"] == found["two_processes_s"] / found["one_process_s"] > 0
 
 
+@pytest.mark.slow
+def test_two_jobs_leave_the_bytes_of_one_behind(scripts: Any, tmp_path: Path) -> None:
+    file = tmp_path / "jobs.json"
+    scripts("jobs").main(["--seeds", "1", "--epochs", "1", "--shots", "1", "--turns", "1", "--json", str(file)])
+
+    found = json.loads(file.read_text())["jobs"]
+    assert found["two processes / one"] == found["two_processes_s"] / found["one_process_s"] > 0
+    assert found["files"] >= 3 * 4, "an adapter, losses and two tests of each training"
+
+
+def test_memory_behind_each_run_is_noted(scripts: Any, tmp_path: Path) -> None:
+    many_runs = scripts("many_runs")
+    memory = many_runs.Memory()
+    memory.finished(None)
+    kept = bytearray(64 * 2**20)
+    kept[::4096] = bytes([1]) * len(kept[::4096])
+    memory.finished(None)
+    assert memory.mib[1] - memory.mib[0] > 50 and len(kept)
+
+
 def test_intervals_and_verdicts_are_right_as_often_as_they_say(scripts: Any) -> None:
     """A quick look with a fixed seed; the script takes the long one."""
     coverage = scripts("coverage")

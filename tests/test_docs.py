@@ -235,6 +235,9 @@ def test_shell_lines_run(line: str, small_world: SmallWorld, tmp_path: Path, mon
             arguments[position] = _adapter(small_world)
         arguments[position] = arguments[position].replace("dataset=textures", "dataset=dtd")
     _own_images(tmp_path, line)
+    if "plan.json" in arguments:
+        planned = ["train", "--dataset", "dtd", "--shots", "1", "--seeds", "1", "--epochs", "1", *small_world.options()]
+        Path("plan.json").write_text(CliRunner().invoke(app, [*planned, "--dry-run", "--json"]).stdout)
     if "my-model" in arguments and arguments[0] != "export":
         assert CliRunner().invoke(app, ["export", _adapter(small_world), "--out", "my-model"]).exit_code == 0
     if arguments[0] in MAKES_RUNS and not {"--help", "--dry-run"} & set(arguments):

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from clipfit_cli.cli.console import emit, note
+from clipfit_cli.cli.jobs_progress import JobsReporter
 from clipfit_cli.cli.model_options import ModelOptions, offline_if
 from clipfit_cli.cli.output_options import RunOptions
 from clipfit_cli.cli.plan import plan_table
-from clipfit_cli.cli.progress import Reporter
 from clipfit_cli.cli.request import Asked, cache_folder, splits_dir_of
 from clipfit_cli.config import Execution
 from clipfit_cli.errors import (
@@ -24,12 +24,26 @@ from clipfit_cli.errors import (
     first_line,
 )
 from clipfit_cli.files import expanded
-from clipfit_cli.reports.tables import Table
+from clipfit_cli.reports.tables import Table, to_json
 
 if TYPE_CHECKING:
     from clipfit_cli.config import RunConfig
     from clipfit_cli.results.record import Finished
+    from clipfit_cli.runs.setup import Setup
     from clipfit_cli.runs.sweep import SweepResult
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What ``--dry-run`` prints.
+
+    Attributes:
+        table: For people.
+        beside: What `clipfit runs execute` takes, beside the rows in JSON; empty where the runs cannot be told.
+    """
+
+    table: Table
+    beside: dict[str, Any] = field(default_factory=dict)
 
 
 def execute(
@@ -65,13 +79,15 @@ def execute(
 
     if output.log:
         check_tensorboard()
-    result, interrupted, table = SweepResult(), None, None
-    with offline_if(machine.offline), Reporter(quiet=output.quiet, runs_dir=output.runs_dir) as reporter:
+    result, interrupted, planned, table = SweepResult(), None, None, None
+    with offline_if(machine.offline), JobsReporter(quiet=output.quiet, runs_dir=output.runs_dir) as reporter:
         try:
-            table = _execute(configs, asked, machine, output, reporter, result)
+            planned = _execute(configs, asked, machine, output, reporter, result)
         except KeyboardInterrupt as error:
             interrupted = error
-    if table is None and result.finished:
+    if planned:
+        emit(planned.table, output, as_json=to_json(planned.table, planned.beside) if output.json else None)
+    elif result.finished:
         from clipfit_cli.results.predictions import StoredPredictions
         from clipfit_cli.results.store import RunStore
 
@@ -108,57 +124,83 @@ def _execute(
     asked: Asked,
     machine: ModelOptions,
     output: RunOptions,
-    reporter: Reporter,
+    reporter: JobsReporter,
     result: SweepResult,
-) -> Table | None:
+) -> Planned | None:
     """Run what is not finished, or return the plan with what it will take as far as data and model are here to tell.
 
     What is imported here may ask once, when it is imported, whether it is offline.
     """
-    from clipfit_cli.data.pixels.disk_cache import DiskCache
-    from clipfit_cli.data.pixels.images import ImageStore
-    from clipfit_cli.engine.environment import resolve_device
     from clipfit_cli.engine.precision import resolve_precision
     from clipfit_cli.models.source import find_blueprint
-    from clipfit_cli.results.store import RunStore
     from clipfit_cli.runs.forecast import forecast
+    from clipfit_cli.runs.jobs import RETRIES, features_shared, sweep_side_by_side
+    from clipfit_cli.runs.places import default_jobs, places, threads_of_each
+    from clipfit_cli.runs.plan_file import PLAN_KEY, plan_of, to_plain
     from clipfit_cli.runs.prepare import prepare
-    from clipfit_cli.runs.run import Keep
     from clipfit_cli.runs.sweep import sweep
-    from clipfit_cli.runs.workspace import Workspace
 
-    device, runs_dir = resolve_device(machine.device), expanded(output.runs_dir)
-    store, folder, size = RunStore(runs_dir), cache_folder(output.image_cache), output.image_cache_size
-    if folder and not math.isfinite(size):
-        raise ConfigError(f"--image-cache-size must be a number of GiB, got {size}")
-    keep = Keep(
-        adapter=output.keep_adapters == "all",
-        logits=output.save_logits,
-        nothing_before=output.force,
-        tensorboard=output.log is not None,
-        checkpoint_every=output.checkpoint_every,
-    )
-    workspace = Workspace(
-        data_root=asked.data_root,
-        device=device,
-        images=ImageStore(
-            disk=DiskCache(folder, limit_bytes=int(size * 2**30), on_note=reporter.note) if folder else None
-        ),
-        say=reporter.note,
-        own=asked.own,
-        splits_dir=splits_dir_of(runs_dir),
-        execution=Execution(machine.compile, machine.recompute, machine.deterministic),
-        skip_damaged=output.skip_damaged,
-    )
+    setup = setup_of(asked, machine, output)
+    workspace, store, keep = setup.workspace(reporter.note), setup.store(), setup.keep
     try:
         model = find_blueprint(asked.request.model.backbone, asked.request.model.pretrained, say=reporter.note)
-        configs = [replace(one, precision=resolve_precision(one.precision, device, model)) for one in configs]
+        configs = [replace(one, precision=resolve_precision(one.precision, workspace.device, model)) for one in configs]
         if output.dry_run:
             plan = [prepare(config, workspace, store) for config in configs]
-            return plan_table(configs, [one.key for one in plan], forecast(plan, store, keep_adapters=keep.adapter), "")
+            takes = forecast(plan, store, keep_adapters=keep.adapter)
+            table = plan_table(configs, [one.key for one in plan], takes, "")
+            return Planned(table, {PLAN_KEY: to_plain(plan_of(setup, plan, workspace))} if output.json else {})
     except (DataError, ModelError) as error:
         if not output.dry_run:
             raise
-        return plan_table(configs, (), (), first_line(error))
-    sweep(configs, workspace=workspace, store=store, progress=reporter, keep=keep, result=result)
+        return Planned(plan_table(configs, (), (), first_line(error)))
+    jobs = min(output.jobs or default_jobs(machine.device), len(configs))
+    if jobs == 1 and output.retries is None:
+        sweep(configs, workspace=workspace, store=store, progress=reporter, keep=keep, result=result)
+        return None
+    each = replace(setup, threads=threads_of_each(jobs, output.threads), processes=jobs)
+    with features_shared(each) as shared:
+        sweep_side_by_side(
+            configs,
+            setup=shared,
+            places=places(machine.device, jobs),
+            progress=reporter,
+            workspace=workspace,
+            retries=RETRIES if output.retries is None else output.retries,
+            result=result,
+        )
     return None
+
+
+def setup_of(asked: Asked, machine: ModelOptions, output: RunOptions) -> Setup:
+    """Return what every process has to know that makes runs of a command.
+
+    Raises:
+        ConfigError: The size of the image cache is no number, or a path is none.
+    """
+    from clipfit_cli.runs.run import Keep
+    from clipfit_cli.runs.setup import Setup
+
+    folder, size, runs_dir = cache_folder(output.image_cache), output.image_cache_size, expanded(output.runs_dir)
+    if not math.isfinite(size):
+        raise ConfigError(f"--image-cache-size must be a number of GiB, got {size}")
+    return Setup(
+        data_root=str(asked.data_root),
+        runs_dir=str(runs_dir),
+        splits_dir=str(splits_dir_of(runs_dir)),
+        own=asked.own,
+        image_cache=str(folder) if folder else None,
+        image_cache_bytes=int(size * 2**30),
+        device=machine.device,
+        threads=output.threads,
+        execution=Execution(machine.compile, machine.recompute, machine.deterministic),
+        skip_damaged=output.skip_damaged,
+        keep=Keep(
+            adapter=output.keep_adapters == "all",
+            logits=output.save_logits,
+            nothing_before=output.force,
+            tensorboard=output.log is not None,
+            checkpoint_every=output.checkpoint_every,
+        ),
+        offline=machine.offline,
+    )

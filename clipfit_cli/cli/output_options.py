@@ -198,6 +198,39 @@ class RunOptions(CacheOptions, OutputOptions):
             rich_help_panel=OUTPUT_PANEL,
         ),
     ] = None
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            max=1024,
+            help="Make so many runs at a time, each in a process of its own: on the GPUs in turn, or with a share of "
+            "the cores. Default: one a GPU; on a CPU one.",
+            rich_help_panel=OUTPUT_PANEL,
+        ),
+    ] = None
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            max=1024,
+            help="Threads of each process on a CPU. Default: OMP_NUM_THREADS, else with --jobs an equal share of the "
+            "cores.",
+            rich_help_panel=OUTPUT_PANEL,
+        ),
+    ] = None
+    retries: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=0,
+            max=1000,
+            help="How often a run is tried again whose process was killed or crashed; with --jobs 1 it is in a "
+            "process of its own then. Default with more jobs: 2.",
+            rich_help_panel=OUTPUT_PANEL,
+        ),
+    ] = None
     force: Annotated[
         bool,
         typer.Option(

@@ -88,31 +88,33 @@ class Reporter(DataProgress):
 
     note = DataProgress.say
 
-    def __init__(self, *, quiet: bool, runs_dir: Path) -> None:
+    def __init__(self, *, quiet: bool, runs_dir: Path, advice: str = " (--force runs them again)") -> None:
         """Decide how much is shown.
 
         Args:
             quiet: Show nothing.
             runs_dir: Named where finished runs are taken from it.
+            advice: Said then.
         """
         super().__init__(quiet=quiet, counts_bytes=False)
         self._plan: int | None = None
-        self._runs_dir, self._place, self._name = runs_dir, "", ""
+        self._runs_dir, self._advice, self._place, self._name = runs_dir, advice, "", ""
         self._reused = self._done = self._total = 0
         self._took: list[float] = []
         self._started = time.monotonic()
+        self._running: dict[int, Any] = {}
 
     def __exit__(self, *exception: object) -> None:
         super().__exit__(*exception)
         if self._reused and not self._quiet:
             say(
-                f"{counted(self._reused, 'finished run')} taken from {self._runs_dir} (--force runs them again)",
+                f"{counted(self._reused, 'finished run')} taken from {self._runs_dir}{self._advice}",
                 dim=True,
             )
 
     def begin(self, index: int, total: int, config: RunConfig) -> None:
         """See `SweepProgress`."""
-        self._place, self._name = f"[{index + 1}/{total}]", _name(config)
+        self._place, self._name = f"[{index + 1}/{total}]", name_of(config)
         self._started, self._total = time.monotonic(), total
         if self._bars and self._plan is None:
             self._plan = self._bars.add_task("", left="", extra="runs")
@@ -134,26 +136,21 @@ class Reporter(DataProgress):
 
     def waiting(self, config: RunConfig) -> None:
         """See `SweepProgress`."""
-        self.say(f"{_name(config)}: another process is busy with this run, waiting for it")
+        self.say(f"{name_of(config)}: another process is busy with this run, waiting for it")
 
     def finished(self, record: Finished) -> None:
         """See `SweepProgress`."""
-        scores = ", ".join(
-            f"{test.dataset if len(record.tests) > 2 else test.subset} {test.accuracy_pct:.2f}"
-            for test in record.tests[:4]
-        )
-        more = f" and {len(record.tests) - 4} more" if len(record.tests) > 4 else ""
         began, self._started = self._started, time.monotonic()
         self._took.append(self._started - began)
         self._done += 1
         left = f"; about {self._left()} for the other {self._total - self._done}" if self._done < self._total else ""
-        self.say(f"{self._place} {self._name}: {scores}{more} % in {self._took[-1]:.1f} s{left}")
+        self.say(f"{self._place} {self._name}: {scores_of(record)} % in {self._took[-1]:.1f} s{left}")
 
     def failed(self, config: RunConfig, error: ClipfitError) -> None:
         """See `SweepProgress`."""
         self._done += 1
         if self._total > 1:  # else it is the error of the command
-            self.say(f"{_name(config)} failed: {error}")
+            self.say(f"{name_of(config)} failed: {error}")
 
     def _show(self, what: str, done: int, total: int, extra: str = "") -> None:
         self.step(f"  {what}", done, total, extra)
@@ -169,9 +166,18 @@ class Reporter(DataProgress):
         return clock(each * (self._total - self._done) - min(each, spent))
 
 
-def _name(config: RunConfig) -> str:
+def name_of(config: RunConfig) -> str:
+    """Return what a run is called in a line."""
     draw = f", {counted(config.shots, 'shot')}, seed {config.seed}" if config.shots else ""
     return f"{config.method} on {config.dataset}{draw}"
+
+
+def scores_of(record: Finished) -> str:
+    """Return the accuracies of a run for a line, the first four of them."""
+    scores = ", ".join(
+        f"{test.dataset if len(record.tests) > 2 else test.subset} {test.accuracy_pct:.2f}" for test in record.tests[:4]
+    )
+    return scores + (f" and {len(record.tests) - 4} more" if len(record.tests) > 4 else "")
 
 
 def clock(seconds: float | None) -> str:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from clipfit_cli.cli.console import emit, note
+from clipfit_cli.cli.execute_plan import execute_plan
 from clipfit_cli.cli.groups import ListUnlessNamed
 from clipfit_cli.cli.options import OUTPUT_PANEL, command
 from clipfit_cli.cli.output_options import DEFAULT_RUNS_DIR, OutputOptions
@@ -22,6 +23,7 @@ from clipfit_cli.errors import ConfigError, ResultsError, counted
 from clipfit_cli.reports.tables import Column, Table
 
 app = typer.Typer(cls=ListUnlessNamed, help="Finished runs: list, show, compare, check and prune them.")
+app.command("execute")(execute_plan)
 
 
 @app.command("list")

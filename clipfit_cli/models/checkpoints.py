@@ -49,13 +49,14 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
 def _read(path: Path) -> Any:
     if path.suffix == ".safetensors":
         return load_file(path)
-    if zipfile.is_zipfile(path):
+    is_mapped = zipfile.is_zipfile(path)  # what is older can only be read, twice as much memory for a moment
+    if is_mapped:
         _check_records(path)
         if is_jit_archive(path):
             return read_jit_archive(path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch remarks on the dialect of pickles that it then refuses
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=is_mapped)
 
 
 def _check_records(path: Path) -> None:

@@ -122,20 +122,20 @@ def to_csv(table: Table) -> str:
     return str(frame.to_csv(index=False, lineterminator="\n"))
 
 
-def to_json(table: Table, beside: Mapping[str, Table] | None = None) -> str:
+def to_json(table: Table, beside: Mapping[str, Table | Mapping[str, Any]] | None = None) -> str:
     """An object with `schema_version`, `title` and `rows`, the columns of the CSV in the same order.
 
     Numbers have full precision, missing values are null, the text ends in a newline.
 
     Args:
         table: Whose rows they are.
-        beside: Tables whose rows stand in the object, too: key -> table.
+        beside: Tables whose rows stand in the object, too, and plain values that do: key -> table or value.
 
     Raises:
         ResultsError: A cell does not fit its column, or is not finite.
     """
     plain = {"schema_version": SCHEMA_VERSION, "title": table.title, "rows": plain_rows(table)}
-    plain |= {key: plain_rows(one) for key, one in (beside or {}).items()}
+    plain |= {key: plain_rows(one) if isinstance(one, Table) else one for key, one in (beside or {}).items()}
     return json.dumps(plain, indent=2, allow_nan=False) + "\n"
 
 

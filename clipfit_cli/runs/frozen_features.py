@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import platform
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -32,6 +33,7 @@ LIMIT_BYTES = 2**30
 """So much of features is kept in memory: 350,000 images of 768 numbers each."""
 
 BATCH_SIZE = 100
+_FEWEST = 4
 _PACKAGES = ("torch", "open_clip_torch", "timm", "numpy", "pillow")
 _CODECS = ("jpg", "libjpeg_turbo", "webp", "libtiff")
 _PACKAGE = Path(__file__).parents[1]
@@ -128,17 +130,67 @@ class FrozenFeatures:
                 self._keep(rows, next(new), keeps)
             features = torch.from_numpy(np.stack([rows[item.path] for item in part]))
             yield self._as(tap, to_device(features, self._bundle.device)), torch.tensor([item.label for item in part])
+        if missing and key:
+            self._put(dataset, items, view, key, rows, decoded)
+
+    def _put(
+        self, dataset: DataSet, items: Sequence[Item], view: View, key: str, rows: dict[str, Row], decoded: int
+    ) -> None:
+        """Keep a list on disk, if all of its images were decoded since so many were, and are the same before and after.
+
+        Of random crops the pixels may have been decoded for another of them, after the first key was made.
+        """
         are_new = self._images.decoded_images - decoded == len({item.path for item in items})
-        if view is not None:  # the pixels may have been decoded for another of the crops, after the first key was made
-            paths = (*group_of(dataset), *(item.path for item in items))
+        if view is not None:
+            paths = self._paths(dataset, items)
             self._decoded |= {paths} if are_new else set()
             are_new = paths in self._decoded
-        if disk and key and missing and are_new and self._key(dataset, items, view) == key:
+        disk = self._images.disk
+        if disk and are_new and self._key(dataset, items, view) == key:
             disk.put(key, [rows[item.path] for item in items])
+
+    def _paths(self, dataset: DataSet, items: Sequence[Item]) -> tuple[str, ...]:
+        return *group_of(dataset), *(item.path for item in items)
 
     def everything(self, dataset: DataSet, items: Sequence[Item], tap: Tap, view: View = None) -> Tensor:
         """Return what `batches` yields, in one: (num_images, embed_dim or width), on the model's device."""
         return torch.cat([found for found, _ in self.batches(dataset, items, BATCH_SIZE, tap, view)])
+
+    def make_ready(
+        self,
+        dataset: DataSet,
+        items: Sequence[Item],
+        view: View,
+        *,
+        waits: bool,
+        on_progress: Callable[[int], None] = lambda _: None,
+    ) -> bool:
+        """Have the features of a list on disk, made here or by another process; False while another one makes them.
+
+        Where there is no cache on disk, or the list cannot be kept there, nothing is done.
+
+        Args:
+            dataset, items, view: As of `batches`.
+            waits: For another process that makes them.
+            on_progress: Told how many images are done, where they are made here.
+
+        Raises:
+            DataError: An image is missing or damaged.
+        """
+        disk, key = self._images.disk, self._key(dataset, items, view)
+        if not disk or not key or disk.has(key) or not disk.takes(4 * len(items) * self._signature[1]):
+            return True
+        with disk.making(key, waits=waits) as is_mine:
+            if is_mine and not disk.has(key):
+                # whole, whatever is known of its images: so it goes to the disk, and no bit hangs on what ran before
+                rows: dict[str, Row] = {}
+                decoded, paths = self._images.decoded_images, self._paths(dataset, items)
+                with nullcontext() if view is not None and paths in self._decoded else self._images.decoding_anew():
+                    for new in self._encode(dataset, list(dict.fromkeys(items)), BATCH_SIZE, view):
+                        rows |= new
+                        on_progress(len(rows))
+                self._put(dataset, items, view, key, rows, decoded)
+            return is_mine
 
     def of_images(self, images: Tensor, tap: Tap) -> Tensor:
         """Return raw features, float32 (batch, embed_dim or width), of normalised images (batch, 3, size, size)."""
@@ -185,7 +237,7 @@ class FrozenFeatures:
             seeded = ((part, [crop_seed(item, view[1]) for item in part]) for part in parts)
             crops = self._images.train_batches(dataset, seeded, self._spec, crop_scale=view[0])
         for part, (batch, _) in zip(parts, crops, strict=True):
-            features = self._features(batch)
+            features = self._features(_padded(batch))[: len(part)]
             self.encoded_images += len(part)
             yield {item.path: row for item, row in zip(part, features, strict=True)}
 
@@ -195,7 +247,7 @@ class FrozenFeatures:
             return None
         paths = [item.path for item in items]
         identity = dataset.identify(paths)
-        if identity != self._identities.setdefault((*group_of(dataset), *paths), identity):  # changed while we run
+        if identity != self._identities.setdefault(self._paths(dataset, items), identity):  # changed while we run
             return None
         parts = self._signature[0], dataset.split_sha256, identity, paths, view
         return hashlib.sha256(repr(parts).encode()).hexdigest()
@@ -236,6 +288,15 @@ class FrozenFeatures:
             *np.round(features * len(features) ** 0.5).astype(int).tolist(),
         )
         return hashlib.sha256(repr(parts).encode()).hexdigest(), len(features)
+
+
+def _padded(images: Tensor) -> Tensor:
+    """Return a batch (batch, 3, size, size) of at least four images, the first of which are those that were given.
+
+    With fewer, the libraries that multiply matrices take other ways, which round differently. An image is to have the
+    same bits whatever list it came in, as far as one thread computes.
+    """
+    return images if len(images) >= _FEWEST else images.repeat(_FEWEST, 1, 1, 1)[:_FEWEST]
 
 
 def crop_seed(item: Item, view: int) -> int:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -93,9 +93,20 @@ def run(prepared: Prepared, workspace: Workspace, *, keep: Keep, progress: Progr
         OutOfMemoryError: The device ran out of memory, and fewer images at a time did not help.
         ClipfitError: Data, model, adapter or training failed, or a result cannot be written; the message says which.
     """
+    with seeded_and_explained(prepared, workspace):
+        return _Work(prepared, workspace, keep, progress).finish()
+
+
+@contextmanager
+def seeded_and_explained(prepared: Prepared, workspace: Workspace) -> Iterator[None]:
+    """Start torch's generator from the seed of a run, for to build a model draws numbers, too; say what memory lacks.
+
+    Raises:
+        OutOfMemoryError: The device ran out of memory.
+    """
     try:
-        with seeded(prepared.config.seed, workspace.device):  # to build a model draws numbers, too
-            return _Work(prepared, workspace, keep, progress).finish()
+        with seeded(prepared.config.seed, workspace.device):
+            yield
     except (RuntimeError, MemoryError) as error:
         if workspace.execution.deterministic and "deterministic" in str(error):
             raise ConfigError(

@@ -11,8 +11,9 @@ from clipfit_cli.errors import ClipfitError, ResultsError
 from clipfit_cli.results.record import Finished
 from clipfit_cli.results.store import RunStore
 from clipfit_cli.runs.event_log import is_logged, log_run
+from clipfit_cli.runs.frozen_lists import FrozenList, make_ready
 from clipfit_cli.runs.prepare import Prepared, check_served, prepare
-from clipfit_cli.runs.run import Keep, Progress, run
+from clipfit_cli.runs.run import Keep, Progress, run, seeded_and_explained
 from clipfit_cli.runs.workspace import Workspace
 
 
@@ -81,55 +82,96 @@ def sweep(
         ClipfitError: What a run needs is missing altogether, a record is damaged, or a result cannot be written.
     """
     workspace.check(configs)
-    keep, result = keep or Keep(), result or SweepResult()
+    result = result or SweepResult()
+    maker = Maker(workspace, store, progress, keep or Keep(), result, total=len(configs))
     left = {index: prepare(config, workspace, store) for index, config in enumerate(configs)}
     check_served(left.values())
     while left:
         before = len(left)
         for index, prepared in tuple(left.items()):
-            if _take(index, len(configs), prepared, workspace, store, progress, keep, result):
+            if maker.take(index, prepared):
                 del left[index]
         if len(left) == before:
-            first = next(iter(left.values()))
-            with store.lock(first.key, on_wait=lambda config=first.config: progress.waiting(config)):  # type: ignore[misc]
-                pass
+            index, prepared = next(iter(left.items()))
+            maker.wait(prepared)
+            if maker.take(index, prepared, waits=True):
+                del left[index]
     return result
 
 
-def _take(
-    index: int,
-    total: int,
-    prepared: Prepared,
-    workspace: Workspace,
-    store: RunStore,
-    progress: SweepProgress,
-    keep: Keep,
-    result: SweepResult,
-) -> bool:
-    """Return whether a run of the plan is dealt with now; another process may hold it."""
-    found = None if keep.nothing_before else prepared.finished(with_logits=keep.logits)
-    if found is None:
-        with store.lock(prepared.key, blocking=False) as is_held:
-            if not is_held:
-                return False
-            found = None if keep.nothing_before else prepared.finished(with_logits=keep.logits)
-            if found is None:
-                progress.begin(index, total, prepared.config)
-                try:
-                    result.finished[index] = run(prepared, workspace, keep=keep, progress=progress)
-                    if keep.tensorboard:
-                        log_run(prepared.folder)
-                    progress.finished(result.finished[index])
-                except ResultsError:  # what cannot be written now cannot be written after the next run, either
-                    raise
-                except ClipfitError as error:
-                    result.failures.append((prepared.config, error))
-                    progress.failed(prepared.config, error)
-                return True
-    if keep.tensorboard and not is_logged(prepared.folder):
-        with store.lock(prepared.key, on_wait=lambda: progress.waiting(prepared.config)):
-            log_run(prepared.folder)
-    result.finished[index] = found
-    result.num_reused += 1
-    progress.reused(index, total, found)
-    return True
+@dataclass(frozen=True)
+class Maker:
+    """Makes runs of a plan.
+
+    Attributes:
+        workspace, store, progress, keep, result: See `sweep`.
+        total: Of the runs of the plan.
+    """
+
+    workspace: Workspace
+    store: RunStore
+    progress: SweepProgress
+    keep: Keep
+    result: SweepResult
+    total: int
+
+    def wait(self, prepared: Prepared) -> None:
+        """Wait until no other process is busy with a run."""
+        with self.store.lock(prepared.key, on_wait=lambda: self.progress.waiting(prepared.config)):
+            pass
+
+    def take(self, index: int, prepared: Prepared, *, waits: bool = False) -> bool:
+        """Return whether a run is dealt with now; another process may hold it, or make features that it needs.
+
+        Args:
+            index: Its place in the plan.
+            prepared: The run.
+            waits: For a process that makes features.
+
+        Raises:
+            ResultsError: A result cannot be written, or a record is damaged.
+        """
+        keep, result = self.keep, self.result
+        found = None if keep.nothing_before else prepared.finished(with_logits=keep.logits)
+        if found is None:
+            with self.store.lock(prepared.key, blocking=False) as is_held:
+                if not is_held:
+                    return False
+                found = None if keep.nothing_before else prepared.finished(with_logits=keep.logits)
+                if found is None:
+                    return self._make(index, prepared, waits=waits)
+        if keep.tensorboard and not is_logged(prepared.folder):
+            with self.store.lock(prepared.key, on_wait=lambda: self.progress.waiting(prepared.config)):
+                log_run(prepared.folder)
+        result.finished[index] = found
+        result.num_reused += 1
+        self.progress.reused(index, self.total, found)
+        return True
+
+    def _make(self, index: int, prepared: Prepared, *, waits: bool) -> bool:
+        config, begun = prepared.config, list[int]()
+
+        def begin() -> None:
+            if not begun:
+                begun.append(index)
+                self.progress.begin(index, self.total, config)
+
+        def encoding(one: FrozenList, done: int) -> None:
+            begin()
+            self.progress.testing(one.name, one.subset, done, len(one.items))
+
+        try:
+            with seeded_and_explained(prepared, self.workspace):
+                if not make_ready(prepared, self.workspace, self.keep, waits=waits, on_progress=encoding):
+                    return False
+            begin()
+            self.result.finished[index] = run(prepared, self.workspace, keep=self.keep, progress=self.progress)
+            if self.keep.tensorboard:
+                log_run(prepared.folder)
+            self.progress.finished(self.result.finished[index])
+        except ResultsError:  # what cannot be written now cannot be written after the next run, either
+            raise
+        except ClipfitError as error:
+            self.result.failures.append((config, error))
+            self.progress.failed(config, error)
+        return True

@@ -329,3 +329,14 @@ def test_two_processes_fill_one_cache(limit: int, fewest: int, tmp_path: Path) -
     assert [process.returncode for process in processes] == [0, 0] and min(found) >= fewest
     assert cache_usage(tmp_path).num_bytes <= 2 * limit
     assert not [path for path in files_of(tmp_path) if path.name.startswith(".")]
+
+
+def test_one_process_at_a_time_makes_features(tmp_path: Path) -> None:
+    one, other = (open_cache(tmp_path) for _ in range(2))
+    with one.making(key_of(1), waits=False) as first, other.making(key_of(1), waits=False) as second:
+        assert (first, second) == (True, False)
+        with other.making(key_of(2), waits=False) as third:
+            assert third
+    with other.making(key_of(1), waits=False) as is_mine:
+        assert is_mine
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]

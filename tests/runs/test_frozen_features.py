@@ -225,11 +225,19 @@ def test_the_same_logits_in_order(on_disk: bool, small_clip: ClipBundle, dataset
 def test_nothing_is_kept_on_disk_of_what_cannot_be_told_apart(
     small_clip: ClipBundle, dataset: DataSet, tmp_path: Path
 ) -> None:
+    unknown = replace(dataset, identify=None)
+    frozen = open_features(small_clip, tmp_path / "cache")
+    assert frozen.make_ready(unknown, unknown.test, None, waits=False) and not frozen.encoded_images
+    collect(frozen, unknown)
+    assert frozen.encoded_images == len(unknown.test) and not (tmp_path / "cache").exists()
+
+
+def test_what_code_draws_is_kept_on_disk(small_clip: ClipBundle, tmp_path: Path) -> None:
     textures = textures_dataset("textures")
-    for drawn in (replace(textures, test=textures.test[:6]), replace(dataset, identify=None)):
-        frozen = open_features(small_clip, tmp_path / "cache")
-        collect(frozen, drawn)
-        assert frozen.encoded_images == len(drawn.test) and not (tmp_path / "cache").exists()
+    drawn = replace(textures, test=textures.test[:6])
+    first, again = (open_features(small_clip, tmp_path / "cache") for _ in range(2))
+    assert torch.equal(collect(first, drawn), collect(again, drawn))
+    assert (first.encoded_images, again.encoded_images) == (6, 0)
 
 
 def test_only_lists_that_were_read_to_the_end_are_kept(

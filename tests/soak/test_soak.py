@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import random
+import re
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,9 +17,10 @@ from clipfit_cli.files import write_whole
 from tests.soak import lines
 from tests.soak.campaign import faults_of
 from tests.soak.damage import Damage
-from tests.soak.forking import Command, Outcome
+from tests.soak.forking import ROOT, Command, Outcome
 from tests.soak.guard import guard
 from tests.soak.injector import KILLED, KINDS, Injector
+from tests.soak.kills import left_over
 from tests.soak.worlds import copy_world, make_own, remove_world
 
 FINE = Outcome(code=0, hung=False, seconds=1, peak_mib=10, stdout="table\n", stderr="", guarded="")
@@ -127,3 +132,30 @@ def test_the_guard_lets_nothing_be_changed_outside(tmp_path: Path) -> None:
 
     assert in_a_fork(write, other) == 3 and other.read_text() == "old"
     assert in_a_fork(write, world / "mine") == 0 and (world / "mine").read_text() == "new"
+
+
+@pytest.mark.slow
+def test_sweeps_whose_processes_are_killed_lose_and_double_nothing() -> None:
+    """A small campaign; the large one is of `make soak`."""
+    command = [sys.executable, "-m", "tests.soak.kills", "--kills", "12", "--sweeps", "2", "--seed", "4"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(
+        r"^kills: 12 of seed 4 in \d+ sweeps \(.*child.*parent.*\); 0 with something wrong$", done.stdout, re.M
+    )
+
+
+def test_what_a_killed_sweep_must_not_leave_is_seen(tmp_path: Path) -> None:
+    lock = tmp_path / "runs/.locks/a.lock"
+    lock.parent.mkdir(parents=True)
+    lock.touch()
+    assert not left_over(tmp_path)
+    (tmp_path / "runs/.features.x.unfinished").mkdir()
+    (tmp_path / "runs/checkpoint.safetensors").touch()
+    with lock.open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert [Path(one.split()[0]).name for one in left_over(tmp_path)] == [
+            ".features.x.unfinished",
+            "checkpoint.safetensors",
+            "a.lock",
+        ]

@@ -204,4 +204,5 @@ def textures_dataset(name: str) -> DataSet:
         load_image=partial(_load, style, known),
         samples_val=sampled,
         train_is_sampled=sampled,
+        identify=lambda _: name,  # what code draws is told by its name, and by the code, which whoever keeps it adds
     )

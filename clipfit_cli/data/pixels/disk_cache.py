@@ -7,10 +7,12 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
+
+from filelock import FileLock, Timeout
 
 from clipfit_cli.errors import ConfigError, DataError
 from clipfit_cli.files import remove_unfinished, written_whole
@@ -23,7 +25,8 @@ DEFAULT_SIZE_GIB = 20.0
 FREE_DISK_BYTES = 2**30
 """So much of the disk is left to others."""
 
-_SUFFIX = ".clipfit-features"
+_SUFFIX, _LOCK_SUFFIX = ".clipfit-features", ".clipfit-lock"
+_POLL_S = 0.05
 _HEAD_BYTES = 512
 # Version 0.1.0 kept pixels, too: they are never read, and go as everything that is not used.
 _ENTRY = re.compile(r"[0-9a-f]{62}\.clipfit-(features|pixels)")
@@ -121,6 +124,44 @@ class DiskCache:
             self._is_writable = False
             self._on_note(f"the image cache {self.folder} takes no more: {getattr(error, 'strerror', None) or error}")
 
+    def takes(self, num_bytes: int) -> bool:
+        """Return whether features of so many bytes may be kept, as far as one can tell beforehand."""
+        return self._is_writable and num_bytes + _HEAD_BYTES + 8 <= self.limit_bytes
+
+    def has(self, key: str) -> bool:
+        """Return whether features are kept under a key, whole or damaged."""
+        with suppress(OSError, ValueError):
+            return self._path(key).is_file()
+        return False
+
+    @contextmanager
+    def making(self, key: str, *, waits: bool) -> Iterator[bool]:
+        """Keep other processes from making the same features meanwhile, and say whether it is this one that may.
+
+        Look with `has` inside: who had to wait usually finds them made. Where the folder takes no locks, any process
+        may make them.
+
+        Args:
+            key: Of the features.
+            waits: For a process that is making them; else False is the answer.
+        """
+        lock = FileLock(self._path(key).with_suffix(_LOCK_SUFFIX))
+        try:
+            Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
+            lock.acquire(blocking=waits, poll_interval=_POLL_S)
+        except Timeout:
+            yield False
+            return
+        except (OSError, ValueError, NotImplementedError):
+            yield True
+            return
+        try:
+            yield True
+        finally:
+            with suppress(OSError):  # before it is free: who waits for a file that is gone finds the features there
+                os.unlink(lock.lock_file)  # noqa: PTH108
+            lock.release()
+
     def _path(self, key: str) -> Path:
         return self.folder / key[:2] / f"{key[2:]}{_SUFFIX}"
 
@@ -163,12 +204,20 @@ def _own_files(folder: Path) -> list[tuple[Path, os.stat_result]]:
     found = []
     with suppress(OSError, ValueError):
         for path in folder.glob("[0-9a-f][0-9a-f]/*"):
-            if path.suffix == ".unfinished" and _SUFFIX in path.stem:
+            if path.suffix == _LOCK_SUFFIX:
+                _remove_if_free(path)
+            elif path.suffix == ".unfinished" and _SUFFIX in path.stem:
                 remove_unfinished(path.with_name(path.stem[1:].rpartition(".")[0]))
             elif _ENTRY.fullmatch(path.name) and not path.parent.is_symlink():
                 with suppress(FileNotFoundError):
                     found.append((path, path.lstat()))
     return found
+
+
+def _remove_if_free(lock_file: Path) -> None:
+    """Remove the lock of a process that is gone."""
+    with suppress(Timeout, OSError, NotImplementedError), FileLock(lock_file, blocking=False):
+        lock_file.unlink(missing_ok=True)
 
 
 def _digest(what: str, rows: Iterable[NDArray[np.float32]]) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -81,6 +82,7 @@ class ImageStore:
         self._threads = threads or min(_MOST_THREADS, _usable_cores())
         self._cache = ImageCache(memory_budget_mib * 2**20)
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="clipfit-images")
+        self._is_anew = False
         self._lock = threading.Lock()
         self._turns = [threading.Lock() for _ in range(256)]
 
@@ -145,6 +147,15 @@ class ImageStore:
         batches = (begin(items[start : start + batch_size]) for start in range(0, len(items), batch_size))
         return _in_order(batches, ahead=-(-2 * self._threads // batch_size))
 
+    @contextmanager
+    def decoding_anew(self) -> Iterator[None]:
+        """Take no pixels meanwhile that were decoded before; those stay kept."""
+        self._is_anew = True
+        try:
+            yield
+        finally:
+            self._is_anew = False
+
     def close(self) -> None:
         """Drop what waits to be decoded and end the threads; the store is of no use afterwards."""
         self._pool.shutdown(wait=True, cancel_futures=True)
@@ -189,7 +200,7 @@ class ImageStore:
     def _kept(self, dataset: DataSet, item: Item, spec: ImageSpec | None = None) -> NDArray[np.uint8]:
         """Return the pixels of a whole image, or its centre crop (3, size, size), and keep them."""
         group, key = group_of(dataset), (item.path, spec)
-        pixels = self._cache.get(group, key)
+        pixels = None if self._is_anew else self._cache.get(group, key)
         if pixels is None:
             image = self._decode(dataset, item)
             pixels = eval_crop(image, spec).numpy() if spec else np.asarray(image)

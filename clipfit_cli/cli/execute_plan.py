@@ -1,0 +1,94 @@
+"""`clipfit runs execute`: the runs of a plan that `--dry-run --json` wrote, one by one, on any machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from clipfit_cli.cli.console import emit, note
+from clipfit_cli.cli.model_options import offline_if
+from clipfit_cli.cli.options import OUTPUT_PANEL, command
+from clipfit_cli.cli.output_options import OutputOptions
+from clipfit_cli.cli.progress import Reporter
+from clipfit_cli.errors import SweepError, counted
+from clipfit_cli.reports.tables import Column, Table
+
+if TYPE_CHECKING:
+    from clipfit_cli.runs.plan_file import PlannedRun
+    from clipfit_cli.runs.sweep import SweepResult
+
+_COLUMNS = (
+    Column("index", "run", "int"),
+    Column("dataset", "data set"),
+    Column("method", "method"),
+    Column("seed", "seed", "int"),
+    Column("shots", "shots", "value"),
+    Column("state", "state"),
+    Column("accuracies_pct", "accuracies (%)", "value"),
+    Column("problem", "problem", "prose"),
+    Column("key", "key", terminal=False),
+)
+
+
+@command
+def execute_plan(
+    output: OutputOptions,
+    plan: Annotated[Path, typer.Argument(metavar="PLAN.json", help="What a command printed with --dry-run --json.")],
+    index: Annotated[
+        int | None,
+        typer.Option(
+            metavar="K",
+            min=0,
+            help="Only this run of the plan, counted from 0. Default: all of them, one after the other.",
+            rich_help_panel=OUTPUT_PANEL,
+        ),
+    ] = None,
+) -> None:
+    """Make the runs of a plan, or one of them; what is finished is not run again.
+
+    Any scheduler can share a plan out: job arrays, a shell loop, make. The command that made the plan prints the table
+    when all are done. A plan is refused where its runs would be others: other data, weights or code.
+    """
+    note("loading torch and open_clip ...", quiet=output.quiet)
+    from clipfit_cli.runs.plan_file import read_plan
+
+    found = read_plan(plan)
+    chosen = range(len(found.runs)) if index is None else [index]
+    runs_dir = Path(found.setup.runs_dir)
+    with offline_if(found.setup.offline), Reporter(quiet=output.quiet, runs_dir=runs_dir, advice="") as reporter:
+        from clipfit_cli.runs.event_log import check_tensorboard
+        from clipfit_cli.runs.worker import Worker
+
+        if found.setup.keep.tensorboard:
+            check_tensorboard()
+        worker = Worker(found, progress=reporter, say=reporter.note)
+        for place in chosen:
+            worker.take(place, waits=True)
+    rows = tuple(_row(place, found.runs[place], worker.result) for place in chosen)
+    emit(Table(f"{len(rows)} of {counted(len(found.runs), 'planned run')}", _COLUMNS, rows), output)
+    failures = worker.result.failures
+    if failures and index is not None:
+        raise failures[0][1]
+    if failures:
+        raise SweepError(
+            f"{len(failures)} of {len(rows)} runs failed, the first: {failures[0][1]}. The same command runs them again"
+        )
+
+
+def _row(index: int, asked: PlannedRun, result: SweepResult) -> dict[str, object]:
+    """Return what came of a run of the plan."""
+    config, made = asked.config, result.finished.get(index)
+    failed = next((error for one, error in result.failures if one == config), None)
+    return {
+        "index": index,
+        "dataset": config.dataset,
+        "method": config.method,
+        "shots": "all" if config.shots is None else config.shots,
+        "seed": config.seed,
+        "state": "finished" if made else "failed",
+        "accuracies_pct": {f"{one.dataset}/{one.subset}": one.accuracy_pct for one in made.tests} if made else None,
+        "problem": str(failed) if failed else None,
+        "key": asked.key,
+    }
