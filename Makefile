@@ -27,3 +27,4 @@ soak:
 	$(PYTHON) -m tests.soak.shared_plan --seed $(SEED) --repeats 20
 	$(PYTHON) -m tests.soak.kills --seed $(SEED) --kills 200
 	$(PYTHON) -m pytest -m slow tests/reports/test_latex.py
+	$(PYTHON) -m pytest tests/slurm/test_real_slurm.py tests/slurm/limits.py

@@ -104,6 +104,10 @@ class UndefinedClasses(ConfigError):
     """A method has no answer for these classes; a test is left out, and its cells are empty."""
 
 
+class SchedulerError(ClipfitError):
+    """A scheduler such as Slurm does not answer, or refuses."""
+
+
 class SweepError(ClipfitError):
     """Some runs of a sweep failed; the others are finished and stored."""
 

@@ -234,6 +234,20 @@ def flush_folder(path: Path) -> None:
             os.close(descriptor)
 
 
+def has_locks(folder: Path) -> bool:
+    """Return whether a lock on a file in a folder keeps other processes off; some network file systems have none.
+
+    Raises:
+        OSError: No file can be made there.
+    """
+    with tempfile.TemporaryFile(dir=folder) as file:
+        try:
+            _lock(file.fileno())
+        except OSError:
+            return False
+    return True
+
+
 def _beginning(path: Path) -> str:
     """Return what the names of unfinished files begin with: no name has more than 255 bytes."""
     return os.fsencode(path.name)[:150].decode(errors="ignore")

@@ -81,6 +81,12 @@ def first_signal_waits() -> Iterator[list[int]]:
         raise Terminated(told[0])
 
 
+def heed(*numbers: int) -> None:
+    """Have signals end the process as Ctrl-C does, whatever was to be done about them before."""
+    for number in numbers:
+        signal.signal(number, _terminate)
+
+
 def _terminate(number: int, _: object) -> None:
     if _told is not None:
         _told.append(number)

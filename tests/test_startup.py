@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-HEAVY = ("torch", "torchvision", "open_clip", "pandas", "numpy", "PIL", "timm")
+HEAVY = ("submitit", "torch", "torchvision", "open_clip", "pandas", "numpy", "PIL", "timm")
 PROBE = """
 import json, sys
 from clipfit_cli.cli.app import app
@@ -37,6 +37,8 @@ def loaded_by(*arguments: str) -> list[str]:
         ["compare", "--help"],
         ["predict", "--help"],
         ["export", "--help"],
+        ["jobs"],
+        ["cancel", "--help"],
         ["data", "show", "--help"],
         ["data", "get", "--help"],
         ["data", "check", "--help"],

@@ -11,6 +11,7 @@ from clipfit_cli._version import __version__
 from clipfit_cli.cli import data, methods, models, runs
 from clipfit_cli.cli.adapters import export, predict
 from clipfit_cli.cli.errors import reported
+from clipfit_cli.cli.jobs import cancel, jobs
 from clipfit_cli.cli.plot import plot
 from clipfit_cli.cli.protocols import base2new, compare, eval_, train, xdataset
 from clipfit_cli.cli.published import published
@@ -134,6 +135,12 @@ app.command(
 app.command(
     epilog=_examples("clipfit export dataset=dtd,method=clipfit,seed=1 --out my-model"),
 )(export)
+app.command(
+    epilog=_examples("clipfit jobs", "clipfit jobs dataset=dtd,method=clipfit --json"),
+)(jobs)
+app.command(
+    epilog=_examples("clipfit cancel", "clipfit cancel 1234 --yes", "clipfit cancel method=coop --yes"),
+)(cancel)
 app.add_typer(runs.app, name="runs")
 app.add_typer(methods.app, name="methods")
 app.add_typer(models.app, name="models")

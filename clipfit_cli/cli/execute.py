@@ -14,11 +14,13 @@ from clipfit_cli.cli.model_options import ModelOptions, offline_if
 from clipfit_cli.cli.output_options import RunOptions
 from clipfit_cli.cli.plan import plan_table
 from clipfit_cli.cli.request import Asked, cache_folder, splits_dir_of
+from clipfit_cli.cli.slurm import Cluster, find_cluster, hand_over
 from clipfit_cli.config import Execution
 from clipfit_cli.errors import (
     ConfigError,
     DataError,
     ModelError,
+    SchedulerError,
     SweepError,
     UnknownNameError,
     first_line,
@@ -73,17 +75,19 @@ def execute(
         raise UnknownNameError("value of --keep-adapters", output.keep_adapters, ("all", "none"))
     if output.log not in (None, "tensorboard"):
         raise UnknownNameError("value of --log", output.log, ("tensorboard",))
+    cluster = find_cluster(output)
     note("loading torch and open_clip ...", quiet=output.quiet)
     from clipfit_cli.runs.event_log import check_tensorboard
     from clipfit_cli.runs.sweep import SweepResult
 
     if output.log:
         check_tensorboard()
-    result, interrupted, planned, table = SweepResult(), None, None, None
+    interrupted: KeyboardInterrupt | SchedulerError | None = None
+    result, planned, table = SweepResult(), None, None
     with offline_if(machine.offline), JobsReporter(quiet=output.quiet, runs_dir=output.runs_dir) as reporter:
         try:
-            planned = _execute(configs, asked, machine, output, reporter, result)
-        except KeyboardInterrupt as error:
+            planned = _execute(configs, asked, machine, output, cluster, reporter, result)
+        except (KeyboardInterrupt, SchedulerError) as error:
             interrupted = error
     if planned:
         emit(planned.table, output, as_json=to_json(planned.table, planned.beside) if output.json else None)
@@ -124,6 +128,7 @@ def _execute(
     asked: Asked,
     machine: ModelOptions,
     output: RunOptions,
+    cluster: Cluster | None,
     reporter: JobsReporter,
     result: SweepResult,
 ) -> Planned | None:
@@ -131,20 +136,28 @@ def _execute(
 
     What is imported here may ask once, when it is imported, whether it is offline.
     """
+    import torch
+
     from clipfit_cli.engine.precision import resolve_precision
     from clipfit_cli.models.source import find_blueprint
     from clipfit_cli.runs.forecast import forecast
     from clipfit_cli.runs.jobs import RETRIES, features_shared, sweep_side_by_side
     from clipfit_cli.runs.places import default_jobs, places, threads_of_each
     from clipfit_cli.runs.plan_file import PLAN_KEY, plan_of, to_plain
-    from clipfit_cli.runs.prepare import prepare
+    from clipfit_cli.runs.prepare import check_served, prepare
     from clipfit_cli.runs.sweep import sweep
 
     setup = setup_of(asked, machine, output)
-    workspace, store, keep = setup.workspace(reporter.note), setup.store(), setup.keep
+    if cluster:
+        setup, here = cluster.there(setup), replace(setup, device="cpu")
+    workspace, store, keep = (here if cluster else setup).workspace(reporter.note), setup.store(), setup.keep
+    device = torch.device(setup.device) if cluster else workspace.device
     try:
         model = find_blueprint(asked.request.model.backbone, asked.request.model.pretrained, say=reporter.note)
-        configs = [replace(one, precision=resolve_precision(one.precision, workspace.device, model)) for one in configs]
+        configs = [
+            replace(one, precision=resolve_precision(one.precision, device, model, is_here=cluster is None))
+            for one in configs
+        ]
         if output.dry_run:
             plan = [prepare(config, workspace, store) for config in configs]
             takes = forecast(plan, store, keep_adapters=keep.adapter)
@@ -154,6 +167,12 @@ def _execute(
         if not output.dry_run:
             raise
         return Planned(plan_table(configs, (), (), first_line(error)))
+    if cluster:
+        workspace.check(configs)
+        plan = [prepare(config, workspace, store) for config in configs]
+        check_served(plan)
+        hand_over(cluster, setup, plan, workspace, output, reporter, result)
+        return None
     jobs = min(output.jobs or default_jobs(machine.device), len(configs))
     if jobs == 1 and output.retries is None:
         sweep(configs, workspace=workspace, store=store, progress=reporter, keep=keep, result=result)

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from clipfit_cli.cli.options import DATA_PANEL, OUTPUT_PANEL, complete_from
+from clipfit_cli.cli.slurm_options import SlurmOptions
 from clipfit_cli.data.pixels.disk_cache import DEFAULT_SIZE_GIB
 from clipfit_cli.errors import ConfigError
 from clipfit_cli.files import expanded
@@ -132,7 +133,7 @@ class CacheOptions(CacheFolderOptions):
 
 
 @dataclass(frozen=True)
-class RunOptions(CacheOptions, OutputOptions):
+class RunOptions(SlurmOptions, CacheOptions, OutputOptions):
     """Where runs are kept, and whether they run."""
 
     runs_dir: RunsDir = DEFAULT_RUNS_DIR
@@ -227,7 +228,7 @@ class RunOptions(CacheOptions, OutputOptions):
             min=0,
             max=1000,
             help="How often a run is tried again whose process was killed or crashed; with --jobs 1 it is in a "
-            "process of its own then. Default with more jobs: 2.",
+            "process of its own then. Default with more jobs, and on Slurm: 2.",
             rich_help_panel=OUTPUT_PANEL,
         ),
     ] = None

@@ -156,7 +156,7 @@ def chosen_runs(words: Sequence[str] | None, options: RunFilters, runs_dir: Path
     from clipfit_cli.results.select import meant, select, stored_runs
 
     damaged: list[ResultsError] = []
-    narrowing, named = options.filters(), [_filters_of(word) for word in words or ()]
+    narrowing, named = options.filters(), [filters_of(word) for word in words or ()]
     everything: list[Stored] = []
     if not all(one.folder for one in named) or not named:
         everything = list(stored_runs(runs_dir, on_damage=damaged.append))
@@ -189,7 +189,7 @@ def find_run(text: str, runs_dir: Path) -> Stored:
     """
     from clipfit_cli.results.select import find_one
 
-    return find_one(runs_dir, _filters_of(text), text)
+    return find_one(runs_dir, filters_of(text), text)
 
 
 def find_folder(text: str, runs_dir: Path, *, quiet: bool = True) -> Path:
@@ -224,7 +224,7 @@ def _nothing(everything: Sequence[Stored], runs_dir: Path) -> str:
     )
 
 
-def _filters_of(text: str) -> Filters:
+def filters_of(text: str) -> Filters:
     """Return what a text names, short names of data sets and families of methods in full."""
     from clipfit_cli.results.filters import parse_run
 

@@ -15,7 +15,9 @@ _SMALL = 256
 """Numbers in a feature; no backbone that open_clip has a name for has so few."""
 
 
-def resolve_precision(precision: Precision, device: torch.device, blueprint: Blueprint) -> Precision:
+def resolve_precision(
+    precision: Precision, device: torch.device, blueprint: Blueprint, *, is_here: bool = True
+) -> Precision:
     """Return fp32, bf16 or fp16: ``auto`` is bf16 where the device computes in it, fp32 elsewhere.
 
     For a small model, such as the built-in one and whatever was exported from it, ``auto`` is fp32 on every device:
@@ -25,6 +27,7 @@ def resolve_precision(precision: Precision, device: torch.device, blueprint: Blu
         precision: As asked for.
         device: Where the model runs.
         blueprint: The model's architecture.
+        is_here: Whether the device can be asked; a CUDA device of another machine is taken to compute in bf16.
 
     Raises:
         ConfigError: fp16 on a CPU, where it would be slow and unscaled.
@@ -35,7 +38,10 @@ def resolve_precision(precision: Precision, device: torch.device, blueprint: Blu
         return precision
     if blueprint.model_cfg["embed_dim"] < _SMALL:
         return "fp32"
-    has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False) if device.type == "cuda" else _cpu_has_bf16()
+    if device.type == "cuda":
+        has_bf16 = not is_here or torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        has_bf16 = _cpu_has_bf16()
     return "bf16" if has_bf16 else "fp32"
 
 

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Protocol, get_args
 
 from clipfit_cli.config import ProtocolName, Recipe, TrainingConfig
 from clipfit_cli.errors import ConfigError, check_known, shortened
@@ -25,6 +25,19 @@ _DAY = re.compile(r"\d{4}-\d\d-\d\d")
 _RECIPE = tuple(field.name for field in fields(Recipe))
 _NOTHING = ("none", "all")
 """What stands for None where it is typed."""
+
+
+class Described(Protocol):
+    """What says which training it is: a record, or a run that is to be made."""
+
+    @property
+    def config(self) -> TrainingConfig: ...
+
+    @property
+    def key(self) -> str: ...
+
+    @property
+    def created_at(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -60,7 +73,7 @@ class Filters:
         for name in self.protocol:
             check_known("protocol", name, PROTOCOLS)
 
-    def hold(self, run: Run) -> bool:
+    def hold(self, run: Described) -> bool:
         """Whether a training is meant, as far as its own record tells: all but the protocol."""
         config, conditions = run.config, conditions_of(run) if self.settings else {}
         made = _moment(run.created_at) if self.since or self.until else None
@@ -96,7 +109,7 @@ def protocols_of(run: Run, tests: Sequence[Test]) -> set[str]:
     return {name for name, holds in found.items() if holds}
 
 
-def conditions_of(run: Run) -> dict[str, tuple[Any, ...]]:
+def conditions_of(run: Described) -> dict[str, tuple[Any, ...]]:
     """What can be asked of a training by name, each with its values: one a stage for the fields of a recipe.
 
     Settings of the method, over fields of its recipe, over ``backbone``, ``pretrained``, ``bn`` and the other fields of

@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from clipfit_cli.config import TrainingConfig
 from clipfit_cli.errors import ResultsError
-from clipfit_cli.files import folder_written_whole, read_bytes, remove_unfinished, write_whole
+from clipfit_cli.files import folder_written_whole, has_locks, read_bytes, remove_unfinished, write_whole
 from clipfit_cli.results.record import Finished, Run, Test, from_json, to_json
 
 RECORD_FILE = "record.json"
@@ -61,6 +61,7 @@ class RunStore:
         """
         self.runs_dir = runs_dir
         self._locks: dict[str, FileLock] = {}
+        self._has_locks: bool | None = None
 
     def folder(self, key: str, config: TrainingConfig, *, is_adapter: bool = False) -> Path:
         """Where a training lives: where it is, or else where it would be.
@@ -110,6 +111,7 @@ class RunStore:
 
         Look with `find` before and again inside: who had to wait usually finds the run finished. Free again when a
         holder dies. Lock files are left in place, because deleting one that another process has open would let two in.
+        On a file system without locks every run is taken for held: one that two make is made twice, with one result.
 
         Args:
             key: Of the run.
@@ -122,6 +124,12 @@ class RunStore:
         path = self.runs_dir / ".locks" / f"{key}.lock"
         with _explained(path):
             path.parent.mkdir(parents=True, exist_ok=True)
+            if self._has_locks is None:
+                self._has_locks = has_locks(path.parent)
+        if not self._has_locks:
+            yield True
+            return
+        with _explained(path):
             held = self._locks.setdefault(key, FileLock(path))
             with suppress(Timeout):
                 held.acquire(blocking=False)

@@ -66,6 +66,8 @@ def test_the_commands() -> None:
         "reproduce",
         "predict",
         "export",
+        "jobs",
+        "cancel",
     }
     assert {group.name for group in app.registered_groups} == {"data", "methods", "models", "runs"}
 

@@ -340,3 +340,18 @@ def test_one_process_at_a_time_makes_features(tmp_path: Path) -> None:
     with other.making(key_of(1), waits=False) as is_mine:
         assert is_mine
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_where_a_file_system_has_no_locks_any_process_may_make_a_list(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lock that is a mere file would stay when its holder is killed."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(pytest.importorskip("fcntl"), "flock", refuse)
+    one, other = open_cache(tmp_path), open_cache(tmp_path)
+    with one.making(key_of(1), waits=True) as first, other.making(key_of(1), waits=False) as second:
+        assert first and second
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -127,6 +128,23 @@ def test_a_lock_is_free_again_after_an_error(tmp_path: Path) -> None:
         raise ZeroDivisionError
     with there.lock(RECORD.key, on_wait=lambda: pytest.fail("still held")):
         pass
+
+
+def test_a_file_system_without_locks_stops_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lock that is a file would stay when its holder dies on another node."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    fcntl = pytest.importorskip("fcntl")
+    here, there = RunStore(tmp_path), RunStore(tmp_path)
+    with here.lock(RECORD.key), there.lock(RECORD.key, blocking=False) as is_held:
+        assert not is_held
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    here, there = RunStore(tmp_path), RunStore(tmp_path)
+    with here.lock(RECORD.key), there.lock(RECORD.key, on_wait=lambda: pytest.fail("it waits")) as is_held:
+        assert is_held
+    assert {path.name for path in (tmp_path / ".locks").iterdir()} == {f"{RECORD.key}.lock"}
 
 
 def test_a_lock_that_cannot_be_made_is_explained(tmp_path: Path) -> None:

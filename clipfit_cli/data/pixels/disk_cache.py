@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from filelock import FileLock, Timeout
 
 from clipfit_cli.errors import ConfigError, DataError
-from clipfit_cli.files import remove_unfinished, written_whole
+from clipfit_cli.files import has_locks, remove_unfinished, written_whole
 
 if TYPE_CHECKING:
     import numpy as np
@@ -147,7 +147,10 @@ class DiskCache:
         """
         lock = FileLock(self._path(key).with_suffix(_LOCK_SUFFIX))
         try:
-            Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
+            folder = Path(lock.lock_file).parent
+            folder.mkdir(parents=True, exist_ok=True)
+            if not has_locks(folder):  # else a mere file would be the lock, and stay where its process is killed
+                raise NotImplementedError
             lock.acquire(blocking=waits, poll_interval=_POLL_S)
         except Timeout:
             yield False

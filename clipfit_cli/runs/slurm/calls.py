@@ -1,0 +1,140 @@
+"""What is asked of Slurm, each call with a time limit: which jobs there are, end some, begin one anew."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+from clipfit_cli.errors import ConfigError, SchedulerError, first_line
+
+TIMEOUT_S = 60.0
+"""After so long without an answer a call has failed: a controller that hangs is not waited for."""
+
+_MOST_WORDS = 500
+_ARRAY_SIZE = 1001
+"""Slurm's own default of MaxArraySize, which is one more than the tasks of an array."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A job, or a task of an array, as Slurm sees it.
+
+    Attributes:
+        state: Slurm's word, such as ``RUNNING``.
+        name: Of the job; empty where Slurm was not asked for it.
+        node: Where it runs or ran; may be empty.
+    """
+
+    state: str
+    name: str = ""
+    node: str = ""
+
+
+def check_installed() -> None:
+    """Nothing, if Slurm's commands are here.
+
+    Raises:
+        ConfigError: They are not.
+    """
+    for program in ("sbatch", "srun", "squeue"):
+        if shutil.which(program) is None:
+            raise ConfigError(
+                f"--executor slurm needs Slurm's commands, and there is no {program} on the PATH; type it on a login "
+                "node of the cluster, or leave --executor out to run on this machine"
+            )
+
+
+def queue(names: Iterable[str]) -> dict[str, Seen]:
+    """Return jobs by id, tasks of an array each its own (``12_3``), whoever submitted them, those that just ended, too.
+
+    Args:
+        names: Of the jobs.
+
+    Raises:
+        SchedulerError: Slurm does not answer.
+    """
+    found = {}
+    for some in _parts(list(names)):
+        options = ("--noheader", "--array", "--states=all", "--format=%i|%T|%j|%N")
+        for line in call("squeue", *options, f"--name={','.join(some)}").splitlines():
+            words = [word.strip() for word in line.split("|")]
+            if len(words) == 4:
+                found[words[0]] = Seen(*words[1:])
+    return found
+
+
+def accounted(jobs: Collection[str]) -> dict[str, Seen]:
+    """Return what accounting knows of jobs; nothing where a cluster keeps none, or it does not answer.
+
+    Args:
+        jobs: Ids, those of tasks of an array among them.
+    """
+    found: dict[str, Seen] = {}
+    arrays = sorted({job.split("_")[0] for job in jobs})
+    for some in _parts(arrays):
+        words = ("--noheader", "--allocations", "--parsable2", "--format=JobID,State,NodeList")
+        try:
+            shown = call("sacct", *words, f"--jobs={','.join(some)}")
+        except SchedulerError:
+            return found
+        for line in shown.splitlines():
+            job, _, rest = line.partition("|")
+            state, _, node = rest.partition("|")
+            if job in jobs and state:
+                found[job] = Seen(state.split()[0].rstrip("+"), "", node)  # CANCELLED by 1000
+    return found
+
+
+def cancel(jobs: Iterable[str]) -> None:
+    """End jobs; those that are over already are passed over.
+
+    Raises:
+        SchedulerError: Slurm does not answer.
+    """
+    for some in _parts(list(jobs)):
+        call("scancel", "--quiet", *some)
+
+
+def requeue(job: str) -> None:
+    """Have a job, that of this process perhaps, wait in the queue to begin anew.
+
+    Raises:
+        SchedulerError: Slurm does not answer, or does not do it.
+    """
+    call("scontrol", "requeue", job)
+
+
+def array_size() -> int:
+    """Return how many tasks an array can have; Slurm's own default where it does not say."""
+    try:
+        shown = re.search(r"^MaxArraySize\s*=\s*(\d+)", call("scontrol", "show", "config"), flags=re.M)
+    except SchedulerError:
+        shown = None
+    return max(1, (int(shown[1]) if shown else _ARRAY_SIZE) - 1)
+
+
+def call(*words: str) -> str:
+    """Return what a command of Slurm prints.
+
+    Raises:
+        SchedulerError: It is not there, fails, or says nothing for `TIMEOUT_S`.
+    """
+    try:
+        done = subprocess.run(
+            words, capture_output=True, text=True, errors="replace", timeout=TIMEOUT_S, stdin=subprocess.DEVNULL
+        )
+    except subprocess.TimeoutExpired:
+        raise SchedulerError(f"{words[0]} gave no answer in {TIMEOUT_S:g} s; is Slurm's controller up?") from None
+    except OSError as error:
+        raise SchedulerError(f"{words[0]} cannot be called: {error.strerror or error}") from error
+    if done.returncode:
+        raise SchedulerError(f"{words[0]} failed: {first_line(ValueError(done.stderr or done.stdout))}")
+    return done.stdout
+
+
+def _parts(words: list[str]) -> list[list[str]]:
+    """Return the words in parts that a command line has room for."""
+    return [words[start : start + _MOST_WORDS] for start in range(0, len(words), _MOST_WORDS)]
