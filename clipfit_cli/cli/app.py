@@ -14,6 +14,7 @@ from clipfit_cli.cli.errors import reported
 from clipfit_cli.cli.plot import plot
 from clipfit_cli.cli.protocols import base2new, compare, eval_, train, xdataset
 from clipfit_cli.cli.published import published
+from clipfit_cli.cli.push import push
 from clipfit_cli.cli.report import report
 from clipfit_cli.cli.reproduce import reproduce
 from clipfit_cli.cli.results import results
@@ -134,6 +135,12 @@ app.command(
 app.command(
     epilog=_examples("clipfit export dataset=dtd,method=clipfit,seed=1 --out my-model"),
 )(export)
+app.command(
+    epilog=_examples(
+        "clipfit push dataset=dtd,method=clipfit,seed=1 ORG/NAME --licence cc-by-4.0 --dry-run my-adapter",
+        "clipfit push dataset=dtd,method=clipfit,seed=1 ORG/NAME --licence cc-by-4.0 --private",
+    ),
+)(push)
 app.add_typer(runs.app, name="runs")
 app.add_typer(methods.app, name="methods")
 app.add_typer(models.app, name="models")
