@@ -176,7 +176,12 @@ def _results(results: Sequence[Tested], seed: int) -> Table:
         }
         for one in results
     ]
-    return Table("", _COLUMNS, tuple(rows), ("accuracy: mean and standard deviation (divisor n) over the seeds; run.json has each of them.",))
+    return Table(
+        "",
+        _COLUMNS,
+        tuple(rows),
+        ("accuracy: mean and standard deviation (divisor n) over the seeds; run.json has each of them.",),
+    )
 
 
 def _eval_results(results: Sequence[Tested]) -> list[Any]:
@@ -244,4 +249,4 @@ def _plain(text: str) -> str:
 
 def _word(text: str) -> str:
     """Return a text as one word of letters, digits, dots, dashes and underscores, as the hub takes them."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.")[:96] or "unnamed"
+    return re.sub(r"[^A-Za-z0-9._]+", "-", text).strip("-.")[:96] or "unnamed"

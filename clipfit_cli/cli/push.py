@@ -95,7 +95,10 @@ def push(
             typer.echo(rules.write_pushed(found, dry_run, repository, shared, say=say))
             return
         from huggingface_hub import constants
+        from huggingface_hub.utils import disable_progress_bars
 
         if constants.HF_HUB_OFFLINE:
             raise ConfigError("push needs the network, which is not to be touched; --dry-run DIR writes the folder")
+        if quiet:
+            disable_progress_bars()
         typer.echo(rules.push(found, target, shared, say=say))

@@ -43,20 +43,13 @@ def _as_asked(run: Run, tests: Sequence[Test]) -> list[Finished]:
     config, known = run.config, {name: getattr(run.config, name) for name in TrainingConfig.__dataclass_fields__}
     plain = [test for test in tests if (test.transform, test.interpolation) == ("identity", 1.0)]
     if run.scored_adapter or not config.stages:
-        adapter = _ADAPTER if run.scored_adapter else None
-        return [
-            Finished(
-                RunConfig(
-                    **{**known, "dataset": test.dataset, "subset": test.subset, "precision": test.precision},
-                    **{"templates": _given(test.templates, test.dataset), "adapter": adapter},
-                    protocol="eval",
-                    tests=(TestSet(test.dataset, test.subset),),
-                ),
-                run,
-                (test,),
-            )
-            for test in plain
-        ]
+        adapter, found = _ADAPTER if run.scored_adapter else None, []
+        for test in plain:
+            own = {name: getattr(test, name) for name in ("dataset", "subset", "precision")}
+            asked = {**known, **own, "templates": _given(test.templates, test.dataset), "adapter": adapter}
+            tested = (TestSet(test.dataset, test.subset),)
+            found.append(Finished(RunConfig(**asked, protocol="eval", tests=tested), run, (test,)))
+        return found
     given = () if config.reference_templates else _given(config.templates, config.dataset)
     own = [
         test
