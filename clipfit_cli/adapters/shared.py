@@ -132,18 +132,18 @@ def _fetched(repository: str, revision: str, source: str, say: Callable[[str], N
     """
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
 
-    commits = []
+    commit = revision
     for name, most in ((CARD_FILE, MOST_CARD), (WEIGHTS_FILE, _MOST_WEIGHTS)):
-        known = get_hf_file_metadata(hf_hub_url(repository, name, revision=revision))
+        known = get_hf_file_metadata(hf_hub_url(repository, name, revision=commit))
+        commit = known.commit_hash or ""
+        if not _COMMIT.fullmatch(commit):
+            raise CheckpointError(f"{source} does not say of which commit its files are")
         if known.size is None or known.size > most:
             size = "a size that is not told" if known.size is None else f"{known.size:,} bytes"
             raise CheckpointError(f"{name} of {source} is refused: it has {size}, at most {most:,} are accepted")
-        commits.append(known.commit_hash or "")
-    if not _COMMIT.fullmatch(commits[0]):
-        raise CheckpointError(f"{source} does not say of which commit its files are")
-    if say and _kept(repository, commits[0]) is None:
+    if say and _kept(repository, commit) is None:
         say(f"fetching the adapter {SHARED_PREFIX}{repository} from {source} ...")
-    weights = Path(hf_hub_download(repository, WEIGHTS_FILE, revision=commits[0]))
+    weights = Path(hf_hub_download(repository, WEIGHTS_FILE, revision=commit))
     card = Path(hf_hub_download(repository, CARD_FILE, revision=revision))
     if card.parent != weights.parent:  # somebody has pushed meanwhile
         hf_hub_download(repository, WEIGHTS_FILE, revision=card.parent.name)

@@ -46,7 +46,7 @@ def push(
     private: Annotated[
         bool,
         typer.Option(
-            "--private", help="Only for those who may see the repository's private ones.", rich_help_panel=OUTPUT_PANEL
+            "--private", help="Make the repository private; one that is there has to be.", rich_help_panel=OUTPUT_PANEL
         ),
     ] = False,
     revision: Annotated[
@@ -95,7 +95,7 @@ def push(
             typer.echo(rules.write_pushed(found, dry_run, repository, shared, say=say))
             return
         from huggingface_hub import constants
-        from huggingface_hub.utils import disable_progress_bars
+        from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
 
         if constants.HF_HUB_OFFLINE:
             raise ConfigError("push needs the network, which is not to be touched; --dry-run DIR writes the folder")

@@ -45,10 +45,10 @@ def _as_asked(run: Run, tests: Sequence[Test]) -> list[Finished]:
     if run.scored_adapter or not config.stages:
         adapter, found = _ADAPTER if run.scored_adapter else None, []
         for test in plain:
-            own = {name: getattr(test, name) for name in ("dataset", "subset", "precision")}
-            asked = {**known, **own, "templates": _given(test.templates, test.dataset), "adapter": adapter}
+            asked = {name: getattr(test, name) for name in ("dataset", "subset", "precision")}
+            asked |= {"templates": _given(test.templates, test.dataset), "adapter": adapter}
             tested = (TestSet(test.dataset, test.subset),)
-            found.append(Finished(RunConfig(**asked, protocol="eval", tests=tested), run, (test,)))
+            found.append(Finished(RunConfig(**{**known, **asked}, protocol="eval", tests=tested), run, (test,)))
         return found
     given = () if config.reference_templates else _given(config.templates, config.dataset)
     own = [

@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
-from huggingface_hub import constants
+from huggingface_hub import ModelCard, constants
 
 from clipfit_cli.engine.checkpoint import tensors_to_bytes
 from tests.models.hub_server import TOKEN, Hub, serve
@@ -55,7 +54,7 @@ def split_page(folder: Path) -> tuple[dict[str, Any], str]:
     text = (folder / "README.md").read_text(encoding="utf-8")
     found = re.fullmatch(r"---\n(.*?)\n---\n(.*)", text, flags=re.S)
     assert found
-    return yaml.safe_load(found[1]), found[2]
+    return ModelCard(text).data.to_dict(), found[2]
 
 
 def use_no_token(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ import socket
 import stat
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -91,7 +92,7 @@ def own_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run on images of one's own and weights of one's own, with another seed beside it; its notes name places."""
     info = methods.get("clipfit")
     resolved = methods.resolve(info, {}, Conditions("few-shot", "mine", 4))
-    own = {
+    own: dict[str, Any] = {
         "dataset": "mine",
         "subset": "all",
         "shots": 4,

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import socket
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from huggingface_hub import HfApi
 
 from clipfit_cli.adapters import upload as module
 from clipfit_cli.adapters.push import Shared, push, write_pushed
@@ -94,7 +97,7 @@ def test_somebody_who_writes_meanwhile_is_not_overwritten(hub: Hub, run: Path, m
     hub.put(NAME, {".gitattributes": b""})
     check = module.Uploader.check_free
 
-    def meanwhile(self: module.Uploader, kind: module.Kind, run_key: str) -> None:
+    def meanwhile(self: module.Uploader, kind: Any, run_key: str) -> None:
         check(self, kind, run_key)
         hub.put(NAME, {"theirs.txt": b""})
 
@@ -164,10 +167,7 @@ def test_files_that_a_repository_leaves_out(hub: Hub, run: Path) -> None:
 
 
 def test_a_repository_that_was_renamed(hub: Hub, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from huggingface_hub import HfApi
-    from huggingface_hub.hf_api import ModelInfo
-
-    moved = ModelInfo(id="org/other", private=False, downloads=0, likes=0, tags=[], siblings=[])
+    moved = SimpleNamespace(id="org/other", private=False, sha="", siblings=[])
     monkeypatch.setattr(HfApi, "model_info", lambda *_, **__: moved)
     refused(hub, run, "is called org/other now", ConfigError)
 

@@ -60,15 +60,14 @@ class Hub:
         """Return the files of a branch or commit; None where there is no such."""
         if revision in ("main", self.commits.get(repository, COMMIT)):
             return self.files.get(repository)
-        return self.branches.get((repository, revision), self.older.get((repository, revision)))
+        named = {self.commit_of(*place): files for place, files in self.branches.items() if place[0] == repository}
+        return self.branches.get((repository, revision), self.older.get((repository, revision), named.get(revision)))
 
     def commit_of(self, repository: str, revision: str) -> str:
         """Return the commit that a branch or commit is."""
-        if (repository, revision) in self.older:
-            return revision
-        if (repository, revision) in self.branches:
-            return hashlib.sha1(revision.encode() + repr(self.branches[repository, revision]).encode()).hexdigest()
-        return self.commits.get(repository, COMMIT)
+        if files := self.branches.get((repository, revision)):
+            return hashlib.sha1(repr((revision, files)).encode()).hexdigest()
+        return self.commits.get(repository, COMMIT) if revision == "main" else revision
 
     def put(self, repository: str, files: dict[str, bytes]) -> str:
         """Make a commit on ``main`` and return it; what was there stays under its own commit."""
@@ -206,7 +205,6 @@ def serve(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
                 hub.put(repository, files)
             else:
                 hub.branches[repository, branch] = files
-                hub.older[repository, hub.commit_of(repository, branch)] = files
             commit = hub.commit_of(repository, branch)
             return self._json({"commitUrl": f"{hub.address}/{repository}/commit/{commit}", "commitOid": commit})
 

@@ -181,9 +181,9 @@ def test_what_trains_nothing_has_a_command_for_each_test(monkeypatch: pytest.Mon
     (plain,) = few_shot.plan(replace(REQUEST, datasets=("dtd",), methods=(MethodChoice("zero-shot"),)))
     lines = of_one([plain], ("dtd", "all"), ("dtd", "new"))
     assert len(lines) == 2 and lines[1].startswith("clipfit eval --dataset dtd --subset new ")
-    for line, subset in zip(lines, ("all", "new"), strict=True):
+    for line, tested in zip(lines, (TestSet("dtd"), TestSet("dtd", "new")), strict=True):
         (config,) = planned_by(monkeypatch, line)
-        assert (config.tests, config.precision) == ((TestSet("dtd", subset),), "bf16")
+        assert (config.tests, config.precision) == ((tested,), "bf16")
         assert (config.model, config.adapter) == (ModelConfig("RN50", "openai"), None)
     run = make_finished(replace(plain, adapter="x"), {"scored_adapter": True}).run
     (line,) = commands_of_runs([(run, [make_test(run, dataset="mine", subset="all", location="/data/my pets")])])
