@@ -186,13 +186,14 @@ class Uploader:
             ConfigError: The repository is public and should be private, or has another name now.
             Exception: Whatever the hub's library raises.
         """
+        from huggingface_hub import constants
         from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
         target, has_branch = self.target, True
         try:
             info = self._api.model_info(target.repository, files_metadata=True)
         except RepositoryNotFoundError:
-            return Found(has_branch=target.revision is None)
+            return Found(has_branch=target.revision in (None, constants.DEFAULT_REVISION))
         if info.id != target.repository:
             raise ConfigError(f"{self.address} is called {shortened(info.id)} now; give that name")
         if target.private and not info.private:

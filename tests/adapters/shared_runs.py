@@ -54,7 +54,7 @@ def split_page(folder: Path) -> tuple[dict[str, Any], str]:
     text = (folder / "README.md").read_text(encoding="utf-8")
     found = re.fullmatch(r"---\n(.*?)\n---\n(.*)", text, flags=re.S)
     assert found
-    return ModelCard(text).data.to_dict(), found[2]
+    return dict(ModelCard(text).data.to_dict()), found[2]  # type: ignore[no-untyped-call]
 
 
 def use_no_token(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,6 +48,7 @@ def test_the_files_of_a_run(run: Path, tmp_path: Path) -> None:
         assert path.suffix in (".json", ".md", ".safetensors") and not path.stat().st_mode & stat.S_IXUSR
 
 
+@pytest.mark.slow
 def test_results_of_all_seeds_and_the_command(run: Path, tmp_path: Path) -> None:
     other = add_run(tmp_path / "runs", seed=3, settings={"beta": 9.0})[0]
     strange = add_run(tmp_path / "runs", seed=4)[0]
@@ -154,8 +155,11 @@ def test_a_hostile_data_set_in_the_index(tmp_path: Path, monkeypatch: pytest.Mon
     assert all("\n" not in one["dataset"]["name"] for one in index["results"])
 
 
-def test_an_adapter_without_its_record(run: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("record", [None, '{"schema_version": 1}'])
+def test_an_adapter_without_its_record(record: str | None, run: Path, tmp_path: Path) -> None:
     (run / "record.json").unlink()
+    if record:  # of 0.1, which nothing reads
+        (run / "record.json").write_text(record)
     out = pushed(run, tmp_path / "out")
     head, text = split_page(out)
     assert "model-index" not in head and "## Results" not in text and head["datasets"] == ["dtd"]
@@ -222,6 +226,7 @@ def test_where_others_find_images() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_weights_that_are_not_published_have_to_be_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     register(monkeypatch)
     model = small_model(tmp_path, "small-vit")

@@ -83,6 +83,8 @@ def test_force_takes_away_what_an_earlier_push_wrote_and_nothing_else(hub: Hub, 
 
 @pytest.mark.slow
 def test_a_branch_of_its_own(hub: Hub, run: Path, tmp_path: Path) -> None:
+    push(run, Target("org/new", "main"), ADAPTER)
+    assert hub.files["org/new"].keys() >= PUSHED
     push(run, Target(NAME, "seed/1"), ADAPTER)
     assert hub.files[NAME].keys() == {".gitattributes"} and hub.branches[NAME, "seed/1"].keys() >= PUSHED
     push(run, Target(NAME), ADAPTER)
