@@ -15,7 +15,7 @@ from clipfit_cli._version import __version__
 from clipfit_cli.adapters.export import merge, write_model
 from clipfit_cli.adapters.model_card import README_FILE, ModelCard
 from clipfit_cli.adapters.public_names import public_model, repository_of
-from clipfit_cli.adapters.run_summary import SUMMARY_FILE, Kind, record_beside, summary_of, to_json
+from clipfit_cli.adapters.run_summary import SUMMARY_FILE, Kind, summary_of, to_json
 from clipfit_cli.adapters.upload import Target, Uploader
 from clipfit_cli.config import ModelConfig
 from clipfit_cli.engine.checkpoint import (
@@ -30,6 +30,7 @@ from clipfit_cli.engine.checkpoint import (
 from clipfit_cli.errors import CheckpointError, ConfigError, ResultsError, shortened
 from clipfit_cli.files import expanded, file_sha256, folder_written_whole
 from clipfit_cli.models.model_folder import CONFIG_FILE
+from clipfit_cli.runs.prepare import run_beside
 
 COUNTED_FILE = "config.json"
 """By which the hub counts how often a model is fetched."""
@@ -126,7 +127,7 @@ def _write(folder: Path, run: Path, repository: str, shared: Shared, say: Callab
     """Write all files into an empty folder."""
     found = find_adapter(run)
     card = read_card(found)
-    record = record_beside(found, card.run_key)
+    record = run_beside(found, card.run_key)
     read_tensors(found, card.adapter_sha256, record.adapter_sha256 if record else None)
     used = ModelConfig(card.backbone, card.pretrained, card.bn)
     named = public_model(used)

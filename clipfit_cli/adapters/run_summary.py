@@ -15,9 +15,10 @@ from clipfit_cli.config import Recipe
 from clipfit_cli.engine.checkpoint import AdapterCard
 from clipfit_cli.errors import ResultsError
 from clipfit_cli.protocols.again import commands_of_runs
-from clipfit_cli.results.record import OldRecordError, Run, Test
+from clipfit_cli.results.record import Run, Test
 from clipfit_cli.results.select import Stored
 from clipfit_cli.results.store import RECORD_FILE, read_run
+from clipfit_cli.runs.prepare import run_beside
 
 SUMMARY_FILE = "run.json"
 SUMMARY_VERSION = 1
@@ -122,7 +123,7 @@ def summary_of(kind: Kind, folder: Path, run_key: str) -> Summary:
     Raises:
         ResultsError: The record, or that of a test, is damaged.
     """
-    run = record_beside(folder, run_key)
+    run = run_beside(folder, run_key)
     if run is None:
         return Summary(kind, run_key)
     seeds = _with_other_seeds(folder, run)
@@ -140,19 +141,6 @@ def summary_of(kind: Kind, folder: Path, run_key: str) -> Summary:
         results=_results(seeds),
         commands=tuple(commands_of_runs([_with_public_names(one) for one in seeds])),
     )
-
-
-def record_beside(folder: Path, run_key: str) -> Run | None:
-    """Return the record of the run that made an adapter, if it lies beside it and is not of a clipfit of long ago.
-
-    Raises:
-        ResultsError: The record is damaged.
-    """
-    try:
-        run = read_run(folder / RECORD_FILE)
-    except OldRecordError:
-        return None
-    return run if run and run.key == run_key else None
 
 
 def _with_other_seeds(folder: Path, run: Run) -> list[Stored]:
