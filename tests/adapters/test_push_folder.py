@@ -261,6 +261,8 @@ def test_places_in_configurations_of_a_merged_model(run: Path, tmp_path: Path, m
     monkeypatch.setattr(module, "write_model", write)
     out = pushed(run, tmp_path / "out", Shared(merged=True))
     assert json.loads((out / "tokenizer_config.json").read_text()) == {"a": ["b"], "map": {"c": "/"}}
+    head, _ = split_page(out)
+    assert (head["library_name"], head["base_model_relation"]) == ("open_clip", "finetune")
     written["open_clip_config.json"] = {"map": {"file": place}}
     with pytest.raises(ConfigError, match="names a folder of this machine"):
         pushed(run, tmp_path / "second", Shared(merged=True))
