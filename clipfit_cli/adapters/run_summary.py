@@ -159,7 +159,7 @@ def _with_other_seeds(folder: Path, run: Run) -> list[Stored]:
         return mine == theirs and all(getattr(run, name) == getattr(other, name) for name in names)
 
     found = {run.config.seed: Stored(folder, run, refuse)}
-    for path in sorted(folder.absolute().parent.glob(f"*/{RECORD_FILE}")):
+    for path in sorted(folder.absolute().parent.glob(f"[!.]*/{RECORD_FILE}")):
         try:
             other = read_run(path)
         except ResultsError:  # of another run, which clipfit runs verify names

@@ -11,7 +11,7 @@ from pathlib import Path
 from clipfit_cli.engine.checkpoint import CARD_FILE, MOST_CARD, WEIGHTS_FILE, read_card
 from clipfit_cli.errors import CheckpointError, ConfigError, ModelError, shortened
 from clipfit_cli.files import file_sha256
-from clipfit_cli.models.hub import SHARED_PREFIX, explained, find_cached, plain_reason, reach
+from clipfit_cli.models.hub import SHARED_PREFIX, explained, plain_reason, reach
 
 _MOST_WEIGHTS = 1 << 36
 _REVISION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._/+-]{0,199}")
@@ -152,8 +152,13 @@ def _fetched(repository: str, revision: str, source: str, say: Callable[[str], N
 
 def _kept(repository: str, revision: str | None) -> Path | None:
     """Return the folder of an adapter that is in the local cache, whole."""
-    card = find_cached(repository, [CARD_FILE], revision)
-    return card.parent if card and os.path.isfile(card.parent / WEIGHTS_FILE) else None  # noqa: PTH113
+    from huggingface_hub import try_to_load_from_cache
+
+    card = try_to_load_from_cache(repository, CARD_FILE, revision=revision)
+    if not isinstance(card, str):
+        return None
+    folder = Path(card).parent
+    return folder if os.path.isfile(folder / WEIGHTS_FILE) else None  # noqa: PTH113
 
 
 def _check(folder: Path, source: str) -> None:

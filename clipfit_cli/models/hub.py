@@ -86,20 +86,15 @@ def fetch(
     )
 
 
-def find_cached(repository: str, names: Sequence[str], revision: str | None = None) -> Path | None:
+def find_cached(repository: str, names: Sequence[str]) -> Path | None:
     """Return the first of these files of a repository that is in the local cache.
-
-    Args:
-        repository: ``org/name``.
-        names: In order of preference.
-        revision: Branch, tag or commit; None = ``main``.
 
     Raises:
         huggingface_hub.errors.HFValidationError: That is no name of a repository.
     """
     from huggingface_hub import try_to_load_from_cache
 
-    found = (try_to_load_from_cache(repository, name, revision=revision) for name in names)
+    found = (try_to_load_from_cache(repository, name) for name in names)
     return next((Path(path) for path in found if isinstance(path, str)), None)
 
 

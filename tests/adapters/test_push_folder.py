@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import json
+import shutil
 import socket
 import stat
 from dataclasses import replace
@@ -54,6 +55,7 @@ def test_results_of_all_seeds_and_the_command(run: Path, tmp_path: Path) -> None
     strange = add_run(tmp_path / "runs", seed=4)[0]
     rewritten(strange / "record.json", split_sha256="e" * 64)
     (add_run(tmp_path / "runs", seed=5)[0] / "record.json").write_text("{}")
+    shutil.copytree(add_run(tmp_path / "else", seed=6)[0], run.parent / ".killed.unfinished")
     assert other.parent == strange.parent == run.parent
     plain = json.loads((pushed(run, tmp_path / "out") / "run.json").read_text())
     assert set(plain["training"]["run_keys"]) == {"1", "2"}
