@@ -102,7 +102,8 @@ class Uploader:
         logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
         self.target = target
         self.address = f"{constants.ENDPOINT}/{target.repository}"
-        token = get_token()
+        with self._explained():
+            token = get_token()
         if not token:
             raise ConfigError(f"there is no token for {constants.ENDPOINT}: {_LOGIN}")
         if not (token.isascii() and token.isprintable()) or " " in token:

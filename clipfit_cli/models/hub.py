@@ -7,7 +7,7 @@ import os
 import re
 import socket
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -142,7 +142,9 @@ def plain_reason(error: BaseException) -> str:
     from huggingface_hub import get_token
 
     text = _SECRET.sub(r"\1...", str(error).strip() or type(error).__name__)
-    return first_line(Exception(text.replace(get_token() or "\0", "...")))
+    with suppress(Exception):  # one that is asked for elsewhere may not be had
+        text = text.replace(get_token() or "\0", "...")
+    return first_line(Exception(text))
 
 
 def reach(source: str) -> None:
