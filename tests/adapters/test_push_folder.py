@@ -67,6 +67,7 @@ def test_results_of_all_seeds_and_the_command(run: Path, tmp_path: Path) -> None
     assert plain["files"].keys() == PUSHED - {"run.json"}
 
 
+@pytest.mark.slow
 def test_the_page(run: Path, tmp_path: Path) -> None:
     out = pushed(run, tmp_path / "out")
     head, text = split_page(out)
@@ -83,6 +84,7 @@ def test_the_page(run: Path, tmp_path: Path) -> None:
     assert "license" not in without
 
 
+@pytest.mark.slow
 def test_the_command_names_all_seeds(own_run: Path, tmp_path: Path) -> None:
     out = pushed(own_run, tmp_path / "out")
     (line,) = json.loads((out / "run.json").read_text())["commands"]
@@ -145,6 +147,7 @@ def test_hostile_names_stay_text(run: Path, tmp_path: Path) -> None:
     assert read_card(out).class_names == card.class_names
 
 
+@pytest.mark.slow
 def test_a_hostile_data_set_in_the_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Path) -> None:
     folder = add_run(tmp_path / "hostile", seed=1)[0]
     for path in (folder / "tests").glob("*.json"):
@@ -157,6 +160,7 @@ def test_a_hostile_data_set_in_the_index(tmp_path: Path, monkeypatch: pytest.Mon
     assert all("\n" not in one["dataset"]["name"] for one in index["results"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("record", [None, '{"schema_version": 1}'])
 def test_an_adapter_without_its_record(record: str | None, run: Path, tmp_path: Path) -> None:
     (run / "record.json").unlink()
@@ -168,6 +172,7 @@ def test_an_adapter_without_its_record(record: str | None, run: Path, tmp_path: 
     assert json.loads((out / "run.json").read_text())["training"] is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["card", "record"])
 def test_an_adapter_that_was_changed_is_not_pushed(what: str, run: Path, tmp_path: Path) -> None:
     content = (run / "adapter_model.safetensors").read_bytes()
@@ -179,6 +184,7 @@ def test_an_adapter_that_was_changed_is_not_pushed(what: str, run: Path, tmp_pat
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_folder_with_something_in_it_stays(run: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     pushed(run, tmp_path / "empty")
@@ -251,6 +257,7 @@ def test_what_could_run_is_not_pushed(run: Path, tmp_path: Path, monkeypatch: py
         pushed(run, tmp_path / "out", Shared(merged=True))
 
 
+@pytest.mark.slow
 def test_places_in_configurations_of_a_merged_model(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place = str(tmp_path)
     written = {"tokenizer_config.json": {"a": [place, "b"], "map": {"file": place, "c": "/"}}}

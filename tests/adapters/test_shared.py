@@ -94,6 +94,7 @@ def test_both_files_are_of_one_commit(hub: Hub, files: dict[str, bytes], monkeyp
     assert held(fetch_adapter("hf:org/name")) == other(files)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("closed", ["argument", "library"])
 def test_offline_takes_what_is_kept_and_asks_nobody(
     closed: str, hub: Hub, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
@@ -108,6 +109,7 @@ def test_offline_takes_what_is_kept_and_asks_nobody(
     assert len(hub.asked) == asked
 
 
+@pytest.mark.slow
 def test_where_no_hub_answers(hub: Hub, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
     hub.put(NAME, files)
     folder = fetch_adapter("hf:org/name")
@@ -119,6 +121,7 @@ def test_where_no_hub_answers(hub: Hub, files: dict[str, bytes], monkeypatch: py
         fetch_adapter("hf:org/else")
 
 
+@pytest.mark.slow
 def test_a_hub_that_has_no_time_and_one_that_has_nothing_any_more(hub: Hub, files: dict[str, bytes]) -> None:
     hub.put(NAME, files)
     folder = fetch_adapter("hf:org/name")
@@ -135,6 +138,7 @@ def refused(hub: Hub, message: str, kind: type[ClipfitError] = ModelError, text:
     assert TOKEN not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_private_and_restricted_ones(hub: Hub, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
     hub.put(NAME, files)
     hub.private = {NAME}
@@ -146,6 +150,7 @@ def test_private_and_restricted_ones(hub: Hub, files: dict[str, bytes], monkeypa
     refused(hub, "no repository org/name at http.*or it is private: .*hf auth login")
 
 
+@pytest.mark.slow
 def test_what_is_no_adapter(hub: Hub, files: dict[str, bytes]) -> None:
     hub.put(NAME, {"open_clip_config.json": b"{}"})
     refused(hub, "holds no adapter of clipfit; expected adapter_config.json and .*--pretrained")

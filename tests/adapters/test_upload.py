@@ -40,6 +40,7 @@ def test_a_repository_is_made_and_holds_the_folder(hub: Hub, run: Path, tmp_path
     assert TOKEN.encode() not in b"".join(hub.bodies.values())
 
 
+@pytest.mark.slow
 def test_private_is_private(hub: Hub, run: Path) -> None:
     push(run, Target(NAME, private=True), ADAPTER)
     assert NAME in hub.private
@@ -74,6 +75,7 @@ def test_a_name_that_is_taken(hub: Hub, run: Path, tmp_path: Path) -> None:
     assert hub.files["org/else"].keys() == {"model.bin", *PUSHED}
 
 
+@pytest.mark.slow
 def test_force_takes_away_what_an_earlier_push_wrote_and_nothing_else(hub: Hub, run: Path) -> None:
     summary = {"kind": "model", "run_key": "0" * 64, "files": {"open_clip_model.safetensors": "", "gone.json": ""}}
     hub.put(NAME, {"run.json": json.dumps(summary).encode(), "open_clip_model.safetensors": b"x", "notes.txt": b"y"})
@@ -128,6 +130,7 @@ def test_with_a_token_that_the_hub_does_not_know(hub: Hub, run: Path, monkeypatc
     refused(hub, run, "the hub does not know the token")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("odd", ["é", "a b", "a\x01b"])
 def test_with_what_no_token_is(odd: str, hub: Hub, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", TOKEN + odd)
@@ -140,6 +143,7 @@ def test_with_a_token_that_reads(hub: Hub, run: Path) -> None:
     assert not any(one.startswith("POST") for one in hub.asked)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("path", "answer", "message"),
     [
@@ -157,23 +161,27 @@ def test_refusals(path: str, answer: tuple[int, str], message: str, hub: Hub, ru
     refused(hub, run, message)
 
 
+@pytest.mark.slow
 def test_a_page_that_the_hub_does_not_take(hub: Hub, run: Path) -> None:
     hub.complaint = '"license" must be one of [mit]'
     refused(hub, run, r'refuses the page of .*"license" must be one of \[mit\]', ConfigError)
 
 
+@pytest.mark.slow
 def test_files_that_a_repository_leaves_out(hub: Hub, run: Path) -> None:
     hub.ignored = {"run.json"}
     with pytest.raises(ResultsError, match=r"did not take run\.json: a \.gitignore"):
         push(run, Target(NAME), ADAPTER)
 
 
+@pytest.mark.slow
 def test_a_repository_that_was_renamed(hub: Hub, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     moved = SimpleNamespace(id="org/other", private=False, sha="", siblings=[])
     monkeypatch.setattr(HfApi, "model_info", lambda *_, **__: moved)
     refused(hub, run, "is called org/other now", ConfigError)
 
 
+@pytest.mark.slow
 def test_where_no_hub_is(hub: Hub, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -141,6 +141,7 @@ def test_a_merged_model(run: Path, hub: Hub, picture: Path, tmp_path: Path) -> N
     assert all(torch.equal(one, other) for one, other in zip(model.parameters(), tuned.parameters(), strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
@@ -161,6 +162,7 @@ def test_what_push_refuses(
     assert message in " ".join(result.stderr.split()) and result.stdout == "" and hub.asked == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["predict", "eval", "export"])
 def test_an_adapter_of_the_hub_that_is_not_there(command: str, hub: Hub, picture: Path, tmp_path: Path) -> None:
     words: dict[str, list[str | Path]] = {
