@@ -39,6 +39,7 @@ def loaded_by(*arguments: str) -> list[str]:
         ["export", "--help"],
         ["jobs"],
         ["cancel", "--help"],
+        ["push", "--help"],
         ["data", "show", "--help"],
         ["data", "get", "--help"],
         ["data", "check", "--help"],

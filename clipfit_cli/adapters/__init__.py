@@ -1,1 +1,1 @@
-"""What becomes of a trained adapter: predictions, exports."""
+"""What becomes of a trained adapter: predictions, exports, shared ones."""

@@ -9,8 +9,15 @@ from pathlib import Path
 import torch
 
 from clipfit_cli import methods
-from clipfit_cli.config import ModelConfig
-from clipfit_cli.engine.checkpoint import AdapterCard, check_weights, find_adapter, load_tensors, read_card, settings_of
+from clipfit_cli.engine.checkpoint import (
+    AdapterCard,
+    check_weights,
+    find_adapter,
+    load_tensors,
+    model_of,
+    read_card,
+    settings_of,
+)
 from clipfit_cli.errors import ConfigError
 from clipfit_cli.methods.base import Adapted, Mergeable
 from clipfit_cli.models.bundle import ClipBundle
@@ -55,7 +62,7 @@ def attach_adapter(
 
     Raises:
         CheckpointError: There is no adapter, it is damaged, or the model is not the one it was made for.
-        ModelError: The model's weights are not to be had.
+        ModelError: The model's weights are not to be had, or not published and not named.
         UnknownNameError: Backbone, weights or method are not known.
         ConfigError: A prompt is too long for the text tower.
     """
@@ -63,7 +70,7 @@ def attach_adapter(
     card = read_card(folder)
     info = methods.get(card.method)
     settings = settings_of(card, info)
-    config = ModelConfig(backbone or card.backbone, pretrained or card.pretrained, card.bn)
+    config = model_of(card, backbone, pretrained)
     source = find_source(config, say=say)
     check_weights(card, folder, config, source.sha256)
     bundle = load_bundle(config, device=device, source=source)

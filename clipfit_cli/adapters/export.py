@@ -46,8 +46,8 @@ class Mark:
     files: dict[str, str]
 
 
-class _Merged(NamedTuple):
-    """What is exported: the model, what it was made from, and the adapter's card if there is one."""
+class Merged(NamedTuple):
+    """A model with what was learnt in its weights, what it was made from, and the adapter's card if there is one."""
 
     model: torch.nn.Module
     bundle: ClipBundle
@@ -86,7 +86,7 @@ def export(
     run, out = expanded(run), Path(os.path.realpath(expanded(out)))  # of a link, its target is replaced
     remove_unfinished(out)
     _check_target(out, force=force)
-    merged = _merge(run, backbone, pretrained, say)
+    merged = merge(run, backbone, pretrained, say)
     if any(Path(os.path.realpath(path)).is_relative_to(out) for path in (run, merged.source.path)):
         raise ConfigError(f"{out} holds what is being exported, or the model it needs; name another folder with --out")
     try:
@@ -97,8 +97,24 @@ def export(
     return out
 
 
-def _write(folder: Path, merged: _Merged) -> None:
-    """Write all files into an empty folder, numbers with a fraction as float32, the mark last."""
+def _write(folder: Path, merged: Merged) -> None:
+    """Write all files into an empty folder, the mark last."""
+    write_model(folder, merged)
+    if merged.card:
+        shutil.copyfile(merged.card, folder / CARD_FILE)
+    for path in (files := sorted(folder.iterdir())):
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    mark = Mark(__version__, merged.run_key, {path.name: file_sha256(path) for path in files})
+    (folder / MARK_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(mark), indent=2) + b"\n")
+
+
+def write_model(folder: Path, merged: Merged) -> None:
+    """Write what open_clip loads into an empty folder, numbers with a fraction as float32.
+
+    Raises:
+        OSError: It cannot be written.
+    """
     # What open_clip's ``local-dir:`` and its folders on the hub need to know of a model; the size is the image tower's.
     model_cfg = {**merged.source.model_cfg, "quick_gelu": merged.bundle.activation == "quickgelu"}
     preprocess = {name: value for name, value in asdict(image_spec(merged.bundle)).items() if name != "size"}
@@ -111,13 +127,6 @@ def _write(folder: Path, merged: _Merged) -> None:
     (folder / CONFIG_FILE).write_text(config + "\n", encoding="utf-8")
     if model_cfg["text_cfg"].get("hf_tokenizer_name"):
         cast(Any, merged.bundle.tokenizer).save_pretrained(str(folder))
-    if merged.card:
-        shutil.copyfile(merged.card, folder / CARD_FILE)
-    for path in (files := sorted(folder.iterdir())):
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-    mark = Mark(__version__, merged.run_key, {path.name: file_sha256(path) for path in files})
-    (folder / MARK_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(mark), indent=2) + b"\n")
 
 
 def _check_target(out: Path, *, force: bool) -> None:
@@ -138,12 +147,19 @@ def _check_target(out: Path, *, force: bool) -> None:
         raise ConfigError(f"{out} holds what no export wrote ({others[0]}); move it away, or name another folder")
 
 
-def _merge(run: Path, backbone: str | None, pretrained: str | None, say: Callable[[str], None] | None) -> _Merged:
-    """Return the tuned model, on the CPU; of a run that trained nothing, the model as it is."""
+def merge(run: Path, backbone: str | None, pretrained: str | None, say: Callable[[str], None] | None) -> Merged:
+    """Return the tuned model, on the CPU; of a run that trained nothing, the model as it is.
+
+    Args:
+        run, backbone, pretrained, say: See `export`.
+
+    Raises:
+        ClipfitError: See `export`.
+    """
     if not os.path.isfile(run / RECORD_FILE) or os.path.isfile(run / WEIGHTS_FILE):  # noqa: PTH113
         attached = attach_adapter(run, device=torch.device("cpu"), backbone=backbone, pretrained=pretrained, say=say)
         model = merged_model(attached.adapted, attached.card.method)
-        return _Merged(model, attached.bundle, attached.source, attached.card.run_key, attached.folder / CARD_FILE)
+        return Merged(model, attached.bundle, attached.source, attached.card.run_key, attached.folder / CARD_FILE)
     record = find_run(run)
     assert record is not None
     used = record.config.model
@@ -158,4 +174,4 @@ def _merge(run: Path, backbone: str | None, pretrained: str | None, say: Callabl
             f"{bundle.backbone} / {bundle.pretrained} ({source.sha256[:12]}, {bundle.activation}); leave --backbone "
             "and --pretrained out to use its own"
         )
-    return _Merged(bundle.model, bundle, source, record.key)
+    return Merged(bundle.model, bundle, source, record.key)

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from clipfit_cli.adapters.attach import AttachedAdapter, attach_adapter, merged_model
+from clipfit_cli.adapters.shared import fetch_adapter
 from clipfit_cli.config import PRECISIONS, TOP_CLASSES, Precision
 from clipfit_cli.data.files.decode import rgb_of
 from clipfit_cli.data.files.pictures import unlabelled
@@ -25,6 +26,7 @@ from clipfit_cli.engine.micro_batches import MicroBatches, is_out_of_memory
 from clipfit_cli.engine.precision import autocast, resolve_precision
 from clipfit_cli.errors import CheckpointError, ConfigError, OutOfMemoryError, UnknownNameError
 from clipfit_cli.models.encode import tapped
+from clipfit_cli.models.hub import SHARED_PREFIX
 from clipfit_cli.runs.frozen_features import BATCH_SIZE
 from clipfit_cli.runs.workspace import image_spec
 
@@ -201,7 +203,8 @@ def load_adapter(
     """Return a saved adapter on its model, ready to classify among the classes that it was trained on.
 
     Args:
-        path: Folder of a run, or one of the adapter's two files.
+        path: Folder of a run, one of the adapter's two files, or ``hf:ORG/NAME``, perhaps with ``@REVISION``, for an
+            adapter of the hub.
         device: ``auto`` (a GPU if there is one), ``cpu``, ``cuda`` or ``cuda:N``.
         precision: Of the towers: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
         backbone, pretrained: Where the model's weights are found now; None = as when it was trained.
@@ -209,13 +212,14 @@ def load_adapter(
 
     Raises:
         CheckpointError: There is no adapter, it is damaged, or the weights are not those it was made for.
-        ModelError: The model's weights are not to be had.
+        ModelError: The model's weights, or the adapter of the hub, are not to be had.
         ConfigError: Device, precision, backbone, weights or method are not known or do not go together.
     """
     if precision not in PRECISIONS:
         raise UnknownNameError("precision", precision, PRECISIONS)
     machine = resolve_device(device)
-    attached = attach_adapter(Path(path), device=machine, backbone=backbone, pretrained=pretrained, say=say)
+    folder = fetch_adapter(str(path), say=say) if str(path).startswith(SHARED_PREFIX) else Path(path)
+    attached = attach_adapter(folder, device=machine, backbone=backbone, pretrained=pretrained, say=say)
     return Classifier(
         attached, precision=resolve_precision(cast(Precision, precision), machine, attached.source), say=say
     )

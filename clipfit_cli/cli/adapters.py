@@ -96,7 +96,7 @@ def predict(
 
     if runs := [path for path in image if os.path.isfile(path / RECORD_FILE)]:  # noqa: PTH113
         raise ConfigError(f"{runs[0]} is the folder of a run, not a picture; --adapter takes one run")
-    folder = find_folder(adapter, runs_dir, quiet=output.quiet)
+    folder = find_folder(adapter, runs_dir, quiet=output.quiet, offline=base.offline)
     left_out: list[str] = []
     pictures = find_pictures(image, left_out)
     if left_out:
@@ -154,7 +154,7 @@ def export(
     The folder holds all weights (float32), open_clip's configuration and the adapter's card. Its path goes to stdout.
     """
     say = partial(note, quiet=quiet)
-    found = find_folder(run, runs_dir, quiet=quiet)
+    found = find_folder(run, runs_dir, quiet=quiet, offline=base.offline)
     say("loading torch and open_clip ...")
     from clipfit_cli.adapters.export import export as write
 

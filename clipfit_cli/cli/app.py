@@ -15,6 +15,7 @@ from clipfit_cli.cli.jobs import cancel, jobs
 from clipfit_cli.cli.plot import plot
 from clipfit_cli.cli.protocols import base2new, compare, eval_, train, xdataset
 from clipfit_cli.cli.published import published
+from clipfit_cli.cli.push import push
 from clipfit_cli.cli.report import report
 from clipfit_cli.cli.reproduce import reproduce
 from clipfit_cli.cli.results import results
@@ -141,6 +142,12 @@ app.command(
 app.command(
     epilog=_examples("clipfit cancel", "clipfit cancel 1234 --yes", "clipfit cancel method=coop --yes"),
 )(cancel)
+app.command(
+    epilog=_examples(
+        "clipfit push dataset=dtd,method=clipfit,seed=1 ORG/NAME --licence cc-by-4.0 --dry-run my-adapter",
+        "clipfit push dataset=dtd,method=clipfit,seed=1 ORG/NAME --licence cc-by-4.0 --private",
+    ),
+)(push)
 app.add_typer(runs.app, name="runs")
 app.add_typer(methods.app, name="methods")
 app.add_typer(models.app, name="models")

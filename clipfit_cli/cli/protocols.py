@@ -221,21 +221,18 @@ def eval_(
     method, draw, planned = ZERO_SHOT, DrawOptions(seeds="0"), {}
     if adapter:
         from clipfit_cli import methods
-        from clipfit_cli.engine.checkpoint import find_adapter, read_card, settings_of
+        from clipfit_cli.engine.checkpoint import find_adapter, model_of, read_card, settings_of
 
-        found = find_folder(adapter, output.runs_dir, quiet=output.quiet)
+        found = find_folder(adapter, output.runs_dir, quiet=output.quiet, offline=machine.offline)
         card = read_card(find_adapter(found))
         method, settings = MethodChoice(card.method), vars(settings_of(card, methods.get(card.method)))
         planned = {"adapter": str(found.absolute()), "settings": settings}
         if not templates and card.prompt_templates != (catalog.prompt_template(card.dataset),):
             templates = card.prompt_templates
         draw = DrawOptions(shots="all" if card.shots is None else str(card.shots), seeds=str(card.seed))
-        machine = replace(
-            machine,
-            backbone=machine.backbone or card.backbone,
-            pretrained=machine.pretrained or (card.pretrained if machine.backbone is None else None),
-            bn=card.bn,
-        )
+        model = model_of(card, machine.backbone, machine.pretrained)
+        pretrained = machine.pretrained or (model.pretrained if machine.backbone is None else None)
+        machine = replace(machine, backbone=model.backbone, pretrained=pretrained, bn=card.bn)
     asked = ask(
         methods=(method,),
         data=data,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +12,7 @@ import typer
 
 from clipfit_cli import methods
 from clipfit_cli.cli.console import note
+from clipfit_cli.cli.model_options import offline_if
 from clipfit_cli.cli.options import (
     DATA_PANEL,
     METHOD_PANEL,
@@ -23,6 +25,7 @@ from clipfit_cli.cli.words import split_names
 from clipfit_cli.data import catalog
 from clipfit_cli.errors import ConfigError, ResultsError, counted, shortened
 from clipfit_cli.files import expanded
+from clipfit_cli.models.hub import SHARED_PREFIX
 
 if TYPE_CHECKING:
     from clipfit_cli.results.filters import Filters
@@ -37,7 +40,7 @@ RunWords = Annotated[
 ]
 
 FOUND_RUN = "Folder of a run, first digits of its key, or filters that one run fits: dataset=dtd,method=clipfit,seed=1."
-FOUND_ADAPTER = f"{FOUND_RUN} Or an adapter file."
+FOUND_ADAPTER = f"{FOUND_RUN} Or an adapter file, or hf:ORG/NAME[@REVISION] for one of the hub."
 RunsFolder = Annotated[
     Path,
     typer.Option(
@@ -192,20 +195,28 @@ def find_run(text: str, runs_dir: Path) -> Stored:
     return find_one(runs_dir, filters_of(text), text)
 
 
-def find_folder(text: str, runs_dir: Path, *, quiet: bool = True) -> Path:
+def find_folder(text: str, runs_dir: Path, *, quiet: bool = True, offline: bool = False) -> Path:
     """Return what a text names where one run, or adapter, is wanted: a path as it is, else the folder of the one run.
 
     Args:
-        text: A path, first digits of a key, or filters; a real path wins.
+        text: A path, first digits of a key, or filters; a real path wins. Or ``hf:ORG/NAME`` for an adapter of the hub,
+            which is fetched.
         runs_dir: Where runs are looked for.
-        quiet: Do not say which run was found.
+        quiet: Do not say which run was found, or what is fetched.
+        offline: Do not touch the network.
 
     Raises:
         ConfigError: It names several runs.
         ResultsError: It names none.
+        ModelError: An adapter of the hub is not to be had.
     """
     from clipfit_cli.results.filters import names_runs
 
+    if text.startswith(SHARED_PREFIX):
+        from clipfit_cli.adapters.shared import fetch_adapter
+
+        with offline_if(offline):
+            return fetch_adapter(text, say=partial(note, quiet=quiet))
     if not names_runs(text):
         return expanded(text)
     found = find_run(text, runs_dir)

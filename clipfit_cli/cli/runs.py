@@ -53,7 +53,7 @@ def show(
     """
     import msgspec
 
-    from clipfit_cli.cli.again import again
+    from clipfit_cli.protocols.again import commands_of_runs
     from clipfit_cli.reports.finished_runs import table_of_run
     from clipfit_cli.results.signatures import signatures_of
     from clipfit_cli.results.store import RunStore
@@ -62,7 +62,8 @@ def show(
     signatures = signatures_of(found.run, found.tests, RunStore(runs_dir).tests_as_it_is(found.run))
     records = {"folder": str(found.folder), "run": found.run, "tests": found.tests, "signatures": signatures}
     plain = msgspec.json.format(msgspec.json.encode(records), indent=2).decode() + "\n"
-    emit(table_of_run(found, again(found.run, found.tests), signatures), output, as_json=plain)
+    commands = commands_of_runs([(found.run, found.tests)])
+    emit(table_of_run(found, "\n".join(commands), signatures), output, as_json=plain)
 
 
 @app.command()

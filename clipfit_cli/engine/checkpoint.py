@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from clipfit_cli.config import BnMode, ModelConfig, Subset
-from clipfit_cli.errors import CheckpointError, ConfigError, first_line
+from clipfit_cli.errors import CheckpointError, ConfigError, ModelError, first_line
 from clipfit_cli.files import expanded, read_bytes, why_unreadable
 from clipfit_cli.methods.base import Adapted, MethodInfo
 from clipfit_cli.models.bundle import ClipBundle
@@ -26,7 +26,10 @@ CARD_VERSION = 2
 
 # Data sets whose published list of class names has some twice.
 _NAMED_TWICE = ("imagenet",)
-_MOST_CARD, _MOST_WEIGHTS = 1 << 26, 1 << 40
+MOST_CARD, _MOST_WEIGHTS = 1 << 26, 1 << 40
+
+UNPUBLISHED = "unpublished"
+"""In the card of a shared adapter in place of weights that nobody else can find by a name."""
 
 
 @dataclass(frozen=True)
@@ -97,8 +100,10 @@ def read_card(folder: Path) -> AdapterCard:
     """
     path = folder / CARD_FILE
     try:
-        values = msgspec.json.decode(read_bytes(path, _MOST_CARD), type=dict[str, Any])
+        values = msgspec.json.decode(read_bytes(path, MOST_CARD), type=dict[str, Any])
         version = values.pop("card_version", None)
+        if version is None and "peft_type" in values:
+            raise CheckpointError(f"{path} is an adapter of PEFT, which clipfit cannot load; expected one of clipfit")
         if type(version) is not int or not 1 <= version <= CARD_VERSION:
             raise CheckpointError(f"{path} was written by another version of clipfit; install that version")
         card = msgspec.convert(values, AdapterCard)
@@ -112,6 +117,29 @@ def read_card(folder: Path) -> AdapterCard:
             f"{path} is not an adapter card ({first_line(error)}); train the adapter again"
         ) from error
     return card
+
+
+def model_of(card: AdapterCard, backbone: str | None = None, pretrained: str | None = None) -> ModelConfig:
+    """Return where the model of an adapter is found.
+
+    Args:
+        card: Of the adapter.
+        backbone, pretrained: Where it is found now; None = as the card has it. What brings its architecture needs only
+            to be named as `pretrained`.
+
+    Raises:
+        ModelError: The card names weights that nobody else can find, and nothing is given instead.
+    """
+    if pretrained and not backbone and card.backbone == card.pretrained:
+        backbone = pretrained
+    found = ModelConfig(backbone or card.backbone, pretrained or card.pretrained, card.bn)
+    if UNPUBLISHED in (found.backbone, found.pretrained):
+        kind = "a folder with its configuration" if card.backbone == UNPUBLISHED else f"of {card.backbone}"
+        raise ModelError(
+            f"this adapter was made for weights that are not published (sha256 {card.weights_sha256[:12]}, {kind}); "
+            "name your copy of them: --pretrained PATH"
+        )
+    return found
 
 
 def settings_of(card: AdapterCard, info: MethodInfo) -> Any:

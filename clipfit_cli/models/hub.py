@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import socket
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -16,8 +17,12 @@ from clipfit_cli.errors import ModelError, first_line
 HUB_PREFIX = "hf-hub:"
 """Before the name of a repository, as in open_clip."""
 
+SHARED_PREFIX = "hf:"
+"""Before the name of a repository that holds an adapter; a folder of such a name is written ``./hf:...``."""
+
 _OFFLINE_VARIABLE = "HF_HUB_OFFLINE"
 _PATIENCE_S = 10
+_SECRET = re.compile(r"""(Bearer\s+|https?://[^\s?'"]*\?)[^\s'"]+""", flags=re.IGNORECASE)
 
 
 def fetch(
@@ -74,7 +79,7 @@ def fetch(
             except EntryNotFoundError:
                 continue
     except Exception as error:  # the hub, its transport and ssl each raise their own kinds
-        raise ModelError(_explained(error, repository, source, f"{what}: not in the local cache", copy)) from error
+        raise ModelError(explained(error, repository, source, f"{what}: not in the local cache", copy)) from error
     raise ModelError(
         f"{source} has no {' and no '.join(names)}; expected a repository that open_clip can load"
         f"{instead and f', or {instead}'}"
@@ -108,8 +113,15 @@ def network_closed() -> Iterator[None]:
         os.environ |= {} if variable is None else {_OFFLINE_VARIABLE: variable}
 
 
-def _explained(error: BaseException, repository: str, source: str, missing: str, copy: str) -> str:
-    """Return what the hub means by refusing; where it did not, why it could not be reached."""
+def explained(error: BaseException, repository: str, source: str, missing: str, copy: str) -> str:
+    """Return what the hub means by refusing; where it did not, why it could not be reached.
+
+    Args:
+        error: What the hub's library raised.
+        repository, source: Name and address.
+        missing: What is not here.
+        copy: What to do where the hub cannot be reached.
+    """
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
     status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
@@ -122,7 +134,17 @@ def _explained(error: BaseException, repository: str, source: str, missing: str,
         )
     while error.__cause__ is not None:  # the hub's own words hide that of the transport
         error = error.__cause__
-    return f"{missing}, and could not be fetched from {source} ({first_line(error)}). {copy}"
+    return f"{missing}, and could not be fetched from {source} ({plain_reason(error)}). {copy}"
+
+
+def plain_reason(error: BaseException) -> str:
+    """Return the first line of what the hub or its library says, without the user's token and what signs an address."""
+    from huggingface_hub import get_token
+
+    text = _SECRET.sub(r"\1...", str(error).strip() or type(error).__name__)
+    with suppress(Exception):  # one that is asked for elsewhere may not be had
+        text = text.replace(get_token() or "\0", "...")
+    return first_line(Exception(text))
 
 
 def reach(source: str) -> None:

@@ -4,19 +4,72 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 from clipfit_cli import methods
-from clipfit_cli.config import Recipe, RunConfig
+from clipfit_cli.config import ModelConfig, ProtocolName, Recipe, RunConfig, TestSet, TrainingConfig
 from clipfit_cli.data import catalog
 from clipfit_cli.errors import ClipfitError
+from clipfit_cli.protocols.base2new import halves_of
 from clipfit_cli.protocols.planning import conditions_of
 from clipfit_cli.protocols.series import Series
-from clipfit_cli.results.record import Finished
+from clipfit_cli.results.record import Finished, Run, Test
 
 _COMMANDS = {"few-shot": "train", "base2new": "base2new", "xdataset": "xdataset", "eval": "eval"}
 _SHELL = "templates.txt"
+_ADAPTER = "ADAPTER"
+"""In a command, where only the user knows which."""
+
+
+def commands_of_runs(runs: Sequence[tuple[Run, Sequence[Test]]]) -> list[str]:
+    """Return the commands that make runs again with their tests: one for all seeds of a training.
+
+    A training is asked for with the tests that its own command makes; what is tested otherwise, in another precision or
+    with other prompts, has no command. An adapter from elsewhere is called ``ADAPTER``.
+
+    Args:
+        runs: Each with its tests.
+    """
+    alike: dict[str, list[Finished]] = {}
+    for run, tests in runs:
+        for one in _as_asked(run, tests):
+            alike.setdefault(repr(replace(one.config, seed=0)), []).append(one)
+    return [line for records in alike.values() for line in commands_of([Series("", tuple(records))])]
+
+
+def _as_asked(run: Run, tests: Sequence[Test]) -> list[Finished]:
+    """Return a run as it would be asked for; what trains nothing, once for each way in which it was tested."""
+    config, known = run.config, {name: getattr(run.config, name) for name in TrainingConfig.__dataclass_fields__}
+    plain = [test for test in tests if (test.transform, test.interpolation) == ("identity", 1.0)]
+    if run.scored_adapter or not config.stages:
+        adapter, found = _ADAPTER if run.scored_adapter else None, []
+        for test in plain:
+            asked = {name: getattr(test, name) for name in ("dataset", "subset", "precision")}
+            asked |= {"templates": _given(test.templates, test.dataset), "adapter": adapter}
+            tested = (TestSet(test.dataset, test.subset),)
+            found.append(Finished(RunConfig(**{**known, **asked}, protocol="eval", tests=tested), run, (test,)))
+        return found
+    given = () if config.reference_templates else _given(config.templates, config.dataset)
+    own = [
+        test
+        for test in plain
+        if test.precision == config.precision
+        and (config.reference_templates or _given(test.templates, test.dataset) == given)
+    ]
+    protocol: ProtocolName = "few-shot"
+    wanted: tuple[TestSet, ...] = (TestSet(config.dataset, config.subset),)
+    others = dict.fromkeys(test.dataset for test in own if test.dataset != config.dataset and test.subset == "all")
+    if config.subset == "all" and others:
+        protocol, wanted = "xdataset", (*wanted, *map(TestSet, others))
+    elif config.subset == "base" and any((test.dataset, test.subset) == (config.dataset, "new") for test in own):
+        protocol, wanted = "base2new", halves_of(config.dataset)
+    return [Finished(RunConfig(**{**known, "templates": given}, protocol=protocol, tests=wanted), run, tuple(own))]
+
+
+def _given(templates: Sequence[str], dataset: str) -> tuple[str, ...]:
+    """Return the templates that have to be named: none where they are the data set's own."""
+    return () if tuple(templates) == (catalog.prompt_template(dataset),) else tuple(templates)
 
 
 def commands_of(series: Sequence[Series]) -> list[str]:
@@ -59,25 +112,28 @@ def _options(series: Series) -> list[str] | None:
     typed = _typed(config)
     if typed is None:
         return None
-    words = ["--method", config.method]
+    is_plan = config.protocol != "eval"
+    words = ["--method", config.method] if is_plan else ["--adapter", config.adapter] if config.adapter else []
     for name, value in typed.items():
         words += ["--set", f"{name}={value}"]
-    if config.protocol == "few-shot" and config.subset != "all":
+    if config.protocol in ("few-shot", "eval") and config.subset != "all":
         words += ["--subset", config.subset]
-    if not series.trains_nothing:
+    if is_plan and not series.trains_nothing:
         seeds = sorted({record.config.seed for record in series.records})
         shots = "all" if config.shots is None else str(config.shots)
         words += ["--shots", shots, "--seeds", ",".join(map(str, seeds))]
     words += ["--tune"] if config.tune else []
     words += ["--val-shots", str(config.val_shots)] if config.val_shots is not None else []
-    model = config.model
-    words += [] if model.backbone == model.pretrained else ["--backbone", model.backbone]
-    words += ["--pretrained", model.pretrained]
-    words += ["--bn", model.bn] if model.bn != "eval" else []
+    words += _model_options(config.model) if config.adapter is None else []
     words += ["--precision", config.precision]
     words += _template_options(config.templates)
     names = (config.dataset, *(test.dataset for test in config.tests))
     return None if any("\n" in word for word in (*words, *names, *config.templates)) else words
+
+
+def _model_options(model: ModelConfig) -> list[str]:
+    words = [] if model.backbone == model.pretrained else ["--backbone", model.backbone]
+    return [*words, "--pretrained", model.pretrained, *(["--bn", model.bn] if model.bn != "eval" else [])]
 
 
 def _typed(config: RunConfig) -> dict[str, str] | None:

@@ -94,7 +94,7 @@ def table_of_run(one: Stored, command: str, signatures: Sequence[str] = ()) -> T
 
     Args:
         one: The training.
-        command: That makes it again.
+        command: That makes it again; empty where none can.
         signatures: Of `results.signatures.signatures_of`.
     """
     run, config = one.run, one.run.config

@@ -28,10 +28,10 @@ def report_to_markdown(report: Report) -> str:
     if report.methods:
         parts.append("## Methods")
     for card in report.methods:
-        facts = _items(f"{name}: {text}" for name, text in card.facts)
+        facts = items(f"{name}: {text}" for name, text in card.facts)
         parts += [f"### {to_markdown_text(card.label)}", to_markdown_paragraph(card.summary), facts]
     if report.notes:
-        parts += ["## Notes", _items(report.notes)]
+        parts += ["## Notes", items(report.notes)]
     return "\n\n".join(part.strip("\n") for part in parts) + "\n"
 
 
@@ -52,7 +52,7 @@ def commands_in(table: Table) -> list[str]:
 
 def _section(section: Section) -> Iterator[str]:
     yield f"## {to_markdown_text(section.heading)}"
-    yield _items(f"{name}: {text}" for name, text in section.facts)
+    yield items(f"{name}: {text}" for name, text in section.facts)
     yield to_markdown(for_reading(section.table))
     for figure in section.figures:
         if figure.name in _SHOWN:
@@ -60,21 +60,22 @@ def _section(section: Section) -> Iterator[str]:
             yield to_markdown(figure.table)
     if section.signs:
         yield "### Signs of failure"
-        yield _items(section.signs)
+        yield items(section.signs)
     if section.published:
         yield "### Published"
         yield from map(to_markdown, section.published)
     if section.remarks:
-        yield _items(section.remarks)
+        yield items(section.remarks)
     if commands := commands_in(section.table):
         yield "### Make it again"
-        yield _fenced(commands)
+        yield fenced(commands)
 
 
-def _items(texts: Iterable[str]) -> str:
+def items(texts: Iterable[str]) -> str:
+    """Return a list of texts, each as it is."""
     return "\n".join(f"- {to_markdown_paragraph(text)}" for text in texts)
 
 
-def _fenced(lines: Sequence[str]) -> str:
+def fenced(lines: Sequence[str]) -> str:
     """Return lines of a shell, each of which begins with the name of a program, so that none ends the block."""
     return "\n".join(["```bash", *map(printable, lines), "```"])

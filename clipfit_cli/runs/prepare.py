@@ -132,7 +132,7 @@ def prepare(config: RunConfig, workspace: Workspace, store: RunStore) -> Prepare
         found = find_adapter(Path(config.adapter))
         card = read_card(found)
         check_weights(card, found, config.model, workspace.source(config.model).sha256)
-        split, adapter_sha256, run = "", file_sha256(found / WEIGHTS_FILE), _run_beside(found, card)
+        split, adapter_sha256, run = "", file_sha256(found / WEIGHTS_FILE), run_beside(found, card.run_key)
         if run and run.adapter_sha256 != adapter_sha256:
             raise CheckpointError(f"the adapter in {found} has been changed since its run was recorded; train it again")
         known = {name: getattr(card, name) for name in ("dataset", "subset", "shots", "seed", "method", "settings")}
@@ -221,10 +221,18 @@ def selects_on_val(info: MethodInfo, *, tune: bool) -> bool:
     return info.selects == "always" or (tune and info.selects == "tune")
 
 
-def _run_beside(folder: Path, card: AdapterCard) -> Run | None:
-    """Return the record of the training that made an adapter, if it lies beside it."""
+def run_beside(folder: Path, run_key: str) -> Run | None:
+    """Return the record of the training that made an adapter, if it lies beside it.
+
+    Args:
+        folder: Of the adapter.
+        run_key: Of the training.
+
+    Raises:
+        ResultsError: The record is damaged.
+    """
     try:
         run = find_run(folder)
     except OldRecordError:
         return None
-    return run if run and run.key == card.run_key else None
+    return run if run and run.key == run_key else None

@@ -378,8 +378,8 @@ def test_killed_anywhere_it_leaves_a_whole_export(
 ) -> None:
     """The child dies at its first, second, third ... touch of the disk, without any of its own cleaning up."""
     out = export(run, tmp_path / "out")
-    merged = module._merge(run, None, None, None)
-    monkeypatch.setattr(module, "_merge", lambda *_: merged)
+    merged = module.merge(run, None, None, None)
+    monkeypatch.setattr(module, "merge", lambda *_: merged)
 
     def die_at(last: int) -> None:
         seen = iter(range(last))

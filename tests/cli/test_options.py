@@ -68,6 +68,7 @@ def test_the_commands() -> None:
         "export",
         "jobs",
         "cancel",
+        "push",
     }
     assert {group.name for group in app.registered_groups} == {"data", "methods", "models", "runs"}
 

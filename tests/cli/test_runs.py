@@ -11,17 +11,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from clipfit_cli import methods
-from clipfit_cli.cli.again import again
 from clipfit_cli.cli.app import app
 from clipfit_cli.cli.run_filters import RunFilters, chosen_runs, find_folder
-from clipfit_cli.config import ModelConfig, Recipe
 from clipfit_cli.errors import ConfigError, ResultsError
 from clipfit_cli.results.store import RunStore
 from tests.results.finished_runs import add_run, add_zero_shot, rewritten
-from tests.results.result_examples import make_config, make_run, make_test, training_of
-
-OWN = methods.resolve(methods.get("clipfit"), {}).settings
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +108,7 @@ def test_one_run_is_shown_whole(runs_dir: Path) -> None:
     for text in (folder.name[-12:], f"{folder}/record.json", "seed=1,method=clipfit"):
         shown = invoke("show", text).stdout
         assert plain["run"]["key"] in shown.replace("\n", "")
-    for word in ("beta=8.0", "again", "first note", "adapter_model.safetensors", "dtd base"):
+    for word in ("beta=8.0", "first note", "adapter_model.safetensors", "dtd base"):
         assert word in shown, word
 
 
@@ -209,32 +203,6 @@ def test_each_run_is_chosen_once(runs_dir: Path) -> None:
     assert len(found) == 3
     with pytest.raises(ConfigError):
         RunFilters(shots="-1").filters()
-
-
-@pytest.mark.parametrize(
-    ("changes", "tests", "expected"),
-    [
-        ({}, [("dtd", "base")], "train --dataset dtd --subset base --method clipfit"),
-        ({}, [("dtd", "base"), ("dtd", "new")], "base2new --dataset dtd --method clipfit"),
-        ({"subset": "all"}, [("dtd", "all"), ("ucf101", "all")], "xdataset --source dtd --target ucf101"),
-        ({"dataset": "mine"}, [("mine", "base")], "train --dataset mine=/data/dtd"),
-        ({"settings": {"beta": 2.0, "text_biases": "all"}}, [], "--set beta=2.0 --set text_biases=all"),
-        ({"settings": OWN, "stages": (Recipe(lr=0.5, crop_scale=None),)}, [], "--set lr=0.5 --set crop_scale=none"),
-        ({"model": ModelConfig("RN50", "yfcc15m", "train")}, [], "--backbone RN50 --pretrained yfcc15m --bn train"),
-        ({"templates": ("it's a {}",)}, [], """--template 'it'"'"'s a {}'"""),
-        ({"shots": None, "tune": True, "val_shots": 3}, [], "--shots all --seeds 3"),
-        ({"shots": None, "tune": True, "val_shots": 3}, [], "--tune --val-shots 3"),
-        ({"method": "not-there-any-more"}, [], "--method not-there-any-more"),
-    ],
-)
-def test_the_command_that_makes_a_run_again(
-    changes: dict[str, object], tests: list[tuple[str, str]], expected: str
-) -> None:
-    run = make_run(training_of(make_config(**changes)))
-    made = [make_test(run, dataset=name, subset=subset) for name, subset in tests]
-    command = again(run, made)
-    assert expected in command
-    assert shlex.split(command)[0] == "clipfit"
 
 
 @pytest.mark.slow

@@ -13,11 +13,12 @@ from typer.testing import CliRunner
 from clipfit_cli.cli import protocols as commands
 from clipfit_cli.cli.app import app
 from clipfit_cli.config import MethodChoice, ModelConfig, Request, RunConfig, TestSet
+from clipfit_cli.data import catalog
 from clipfit_cli.protocols import base2new, few_shot, xdataset
-from clipfit_cli.protocols.again import commands_of
+from clipfit_cli.protocols.again import commands_of, commands_of_runs
 from clipfit_cli.protocols.series import series_of
 from clipfit_cli.results.record import Finished
-from tests.results.result_examples import make_finished
+from tests.results.result_examples import make_finished, make_test
 
 REQUEST = Request(
     datasets=("dtd", "eurosat"),
@@ -116,3 +117,77 @@ def test_what_cannot_be_typed_has_no_command() -> None:
     gone, odd = replace(config, method="gone"), replace(config, settings={"beta": 8.0})
     for changed in (gone, odd, replace(config, templates=("a {}\n```",)), replace(config, dataset="two\nlines")):
         assert commands_of(series_of([make_finished(changed)])) == []
+
+
+def of_one(configs: Sequence[RunConfig], *tests: tuple[str, str], **test: Any) -> list[str]:
+    """Return the commands of runs, each tested on these data sets and classes with the prompts of each data set."""
+    runs = []
+    for config in configs:
+        run = make_finished(
+            replace(config, templates=config.templates or (catalog.prompt_template(config.dataset),))
+        ).run
+        made = [
+            make_test(
+                run,
+                **{
+                    "dataset": name,
+                    "subset": subset,
+                    "precision": "bf16",
+                    "templates": config.templates or (catalog.prompt_template(name),),
+                    **test,
+                },
+            )
+            for name, subset in tests
+        ]
+        runs.append((run, made))
+    return commands_of_runs(runs)
+
+
+@pytest.mark.parametrize(
+    ("made", "tests", "begins"),
+    [
+        (base2new.plan(replace(REQUEST, datasets=("dtd",))), [("dtd", "base"), ("dtd", "new")], "base2new"),
+        (few_shot.plan(replace(REQUEST, datasets=("dtd",))), [("dtd", "all")], "train"),
+        (few_shot.plan(replace(REQUEST, datasets=("dtd",))), [], "train"),
+        (few_shot.plan(replace(REQUEST, datasets=("dtd",), subset="base")), [("dtd", "base")], "train"),
+        (
+            few_shot.plan(replace(REQUEST, datasets=("dtd",), templates=("my {}.",))),
+            [("dtd", "all")],
+            "train",
+        ),
+        (
+            xdataset.plan(replace(REQUEST, datasets=("imagenet",), targets=(TestSet("dtd"),))),
+            [("imagenet", "all"), ("dtd", "all")],
+            "xdataset",
+        ),
+    ],
+)
+def test_seeds_of_a_training_with_its_tests_are_one_command(
+    made: list[RunConfig], tests: list[tuple[str, str]], begins: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (line,) = of_one(made, *tests)
+    assert line.startswith(f"clipfit {begins} ") and "--seeds 1,5" in line
+    assert sorted(map(repr, planned_by(monkeypatch, line))) == sorted(map(repr, made))
+
+
+def test_a_test_that_another_command_made_is_not_asked_for() -> None:
+    (config,) = few_shot.plan(replace(REQUEST, datasets=("dtd",), seeds=(1,)))
+    for test in ({"precision": "fp32"}, {"templates": ("my {}.",)}, {"transform": "blur"}, {"interpolation": 0.5}):
+        (line,) = of_one([config], ("food101", "all"), **test)
+        assert line.startswith("clipfit train --dataset dtd "), test
+
+
+def test_what_trains_nothing_has_a_command_for_each_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    (plain,) = few_shot.plan(replace(REQUEST, datasets=("dtd",), methods=(MethodChoice("zero-shot"),)))
+    lines = of_one([plain], ("dtd", "all"), ("dtd", "new"))
+    assert len(lines) == 2 and lines[1].startswith("clipfit eval --dataset dtd --subset new ")
+    for line, tested in zip(lines, (TestSet("dtd"), TestSet("dtd", "new")), strict=True):
+        (config,) = planned_by(monkeypatch, line)
+        assert (config.tests, config.precision) == ((tested,), "bf16")
+        assert (config.model, config.adapter) == (ModelConfig("RN50", "openai"), None)
+    run = make_finished(replace(plain, adapter="x"), {"scored_adapter": True}).run
+    (line,) = commands_of_runs([(run, [make_test(run, dataset="mine", subset="all", location="/data/my pets")])])
+    assert (
+        line
+        == "clipfit eval --dataset 'mine=/data/my pets' --adapter ADAPTER --precision fp32 --template '{} texture.'"
+    )

@@ -1,0 +1,191 @@
+"""What is known of a shared run beside its tensors: conditions, digests, results of its seeds, its command."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from clipfit_cli._version import __version__
+from clipfit_cli.adapters.public_names import public_location, public_model
+from clipfit_cli.config import Recipe
+from clipfit_cli.engine.checkpoint import AdapterCard
+from clipfit_cli.errors import ResultsError
+from clipfit_cli.protocols.again import commands_of_runs
+from clipfit_cli.results.record import Run, Test
+from clipfit_cli.results.select import Stored
+from clipfit_cli.results.store import RECORD_FILE, read_run
+from clipfit_cli.runs.prepare import run_beside
+
+SUMMARY_FILE = "run.json"
+SUMMARY_VERSION = 1
+
+Kind = Literal["adapter", "model"]
+
+
+@dataclass(frozen=True)
+class Tested:
+    """One test, of every seed.
+
+    Attributes:
+        dataset, subset, templates, precision, transform, interpolation: What was tested, and how.
+        num_classes, num_images: Of the test.
+        split_sha256, split_file_sha256, images_sha256: Digests of its lists, of their file, of its images.
+        accuracy_pct, macro_f1_pct, mean_per_class_accuracy_pct: Seed -> score.
+    """
+
+    dataset: str
+    subset: str
+    templates: tuple[str, ...]
+    precision: str
+    transform: str
+    interpolation: float
+    num_classes: int
+    num_images: int
+    split_sha256: str
+    split_file_sha256: str
+    images_sha256: str
+    accuracy_pct: dict[int, float] = field(default_factory=dict)
+    macro_f1_pct: dict[int, float] = field(default_factory=dict)
+    mean_per_class_accuracy_pct: dict[int, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a shared adapter was trained: its record, but for places, notes and times; `results.record` explains it.
+
+    Attributes:
+        run_keys: Seed -> key of the run, for all seeds that are finished.
+        hub_dataset: Where the hub has the data set; empty where it is another's, or not there.
+    """
+
+    run_keys: dict[int, str]
+    hub_dataset: str
+    settings: dict[str, Any]
+    stages: tuple[Recipe, ...]
+    precision: str
+    origin: str | None
+    num_train_images: int
+    num_train_classes: int
+    steps: int
+    selected_on: str
+    num_val_images: int
+    chosen: dict[str, Any]
+    split_sha256: str
+    split_file_sha256: str
+    images_sha256: str
+    device: str
+    versions: dict[str, str]
+    created_at: str
+
+
+@dataclass(frozen=True)
+class Summary:
+    """All of it.
+
+    Attributes:
+        kind: What is shared: the tensors that were tuned, or a whole model.
+        run_key: Of the run that is shared.
+        files: Name -> sha256 of what stands beside the summary.
+        card: Of the adapter, where no file of its own has it.
+        training: None where the adapter lay without its record.
+        results: Of that run, and of the finished ones that differ from it in their seed alone.
+        commands: That make them again; FOLDER and FILE stand for places.
+    """
+
+    kind: Kind
+    run_key: str
+    clipfit: str = __version__
+    schema_version: int = SUMMARY_VERSION
+    card: AdapterCard | None = None
+    training: Training | None = None
+    results: tuple[Tested, ...] = ()
+    commands: tuple[str, ...] = ()
+    files: dict[str, str] = field(default_factory=dict)
+
+
+def to_json(summary: Summary) -> bytes:
+    """Return a summary as JSON."""
+    return msgspec.json.format(msgspec.json.encode(summary), indent=2) + b"\n"
+
+
+def summary_of(kind: Kind, folder: Path, run_key: str) -> Summary:
+    """Return what is known of a run.
+
+    Args:
+        kind: What is shared.
+        folder: Of its adapter; where the record of another run, or none, lies there, nothing is known.
+        run_key: Of the run.
+
+    Raises:
+        ResultsError: The record, or that of a test, is damaged.
+    """
+    run = run_beside(folder, run_key)
+    if run is None:
+        return Summary(kind, run_key)
+    seeds = _with_other_seeds(folder, run)
+    names = {one.name for one in fields(Training)}
+    known = {name: getattr(run.config, name) for name in names & vars(run.config).keys()}
+    known |= {name: getattr(run, name) for name in names & vars(run).keys()}
+    return Summary(
+        kind,
+        run_key,
+        training=Training(
+            run_keys={one.run.config.seed: one.run.key for one in seeds},
+            hub_dataset=public_location(run.location),
+            **known,
+        ),
+        results=_results(seeds),
+        commands=tuple(commands_of_runs([_with_public_names(one) for one in seeds])),
+    )
+
+
+def _with_other_seeds(folder: Path, run: Run) -> list[Stored]:
+    """Return the runs beside a run, and itself, that differ from it in their seed alone, by seed.
+
+    Raises:
+        ResultsError: A test of the run itself is damaged.
+    """
+
+    def refuse(error: ResultsError) -> None:
+        raise error
+
+    def is_alike(other: Run) -> bool:
+        mine, theirs = (replace(one.config, seed=0) for one in (run, other))
+        names = ("split_sha256", "weights_sha256", "activation", "numbers_version", "scored_adapter")
+        return mine == theirs and all(getattr(run, name) == getattr(other, name) for name in names)
+
+    found = {run.config.seed: Stored(folder, run, refuse)}
+    for path in sorted(folder.absolute().parent.glob(f"[!.]*/{RECORD_FILE}")):
+        try:
+            other = read_run(path)
+        except ResultsError:  # of another run, which clipfit runs verify names
+            continue
+        if other and is_alike(other):
+            found.setdefault(other.config.seed, Stored(path.parent, other))
+    return [found[seed] for seed in sorted(found)]
+
+
+def _results(seeds: Sequence[Stored]) -> tuple[Tested, ...]:
+    """Return the tests of all runs, those of the same images in the same way as one."""
+    found: dict[str, Tested] = {}
+    names = [one.name for one in fields(Tested) if not one.name.endswith("_pct")]
+    scores = [one.name for one in fields(Tested) if one.name.endswith("_pct")]
+    for stored in seeds:
+        for test in stored.tests:
+            plain = {name: getattr(test, name) for name in names}
+            one = found.setdefault(repr(plain), Tested(**plain))
+            for name in scores:
+                getattr(one, name)[stored.run.config.seed] = getattr(test, name)
+    return tuple(sorted(found.values(), key=lambda one: (one.dataset, one.subset, one.transform, one.interpolation)))
+
+
+def _with_public_names(stored: Stored) -> tuple[Run, list[Test]]:
+    """Return a run and its tests with nothing in them that only this machine knows."""
+    run = stored.run
+    model = public_model(run.config.model, weights="FILE", folder="FOLDER")
+    tests = [replace(test, location=public_location(test.location)) for test in stored.tests]
+    return replace(run, location=public_location(run.location), config=replace(run.config, model=model)), tests
