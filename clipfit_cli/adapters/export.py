@@ -1,4 +1,4 @@
-"""A run -> a complete open_clip model on disk, what was learnt merged into its weights."""
+"""A run -> a complete model on disk, in open_clip's form or transformers', what was learnt merged into its weights."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from clipfit_cli.engine.checkpoint import CARD_FILE, WEIGHTS_FILE, tensors_to_by
 from clipfit_cli.errors import CheckpointError, ConfigError, ResultsError
 from clipfit_cli.files import expanded, file_sha256, folder_written_whole, read_bytes, remove_unfinished
 from clipfit_cli.models.bundle import ClipBundle
+from clipfit_cli.models.hf_weights import save_hf
 from clipfit_cli.models.load import load_bundle
 from clipfit_cli.models.model_folder import CONFIG_FILE, WEIGHTS_FILES
 from clipfit_cli.models.source import ModelSource, find_source
@@ -65,7 +66,9 @@ def export(
     pretrained: str | None = None,
     say: Callable[[str], None] | None = None,
 ) -> Path:
-    """Write a run as the folder of a complete open_clip model and return that folder, absolute.
+    """Write a run as the folder of a complete model and return that folder, absolute.
+
+    A model of transformers' stays one, any other is open_clip's.
 
     It appears under its name when it is complete, and not before.
 
@@ -99,6 +102,20 @@ def export(
 
 def _write(folder: Path, merged: _Merged) -> None:
     """Write all files into an empty folder, numbers with a fraction as float32, the mark last."""
+    if merged.source.hf:
+        save_hf(merged.source.hf, merged.source.hf_weights, merged.model, folder)
+    else:
+        _write_for_open_clip(folder, merged)
+    if merged.card:
+        shutil.copyfile(merged.card, folder / CARD_FILE)
+    for path in (files := sorted(folder.iterdir())):
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    mark = Mark(__version__, merged.run_key, {path.name: file_sha256(path) for path in files})
+    (folder / MARK_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(mark), indent=2) + b"\n")
+
+
+def _write_for_open_clip(folder: Path, merged: _Merged) -> None:
     # What open_clip's ``local-dir:`` and its folders on the hub need to know of a model; the size is the image tower's.
     model_cfg = {**merged.source.model_cfg, "quick_gelu": merged.bundle.activation == "quickgelu"}
     preprocess = {name: value for name, value in asdict(image_spec(merged.bundle)).items() if name != "size"}
@@ -111,13 +128,6 @@ def _write(folder: Path, merged: _Merged) -> None:
     (folder / CONFIG_FILE).write_text(config + "\n", encoding="utf-8")
     if model_cfg["text_cfg"].get("hf_tokenizer_name"):
         cast(Any, merged.bundle.tokenizer).save_pretrained(str(folder))
-    if merged.card:
-        shutil.copyfile(merged.card, folder / CARD_FILE)
-    for path in (files := sorted(folder.iterdir())):
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-    mark = Mark(__version__, merged.run_key, {path.name: file_sha256(path) for path in files})
-    (folder / MARK_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(mark), indent=2) + b"\n")
 
 
 def _check_target(out: Path, *, force: bool) -> None:

@@ -18,6 +18,7 @@ import torch
 from clipfit_cli.config import TINY_BACKBONE, TINY_PRETRAINED
 from clipfit_cli.errors import ModelError, first_line
 from clipfit_cli.files import read_bytes, write_whole
+from clipfit_cli.models.hf_weights import hf_config, sketch
 from clipfit_cli.models.source import Blueprint, find_blueprint
 from clipfit_cli.models.towers import check_supported, kinds_of
 
@@ -41,16 +42,19 @@ class Architecture:
 
 
 def create(blueprint: Blueprint, *, device: str, **options: Any) -> torch.nn.Module:
-    """Return open_clip's model of random weights, its towers of supported kinds.
+    """Return a model of random weights, its towers of supported kinds.
 
     Args:
         blueprint: What to build.
-        device: ``meta`` for names and shapes alone, which costs no memory and little time; or ``cpu``.
+        device: ``meta`` for names and shapes alone, which costs no memory and little time; or ``cpu``. Of a model of
+            transformers' always ``meta``.
         options: Further ones of ``open_clip.create_model``.
 
     Raises:
         ModelError: It cannot be built here, or the kind of a tower is not supported.
     """
+    if blueprint.hf:
+        return sketch(blueprint.hf, hf_config(blueprint.hf))
     options = {"load_weights": False, "pretrained_text": False, **options}
     if blueprint.text_cfg:
         options["text_cfg"] = dict(blueprint.text_cfg)
@@ -73,8 +77,8 @@ def build_on_meta(backbone: str, *, offline: bool = False) -> torch.nn.Module:
     """Return a backbone of which only names and shapes are there.
 
     Args:
-        backbone: A name of open_clip's, a folder or ``hf-hub:org/name`` with ``open_clip_config.json``, or
-            ``clipfit-tiny``.
+        backbone: A name of open_clip's, ``clipfit-tiny``, or a folder or ``hf:org/name`` of open_clip's or
+            transformers'.
         offline: Fetch no configuration that is not on this machine.
 
     Raises:
