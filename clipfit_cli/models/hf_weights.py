@@ -100,7 +100,16 @@ def sketch(model: HfModel, config: Any) -> DualEncoder:
     """
     preparation = image_preparation(model, config)
     with torch.device("meta"):
-        return DualEncoder(_built(model, config), model.kind, preparation, model.temperature)
+        made = DualEncoder(_built(model, config), model.kind, preparation, model.temperature)
+    if made.visual.projection is None:  # where there is one, it is built as wide as a feature
+        with torch.no_grad():
+            width = made.encode_image(torch.empty(1, 3, *made.visual.image_size, device="meta")).shape[1]
+        if width != embed_dim_of(model, config):
+            raise ModelError(
+                f"{model.given} is not one model: its image features have {width} numbers, those of text "
+                f"{embed_dim_of(model, config)}"
+            )
+    return made
 
 
 def _built(model: HfModel, config: Any) -> Any:
@@ -121,7 +130,7 @@ def load_hf(model: HfModel, weights: tuple[Path, ...]) -> DualEncoder:
         CheckpointError: The files are damaged, unsafe, or their tensors do not fit.
     """
     config = hf_config(model)
-    preparation = image_preparation(model, config)
+    preparation = sketch(model, config).visual.preprocess_cfg  # costs nothing, so what cannot be ends at once
     return DualEncoder(_filled(model, config, weights), model.kind, preparation, model.temperature)
 
 
