@@ -12,6 +12,9 @@ import torch
 
 HF_KINDS = ("clip", "metaclip_2", "siglip", "siglip2", "altclip", "chinese_clip", "align", "blip")
 
+CONTEXT = 64
+"""Positions of every text tower."""
+
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 _PROMPTS = "a photo of the an on and in banded lined polka dotted woven forest river sea or lake type centered".split()
 _BERT_WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", *_LETTERS, *(f"##{one}" for one in _LETTERS)]
@@ -24,7 +27,7 @@ _TEXT = {
     "intermediate_size": 64,
     "num_hidden_layers": 2,
     "num_attention_heads": 2,
-    "max_position_embeddings": 40,
+    "max_position_embeddings": CONTEXT,
 }
 _VISION = {
     "hidden_size": 48,
@@ -125,7 +128,7 @@ def config_of(kind: str, tokenizer: Any, **text: Any) -> Any:
         "align": lambda: hf.AlignConfig(**{**plain, "vision_config": _EFFICIENT_NET, "projection_dim": 8}),
         "blip": lambda: hf.BlipConfig(
             text_config={**text, "bos_token_id": 4, "sep_token_id": 3},
-            vision_config=_VISION,
+            vision_config={**_VISION, "initializer_range": 0.02},
             image_text_hidden_size=24,
         ),
     }
@@ -176,8 +179,15 @@ def write_hf_model(kind: str, folder: Path, *, seed: int = 0) -> Path:
             for name, tensor in model.state_dict().items():
                 if tensor.dim() == 1 and not name.startswith(("logit", "temperature")):
                     tensor.add_(0.1 * torch.randn(tensor.shape).abs())
+                elif tensor.dim() > 1:  # as drawn, they are so small that all images look alike
+                    tensor.mul_(3)
             if KINDS[kind].temperature == "logit_scale":
                 model.logit_scale.fill_(2.0)
+            if kind == "align":
+                model.temperature.fill_(0.1)
+                for _ in range(20):  # its statistics become those of what it sees
+                    model.train().vision_model(torch.randn(8, 3, 48, 48))
+                model.eval()
         for part in (model, tokenizer, processor_of(kind)):
             part.save_pretrained(folder)
     return folder

@@ -22,7 +22,7 @@ from clipfit_cli.models.hooks import check_hooks
 from clipfit_cli.models.image_tower import project_image, unprojected_image
 from clipfit_cli.models.load import load_bundle
 from clipfit_cli.models.text_features import normalised, tokens_of
-from tests.hf_models import HF_KINDS, write_hf_model
+from tests.hf_models import CONTEXT, HF_KINDS, write_hf_model
 
 CPU = torch.device("cpu")
 PROMPTS = ["a photo of a polka dotted type.", "the sea.", "a photo of a forest."]
@@ -48,7 +48,7 @@ def expected_features(kind: str, folder: Path, images: Tensor) -> tuple[Tensor, 
     """Return image and text features and logits (images, prompts) as transformers' own class has them."""
     model, tokenizer = of_transformers(kind, folder)
     padding = "max_length" if kind.startswith("siglip") else True
-    tokens = tokenizer(PROMPTS, padding=padding, max_length=40, truncation=True, return_tensors="pt")
+    tokens = tokenizer(PROMPTS, padding=padding, max_length=CONTEXT, truncation=True, return_tensors="pt")
     given = {"input_ids": tokens.input_ids}
     if KINDS[kind].prompt == "marked":
         given["attention_mask"] = tokens.attention_mask
@@ -200,7 +200,7 @@ def test_temperatures(folders: dict[str, Path]) -> None:
         return float(towers.logit_scale(load_bundle(ModelConfig(words, words), device=CPU).model))
 
     assert scale(str(folders["clip"])) == pytest.approx(7.389056)
-    assert scale(str(folders["align"])) == pytest.approx(1.0)  # its own, which is a divisor
+    assert scale(str(folders["align"])) == pytest.approx(10)  # its own, which is a divisor
     assert scale(str(folders["blip"])) == pytest.approx(1 / 0.07)
     assert scale(f"{folders['blip']}?temperature=0.05") == pytest.approx(20)
 
