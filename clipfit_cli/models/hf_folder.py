@@ -16,7 +16,7 @@ from clipfit_cli.errors import CheckpointError, ModelError, first_line, shortene
 from clipfit_cli.files import expanded, read_bytes
 from clipfit_cli.models.hf_kinds import KINDS, PLAIN_TEMPERATURE, Kind
 from clipfit_cli.models.hub import fetch, fetch_if_any, repository_of
-from clipfit_cli.models.model_folder import MOST_CONFIG, check_layers
+from clipfit_cli.models.model_folder import CONFIG_FILE, HF_CONFIG_FILE, MOST_CONFIG, check_layers
 
 PREPARATION_FILES = ("preprocessor_config.json", "processor_config.json")
 TOKENIZER_FILES = ("tokenizer.json", "spiece.model", "sentencepiece.bpe.model", "vocab.txt", "vocab.json")
@@ -87,8 +87,8 @@ def open_hf_model(
     kind = KINDS.get(str(plain.get("model_type")))
     if kind is None:
         raise ModelError(
-            f"{given} is of the kind {shortened(str(plain.get('model_type')))!r}; of transformers' models "
-            f"{', '.join(KINDS)} can be backbones"
+            f"{given} holds no {CONFIG_FILE}, and the model_type in its {HF_CONFIG_FILE} is "
+            f"{shortened(str(plain.get('model_type')))!r}; expected {', '.join(KINDS)}"
         )
     classes = plain.get("architectures") or [kind.model]
     if kind.model not in (classes if isinstance(classes, list) else []):

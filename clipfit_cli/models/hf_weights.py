@@ -18,6 +18,10 @@ from clipfit_cli.models.hf_preparation import image_preparation, quiet
 from clipfit_cli.models.model_folder import HF_CONFIG_FILE
 
 
+_WHOLE_NUMBERS = ("position_ids", "token_type_ids", "num_batches_tracked")
+"""What is no number with a fraction in some models' files."""
+
+
 def notes_on(model: HfModel, image_size: int) -> tuple[str, ...]:
     """Return what a reader of the numbers should know of a model.
 
@@ -149,6 +153,9 @@ def _filled(model: HfModel, config: Any, weights: tuple[Path, ...]) -> Any:
     for path in weights:
         if path.suffix != ".json":
             state |= read_state_dict(path)
+    for name, tensor in state.items():
+        if not tensor.is_floating_point() and not name.endswith(_WHOLE_NUMBERS):
+            raise CheckpointError(f"{weights[0]} does not fit {model.given}: {name} holds {tensor.dtype}")
     try:
         with quiet():
             filled, found = getattr(transformers, model.kind.model).from_pretrained(
@@ -158,7 +165,6 @@ def _filled(model: HfModel, config: Any, weights: tuple[Path, ...]) -> Any:
         raise CheckpointError(f"{weights[0]} does not fit {model.given}: {first_line(error)}") from error
     problems = [f"{len(names)} tensors are missing, such as {min(names)}" for names in (found["missing_keys"],) if names]
     problems += [f"{name} is of another shape" for name, *_ in found["mismatched_keys"]][:1]
-    problems += [f"{name} holds {p.dtype}" for name, p in filled.named_parameters() if not p.is_floating_point()][:1]
     if problems:
         raise CheckpointError(f"{weights[0]} does not fit {model.given}: {'; '.join(problems)}")
     return filled.eval()
