@@ -44,7 +44,7 @@ class ModelConfig:
     Attributes:
         backbone: open_clip's architecture name, or ``clipfit-tiny``; or the same text as `pretrained`.
         pretrained: open_clip's weight tag, the path of a checkpoint file, or a model with its architecture: a folder
-            of open_clip's, or ``hf-hub:org/name``.
+            of open_clip's or transformers', or ``hf:org/name``.
         bn: BatchNorm of ResNet towers while training: ``eval`` keeps the running statistics, ``train`` uses
             batch statistics and lets them drift, as the official code does.
     """

@@ -112,8 +112,9 @@ def config_of(kind: str, tokenizer: Any, **text: Any) -> Any:
         tokenizer: Of the model.
         text: Further settings of its text tower.
     """
-    import transformers as hf
+    import transformers
 
+    hf: Any = transformers
     text = {**_TEXT, "vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id, **text}
     ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     siglip = {"vision_config": {**_VISION, "hidden_size": 32}, "text_config": {**text, **ends}}
@@ -122,7 +123,9 @@ def config_of(kind: str, tokenizer: Any, **text: Any) -> Any:
         "clip": lambda: hf.CLIPConfig(**{**plain, "text_config": {**text, **ends, "hidden_act": "gelu"}}),
         "metaclip_2": lambda: hf.MetaClip2Config(**{**plain, "text_config": {**text, **ends}}),
         "siglip": lambda: hf.SiglipConfig(**siglip),
-        "siglip2": lambda: hf.Siglip2Config(**{**siglip, "vision_config": {**siglip["vision_config"], "num_patches": 9}}),
+        "siglip2": lambda: hf.Siglip2Config(
+            **{**siglip, "vision_config": {**siglip["vision_config"], "num_patches": 9}}
+        ),
         "altclip": lambda: hf.AltCLIPConfig(**{**plain, "text_config": {**text, "project_dim": 40}}),
         "chinese_clip": lambda: hf.ChineseCLIPConfig(**plain),
         "align": lambda: hf.AlignConfig(**{**plain, "vision_config": _EFFICIENT_NET, "projection_dim": 8}),
@@ -137,8 +140,9 @@ def config_of(kind: str, tokenizer: Any, **text: Any) -> Any:
 
 def processor_of(kind: str) -> Any:
     """Return transformers' image processor for a small model."""
-    import transformers as hf
+    import transformers
 
+    hf: Any = transformers
     if kind == "siglip2":
         return hf.Siglip2ImageProcessor(patch_size=8, max_num_patches=17)
     if kind == "align":
@@ -162,8 +166,9 @@ def write_hf_model(kind: str, folder: Path, *, seed: int = 0) -> Path:
         folder: Where; it is made.
         seed: Of its weights.
     """
-    import transformers as hf
+    import transformers
 
+    hf: Any = transformers
     from clipfit_cli.models.hf_kinds import KINDS
     from clipfit_cli.models.hf_preparation import quiet
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -63,7 +63,7 @@ def attach_adapter(
     card = read_card(folder)
     info = methods.get(card.method)
     settings = settings_of(card, info)
-    config = ModelConfig(backbone or card.backbone, pretrained or card.pretrained, card.bn)
+    config = model_of(ModelConfig(card.backbone, card.pretrained, card.bn), backbone, pretrained)
     source = find_source(config, say=say)
     check_weights(card, folder, config, source.sha256)
     bundle = load_bundle(config, device=device, source=source)
@@ -72,8 +72,20 @@ def attach_adapter(
     return AttachedAdapter(adapted, bundle, source, card, folder)
 
 
+def model_of(used: ModelConfig, backbone: str | None, pretrained: str | None) -> ModelConfig:
+    """Return a model where it is found now: one that brings its architecture is both names at once.
+
+    Args:
+        used: When it was trained on.
+        backbone, pretrained: As typed.
+    """
+    if used.backbone == used.pretrained:
+        backbone, pretrained = backbone or pretrained, pretrained or backbone
+    return replace(used, backbone=backbone or used.backbone, pretrained=pretrained or used.pretrained)
+
+
 def merged_model(adapted: Adapted, method: str) -> torch.nn.Module:
-    """Return open_clip's module with what a method learnt in its weights.
+    """Return the model with what a method learnt in its weights.
 
     Args:
         adapted: The method on the model.
@@ -84,7 +96,7 @@ def merged_model(adapted: Adapted, method: str) -> torch.nn.Module:
     """
     if not isinstance(adapted, Mergeable):
         raise ConfigError(
-            f"{method} learns something outside CLIP's own weights, which no plain open_clip model can hold; "
+            f"{method} learns something outside CLIP's own weights, which no plain model can hold; "
             "use its adapter with `clipfit predict` or `clipfit eval`"
         )
     return adapted.merged_model()

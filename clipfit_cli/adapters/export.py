@@ -14,15 +14,14 @@ import msgspec
 import torch
 
 from clipfit_cli._version import __version__
-from clipfit_cli.adapters.attach import attach_adapter, merged_model
-from clipfit_cli.config import ModelConfig
+from clipfit_cli.adapters.attach import attach_adapter, merged_model, model_of
 from clipfit_cli.engine.checkpoint import CARD_FILE, WEIGHTS_FILE, tensors_to_bytes
 from clipfit_cli.errors import CheckpointError, ConfigError, ResultsError
 from clipfit_cli.files import expanded, file_sha256, folder_written_whole, read_bytes, remove_unfinished
 from clipfit_cli.models.bundle import ClipBundle
 from clipfit_cli.models.hf_weights import save_hf
 from clipfit_cli.models.load import load_bundle
-from clipfit_cli.models.model_folder import CONFIG_FILE, WEIGHTS_FILES
+from clipfit_cli.models.model_folder import CONFIG_FILE, HF_CONFIG_FILE, WEIGHTS_FILES
 from clipfit_cli.models.source import ModelSource, find_source
 from clipfit_cli.results.store import RECORD_FILE, find_run
 from clipfit_cli.runs.workspace import image_spec
@@ -100,6 +99,14 @@ def export(
     return out
 
 
+def loading_of(folder: Path) -> str:
+    """Return the call that loads an export in Python."""
+    if os.path.lexists(folder / CONFIG_FILE):
+        return f'open_clip.create_model_and_transforms("local-dir:{folder}")'
+    config = json.loads((folder / HF_CONFIG_FILE).read_text(encoding="utf-8"))
+    return f'transformers.{config["architectures"][0]}.from_pretrained("{folder}")'
+
+
 def _write(folder: Path, merged: _Merged) -> None:
     """Write all files into an empty folder, numbers with a fraction as float32, the mark last."""
     if merged.source.hf:
@@ -159,7 +166,7 @@ def _merge(run: Path, backbone: str | None, pretrained: str | None, say: Callabl
     used = record.config.model
     if record.adapter_sha256:
         raise CheckpointError(f"the run in {run} holds no adapter of its own; give the run that trained one")
-    model_config = ModelConfig(backbone or used.backbone, pretrained or used.pretrained, used.bn)
+    model_config = model_of(used, backbone, pretrained)
     source = find_source(model_config, say=say)
     bundle = load_bundle(model_config, device=torch.device("cpu"), source=source)
     if (source.sha256, bundle.activation) != (record.weights_sha256, record.activation):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import distributions
@@ -18,9 +18,16 @@ import torch
 from clipfit_cli.config import TINY_BACKBONE, TINY_PRETRAINED
 from clipfit_cli.errors import ModelError, first_line
 from clipfit_cli.files import read_bytes, write_whole
-from clipfit_cli.models.hf_weights import hf_config, sketch
+from clipfit_cli.models.hf_kinds import KINDS
+from clipfit_cli.models.hf_weights import hf_config, sketch, sketch_by_default
 from clipfit_cli.models.source import Blueprint, find_blueprint
 from clipfit_cli.models.towers import check_supported, kinds_of
+
+EXAMPLES = (
+    *("ViT-B-16", "coca_ViT-B-32", "ViT-bigG-14-CLIPA", "RN50", "ViT-B-16-SigLIP", "ViTamin-B", "EVA02-B-16"),
+    *("convnext_base", "MobileCLIP-S1", "swin_base_patch4_window7_224"),
+)
+"""An architecture of open_clip for each kind of towers."""
 
 _MOST_MEMORY = 1 << 24
 
@@ -102,6 +109,20 @@ def describe(backbone: str) -> Architecture:
         size if isinstance(size, int) else size[0],
         *kinds_of(model),
     )
+
+
+def examples() -> Iterator[tuple[str, str, torch.nn.Module | ModelError]]:
+    """Yield library, name and model, on the meta device, of every kind of model: why, where it cannot be built here.
+
+    Of transformers' kinds the name is the ``model_type``, and the sizes are those of its default configuration.
+    """
+    for name in EXAMPLES:
+        yield "open_clip", name, build_on_meta(name, offline=True)
+    for name, kind in KINDS.items():
+        try:
+            yield "transformers", name, sketch_by_default(kind)
+        except ModelError as error:
+            yield "transformers", name, error
 
 
 def pairs(words: Sequence[str] = ()) -> list[tuple[str, str | None]]:

@@ -19,7 +19,8 @@ class ClipBundle:
     """A pristine CLIP: shared by the runs of a sweep, changed by none (a method tunes its own copy).
 
     Attributes:
-        model: open_clip's module, or a `DualEncoder` of transformers', float32, in evaluation mode, no parameter requires a gradient.
+        model: open_clip's module, or a `DualEncoder` of transformers', float32, in evaluation mode, no parameter
+            requires a gradient.
         tokenizer: Prompts -> int64 tokens (num_prompts, context_length).
         count_tokens: One prompt -> how many tokens it has, those at its start and end among them, never cut.
         backbone, pretrained: The names it was asked for by.

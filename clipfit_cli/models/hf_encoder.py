@@ -69,7 +69,7 @@ class HfImageSide(_Side):
             return self._read(pixel_values=images)
         side = self.config.patch_size
         count = images.shape[-1] // side
-        patches = images.unflatten(2, (count, side)).unflatten(4, (count, side)).permute(0, 2, 4, 3, 5, 1)
+        patches = images.view(len(images), -1, count, side, count, side).permute(0, 2, 4, 3, 5, 1)
         return self._read(
             pixel_values=patches.reshape(len(images), count * count, -1),
             pixel_attention_mask=None,  # no patch is padding
@@ -109,7 +109,7 @@ class HfTextSide(_Side):
         return cast(nn.Module, cast(Any, self.tower).get_input_embeddings())
 
     def _is_token(self, tokens: Tensor) -> Tensor:
-        return tokens != self.config.pad_token_id
+        return tokens.ne(self.config.pad_token_id)
 
 
 class DualEncoder(nn.Module):

@@ -92,7 +92,9 @@ def open_hf_model(
         )
     classes = plain.get("architectures") or [kind.model]
     if kind.model not in (classes if isinstance(classes, list) else []):
-        raise ModelError(f"{given} holds a {shortened(str(classes))}, expected {kind.model}, which has features of both")
+        raise ModelError(
+            f"{given} holds a {shortened(str(classes))}, expected {kind.model}, which has features of both"
+        )
     if importlib.util.find_spec("transformers") is None:
         raise ModelError(
             f"{given} is a model of transformers', and that is not installed: pip install 'clipfit-cli[hf]'"
@@ -153,8 +155,8 @@ def _file(given: str, folder: Path, names: tuple[str, ...], what: str, *, offlin
     found = [path for name in names if os.path.lexists(path := folder / name)]
     if not found:
         raise ModelError(
-            f"{expanded(given)} holds no {' and no '.join(names)}, so {what} is not there; copy the whole folder of the "
-            "model"
+            f"{expanded(given)} holds no {' and no '.join(names)}, so {what} is not there; copy the whole folder of "
+            "the model"
         )
     return found[0]
 

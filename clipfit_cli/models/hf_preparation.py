@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -23,11 +24,15 @@ _LARGEST = 4096
 """Pixels of a side that no model comes near."""
 
 
+def transformers() -> Any:
+    """Return the library, imported when it is first needed: without it the rest works, and it takes a second."""
+    return importlib.import_module("transformers")
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
     """Let transformers neither reach the network nor print meanwhile: what matters is checked here."""
-    from transformers.utils import logging
-
+    logging = transformers().utils.logging
     level, shows_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity(logging.CRITICAL)
     logging.disable_progress_bar()
@@ -50,11 +55,9 @@ def image_preparation(model: HfModel, config: Any) -> dict[str, Any]:
     Raises:
         ModelError: The processor cannot be loaded, or does what is not done here.
     """
-    from transformers import AutoImageProcessor
-
     try:
         with quiet():
-            processor: Any = AutoImageProcessor.from_pretrained(
+            processor: Any = transformers().AutoImageProcessor.from_pretrained(
                 os.fspath(model.folder), trust_remote_code=False, local_files_only=True
             )
     except Exception as error:  # what it raises over files of others has no end of kinds
@@ -71,7 +74,7 @@ def image_preparation(model: HfModel, config: Any) -> dict[str, Any]:
         own = config.vision_config.image_size if model.kind.takes == "squares" else found["size"]
         if own not in (found["size"], [found["size"]] * 2, (found["size"],) * 2):
             raise ValueError(f"images are made {found['size']} pixels large, the image tower takes {own}")
-    except (ValueError, TypeError, AttributeError, KeyError, OverflowError) as error:
+    except (ValueError, TypeError, AttributeError, KeyError, ArithmeticError) as error:
         raise ModelError(
             f"{model.preparation} asks for what clipfit does not do to images: {shortened(first_line(error))}"
         ) from error
@@ -105,13 +108,16 @@ def _patches(processor: Any) -> dict[str, Any]:
 def _scale(processor: Any) -> dict[str, Any]:
     """Return mean and standard deviation for pixels in [0, 1].
 
-    ``(factor * x - offset - mean) / std`` of pixels x in 0..255 is ``(x / 255 - mean') / std'``.
+    ``(factor * x - offset - mean) / std`` of pixels x in 0..255 is ``(x / 255 - mean') / std'``. EfficientNet's
+    processor may divide by ``image_std`` once more (``include_top``).
     """
     factor = 255 * float(processor.rescale_factor) if processor.do_rescale else 255.0
     offset = 1.0 if processor.do_rescale and getattr(processor, "rescale_offset", False) else 0.0
     normalises = processor.do_normalize
     mean = [float(value) for value in processor.image_mean] if normalises else [0.0] * 3
     std = [float(value) for value in processor.image_std] if normalises else [1.0] * 3
+    if getattr(processor, "include_top", False):
+        std = [first * float(second) for first, second in zip(std, processor.image_std, strict=True)]
     if abs(factor - 1) < 1e-6:
         factor = 1.0
     found = {"mean": tuple((m + offset) / factor for m in mean), "std": tuple(s / factor for s in std)}
@@ -135,11 +141,9 @@ def hf_tokenizer(model: HfModel, config: Any) -> tuple[Callable[[list[str]], Ten
     Raises:
         ModelError: It cannot be loaded.
     """
-    from transformers import AutoTokenizer
-
     try:
         with quiet():
-            tokenizer: Any = AutoTokenizer.from_pretrained(
+            tokenizer: Any = transformers().AutoTokenizer.from_pretrained(
                 os.fspath(model.folder), trust_remote_code=False, local_files_only=True
             )
         tokenizer(["a"])
@@ -147,7 +151,8 @@ def hf_tokenizer(model: HfModel, config: Any) -> tuple[Callable[[list[str]], Ten
         pad = config.pad_token_id if model.kind.prompt == "marked" else tokenizer.pad_token_id
         if context < 3 or not isinstance(pad, int):
             raise ValueError(f"it reads {context} tokens and pads with {pad!r}")
-        if len(tokenizer) > config.vocab_size and max(tokenizer.get_vocab().values()) >= config.vocab_size:
+        most = max(tokenizer.get_vocab().values())
+        if most >= config.vocab_size or 2 * len(tokenizer) < config.vocab_size:  # some lack files without a word
             raise ValueError(f"it has {len(tokenizer)} tokens, the text tower {config.vocab_size}")
     except Exception as error:  # what it raises over files of others has no end of kinds
         raise ModelError(f"the tokenizer in {model.folder} cannot be used ({first_line(error)})") from error

@@ -14,9 +14,9 @@ from clipfit_cli.errors import CheckpointError, ModelError, first_line
 from clipfit_cli.models.checkpoints import read_state_dict
 from clipfit_cli.models.hf_encoder import DualEncoder
 from clipfit_cli.models.hf_folder import TEMPERATURE_FIELD, TOKENIZER_PARTS, HfModel
-from clipfit_cli.models.hf_preparation import image_preparation, quiet
+from clipfit_cli.models.hf_kinds import PLAIN_TEMPERATURE, Kind
+from clipfit_cli.models.hf_preparation import image_preparation, quiet, transformers
 from clipfit_cli.models.model_folder import HF_CONFIG_FILE
-
 
 _WHOLE_NUMBERS = ("position_ids", "token_type_ids", "num_batches_tracked")
 """What is no number with a fraction in some models' files."""
@@ -49,12 +49,10 @@ def hf_config(model: HfModel) -> Any:
     Raises:
         ModelError: It is none, or this transformers does not know the kind.
     """
-    import transformers
-
-    kind = getattr(transformers, model.kind.model, None)
+    kind = getattr(transformers(), model.kind.model, None)
     if kind is None:
         raise ModelError(
-            f"{model.given} is a {model.kind.model}, which transformers {transformers.__version__} does not have; "
+            f"{model.given} is a {model.kind.model}, which transformers {transformers().__version__} does not have; "
             "pip install --upgrade transformers"
         )
     try:
@@ -117,13 +115,29 @@ def sketch(model: HfModel, config: Any) -> DualEncoder:
 
 
 def _built(model: HfModel, config: Any) -> Any:
-    import transformers
-
     try:
         with quiet():
-            return getattr(transformers, model.kind.model)(config).eval()
+            return getattr(transformers(), model.kind.model)(config).eval()
     except Exception as error:  # some sizes do not go together
         raise ModelError(f"transformers cannot build {model.given}: {first_line(error)}") from error
+
+
+def sketch_by_default(kind: Kind) -> DualEncoder:
+    """Return a kind as this transformers has it by default, on the meta device.
+
+    Raises:
+        ModelError: It does not have the kind, or is not installed.
+    """
+    try:
+        with quiet(), torch.device("meta"):
+            model = getattr(transformers(), kind.model)
+            config = model.config_class()
+            vision = config.vision_config
+            patches = kind.takes == "patches"
+            size = vision.patch_size * math.isqrt(vision.num_patches) if patches else vision.image_size
+            return DualEncoder(model(config).eval(), kind, {"size": size}, PLAIN_TEMPERATURE)
+    except (ImportError, AttributeError) as error:
+        raise ModelError(f"{kind.model} is not there: pip install --upgrade 'clipfit-cli[hf]'") from error
 
 
 def load_hf(model: HfModel, weights: tuple[Path, ...]) -> DualEncoder:
@@ -140,8 +154,6 @@ def load_hf(model: HfModel, weights: tuple[Path, ...]) -> DualEncoder:
 
 def _filled(model: HfModel, config: Any, weights: tuple[Path, ...]) -> Any:
     """Return transformers' model with its weights, all that are in the files."""
-    import transformers
-
     with torch.device("meta"):
         empty = _built(model, config)
     parameters, size = sum(p.numel() for p in empty.parameters()), sum(path.stat().st_size for path in weights)
@@ -158,12 +170,14 @@ def _filled(model: HfModel, config: Any, weights: tuple[Path, ...]) -> Any:
             raise CheckpointError(f"{weights[0]} does not fit {model.given}: {name} holds {tensor.dtype}")
     try:
         with quiet():
-            filled, found = getattr(transformers, model.kind.model).from_pretrained(
+            filled, found = getattr(transformers(), model.kind.model).from_pretrained(
                 None, config=config, state_dict=state, output_loading_info=True
             )
     except Exception as error:  # of shapes, types and names, each in words of its own
         raise CheckpointError(f"{weights[0]} does not fit {model.given}: {first_line(error)}") from error
-    problems = [f"{len(names)} tensors are missing, such as {min(names)}" for names in (found["missing_keys"],) if names]
+    problems = [
+        f"{len(names)} tensors are missing, such as {min(names)}" for names in (found["missing_keys"],) if names
+    ]
     problems += [f"{name} is of another shape" for name, *_ in found["mismatched_keys"]][:1]
     if problems:
         raise CheckpointError(f"{weights[0]} does not fit {model.given}: {'; '.join(problems)}")

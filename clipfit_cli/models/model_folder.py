@@ -116,7 +116,9 @@ def find_config(text: str, *, offline: bool = False, say: Callable[[str], None] 
     if (repository := repository_of(text)) is not None:
         what = f"the configuration of {text}"
         return fetch(repository, names, in_order=True, what=what, instead=_INSTEAD, offline=offline, say=say)
-    return next((path for name in names if os.path.lexists(path := expanded(text) / name)), expanded(text) / CONFIG_FILE)
+    return next(
+        (path for name in names if os.path.lexists(path := expanded(text) / name)), expanded(text) / CONFIG_FILE
+    )
 
 
 def open_model_folder(text: str, config: Path) -> ModelFolder:
@@ -132,7 +134,8 @@ def open_model_folder(text: str, config: Path) -> ModelFolder:
     if why_unreadable(config) == "does not exist":
         raise ModelError(
             f"the folder {config.parent} holds no {CONFIG_FILE}; expected what open_clip shares: {CONFIG_FILE} beside "
-            f"{' or '.join(WEIGHTS_FILES)}; or what transformers shares: {HF_CONFIG_FILE} and what belongs to it. For weights alone give the file: --backbone NAME --pretrained FILE"
+            f"{' or '.join(WEIGHTS_FILES)}; or what transformers shares: {HF_CONFIG_FILE} and what belongs to it. For "
+            "weights alone give the file: --backbone NAME --pretrained FILE"
         )
     return ModelFolder(text, config, *read_config(config))
 

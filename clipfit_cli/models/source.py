@@ -105,16 +105,17 @@ def find_blueprint(
     if backbone == TINY_BACKBONE:
         return Blueprint(backbone, backbone, backbone, TINY_CONFIG)
     name, folder = backbone, None
+    repository = repository_of(backbone)
     if backbone in open_clip.list_models():
         model_cfg = open_clip.get_model_config(backbone)
     elif is_model_folder(backbone):
         if pretrained not in (None, backbone):
             raise ConfigError(f"{backbone} brings its own weights; leave out --pretrained {pretrained}")
-        folder = _open(backbone, say=say, offline=offline)
-        if isinstance(folder, HfModel):
-            return Blueprint(
-                backbone, folder.given, folder.given, {"embed_dim": embed_dim_of(folder, hf_config(folder))}, hf=folder
-            )
+        opened = _open(backbone, say=say, offline=offline)
+        if isinstance(opened, HfModel):
+            sizes = {"embed_dim": embed_dim_of(opened, hf_config(opened))}
+            return Blueprint(backbone, opened.given, opened.given, sizes, hf=opened)
+        folder = opened
         name, model_cfg = f"local-dir:{folder.config.parent}", folder.architecture
     elif backbone == pretrained:
         raise ModelError(
@@ -122,7 +123,6 @@ def find_blueprint(
         )
     else:
         raise UnknownNameError("backbone", backbone, [TINY_BACKBONE, *open_clip.list_models()])
-    repository = repository_of(backbone)
     return Blueprint(
         backbone=backbone,
         name=name,

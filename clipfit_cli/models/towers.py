@@ -72,7 +72,8 @@ def kinds_of(model: nn.Module) -> TowerKinds:
     """Return the kinds of both towers, such as ``timm ConvNeXt`` and ``causal``."""
     visual, text = cast(Any, model).visual, cast(Any, text_tower(model))
     if isinstance(model, DualEncoder):
-        return TowerKinds(*(f"Hugging Face {side.config.model_type}" for side in (model.visual, model.text)))
+        kinds = (side.config.model_type.removesuffix("_model") for side in (model.visual, model.text))
+        return TowerKinds(*(f"Hugging Face {kind.replace('_', ' ')}" for kind in kinds))
     if isinstance(visual, TimmModel):
         image = f"timm {_SHORT.get(type(visual.trunk).__name__, type(visual.trunk).__name__)}"
     else:

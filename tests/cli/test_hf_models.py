@@ -24,6 +24,7 @@ from clipfit_cli.models.load import load_bundle
 from tests.conftest import write_small_dataset
 from tests.hf_models import CONTEXT, HF_KINDS, write_hf_model
 
+pytestmark = pytest.mark.slow
 QUICK = ["--shots", "3", "--seeds", "1", "--epochs", "2", "--batch-size", "6", "--lr", "0.1"]
 TUNED = ("clipfit", "bitfit", "layer-norm", "full")
 NEEDS_PROJECTION = {"siglip", "siglip2", "align"}
@@ -78,7 +79,6 @@ def logits_of_transformers(kind: str, folder: Path, words: list[str], images: to
         return model(**given).logits_per_image  # type: ignore[no-any-return]
 
 
-@pytest.mark.slow
 def test_from_training_to_export(world: World) -> None:
     names = [word for name in TUNED for word in ("--method", name)]
     rows = world.rows("train", "--dataset", "dtd", *names, *QUICK)
@@ -103,7 +103,8 @@ def test_from_training_to_export(world: World) -> None:
     (trained,) = (row for row in rows if row["method"] == "clipfit")
     assert scored["accuracy_pct"] == trained["accuracy_pct"]
 
-    world.invoke("export", str(run), "--out", "exported")
+    said = world.invoke("export", str(run), "--out", "exported").stderr
+    assert f"load it with transformers.{KINDS[world.kind].model}.from_pretrained(" in said
     classifier = load_adapter(run, device="cpu")
     size = bundle.image_size
     images = torch.randn(3, 3, size, size)
@@ -117,11 +118,12 @@ def test_from_training_to_export(world: World) -> None:
     (read_back,) = world.rows("eval", "--dataset", "dtd", model="./exported")
     assert read_back["accuracy_pct"] == trained["accuracy_pct"]
     pictures = world.folder / "data" / "dtd" / "images" / "banded"
-    shown = world.invoke("predict", "--adapter", str(run), str(pictures), "--top", "1", "--csv", "-")
+    world.model.rename("moved")
+    asked = ["--adapter", str(run), str(pictures), "--top", "1", "--csv", "-"]
+    shown = world.invoke("predict", *asked, "--pretrained", "./moved")
     assert len(list(csv.DictReader(io.StringIO(shown.stdout)))) == len(list(pictures.iterdir()))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("world", ["clip", "siglip2", "blip"], indirect=True)
 def test_features_and_the_other_protocols(world: World) -> None:
     asked = [info for info in map(get, available()) if info.family == "features"]
@@ -135,7 +137,6 @@ def test_features_and_the_other_protocols(world: World) -> None:
     assert {row["dataset"] for row in crossed} >= {"dtd", "eurosat"}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("world", ["align"], indirect=True)
 def test_statistics_of_batch_norm_drift_where_they_shall(world: World) -> None:
     world.invoke("train", "--dataset", "dtd", "--method", "full:towers=image", *QUICK, "--bn", "train")
@@ -150,10 +151,11 @@ def test_statistics_of_batch_norm_drift_where_they_shall(world: World) -> None:
     assert all(torch.equal(saved[name], written[name.replace("visual.tower.", "vision_model.")]) for name in statistics)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("world", ["metaclip_2", "siglip", "align"], indirect=True)
 def test_methods_that_reach_into_a_tower_say_so_before_anything_trains(world: World) -> None:
-    reaching = [info.name for info in map(get, available()) if info.family in ("weights", "prompts") and info.name not in TUNED]
+    reaching = [
+        info.name for info in map(get, available()) if info.family in ("weights", "prompts") and info.name not in TUNED
+    ]
     reaching += ["prolip"] if world.kind in NEEDS_PROJECTION else []
     assert len(reaching) >= 9
     for name in reaching:

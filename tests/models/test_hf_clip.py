@@ -25,6 +25,8 @@ from tests.engine.test_golden import BETAS, CPU, SCHEDULES, GoldenBatches, attac
 
 __all__ = ["bundle", "golden"]
 
+pytestmark = pytest.mark.slow
+
 PLACES = {
     "visual.class_embedding": "vision_model.embeddings.class_embedding",
     "visual.positional_embedding": "vision_model.embeddings.position_embedding.weight",
@@ -72,8 +74,9 @@ def converted(model: CLIP) -> dict[str, Tensor]:
 
 def write_as_transformers(model: CLIP, folder: Path, heads: tuple[int, int]) -> ModelConfig:
     """Write a model of open_clip's as a checkpoint of transformers' with CLIP's own tokenizer."""
-    import transformers as hf
+    import transformers
 
+    hf: Any = transformers
     visual: Any = model.visual
     tokenizer = open_clip.tokenizer.SimpleTokenizer()
     merges = list(tokenizer.bpe_ranks)
@@ -111,15 +114,16 @@ def write_as_transformers(model: CLIP, folder: Path, heads: tuple[int, int]) -> 
             words = {names.get(word, word): index for word, index in tokenizer.encoder.items()}
             hf.CLIPTokenizer(vocab=words, merges=merges, model_max_length=77).save_pretrained(folder)
         else:  # nothing is tokenised: the golden tokens are read
-            words = {"a": 0, "<|startoftext|>": 1, "<|endoftext|>": 2}
-            hf.CLIPTokenizer(vocab=words, merges=[]).save_pretrained(folder)
-        hf.CLIPImageProcessor(
-            size={"shortest_edge": size}, crop_size={"height": size, "width": size}
-        ).save_pretrained(folder)
+            letters = ["<|startoftext|>", "<|endoftext|>", *map(chr, range(0x100, 0x100 + vocabulary - 2))]
+            hf.CLIPTokenizer(vocab={word: place for place, word in enumerate(letters)}, merges=[]).save_pretrained(
+                folder
+            )
+        hf.CLIPImageProcessor(size={"shortest_edge": size}, crop_size={"height": size, "width": size}).save_pretrained(
+            folder
+        )
     return ModelConfig(str(folder), str(folder))
 
 
-@pytest.mark.slow
 def test_the_same_features_tokens_and_selection(tmp_path: Path) -> None:
     model = build_small_clip(seed=3)
     ours = small_bundle(model)
@@ -148,11 +152,11 @@ def check_selection(ours: ClipBundle, theirs: ClipBundle) -> None:
     model: Any = theirs.model
     for tower in ("image", "text"):
         for select in (towers.layer_norm_parameters, towers.tower_parameters, towers.tunable_parameters):
-            expected = {place_of(name) for name in select(ours.model, tower) if "in_proj" not in name}  # type: ignore[arg-type]
-            found = {model.name_in_transformers(name) for name in select(model, tower)}  # type: ignore[arg-type]
+            expected = {place_of(name) for name in select(ours.model, tower) if "in_proj" not in name}
+            found = {model.name_in_transformers(name) for name in select(model, tower)}
             assert {name for name in found if not any(f".{one}_proj" in name for one in "qkv")} == expected
         counts = (
-            sum(one.model.get_parameter(name).numel() for name in towers.bias_parameters(one.model, tower))  # type: ignore[arg-type]
+            sum(one.model.get_parameter(name).numel() for name in towers.bias_parameters(one.model, tower))
             for one in (ours, theirs)
         )
         assert len(set(counts)) == 1
@@ -163,12 +167,11 @@ def check_selection(ours: ClipBundle, theirs: ClipBundle) -> None:
     assert sorted(ours_of) == sorted(theirs_of)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("run_name", list(SCHEDULES))
 def test_five_official_steps(golden: dict[str, Any], bundle: ClipBundle, run_name: str, tmp_path: Path) -> None:
     """As open_clip's own model makes them: losses, tuned tensors and logits are those of the official code."""
     run: Any = golden["runs"][run_name]
-    config = write_as_transformers(bundle.model, tmp_path, (1, 1))  # type: ignore[arg-type]
+    config = write_as_transformers(bundle.model, tmp_path, (1, 1))
     theirs = load_bundle(config, device=CPU)
     theirs = replace(theirs, tokenizer=bundle.tokenizer, count_tokens=bundle.count_tokens)
     assert theirs.activation == "quickgelu"

@@ -24,6 +24,7 @@ from clipfit_cli.models.load import load_bundle
 from clipfit_cli.models.text_features import normalised, tokens_of
 from tests.hf_models import CONTEXT, HF_KINDS, write_hf_model
 
+pytestmark = pytest.mark.slow
 CPU = torch.device("cpu")
 PROMPTS = ["a photo of a polka dotted type.", "the sea.", "a photo of a forest."]
 NORMS = {"align": 0, "blip": 5, "siglip": 6, "siglip2": 6}
@@ -71,7 +72,6 @@ def expected_features(kind: str, folder: Path, images: Tensor) -> tuple[Tensor, 
     return image, text, logits
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", HF_KINDS)
 def test_features_and_logits_are_those_of_transformers(kind: str, folders: dict[str, Path]) -> None:
     bundle = loaded(folders[kind])
@@ -86,10 +86,9 @@ def test_features_and_logits_are_those_of_transformers(kind: str, folders: dict[
     torch.testing.assert_close(own_text, text, atol=1e-5, rtol=0)
     found = scale * normalised(own_image) @ normalised(own_text).T + bias
     torch.testing.assert_close(found, logits, atol=1e-4, rtol=1e-5)
-    assert len(own_text.unique(dim=0)) == len(PROMPTS)
+    assert float((own_text[0] - own_text[1]).abs().max()) > 1e-3
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", HF_KINDS)
 def test_padding_is_cut_off_where_it_cannot_matter(kind: str, folders: dict[str, Path]) -> None:
     bundle = loaded(folders[kind])
@@ -156,7 +155,9 @@ def test_what_is_selected(kind: str, folders: dict[str, Path]) -> None:
 def test_cross_attention_is_neither_selected_nor_counted(folders: dict[str, Path]) -> None:
     model: Any = loaded(folders["blip"]).model
     theirs, _ = of_transformers("blip", folders["blip"])
-    crossing = [name for name, _ in theirs.named_parameters() if "crossattention" in name or name.startswith("itm_head")]
+    crossing = [
+        name for name, _ in theirs.named_parameters() if "crossattention" in name or name.startswith("itm_head")
+    ]
     assert len(crossing) == 22
     own = {model.name_in_transformers(name) for name, _ in model.named_parameters()}
     assert own == {name for name, _ in theirs.named_parameters()} - set(crossing) | {None}
@@ -172,7 +173,9 @@ def test_on_the_meta_device_it_is_the_same(kind: str, folders: dict[str, Path]) 
     assert shapes[0] == shapes[1]
     assert {one.device.type for one in sketch.parameters()} == {"meta"}
     assert towers.kinds_of(model) == towers.kinds_of(sketch)
-    assert towers.kinds_of(model) == (f"Hugging Face {kind}_vision_model", f"Hugging Face {kind}_text_model")
+    assert towers.kinds_of(model) == tuple(
+        f"Hugging Face {kind.replace('_', ' ')} {side}" for side in ("vision", "text")
+    )
 
 
 @pytest.mark.parametrize("kind", HF_KINDS)
@@ -187,10 +190,13 @@ def test_projections_and_hooks(kind: str, folders: dict[str, Path]) -> None:
             projected = project_image(bundle.model, unprojected_image(bundle.model, images))
             torch.testing.assert_close(projected, encode_image(bundle.model, images))
     for tower in ("image", "text"):
-        with pytest.raises(ModelError, match=f"the {tower} tower of it is a Hugging Face {kind}_.*, not a transformer of"):
-            check_hooks(bundle.model, tower, "it")  # type: ignore[arg-type]
+        with pytest.raises(
+            ModelError,
+            match=f"the {tower} tower of it is a Hugging Face {kind.replace('_', ' ')} .*, not a transformer of",
+        ):
+            check_hooks(bundle.model, tower, "it")
         with pytest.raises(ModelError, match="of which it is not known|which has no transformer blocks"):
-            towers.upper_parameters(bundle.model, tower, 1)  # type: ignore[arg-type]
+            towers.upper_parameters(bundle.model, tower, 1)
     with pytest.raises(ModelError, match="cannot compute its activations again"):
         towers.recompute_image_blocks(bundle.model, "it")
 

@@ -16,6 +16,7 @@ from clipfit_cli.config import ModelConfig
 from clipfit_cli.errors import CheckpointError, ConfigError, ModelError
 from clipfit_cli.files import file_sha256
 from clipfit_cli.models import hf_folder, hf_weights
+from clipfit_cli.models import hub as hub_module
 from clipfit_cli.models.bundle import ClipBundle
 from clipfit_cli.models.hf_folder import HF_WEIGHTS_FILES, PREPARATION_FILES, TOKENIZER_FILES
 from clipfit_cli.models.load import load_bundle
@@ -25,6 +26,7 @@ from tests.conftest import SMALL_CONFIG
 from tests.hf_models import change_json, write_hf_model
 from tests.models.hub_server import Hub, serve
 
+pytestmark = pytest.mark.slow
 CPU = torch.device("cpu")
 SAFE = "model.safetensors"
 
@@ -58,7 +60,9 @@ def test_a_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert source_of("model").sha256 == source.sha256
     bundle = loaded(folder)
     assert bundle.weights_sha256 == source.sha256
-    assert not any(parameter.requires_grad or parameter.dtype != torch.float32 for parameter in bundle.model.parameters())
+    assert not any(
+        parameter.requires_grad or parameter.dtype != torch.float32 for parameter in bundle.model.parameters()
+    )
     assert not any(module.training for module in bundle.model.modules())
 
 
@@ -91,7 +95,7 @@ def test_weights_in_other_forms(form: str, folder: Path) -> None:
         ending = "safetensors" if form == "shards" else "bin"
         places = {name: f"{stem}-0000{index % 2 + 1}-of-00002.{ending}" for index, name in enumerate(state)}
         for place in set(places.values()):
-            write({name: state[name] for name in places if places[name] == place}, folder / place)  # type: ignore[operator]
+            write({name: state[name] for name in places if places[name] == place}, folder / place)
         (folder / f"{stem}.{ending}.index.json").write_text(json.dumps({"weight_map": places}))
     found = loaded(folder).model.state_dict()
     assert found.keys() == expected.keys()
@@ -139,7 +143,10 @@ def test_nothing_in_a_checkpoint_runs(folder: Path, monkeypatch: pytest.MonkeyPa
         ({"text_config": {"hidden_size": 65_536, "num_attention_heads": 1}}, "cannot hold its"),
         ({"text_config": {"num_attention_heads": 7}}, "cannot build|is not transformers' configuration"),
         ({"text_config": None, "vision_config": None}, "images are made 32 pixels large, the image tower takes 224"),
-        ({"vision_config": {"image_size": 48, "patch_size": 8}}, "images are made 32 pixels large, the image tower takes 48"),
+        (
+            {"vision_config": {"image_size": 48, "patch_size": 8}},
+            "images are made 32 pixels large, the image tower takes 48",
+        ),
         ({"vision_config": 5}, "is not transformers' configuration of a CLIPModel"),
     ],
     ids=lambda value: str(value)[:40],
@@ -231,7 +238,7 @@ def test_another_class_of_blip(made: dict[str, Path], tmp_path: Path) -> None:
 
 
 def test_without_transformers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hf_folder.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ModelError, match=r"transformers', and that is not installed: pip install 'clipfit-cli\[hf\]'"):
         source_of(folder)
 
@@ -277,7 +284,7 @@ def test_a_hub_that_refuses_a_file_that_need_not_be_there(
     with serve(hub, monkeypatch):
         find_blueprint("hf:org/model")
         shutil.rmtree(hub.cache)
-        real = hf_folder.fetch_if_any
+        real = hub_module.fetch_if_any
 
         def refused(repository: str, name: str, **options: Any) -> Path | None:
             hub.refusals[repository] = (403, "GatedRepo")
