@@ -198,6 +198,12 @@ def write_hf_model(kind: str, folder: Path, *, seed: int = 0) -> Path:
     return folder
 
 
+def patches_of(images: torch.Tensor) -> torch.Tensor:
+    """Return images (batch, 3, height, width) as patches of 8 x 8 pixels (batch, count, 192), colours side by side."""
+    columns = torch.nn.functional.unfold(images, 8, stride=8)
+    return columns.view(len(images), 3, 64, -1).permute(0, 3, 2, 1).flatten(2)
+
+
 def change_json(path: Path, **changes: Any) -> None:
     """Change some fields of a JSON file; None takes one away."""
     plain = {**json.loads(path.read_text(encoding="utf-8")), **changes}

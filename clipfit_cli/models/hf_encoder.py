@@ -35,9 +35,9 @@ class _Side(nn.Module):
                 if name in part.idle:
                     setattr(parent, name, None)
 
-    def _read(self, **inputs: Tensor | None) -> Tensor:
+    def _read(self, *inputs: Tensor | None, **named: Tensor | None) -> Tensor:
         """Return what is read of the encoder (batch, width)."""
-        output = self.tower(**inputs)
+        output = self.tower(*inputs, **named)
         return cast(Tensor, output.last_hidden_state[:, 0] if self._first else output.pooler_output)
 
     def _projected(self, features: Tensor) -> Tensor:
@@ -69,12 +69,11 @@ class HfImageSide(_Side):
             return self._read(pixel_values=images)
         side = self.config.patch_size
         count = images.shape[-1] // side
-        patches = images.view(len(images), -1, count, side, count, side).permute(0, 2, 4, 3, 5, 1)
-        return self._read(
-            pixel_values=patches.reshape(len(images), count * count, -1),
-            pixel_attention_mask=None,  # no patch is padding
-            spatial_shapes=torch.tensor([[count, count]]),  # one for all: what is made of it is spread over the batch
-        )
+        patches = images.reshape(len(images), -1, count, side, count, side).permute(0, 2, 4, 3, 5, 1)
+        # by place, since releases call them otherwise: patches, which of them are padding (none), how they lie. That is
+        # one for all images: what is made of it is spread over the batch
+        shape = torch.tensor([[count, count]])
+        return self._read(patches.reshape(len(images), count * count, -1), None, shape)
 
 
 class HfTextSide(_Side):
@@ -105,8 +104,9 @@ class HfTextSide(_Side):
         return max(1, int((self._is_token(tokens) * places).max()))
 
     def token_embedding(self) -> nn.Module:
-        """Return what tokens are looked up in."""
-        return cast(nn.Module, cast(Any, self.tower).get_input_embeddings())
+        """Return what tokens are looked up in: the first embedding with a row for each."""
+        tables = (module for module in self.tower.modules() if isinstance(module, nn.Embedding))
+        return next(table for table in tables if table.num_embeddings == self.config.vocab_size)
 
     def _is_token(self, tokens: Tensor) -> Tensor:
         return tokens.ne(self.config.pad_token_id)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,9 @@ TOKENIZER_PARTS = (
 TEMPERATURE_FIELD = "logit_scale_init_value"
 USUAL_LOG_SCALE = 2.6592
 """That field of a configuration, in which every class has 0.07 in this form unless somebody changed it."""
+
+OLDEST_TRANSFORMERS = (5, 1)
+"""Earlier releases read prompts for SigLIP 2 otherwise than it was trained: with their capital letters."""
 
 _MOST_LOG_SCALE = 20
 _NOT_TAKEN = ("attn_implementation", "auto_map", "quantization_config", "compression_config", "dtype", "torch_dtype")
@@ -95,10 +98,7 @@ def open_hf_model(
         raise ModelError(
             f"{given} holds a {shortened(str(classes))}, expected {kind.model}, which has features of both"
         )
-    if importlib.util.find_spec("transformers") is None:
-        raise ModelError(
-            f"{given} is a model of transformers', and that is not installed: pip install 'clipfit-cli[hf]'"
-        )
+    _check_library(given)
     if temperature is not None and kind.temperature:
         raise ModelError(f"{given} is a {kind.model}, which has a temperature of its own; leave out ?temperature")
     preparation, tokenizer = (
@@ -111,6 +111,20 @@ def open_hf_model(
     written = None if kind.temperature else _temperature_in(plain)
     asked = None if temperature == written else temperature
     return HfModel(given, config.parent, plain, kind, preparation, tokenizer, asked or written, asked)
+
+
+def _check_library(given: str) -> None:
+    try:
+        found = version("transformers")
+    except PackageNotFoundError:
+        raise ModelError(
+            f"{given} is a model of transformers', and that is not installed: pip install 'clipfit-cli[hf]'"
+        ) from None
+    if tuple(int(part) for part in found.split(".")[:2] if part.isdigit()) < OLDEST_TRANSFORMERS:
+        raise ModelError(
+            f"{given} is a model of transformers', of which {found} is installed and "
+            f"{'.'.join(map(str, OLDEST_TRANSFORMERS))} or later is needed: pip install --upgrade 'clipfit-cli[hf]'"
+        )
 
 
 def _temperature_in(plain: Mapping[str, Any]) -> float:

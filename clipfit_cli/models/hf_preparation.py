@@ -63,7 +63,7 @@ def image_preparation(model: HfModel, config: Any) -> dict[str, Any]:
     except Exception as error:  # what it raises over files of others has no end of kinds
         raise ModelError(f"{model.preparation} cannot be read as an image processor ({first_line(error)})") from error
     try:
-        found = _patches(processor) if model.kind.takes == "patches" else _square(processor)
+        found = _patches(processor, config) if model.kind.takes == "patches" else _square(processor)
         found |= _scale(processor)
         if not getattr(processor, "do_resize", True):
             raise ValueError("images are not resized")
@@ -97,8 +97,12 @@ def _sides(size: Any) -> dict[str, int]:
     return {key: int(value) for key, value in dict(size).items() if value is not None}
 
 
-def _patches(processor: Any) -> dict[str, Any]:
+def _patches(processor: Any, config: Any) -> dict[str, Any]:
     """Return the same for a model of flexible resolution: the largest square that its number of patches makes."""
+    if processor.patch_size != config.vision_config.patch_size:
+        raise ValueError(
+            f"patches are {processor.patch_size} pixels large, the image tower takes {config.vision_config.patch_size}"
+        )
     return {
         "size": int(processor.patch_size) * math.isqrt(int(processor.max_num_patches)),
         "resize_mode": "squash",

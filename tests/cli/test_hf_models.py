@@ -22,7 +22,7 @@ from clipfit_cli.models import towers
 from clipfit_cli.models.hf_kinds import KINDS
 from clipfit_cli.models.load import load_bundle
 from tests.conftest import write_small_dataset
-from tests.hf_models import CONTEXT, HF_KINDS, write_hf_model
+from tests.hf_models import CONTEXT, HF_KINDS, patches_of, write_hf_model
 
 pytestmark = pytest.mark.slow
 QUICK = ["--shots", "3", "--seeds", "1", "--epochs", "2", "--batch-size", "6", "--lr", "0.1"]
@@ -68,9 +68,7 @@ def logits_of_transformers(kind: str, folder: Path, words: list[str], images: to
     if KINDS[kind].prompt == "marked":
         given["attention_mask"] = tokens.attention_mask
     if kind == "siglip2":
-        from transformers.models.siglip2.image_processing_siglip2 import convert_image_to_patches
-
-        given["pixel_values"] = torch.stack([convert_image_to_patches(one, 8).reshape(16, -1) for one in images])
+        given["pixel_values"] = patches_of(images)
         given["pixel_attention_mask"] = torch.ones(len(images), 16, dtype=torch.int64)
         given["spatial_shapes"] = torch.tensor([[4, 4]] * len(images))
     with torch.no_grad():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
@@ -237,9 +238,16 @@ def test_another_class_of_blip(made: dict[str, Path], tmp_path: Path) -> None:
         source_of(folder)
 
 
-def test_without_transformers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ModelError, match=r"transformers', and that is not installed: pip install 'clipfit-cli\[hf\]'"):
+@pytest.mark.parametrize("found", [None, "4.57.6", "5.0.0"])
+def test_without_transformers(found: str | None, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def version(name: str) -> str:
+        if found is None:
+            raise PackageNotFoundError(name)
+        return found
+
+    monkeypatch.setattr(hf_folder, "version", version)
+    problem = "that is not installed" if found is None else f"of which {found} is installed and 5.1 or later is needed"
+    with pytest.raises(ModelError, match=rf"{problem}: pip install .*'clipfit-cli\[hf\]'"):
         source_of(folder)
 
 

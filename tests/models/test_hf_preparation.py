@@ -20,7 +20,7 @@ from clipfit_cli.models.load import load_bundle
 from clipfit_cli.models.source import find_blueprint
 from clipfit_cli.models.tokenizers import tokenizer_of
 from clipfit_cli.runs.workspace import image_spec
-from tests.hf_models import CONTEXT, HF_KINDS, change_json, write_hf_model
+from tests.hf_models import CONTEXT, HF_KINDS, change_json, patches_of, write_hf_model
 
 pytestmark = pytest.mark.slow
 PROCESSOR = "preprocessor_config.json"
@@ -54,9 +54,7 @@ def test_pictures_become_what_the_processor_makes_of_them(kind: str, made: dict[
         own = normalise(eval_crop(image, spec)[None], spec)
         theirs = processor(image, return_tensors="pt").pixel_values
         if kind == "siglip2":
-            from transformers.models.siglip2.image_processing_siglip2 import convert_image_to_patches
-
-            own, theirs = convert_image_to_patches(own[0], 8).reshape(1, 16, -1), theirs[:, :16]
+            own, theirs = patches_of(own), theirs[:, :16]
         assert own.shape == theirs.shape
         if (width, height) == shapes[0]:
             torch.testing.assert_close(own, theirs, atol=2e-6, rtol=0)
@@ -83,6 +81,7 @@ def test_pictures_become_what_the_processor_makes_of_them(kind: str, made: dict[
         ("align", {"size": {"height": 10**7, "width": 10**7}}, "images are of 10000000 pixels, expected 1 to 4096"),
         ("align", {"size": {"height": 0, "width": 0}}, "images are of 0 pixels|cannot be read"),
         ("siglip2", {"max_num_patches": 10**9}, "expected 1 to 4096"),
+        ("siglip2", {"patch_size": 16}, "patches are 16 pixels large, the image tower takes 8"),
         ("clip", {"image_processor_type": "NoSuchProcessor"}, "cannot be read as an image processor|does not"),
     ],
     ids=str,
@@ -128,7 +127,7 @@ def test_the_context_is_the_shorter_of_both(made: dict[str, Path], tmp_path: Pat
     ("name", "changes", "message"),
     [
         ("tokenizer_config.json", {"model_max_length": 2}, "it reads 2 tokens"),
-        ("tokenizer.json", {"model": {"type": "BPE"}}, "it has 2 tokens, the text tower 56"),
+        ("tokenizer.json", {"model": {"type": "BPE"}}, "it has 2 tokens, the text tower 56|Missing vocab"),
         ("tokenizer_config.json", {"model_max_length": "long"}, "cannot be used"),
     ],
     ids=str,
