@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from clipfit_cli.errors import ConfigError, UnknownNameError
@@ -44,7 +44,7 @@ class ModelConfig:
     Attributes:
         backbone: open_clip's architecture name, or ``clipfit-tiny``; or the same text as `pretrained`.
         pretrained: open_clip's weight tag, the path of a checkpoint file, or a model with its architecture: a folder
-            of open_clip's, or ``hf-hub:org/name``.
+            of open_clip's or transformers', or ``hf:org/name``.
         bn: BatchNorm of ResNet towers while training: ``eval`` keeps the running statistics, ``train`` uses
             batch statistics and lets them drift, as the official code does.
     """
@@ -56,6 +56,16 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if self.bn not in BN_MODES:
             raise UnknownNameError("BatchNorm mode", self.bn, BN_MODES)
+
+    def found_at(self, backbone: str | None, pretrained: str | None) -> ModelConfig:
+        """Return the model where it is found now: one that brings its architecture is both names at once.
+
+        Args:
+            backbone, pretrained: As typed; None = as it is.
+        """
+        if self.backbone == self.pretrained:
+            backbone, pretrained = backbone or pretrained, pretrained or backbone
+        return replace(self, backbone=backbone or self.backbone, pretrained=pretrained or self.pretrained)
 
 
 @dataclass(frozen=True)

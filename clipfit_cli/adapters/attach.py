@@ -80,7 +80,7 @@ def attach_adapter(
 
 
 def merged_model(adapted: Adapted, method: str) -> torch.nn.Module:
-    """Return open_clip's module with what a method learnt in its weights.
+    """Return the model with what a method learnt in its weights.
 
     Args:
         adapted: The method on the model.
@@ -91,7 +91,7 @@ def merged_model(adapted: Adapted, method: str) -> torch.nn.Module:
     """
     if not isinstance(adapted, Mergeable):
         raise ConfigError(
-            f"{method} learns something outside CLIP's own weights, which no plain open_clip model can hold; "
+            f"{method} learns something outside CLIP's own weights, which no plain model can hold; "
             "use its adapter with `clipfit predict` or `clipfit eval`"
         )
     return adapted.merged_model()

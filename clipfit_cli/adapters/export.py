@@ -1,4 +1,4 @@
-"""A run -> a complete open_clip model on disk, what was learnt merged into its weights."""
+"""A run -> a complete model on disk, in open_clip's form or transformers', what was learnt merged into its weights."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ import torch
 
 from clipfit_cli._version import __version__
 from clipfit_cli.adapters.attach import attach_adapter, merged_model
-from clipfit_cli.config import ModelConfig
 from clipfit_cli.engine.checkpoint import CARD_FILE, WEIGHTS_FILE, tensors_to_bytes
 from clipfit_cli.errors import CheckpointError, ConfigError, ResultsError
 from clipfit_cli.files import expanded, file_sha256, folder_written_whole, read_bytes, remove_unfinished
 from clipfit_cli.models.bundle import ClipBundle
+from clipfit_cli.models.hf_weights import save_hf
 from clipfit_cli.models.load import load_bundle
-from clipfit_cli.models.model_folder import CONFIG_FILE, WEIGHTS_FILES
+from clipfit_cli.models.model_folder import CONFIG_FILE, HF_CONFIG_FILE, WEIGHTS_FILES
 from clipfit_cli.models.source import ModelSource, find_source
 from clipfit_cli.results.store import RECORD_FILE, find_run
 from clipfit_cli.runs.workspace import image_spec
@@ -65,7 +65,9 @@ def export(
     pretrained: str | None = None,
     say: Callable[[str], None] | None = None,
 ) -> Path:
-    """Write a run as the folder of a complete open_clip model and return that folder, absolute.
+    """Write a run as the folder of a complete model and return that folder, absolute.
+
+    A model of transformers' stays one, any other is open_clip's.
 
     It appears under its name when it is complete, and not before.
 
@@ -97,6 +99,14 @@ def export(
     return out
 
 
+def loading_of(folder: Path) -> str:
+    """Return the call that loads an export in Python."""
+    if os.path.lexists(folder / CONFIG_FILE):
+        return f'open_clip.create_model_and_transforms("local-dir:{folder}")'
+    config = json.loads((folder / HF_CONFIG_FILE).read_text(encoding="utf-8"))
+    return f'transformers.{config["architectures"][0]}.from_pretrained("{folder}")'
+
+
 def _write(folder: Path, merged: Merged) -> None:
     """Write all files into an empty folder, the mark last."""
     write_model(folder, merged)
@@ -110,11 +120,18 @@ def _write(folder: Path, merged: Merged) -> None:
 
 
 def write_model(folder: Path, merged: Merged) -> None:
-    """Write what open_clip loads into an empty folder, numbers with a fraction as float32.
+    """Write what its library loads into an empty folder, numbers with a fraction as float32.
 
     Raises:
         OSError: It cannot be written.
     """
+    if merged.source.hf:
+        save_hf(merged.source.hf, merged.source.hf_weights, merged.model, folder)
+    else:
+        _write_for_open_clip(folder, merged)
+
+
+def _write_for_open_clip(folder: Path, merged: Merged) -> None:
     # What open_clip's ``local-dir:`` and its folders on the hub need to know of a model; the size is the image tower's.
     model_cfg = {**merged.source.model_cfg, "quick_gelu": merged.bundle.activation == "quickgelu"}
     preprocess = {name: value for name, value in asdict(image_spec(merged.bundle)).items() if name != "size"}
@@ -165,7 +182,7 @@ def merge(run: Path, backbone: str | None, pretrained: str | None, say: Callable
     used = record.config.model
     if record.adapter_sha256:
         raise CheckpointError(f"the run in {run} holds no adapter of its own; give the run that trained one")
-    model_config = ModelConfig(backbone or used.backbone, pretrained or used.pretrained, used.bn)
+    model_config = used.found_at(backbone, pretrained)
     source = find_source(model_config, say=say)
     bundle = load_bundle(model_config, device=torch.device("cpu"), source=source)
     if (source.sha256, bundle.activation) != (record.weights_sha256, record.activation):

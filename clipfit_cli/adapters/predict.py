@@ -70,7 +70,7 @@ class Classifier:
 
     @property
     def model(self) -> nn.Module:
-        """The tuned open_clip module, in evaluation mode.
+        """The tuned module, open_clip's or a `DualEncoder` of transformers', in evaluation mode.
 
         Raises:
             ConfigError: What the method learns is not in CLIP's own weights, so there is no such module.

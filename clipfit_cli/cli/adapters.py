@@ -38,7 +38,7 @@ class BaseModelOptions:
         str | None,
         typer.Option(
             metavar="NAME",
-            help="open_clip architecture. Default: the one it was trained on.",
+            help="Its architecture. Default: the one it was trained on.",
             rich_help_panel=MODEL_PANEL,
         ),
     ] = None
@@ -149,19 +149,20 @@ def export(
     ] = False,
     runs_dir: RunsFolder = DEFAULT_RUNS_DIR,
 ) -> None:
-    """Write a tuned model as a complete open_clip checkpoint, which open_clip loads as it is.
+    """Write a tuned model as a complete checkpoint, which open_clip, or transformers for its own, loads as it is.
 
-    The folder holds all weights (float32), open_clip's configuration and the adapter's card. Its path goes to stdout.
+    The folder holds all weights (float32), the configuration and the adapter's card. Its path goes to stdout.
     """
     say = partial(note, quiet=quiet)
     found = find_folder(run, runs_dir, quiet=quiet, offline=base.offline)
     say("loading torch and open_clip ...")
     from clipfit_cli.adapters.export import export as write
+    from clipfit_cli.adapters.export import loading_of
 
     with offline_if(base.offline):
         folder = write(found, out, force=force, backbone=base.backbone, pretrained=base.pretrained, say=say)
     typer.echo(folder)
-    say(f'load it with open_clip.create_model_and_transforms("local-dir:{folder}")')
+    say(f"load it with {loading_of(folder)}")
 
 
 def _class_names(text: str) -> tuple[str, ...]:

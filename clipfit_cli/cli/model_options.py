@@ -38,7 +38,8 @@ class ModelOptions:
         str | None,
         typer.Option(
             metavar="NAME",
-            help=f"open_clip architecture, or clipfit-tiny. Default: that of a --pretrained that brings one, else "
+            help=f"open_clip architecture; hf:ORG/NAME or a folder, of a model of open_clip's or transformers' with "
+            f"its weights; or clipfit-tiny. Default: that of a --pretrained that brings one, else "
             f"{_MODEL_DEFAULTS.backbone}; clipfit-tiny for built-in data sets.",
             rich_help_panel=MODEL_PANEL,
         ),
@@ -47,8 +48,8 @@ class ModelOptions:
         str | None,
         typer.Option(
             metavar="TAG|PATH",
-            help="open_clip weight tag; a checkpoint file; a folder with open_clip_config.json, or "
-            f"hf-hub:ORG/NAME, which bring their architecture. Default: {_MODEL_DEFAULTS.pretrained}.",
+            help="open_clip weight tag; a checkpoint file; a folder or hf:ORG/NAME, which bring their architecture. "
+            f"Default: {_MODEL_DEFAULTS.pretrained}.",
             rich_help_panel=MODEL_PANEL,
         ),
     ] = None

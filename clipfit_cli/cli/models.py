@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,6 +15,27 @@ from clipfit_cli.cli.words import parse_methods
 from clipfit_cli.errors import ConfigError, ModelError
 from clipfit_cli.reports.tables import AVERAGE_ROW, Column, Table
 
+if TYPE_CHECKING:
+    from clipfit_cli.methods.base import MethodInfo
+
+OneMethod = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="Method, with settings if any: clipfit:text_biases=all.",
+        rich_help_panel="Method",
+        autocompletion=complete_method,
+    ),
+]
+Classes = Annotated[
+    int,
+    typer.Option(
+        "--classes", metavar="N", min=2, help="Classes, where what trains depends on them.", rich_help_panel="Method"
+    ),
+]
+Shots = Annotated[
+    int, typer.Option(metavar="K", min=1, help="Training images per class, likewise.", rich_help_panel="Method")
+]
 _NUMBERED = re.compile(r".*\.\d+(?=\.)")
 
 
@@ -77,46 +98,69 @@ def list_(
 
 @app.command()
 @command
+def kinds(output: OutputOptions, method: OneMethod = "clipfit", num_classes: Classes = 100, shots: Shots = 16) -> None:
+    """Show the kinds of models, and how many values a method trains in the towers of each.
+
+    Of open_clip's kinds one architecture stands for all; those of transformers have its default sizes.
+    """
+    from clipfit_cli.models.architectures import examples
+    from clipfit_cli.models.towers import kinds_of
+
+    info, settings = _one_method(method)
+    columns = (
+        Column("library", "library", terminal=False),
+        Column("kind", "kind"),
+        Column("towers", "image + text tower", "prose", csv=False),
+        Column("image_tower", "image tower", terminal=False),
+        Column("text_tower", "text tower", terminal=False),
+        Column("image_values", "image", "int"),
+        Column("text_values", "text", "int"),
+        Column("other_values", "behind both", "int", terminal=False),
+        Column("num_parameters", "of all", "int"),
+        Column("problem", "problem", terminal=False),
+    )
+    rows: list[dict[str, object]] = []
+    for library, name, model in examples():
+        row: dict[str, object] = {"library": library, "kind": name}
+        if isinstance(model, ModelError):
+            row |= {"towers": "(not to be built)", "problem": str(model)}
+        else:
+            towers = kinds_of(model)
+            row |= {"image_tower": towers.image, "text_tower": towers.text}
+            row["towers"] = "of transformers" if library == "transformers" else " + ".join(towers)
+            row["num_parameters"] = sum(parameter.numel() for parameter in model.parameters())
+            try:
+                tensors = info.describe(model, settings, num_classes, num_classes * shots)
+                for tower, field in (("image", "image_values"), ("text", "text_values"), (None, "other_values")):
+                    row[field] = sum(one.num_values for one in tensors if one.tower == tower)
+            except ModelError as error:
+                row["problem"] = str(error)
+        rows.append(row)
+    captions = ["image, text: values that train in a tower; of all: parameters of the model"]
+    if any("problem" in row for row in rows):
+        captions.append("–: the method cannot train there, or the kind is not here; --csv says why")
+    emit(Table(f"What {info.name} trains, by kind of model", columns, tuple(rows), tuple(captions)), output)
+
+
+@app.command()
+@command
 def show(
     output: OutputOptions,
-    backbone: Annotated[str, typer.Argument(metavar="NAME", help="Backbone of clipfit models, or a folder.")],
-    method: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME",
-            help="Method, with settings if any: clipfit:text_biases=all.",
-            rich_help_panel="Method",
-            autocompletion=complete_method,
-        ),
-    ] = "clipfit",
-    num_classes: Annotated[
-        int,
-        typer.Option(
-            "--classes",
-            metavar="N",
-            min=2,
-            help="Classes, where what trains depends on them.",
-            rich_help_panel="Method",
-        ),
-    ] = 100,
-    shots: Annotated[
-        int,
-        typer.Option(metavar="K", min=1, help="Training images per class, likewise.", rich_help_panel="Method"),
-    ] = 16,
+    backbone: Annotated[
+        str, typer.Argument(metavar="NAME", help="Backbone of clipfit models, a folder, or hf:ORG/NAME.")
+    ],
+    method: OneMethod = "clipfit",
+    num_classes: Classes = 100,
+    shots: Shots = 16,
 ) -> None:
     """Show which parameters of a backbone a method trains, by tower and layer.
 
     They come from the architecture alone; no weights are needed. CSV and JSON have every tensor.
     """
-    from clipfit_cli import methods
     from clipfit_cli.models.architectures import build_on_meta
     from clipfit_cli.models.towers import kinds_of
 
-    choices = parse_methods([method])
-    if len(choices) != 1:
-        raise ConfigError(f"show takes one method, got {method}")
-    info = methods.get(choices[0].name)
-    settings = info.settings(**methods.resolve(info, choices[0].overrides).settings)
+    info, settings = _one_method(method)
     model = build_on_meta(backbone)
     tensors = info.describe(model, settings, num_classes, num_classes * shots)
     rows = [
@@ -144,6 +188,21 @@ def show(
     if any(one.tower is None for one in tensors):
         captions.append(f"behind both towers, for {num_classes} classes and {shots} images of each")
     emit(Table(title, columns, tuple(rows)), output, for_people=_by_layer(title, rows, tuple(captions)))
+
+
+def _one_method(text: str) -> tuple[MethodInfo, Any]:
+    """Return a method as it is typed, and its settings.
+
+    Raises:
+        ConfigError: There are several, or it is not known.
+    """
+    from clipfit_cli import methods
+
+    choices = parse_methods([text])
+    if len(choices) != 1:
+        raise ConfigError(f"expected one method, got {text}")
+    info = methods.get(choices[0].name)
+    return info, info.settings(**methods.resolve(info, choices[0].overrides).settings)
 
 
 def layer_of(tensor: str) -> str:

@@ -130,9 +130,7 @@ def model_of(card: AdapterCard, backbone: str | None = None, pretrained: str | N
     Raises:
         ModelError: The card names weights that nobody else can find, and nothing is given instead.
     """
-    if pretrained and not backbone and card.backbone == card.pretrained:
-        backbone = pretrained
-    found = ModelConfig(backbone or card.backbone, pretrained or card.pretrained, card.bn)
+    found = ModelConfig(card.backbone, card.pretrained, card.bn).found_at(backbone, pretrained)
     if UNPUBLISHED in (found.backbone, found.pretrained):
         kind = "a folder with its configuration" if card.backbone == UNPUBLISHED else f"of {card.backbone}"
         raise ModelError(

@@ -9,7 +9,7 @@ import platform
 import sys
 from contextlib import suppress
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -21,6 +21,7 @@ _RESET_PEAK = "5"
 """What /proc/self/clear_refs takes to set a process's peak of resident memory to what is resident now."""
 
 _PACKAGES = ("torch", "torchvision", "open_clip_torch", "pillow", "numpy")
+_PERHAPS = ("transformers", "tokenizers")
 
 
 def resolve_device(name: str) -> torch.device:
@@ -63,7 +64,11 @@ def versions() -> dict[str, str]:
 
 @cache
 def _package_versions() -> dict[str, str]:
-    return {package: version(package) for package in _PACKAGES}
+    found = {package: version(package) for package in _PACKAGES}
+    for package in _PERHAPS:
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
 
 
 class PeakMemory:

@@ -58,7 +58,7 @@ def official_method(*, trained: Callable[[nn.Module, Any], Sequence[str]], **fie
     """Return a method that trains some of CLIP's own parameters as the official code trains.
 
     Args:
-        trained: (open_clip model, settings) -> their names.
+        trained: (model, settings) -> their names.
         fields: Of `MethodInfo`, but for family, recipe and what is described.
     """
     return MethodInfo(

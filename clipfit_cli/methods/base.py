@@ -202,7 +202,7 @@ class Mergeable(Protocol):
     """What an `Adapted` is besides, where CLIP's own weights hold all that new classes are told apart by."""
 
     def merged_model(self) -> nn.Module:
-        """Return open_clip's module with what was learnt in its weights; it gives the same logits by itself."""
+        """Return the model with what was learnt in its weights; it gives the same logits by itself."""
 
 
 class Trained(NamedTuple):
@@ -228,7 +228,7 @@ Attach = Callable[["ClipBundle", Sequence[str], Sequence[str], Any], Adapted]
 """(bundle, class names, prompt templates, settings) -> Adapted."""
 
 Describe = Callable[["nn.Module", Any, int, int], Sequence[Trained]]
-"""(open_clip model, maybe on the meta device; settings; number of classes; of training images) -> what trains."""
+"""(model, maybe on the meta device; settings; number of classes; of training images) -> what trains."""
 
 
 @dataclass(frozen=True, kw_only=True)

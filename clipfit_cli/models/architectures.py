@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import distributions
@@ -18,8 +18,16 @@ import torch
 from clipfit_cli.config import TINY_BACKBONE, TINY_PRETRAINED
 from clipfit_cli.errors import ModelError, first_line
 from clipfit_cli.files import read_bytes, write_whole
+from clipfit_cli.models.hf_kinds import KINDS
+from clipfit_cli.models.hf_weights import hf_config, sketch, sketch_by_default
 from clipfit_cli.models.source import Blueprint, find_blueprint
 from clipfit_cli.models.towers import check_supported, kinds_of
+
+EXAMPLES = (
+    *("ViT-B-16", "coca_ViT-B-32", "ViT-bigG-14-CLIPA", "RN50", "ViT-B-16-SigLIP", "ViTamin-B", "EVA02-B-16"),
+    *("convnext_base", "MobileCLIP-S1", "swin_base_patch4_window7_224"),
+)
+"""An architecture of open_clip for each kind of towers."""
 
 _MOST_MEMORY = 1 << 24
 
@@ -41,16 +49,19 @@ class Architecture:
 
 
 def create(blueprint: Blueprint, *, device: str, **options: Any) -> torch.nn.Module:
-    """Return open_clip's model of random weights, its towers of supported kinds.
+    """Return a model of random weights, its towers of supported kinds.
 
     Args:
         blueprint: What to build.
-        device: ``meta`` for names and shapes alone, which costs no memory and little time; or ``cpu``.
+        device: ``meta`` for names and shapes alone, which costs no memory and little time; or ``cpu``. Of a model of
+            transformers' always ``meta``.
         options: Further ones of ``open_clip.create_model``.
 
     Raises:
         ModelError: It cannot be built here, or the kind of a tower is not supported.
     """
+    if blueprint.hf:
+        return sketch(blueprint.hf, hf_config(blueprint.hf))
     options = {"load_weights": False, "pretrained_text": False, **options}
     if blueprint.text_cfg:
         options["text_cfg"] = dict(blueprint.text_cfg)
@@ -73,8 +84,8 @@ def build_on_meta(backbone: str, *, offline: bool = False) -> torch.nn.Module:
     """Return a backbone of which only names and shapes are there.
 
     Args:
-        backbone: A name of open_clip's, a folder or ``hf-hub:org/name`` with ``open_clip_config.json``, or
-            ``clipfit-tiny``.
+        backbone: A name of open_clip's, ``clipfit-tiny``, or a folder or ``hf:org/name`` of open_clip's or
+            transformers'.
         offline: Fetch no configuration that is not on this machine.
 
     Raises:
@@ -98,6 +109,20 @@ def describe(backbone: str) -> Architecture:
         size if isinstance(size, int) else size[0],
         *kinds_of(model),
     )
+
+
+def examples() -> Iterator[tuple[str, str, torch.nn.Module | ModelError]]:
+    """Yield library, name and model, on the meta device, of every kind of model: why, where it cannot be built here.
+
+    Of transformers' kinds the name is the ``model_type``, and the sizes are those of its default configuration.
+    """
+    for name in EXAMPLES:
+        yield "open_clip", name, build_on_meta(name, offline=True)
+    for name, kind in KINDS.items():
+        try:
+            yield "transformers", name, sketch_by_default(kind)
+        except ModelError as error:
+            yield "transformers", name, error
 
 
 def pairs(words: Sequence[str] = ()) -> list[tuple[str, str | None]]:

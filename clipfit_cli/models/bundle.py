@@ -19,7 +19,8 @@ class ClipBundle:
     """A pristine CLIP: shared by the runs of a sweep, changed by none (a method tunes its own copy).
 
     Attributes:
-        model: open_clip's module, float32, in evaluation mode, no parameter requires a gradient.
+        model: open_clip's module, or a `DualEncoder` of transformers', float32, in evaluation mode, no parameter
+            requires a gradient.
         tokenizer: Prompts -> int64 tokens (num_prompts, context_length).
         count_tokens: One prompt -> how many tokens it has, those at its start and end among them, never cut.
         backbone, pretrained: The names it was asked for by.
@@ -30,6 +31,7 @@ class ClipBundle:
         image_mean, image_std: Per channel, for pixels in [0, 1].
         interpolation: ``bicubic`` or ``bilinear``.
         resize_mode: How a picture is made square for evaluation: ``shortest``, ``longest`` or ``squash``.
+        notes: What a reader of its numbers should know of it, one sentence each.
         execution: How a method computes with it.
         class_features: Class set -> what the model's text tower makes of it (num_classes, embed_dim), kept for
             whoever asks next.
@@ -49,6 +51,7 @@ class ClipBundle:
     image_std: tuple[float, float, float]
     interpolation: str
     resize_mode: str
+    notes: tuple[str, ...] = ()
     execution: Execution = field(default_factory=Execution)
     class_features: dict[Hashable, torch.Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
     factors: dict[str, Factors] = field(default_factory=dict, init=False, repr=False, compare=False)

@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from clipfit_cli.config import Tap
 from clipfit_cli.errors import ModelError
 from clipfit_cli.models.blocks import Attend, attend_within, plain_blocks, run_block
+from clipfit_cli.models.hf_encoder import HfTextSide
 from clipfit_cli.models.hooks import NO_HOOKS, Hooks, check_hooks, reads_class_token
 from clipfit_cli.models.image_tower import image_projection, image_states, unprojected_image
 from clipfit_cli.models.packing import Packing, pack, run_packed, run_packed_at_ends, shared_prefix
@@ -30,7 +31,8 @@ class Shortcuts:
     """What is left out where it cannot reach the features; each of them changes rounding only.
 
     Attributes:
-        trim: Of causal text towers, the positions behind the longest prompt.
+        trim: Of causal text towers, and those of transformers' that mask padding, the positions behind the longest
+            prompt.
         pack: Of the same, padding of the shorter prompts; includes `trim`.
         share_prefix: Of the same, all but one copy of what all prompts begin with; needs `pack`.
         last_block: Of open_clip's own towers, all of the last block but keys and values, at positions that are not
@@ -89,7 +91,7 @@ def prepare_prompts(
 def tokens_at_once(model: nn.Module) -> int:
     """Return how many positions the text tower may hold activations of, so that they stay below about 2 GiB."""
     text: Any = text_tower(model)
-    if isinstance(text, HFTextEncoder):
+    if isinstance(text, HFTextEncoder | HfTextSide):
         values: int = text.config.hidden_size * text.config.num_hidden_layers
     else:
         values = text.token_embedding.weight.shape[1] * len(text.transformer.resblocks)
@@ -153,14 +155,16 @@ def encode_image(
 def used_context(model: nn.Module, tokens: Tensor) -> int:
     """Return how many positions of the token axis can reach the features.
 
-    In a causal tower nothing behind the end token does, so the longest prompt decides; elsewhere every position
-    counts.
+    In a causal tower nothing behind the end token does, and where padding is masked no padding, so the longest prompt
+    decides; elsewhere every position counts.
 
     Args:
         model: The CLIP model.
         tokens: Token ids (num_prompts, context_length).
     """
     text: Any = text_tower(model)
+    if isinstance(text, HfTextSide):
+        return text.used_context(tokens)
     if _ends_count(text):
         return int(_end_positions(text, tokens).max()) + 1
     if _class_token(text) is None or text.attn_mask is None:
@@ -171,7 +175,7 @@ def used_context(model: nn.Module, tokens: Tensor) -> int:
 
 def _ends_count(text: Any) -> bool:
     """Return whether a text tower is causal and read at the end token, so that nothing behind that matters."""
-    is_causal = not isinstance(text, HFTextEncoder) and text.attn_mask is not None
+    is_causal = not isinstance(text, HFTextEncoder | HfTextSide) and text.attn_mask is not None
     return is_causal and _class_token(text) is None and _pool_type(text) in ("argmax", "eos")
 
 
@@ -212,7 +216,7 @@ def encode_part(model: nn.Module, part: Packing | Tensor, *, last_block: bool, h
     text: Any = text_tower(model)
     if hooks is not None:
         check_hooks(model, "text", "this model")
-    if isinstance(text, HFTextEncoder):
+    if isinstance(text, HFTextEncoder | HfTextSide):
         return _features(text(part))
     if isinstance(part, Packing):
         x = _packed_states(text, part, hooks or NO_HOOKS, last_block=last_block)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from clipfit_cli.errors import ModelError
 from clipfit_cli.models.blocks import Added, Linear, Matrix, Projection, plain_blocks
+from clipfit_cli.models.hf_encoder import HfTextSide
 from clipfit_cli.models.packing import Packing, pack
 from clipfit_cli.models.towers import Tower, image_blocks, kinds_of, text_blocks, text_tower
 
@@ -91,7 +92,7 @@ def check_hooks(model: nn.Module, tower: Tower, backbone: str, *, read: int = 1)
     """
     part: Any = text_tower(model) if tower == "text" else cast(Any, model).visual
     kind = kinds_of(model).text if tower == "text" else kinds_of(model).image
-    if isinstance(part, HFTextEncoder) or (tower == "image" and type(part) is not VisionTransformer):
+    if isinstance(part, HFTextEncoder | HfTextSide) or (tower == "image" and type(part) is not VisionTransformer):
         why = f"is a {kind}, not a transformer of open_clip's own"
     elif plain_blocks(part.transformer) is None:
         why = "has blocks that are not open_clip's plain ones"

@@ -14,10 +14,10 @@ from urllib.request import getproxies, proxy_bypass
 
 from clipfit_cli.errors import ModelError, first_line
 
-HUB_PREFIX = "hf-hub:"
-"""Before the name of a repository, as in open_clip."""
+HUB_PREFIXES = ("hf:", "hf-hub:")
+"""Before the name of a repository: ours, and open_clip's, which means the same."""
 
-SHARED_PREFIX = "hf:"
+SHARED_PREFIX = HUB_PREFIXES[0]
 """Before the name of a repository that holds an adapter; a folder of such a name is written ``./hf:...``."""
 
 _OFFLINE_VARIABLE = "HF_HUB_OFFLINE"
@@ -29,6 +29,7 @@ def fetch(
     repository: str,
     names: Sequence[str],
     *,
+    in_order: bool = False,
     what: str,
     instead: str = "",
     offline: bool = False,
@@ -39,6 +40,7 @@ def fetch(
     Args:
         repository: ``org/name``.
         names: In order of preference; a cached one goes before a better one that is not.
+        in_order: The repository is asked for a better one first, where it can be.
         what: What the file is, for messages.
         instead: What else a user can do where it is not to be had.
         offline: Do not touch the network.
@@ -51,22 +53,24 @@ def fetch(
     from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, HFValidationError, LocalEntryNotFoundError
 
+    is_closed = offline or constants.HF_HUB_OFFLINE
     try:
-        if cached := find_cached(repository, names):
+        cached = find_cached(repository, names)
+        if cached and (is_closed or not in_order or known_best(repository, names)):
             return cached
     except HFValidationError:
-        raise ModelError(f"{repository!r} is no repository of the hub; expected {HUB_PREFIX}ORG/NAME") from None
+        raise ModelError(f"{repository!r} is no repository of the hub; expected {HUB_PREFIXES[0]}ORG/NAME") from None
     source = f"{constants.ENDPOINT}/{repository}"
     copy = (
         f"On a machine with access run `hf download {repository}` and copy its cache folder "
         f"(~/.cache/huggingface, or HF_HOME) here{instead and f'; or {instead}'}"
     )
-    if offline or constants.HF_HUB_OFFLINE:
+    if is_closed:
         raise ModelError(
             f"{what}: not in the local cache ({constants.HF_HUB_CACHE}), and the network is not to be touched "
             f"(--offline, or {_OFFLINE_VARIABLE} is set). {copy}"
         )
-    if say:
+    if say and not cached:
         say(f"fetching {what} from {source} ...")
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # a retry is no news; the reason stands in the error
     try:
@@ -79,9 +83,11 @@ def fetch(
             except EntryNotFoundError:
                 continue
     except Exception as error:  # the hub, its transport and ssl each raise their own kinds
+        if cached:
+            return cached
         raise ModelError(explained(error, repository, source, f"{what}: not in the local cache", copy)) from error
     raise ModelError(
-        f"{source} has no {' and no '.join(names)}; expected a repository that open_clip can load"
+        f"{source} has no {' and no '.join(names)}; expected a model of open_clip's or of transformers'"
         f"{instead and f', or {instead}'}"
     )
 
@@ -96,6 +102,48 @@ def find_cached(repository: str, names: Sequence[str]) -> Path | None:
 
     found = (try_to_load_from_cache(repository, name) for name in names)
     return next((Path(path) for path in found if isinstance(path, str)), None)
+
+
+def known_best(repository: str, names: Sequence[str]) -> bool:
+    """Return whether the first of these files that is cached is the best that the repository has, as far as known."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = [try_to_load_from_cache(repository, name) for name in names]
+    return isinstance(next((one for one in found if one is None or isinstance(one, str)), None), str)
+
+
+def fetch_if_any(repository: str, name: str, *, offline: bool = False) -> Path | None:
+    """Return a file of a repository that it need not have, as `fetch` does; None where it has none.
+
+    Where the network cannot be reached, what is not cached counts as not there: what must be there is fetched first.
+
+    Raises:
+        ModelError: The hub answers, and refuses.
+    """
+    from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    found = try_to_load_from_cache(repository, name)
+    if isinstance(found, str):
+        return Path(found)
+    if found is not None or offline or constants.HF_HUB_OFFLINE:  # it is known that there is none, or nobody can tell
+        return None
+    source = f"{constants.ENDPOINT}/{repository}"
+    try:
+        reach(source)
+    except OSError:
+        return None
+    try:
+        return Path(hf_hub_download(repository, name))
+    except Exception as error:  # the hub, its transport and ssl each raise their own kinds
+        if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
+            return None
+        raise ModelError(explained(error, repository, source, f"{name}: not in the local cache", "")) from error
+
+
+def repository_of(text: str) -> str | None:
+    """Return the repository that a text means, ``org/name``; None where it has no prefix of the hub."""
+    return next((text[len(prefix) :] for prefix in HUB_PREFIXES if text.startswith(prefix)), None)
 
 
 @contextmanager

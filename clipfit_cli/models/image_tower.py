@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from clipfit_cli.errors import ModelError
 from clipfit_cli.models.blocks import attend_from, attend_within, plain_blocks, run_block, run_block_at
+from clipfit_cli.models.hf_encoder import HfImageSide
 from clipfit_cli.models.hooks import Hooks, reads_class_token
 from clipfit_cli.models.towers import kinds_of
 
@@ -32,6 +33,8 @@ def image_projection(model: nn.Module) -> str:
         ModelError: The image tower does not end in one projection.
     """
     visual: Any = cast(Any, model).visual
+    if isinstance(visual, HfImageSide) and visual.projection is not None:
+        return "visual.projection.weight"
     if isinstance(visual, VisionTransformer) and cast(Any, visual).proj is not None:
         return "visual.proj"
     if isinstance(visual, ModifiedResNet):
@@ -75,6 +78,8 @@ def unprojected_image(model: nn.Module, images: Tensor) -> Tensor:
     """
     image_projection(model)
     visual: Any = cast(Any, model).visual
+    if isinstance(visual, HfImageSide):
+        return visual.unprojected(images)
     if isinstance(visual, TimmModel):
         return cast(Tensor, cast(Any, visual).head[:-1](visual.trunk(images)))
     if isinstance(visual, ModifiedResNet):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -12,6 +13,7 @@ from clipfit_cli.errors import CheckpointError, ModelError
 from clipfit_cli.models.architectures import create
 from clipfit_cli.models.bundle import ClipBundle
 from clipfit_cli.models.checkpoints import read_state_dict
+from clipfit_cli.models.hf_weights import load_hf, notes_on
 from clipfit_cli.models.source import ModelSource, find_source
 from clipfit_cli.models.tiny import build_tiny
 from clipfit_cli.models.tokenizers import Tokenizer, simple_tokenizer, tokenizer_of
@@ -44,16 +46,17 @@ def load_bundle(config: ModelConfig, *, device: torch.device, source: ModelSourc
         CheckpointError: The file is damaged, unsafe, or its tensors do not fit the backbone.
     """
     source = source or find_source(config)
-    model = cast(torch.nn.Module, build_tiny()) if source.is_builtin else _build(source)
+    model = _load(source)
     check_supported(model, config.backbone)
     model.to(device).float().eval().requires_grad_(False)
-    return bundle_of(model, config, weights_sha256=source.sha256, tokenizer=tokenizer_of(source))
+    bundle = bundle_of(model, config, weights_sha256=source.sha256, tokenizer=tokenizer_of(source))
+    return replace(bundle, notes=notes_on(source.hf, bundle.image_size)) if source.hf else bundle
 
 
 def bundle_of(
     model: torch.nn.Module, config: ModelConfig, *, weights_sha256: str, tokenizer: Tokenizer | None = None
 ) -> ClipBundle:
-    """Return a bundle around an open_clip model that is loaded already.
+    """Return a bundle around a model of open_clip's, or a `DualEncoder`, that is loaded already.
 
     Args:
         model: The model.
@@ -88,6 +91,12 @@ def bundle_of(
         interpolation="bilinear" if preprocess["interpolation"] == "bilinear" else "bicubic",
         resize_mode=preprocess["resize_mode"],
     )
+
+
+def _load(source: ModelSource) -> torch.nn.Module:
+    if source.hf:
+        return load_hf(source.hf, source.hf_weights)
+    return cast(torch.nn.Module, build_tiny()) if source.is_builtin else _build(source)
 
 
 def _build(source: ModelSource) -> torch.nn.Module:

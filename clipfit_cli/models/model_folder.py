@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +11,14 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from clipfit_cli.errors import ModelError, first_line
+from clipfit_cli.errors import ConfigError, ModelError, first_line, shortened
 from clipfit_cli.files import expanded, read_bytes, why_unreadable
-from clipfit_cli.models.hub import HUB_PREFIX, fetch
+from clipfit_cli.models.hub import fetch, repository_of
 
 CONFIG_FILE = "open_clip_config.json"
+HF_CONFIG_FILE = "config.json"
+"""Of a model of transformers'; see `hf_folder`."""
+
 WEIGHTS_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 """In open_clip's order."""
 
@@ -22,6 +26,7 @@ MOST_CONFIG = 1 << 26
 """Bytes of a configuration."""
 
 _MOST_LAYERS = 1000
+_TEMPERATURE = re.compile(r"(.*)\?temperature=(.*)", re.DOTALL)
 _INSTEAD = "give a local folder or file: --pretrained PATH"
 
 _Positive = Annotated[float, msgspec.Meta(gt=0)]
@@ -52,7 +57,7 @@ class ModelFolder:
     """A model's configuration, found.
 
     Attributes:
-        given: The folder, or ``hf-hub:org/name``, as a user wrote it.
+        given: The folder, or ``hf:org/name``, as a user wrote it.
         config: The configuration file; its folder is one that open_clip can load.
         architecture: ``model_cfg``: open_clip's model configuration.
         preprocess: ``preprocess_cfg``: mean, standard deviation, interpolation, resize mode.
@@ -70,36 +75,67 @@ def is_model_folder(text: str) -> bool:
     A folder counts where it is written as a path, or holds a configuration.
 
     Raises:
-        ConfigError: It begins with the home folder of nobody, or holds a NUL.
+        ConfigError: It begins with the home folder of nobody, or holds a NUL; or its temperature is none.
     """
-    if text.startswith(HUB_PREFIX):
+    text, _ = split_temperature(text)
+    if repository_of(text) is not None:
         return True
     path = expanded(text)
     written_as_path = "/" in text or "\\" in text or text in (".", "..", "~")
-    return os.path.isdir(path) and (written_as_path or why_unreadable(path / CONFIG_FILE) is None)  # noqa: PTH112
+    holds_one = any(why_unreadable(path / name) is None for name in (CONFIG_FILE, HF_CONFIG_FILE))
+    return os.path.isdir(path) and (written_as_path or holds_one)  # noqa: PTH112
 
 
-def open_model_folder(text: str, *, offline: bool = False, say: Callable[[str], None] | None = None) -> ModelFolder:
-    """Return the configuration of ``hf-hub:org/name`` (out of the local cache, else fetched) or of a folder.
+def split_temperature(text: str) -> tuple[str, float | None]:
+    """Return a folder or repository without ``?temperature=X`` behind it, and that number; None where there is none.
 
     Raises:
-        ModelError: It is missing and cannot be fetched, or is not one of open_clip's.
+        ConfigError: It is no number that cosines can be divided by.
     """
-    if text.startswith(HUB_PREFIX):
-        config = fetch(
-            text.removeprefix(HUB_PREFIX),
-            [CONFIG_FILE],
-            what=f"{CONFIG_FILE} of {text}",
-            instead=_INSTEAD,
-            offline=offline,
-            say=say,
-        )
-    else:
-        config = expanded(text) / CONFIG_FILE
+    found = _TEMPERATURE.fullmatch(text)
+    if not found:
+        return text, None
+    try:
+        temperature = float(found[2])
+    except ValueError:
+        temperature = 0.0
+    if not 1e-6 <= temperature <= 1e6:
+        raise ConfigError(f"temperature must be a number above 0, such as 0.07, got {shortened(found[2])!r}")
+    return found[1], temperature
+
+
+def find_config(text: str, *, offline: bool = False, say: Callable[[str], None] | None = None) -> Path:
+    """Return the configuration file of ``hf:org/name`` (out of the local cache, else fetched) or of a folder.
+
+    Where there are two, it is open_clip's; where a folder has none, where that would be.
+
+    Raises:
+        ModelError: It cannot be fetched.
+    """
+    names = (CONFIG_FILE, HF_CONFIG_FILE)
+    if (repository := repository_of(text)) is not None:
+        what = f"the configuration of {text}"
+        return fetch(repository, names, in_order=True, what=what, instead=_INSTEAD, offline=offline, say=say)
+    return next(
+        (path for name in names if os.path.lexists(path := expanded(text) / name)), expanded(text) / CONFIG_FILE
+    )
+
+
+def open_model_folder(text: str, config: Path) -> ModelFolder:
+    """Return what a configuration of open_clip's says.
+
+    Args:
+        text: As a user wrote it.
+        config: What `find_config` found.
+
+    Raises:
+        ModelError: It is missing, or is not one of open_clip's.
+    """
     if why_unreadable(config) == "does not exist":
         raise ModelError(
             f"the folder {config.parent} holds no {CONFIG_FILE}; expected what open_clip shares: {CONFIG_FILE} beside "
-            f"{' or '.join(WEIGHTS_FILES)}. For weights alone give the file: --backbone NAME --pretrained FILE"
+            f"{' or '.join(WEIGHTS_FILES)}; or what transformers shares: {HF_CONFIG_FILE} and what belongs to it. For "
+            "weights alone give the file: --backbone NAME --pretrained FILE"
         )
     return ModelFolder(text, config, *read_config(config))
 
@@ -110,9 +146,9 @@ def weights_of(folder: ModelFolder, *, offline: bool = False, say: Callable[[str
     Raises:
         ModelError: It is missing and cannot be fetched.
     """
-    if folder.given.startswith(HUB_PREFIX):
+    if (repository := repository_of(folder.given)) is not None:
         return fetch(
-            folder.given.removeprefix(HUB_PREFIX),
+            repository,
             WEIGHTS_FILES,
             what=f"the weights of {folder.given}",
             instead=_INSTEAD,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +13,18 @@ import open_clip
 from clipfit_cli.config import TINY_BACKBONE, TINY_PRETRAINED, ModelConfig
 from clipfit_cli.errors import ConfigError, ModelError, UnknownNameError
 from clipfit_cli.files import expanded, file_sha256, why_unreadable
-from clipfit_cli.models.hub import HUB_PREFIX, fetch, find_cached
+from clipfit_cli.models.hf_folder import HfModel, hf_weights_of, open_hf_model
+from clipfit_cli.models.hf_weights import embed_dim_of, hf_config
+from clipfit_cli.models.hub import fetch, find_cached, repository_of
 from clipfit_cli.models.jit_archive import is_jit_archive
 from clipfit_cli.models.model_folder import (
+    HF_CONFIG_FILE,
     WEIGHTS_FILES,
     ModelFolder,
+    find_config,
     is_model_folder,
     open_model_folder,
+    split_temperature,
     weights_of,
 )
 from clipfit_cli.models.text_models import resolve_text_model
@@ -37,6 +43,7 @@ class Blueprint:
         text_cfg: Its text configuration with the text model found on this machine; None where the text tower is
             open_clip's own.
         folder: The folder or repository that brings the architecture; None where open_clip knows it by name.
+        hf: The same of a model of transformers'.
     """
 
     backbone: str
@@ -45,6 +52,7 @@ class Blueprint:
     model_cfg: Mapping[str, Any]
     text_cfg: Mapping[str, Any] | None = None
     folder: ModelFolder | None = None
+    hf: HfModel | None = None
 
     @property
     def is_builtin(self) -> bool:
@@ -57,8 +65,9 @@ class ModelSource(Blueprint):
     """An architecture and a weights file on this machine, and what its source says about the model.
 
     Attributes:
-        path: The weights file.
-        sha256: Of its bytes; where a configuration comes with it, of the bytes of both, configuration first.
+        path: The weights file; of several, their index.
+        sha256: Of its bytes; where a configuration comes with it, of the bytes of both, configuration first; of a model
+            of transformers', of all files that decide what it computes, and of a temperature that was asked for.
         tag: open_clip's tag, None for a file of the user's own.
         quick_gelu: Whether these weights were trained with QuickGELU; None where the architecture's own
             setting decides.
@@ -70,6 +79,7 @@ class ModelSource(Blueprint):
     tag: str | None
     quick_gelu: bool | None
     preprocess: Mapping[str, Any]
+    hf_weights: tuple[Path, ...] = ()
 
 
 def find_blueprint(
@@ -82,7 +92,7 @@ def find_blueprint(
     """Return an architecture; its configuration is downloaded to the hub's cache if it is not there yet.
 
     Args:
-        backbone: open_clip's name, ``clipfit-tiny``, a folder of open_clip's, or ``hf-hub:org/name``.
+        backbone: open_clip's name, ``clipfit-tiny``, a folder of open_clip's or transformers', or ``hf:org/name``.
         pretrained: The weights that shall go with it, if they are known.
         say: Told what is fetched and where from, if anything has to be.
         offline: Do not touch the network.
@@ -90,26 +100,33 @@ def find_blueprint(
     Raises:
         UnknownNameError: open_clip has no such backbone.
         ConfigError: The backbone is a folder or repository, and the weights are others.
-        ModelError: A configuration is not here and cannot be fetched, or is not open_clip's.
+        ModelError: A configuration is not here and cannot be fetched, or is neither open_clip's nor transformers'.
     """
     if backbone == TINY_BACKBONE:
         return Blueprint(backbone, backbone, backbone, TINY_CONFIG)
     name, folder = backbone, None
+    repository = repository_of(backbone)
     if backbone in open_clip.list_models():
         model_cfg = open_clip.get_model_config(backbone)
     elif is_model_folder(backbone):
         if pretrained not in (None, backbone):
             raise ConfigError(f"{backbone} brings its own weights; leave out --pretrained {pretrained}")
-        folder = open_model_folder(backbone, say=say, offline=offline)
+        opened = _open(backbone, say=say, offline=offline)
+        if isinstance(opened, HfModel):
+            sizes = {"embed_dim": embed_dim_of(opened, hf_config(opened))}
+            return Blueprint(backbone, opened.given, opened.given, sizes, hf=opened)
+        folder = opened
         name, model_cfg = f"local-dir:{folder.config.parent}", folder.architecture
     elif backbone == pretrained:
-        raise ModelError(f"there is no folder {backbone} with a model of open_clip's; it may have been moved")
+        raise ModelError(
+            f"there is no folder {backbone} with a model of open_clip's or transformers'; it may have been moved"
+        )
     else:
         raise UnknownNameError("backbone", backbone, [TINY_BACKBONE, *open_clip.list_models()])
     return Blueprint(
         backbone=backbone,
         name=name,
-        tokenizer=backbone if backbone.startswith(HUB_PREFIX) else name,
+        tokenizer=name if repository is None else f"hf-hub:{repository}",
         model_cfg=model_cfg,
         text_cfg=resolve_text_model(model_cfg["text_cfg"], backbone, say=say, offline=offline),
         folder=folder,
@@ -121,8 +138,8 @@ def find_source(model: ModelConfig, *, say: Callable[[str], None] | None = None,
 
     Args:
         model: The backbone is open_clip's name, or ``clipfit-tiny``; or the same text as `pretrained`, which then
-            brings its architecture. The weights are open_clip's tag, a file, a folder of open_clip's, or
-            ``hf-hub:org/name``.
+            brings its architecture. The weights are open_clip's tag, a file, a folder of open_clip's or transformers',
+            or ``hf:org/name``.
         say: Told what is fetched and where from, if anything has to be.
         offline: Do not touch the network.
 
@@ -140,10 +157,14 @@ def find_source(model: ModelConfig, *, say: Callable[[str], None] | None = None,
     elif backbone in open_clip.list_models():
         tag = open_clip.get_pretrained_cfg(backbone, pretrained)
         if not tag and is_model_folder(pretrained):
-            folder = open_model_folder(pretrained, say=say, offline=offline)
+            folder = _open(pretrained, say=say, offline=offline)
         elif not tag:
             path = _own_file(backbone, pretrained)
+    if isinstance(folder, HfModel):
+        raise ConfigError(f"{pretrained} is a model of transformers', with its architecture; leave out --backbone")
     blueprint = find_blueprint(backbone, pretrained, say=say, offline=offline)
+    if blueprint.hf:
+        return _hf_source(blueprint, blueprint.hf, say=say, offline=offline)
     folder, quick_gelu, preprocess = folder or blueprint.folder, None, tag
     if folder:
         path = weights_of(folder, say=say, offline=offline)
@@ -160,6 +181,38 @@ def find_source(model: ModelConfig, *, say: Callable[[str], None] | None = None,
         tag=pretrained if tag or blueprint.is_builtin else None,
         quick_gelu=quick_gelu,
         preprocess=preprocess,
+    )
+
+
+def _open(text: str, *, say: Callable[[str], None] | None, offline: bool) -> ModelFolder | HfModel:
+    """Return the model of a folder or repository: what kind it is of, its files tell.
+
+    Raises:
+        ModelError: See `find_blueprint`.
+        ConfigError: A temperature is asked for of a model that has its own.
+    """
+    place, temperature = split_temperature(text)
+    config = find_config(place, say=say, offline=offline)
+    if config.name == HF_CONFIG_FILE:
+        return open_hf_model(place, config, temperature, say=say, offline=offline)
+    if temperature is not None:
+        raise ConfigError(f"{place} is a model of open_clip's, with a temperature of its own; leave out ?temperature")
+    return open_model_folder(place, config)
+
+
+def _hf_source(blueprint: Blueprint, hf: HfModel, *, say: Callable[[str], None] | None, offline: bool) -> ModelSource:
+    weights = hf_weights_of(hf, say=say, offline=offline)
+    sha256 = _sha256(hf.folder / HF_CONFIG_FILE, hf.preparation, hf.tokenizer, *weights)
+    if hf.asked_temperature is not None:
+        sha256 = hashlib.sha256(f"{sha256} temperature={hf.asked_temperature!r}".encode()).hexdigest()
+    return ModelSource(
+        **vars(blueprint),
+        path=weights[0],
+        sha256=sha256,
+        tag=None,
+        quick_gelu=None,
+        preprocess={},
+        hf_weights=weights,
     )
 
 
@@ -204,7 +257,7 @@ def _own_file(backbone: str, pretrained: str) -> Path:
     path = expanded(pretrained)
     reason = why_unreadable(path)
     if reason and (path.is_absolute() or len(path.parts) > 1 or path.suffix):
-        raise ModelError(f"{path} {reason}; expected a file, a folder, hf-hub:ORG/NAME or a tag of open_clip's")
+        raise ModelError(f"{path} {reason}; expected a file, a folder, hf:ORG/NAME or a tag of open_clip's")
     if reason:
         raise UnknownNameError(f"weights of {backbone}", pretrained, open_clip.list_pretrained_tags_by_model(backbone))
     return path

@@ -10,6 +10,8 @@ from open_clip.tokenizer import DEFAULT_CONTEXT_LENGTH, HFTokenizer, SimpleToken
 from torch import Tensor
 
 from clipfit_cli.errors import ModelError, first_line
+from clipfit_cli.models.hf_preparation import hf_tokenizer
+from clipfit_cli.models.hf_weights import hf_config
 from clipfit_cli.models.hub import network_closed, reach
 from clipfit_cli.models.source import Blueprint
 
@@ -34,13 +36,18 @@ def simple_tokenizer(context_length: int) -> Tokenizer:
 
 
 def tokenizer_of(blueprint: Blueprint) -> Tokenizer:
-    """Return the tokenizer that open_clip's configuration of a model names: from this machine, else fetched.
+    """Return the tokenizer that open_clip's configuration of a model names, or that lies beside one of transformers'.
+
+    It is taken from this machine, else fetched.
 
     Raises:
-        ModelError: It is one of Hugging Face's, and neither on this machine nor to be fetched.
+        ModelError: It is one of Hugging Face's, and neither on this machine nor to be fetched, or damaged.
     """
     import open_clip
     from huggingface_hub import constants
+
+    if blueprint.hf:
+        return Tokenizer(*hf_tokenizer(blueprint.hf, hf_config(blueprint.hf).text_config))
 
     text_cfg = blueprint.model_cfg["text_cfg"]
     others = text_cfg.get("hf_tokenizer_name") or text_cfg.get("tokenizer_kwargs")

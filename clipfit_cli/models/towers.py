@@ -1,6 +1,6 @@
-"""Which parts of an open_clip model are what, told by what a module is.
+"""Which parts of a model are what, told by what a module is.
 
-With `encode`, `image_tower` and `hooks` it is all that knows its names.
+With `encode`, `image_tower`, `hooks` and what begins with `hf_` it is all that knows names of modules.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from open_clip.transformer import QuickGELU, TextTransformer, VisionTransformer
 from torch import Tensor, nn
 
 from clipfit_cli.errors import ModelError
+from clipfit_cli.models.hf_encoder import DualEncoder, HfImageSide, HfTextSide
 
 Tower = Literal["image", "text"]
 
@@ -45,6 +46,8 @@ def check_supported(model: nn.Module, backbone: str) -> None:
     Raises:
         ModelError: For any other; the message names it.
     """
+    if isinstance(model, DualEncoder):
+        return
     parts = (
         (f"backbone {backbone}", model, (CLIP, CustomTextCLIP, CoCa), "open_clip's CLIP, CustomTextCLIP and CoCa"),
         (
@@ -68,6 +71,9 @@ def check_supported(model: nn.Module, backbone: str) -> None:
 def kinds_of(model: nn.Module) -> TowerKinds:
     """Return the kinds of both towers, such as ``timm ConvNeXt`` and ``causal``."""
     visual, text = cast(Any, model).visual, cast(Any, text_tower(model))
+    if isinstance(model, DualEncoder):
+        kinds = (side.config.model_type.removesuffix("_model") for side in (model.visual, model.text))
+        return TowerKinds(*(f"Hugging Face {kind.replace('_', ' ')}" for kind in kinds))
     if isinstance(visual, TimmModel):
         image = f"timm {_SHORT.get(type(visual.trunk).__name__, type(visual.trunk).__name__)}"
     else:
@@ -139,26 +145,37 @@ def text_blocks(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     Raises:
         ModelError: They cannot be told with certainty.
     """
-    text = text_tower(model)
-    prefix = "" if text is model else "text."
-    transformer = cast(nn.Module, cast(Any, text).transformer)
-    if not isinstance(text, HFTextEncoder):
+    text: Any = text_tower(model)
+    where = ("text." if text is not model else "") + ("tower" if isinstance(text, HfTextSide) else "transformer")
+    transformer = model.get_submodule(where)
+    if not isinstance(text, HFTextEncoder | HfTextSide):
         place, blocks = "resblocks", cast(Any, transformer).resblocks
     else:
-        count = cast(Any, text).config.num_hidden_layers
-        stacks = [
-            (name, module)
-            for name, module in transformer.named_modules()
-            if isinstance(module, nn.ModuleList) and len(module) == count
-        ]
+        count = text.config.num_hidden_layers
+        stacks = _stacks(transformer, count)
         if len(stacks) != 1:
             raise ModelError(
-                f"{prefix}transformer is a {type(transformer).__name__} in which {len(stacks)} lists have as many "
+                f"{where} is a {type(transformer).__name__} in which {len(stacks)} lists have as many "
                 f"modules as it has blocks ({count}), expected one; choose another backbone"
             )
         place, blocks = stacks[0]
     for index, block in enumerate(blocks):
-        yield f"{prefix}transformer.{place}.{index}", block
+        yield f"{where}.{place}.{index}", block
+
+
+def _stacks(transformer: nn.Module, count: int) -> list[tuple[str, nn.ModuleList]]:
+    """Return the lists of so many modules, with their names."""
+    lists = ((name, one) for name, one in transformer.named_modules() if isinstance(one, nn.ModuleList))
+    return [(name, one) for name, one in lists if len(one) == count]
+
+
+def _attentions(block: nn.Module) -> list[str]:
+    """Return the names of the attentions within a block."""
+    return [
+        name
+        for name, module in block.named_modules()
+        if name and (isinstance(module, nn.MultiheadAttention) or "Attention" in type(module).__name__)
+    ]
 
 
 def _feed_forward_output(block_name: str, block: nn.Module) -> str:
@@ -167,11 +184,7 @@ def _feed_forward_output(block_name: str, block: nn.Module) -> str:
     That part is all linear layers outside of attention: the last leads back to the width that the others start
     from.
     """
-    attention = [
-        name
-        for name, module in block.named_modules()
-        if name and (isinstance(module, nn.MultiheadAttention) or "Attention" in type(module).__name__)
-    ]
+    attention = _attentions(block)
     linears = [
         (name, module)
         for name, module in block.named_modules()
@@ -196,7 +209,10 @@ def tower_parameters(model: nn.Module, tower: Tower) -> list[str]:
 def tunable_parameters(model: nn.Module, tower: Tower) -> list[str]:
     """Return the names of all parameters of a tower but the token embedding, which is only looked up."""
     text: Any = text_tower(model)
-    embedding = text.transformer.get_input_embeddings() if isinstance(text, HFTextEncoder) else text.token_embedding
+    if isinstance(text, HfTextSide):
+        embedding = text.token_embedding()
+    else:
+        embedding = text.transformer.get_input_embeddings() if isinstance(text, HFTextEncoder) else text.token_embedding
     looked_up = {id(parameter) for parameter in embedding.parameters()}
     return [name for name in tower_parameters(model, tower) if id(model.get_parameter(name)) not in looked_up]
 
@@ -204,7 +220,11 @@ def tunable_parameters(model: nn.Module, tower: Tower) -> list[str]:
 def image_blocks(model: nn.Module) -> list[str]:
     """Return the names of the transformer blocks of the image tower, first to last; empty where it has none."""
     visual: Any = cast(Any, model).visual
-    if isinstance(visual, VisionTransformer):
+    if isinstance(visual, HfImageSide):
+        stacks = _stacks(visual.tower, getattr(visual.config, "num_hidden_layers", 0))
+        of_attention = [(name, one) for name, one in stacks if len(one) and all(_attentions(block) for block in one)]
+        place, blocks = (f"tower.{of_attention[0][0]}", of_attention[0][1]) if len(of_attention) == 1 else ("", ())
+    elif isinstance(visual, VisionTransformer):
         place, blocks = "transformer.resblocks", cast(Any, visual).transformer.resblocks
     else:
         place, blocks = "trunk.blocks", getattr(getattr(visual, "trunk", None), "blocks", ())
@@ -243,7 +263,7 @@ def upper_parameters(model: nn.Module, tower: Tower, first: int) -> list[str]:
     """
     part: Any = text_tower(model) if tower == "text" else cast(Any, model).visual
     blocks = image_blocks(model) if tower == "image" else [name for name, _ in text_blocks(model)]
-    if not blocks or isinstance(part, HFTextEncoder):
+    if not blocks or isinstance(part, HFTextEncoder | HfTextSide | HfImageSide):
         kinds = kinds_of(model)
         why = "of which it is not known what comes behind its blocks" if blocks else "which has no transformer blocks"
         raise ModelError(f"the {tower} tower is a {kinds.image if tower == 'image' else kinds.text}, {why}")
@@ -269,7 +289,7 @@ def recompute_image_blocks(model: nn.Module, backbone: str) -> None:
     """
     visual: Any = cast(Any, model).visual
     tower = getattr(visual, "trunk", visual)  # open_clip hides in its log that a model of timm cannot
-    if not isinstance(visual, ModifiedResNet):  # whose method of that name does nothing
+    if not isinstance(visual, ModifiedResNet | HfImageSide):  # ResNet's method of that name does nothing
         with suppress(AttributeError, AssertionError, NotImplementedError):  # how models of timm say no
             tower.set_grad_checkpointing(True)
             return
@@ -314,5 +334,9 @@ def logit_bias(model: nn.Module) -> Tensor:
 
 
 def activation_of(model: nn.Module) -> Literal["quickgelu", "gelu"]:
-    """Return ``quickgelu`` where open_clip's own blocks use that, else ``gelu`` (or what timm and others use)."""
-    return "quickgelu" if any(isinstance(module, QuickGELU) for module in model.modules()) else "gelu"
+    """Return ``quickgelu`` where open_clip's own blocks use that, else ``gelu`` (or what timm and others use).
+
+    Of a model of transformers': where one of its towers does.
+    """
+    quick = any(isinstance(m, QuickGELU) or type(m).__name__ == "QuickGELUActivation" for m in model.modules())
+    return "quickgelu" if quick else "gelu"

@@ -22,6 +22,7 @@ from clipfit_cli.data.dataset import DataSet, Item
 from clipfit_cli.data.pixels.augment import to_device
 from clipfit_cli.data.pixels.images import ImageStore, group_of
 from clipfit_cli.data.pixels.transforms import ImageSpec, normalise
+from clipfit_cli.engine import environment
 from clipfit_cli.engine.micro_batches import MicroBatches, OnSmaller
 from clipfit_cli.engine.precision import autocast
 from clipfit_cli.errors import ModelError
@@ -283,6 +284,7 @@ class FrozenFeatures:
         parts = (
             *(bundle.weights_sha256, bundle.activation, self._precision, bundle.device.type, platform.machine()),
             *(f"{name} {version(name)}" for name in _PACKAGES),
+            f"transformers {environment.versions().get('transformers')}",
             *(f"{name} {codecs.version(name)}" for name in _CODECS),
             *(self._spec, code_version()),
             *np.round(features * len(features) ** 0.5).astype(int).tolist(),

@@ -356,7 +356,7 @@ class _Work:
 
     def _notes(self) -> tuple[str, ...]:
         config, bundle = self.config, self.bundle
-        notes = [*self.workspace.dataset(config.dataset).notes] if config.stages else []
+        notes = [*bundle.notes, *(self.workspace.dataset(config.dataset).notes if config.stages else ())]
         short = short_classes(self.workspace.dataset(config.dataset), config.shots) if config.stages else ()
         if short:
             fewest = min(count for _, count in short)

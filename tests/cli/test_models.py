@@ -13,6 +13,7 @@ from typer.testing import CliRunner, Result
 
 from clipfit_cli.cli.app import app
 from clipfit_cli.cli.models import layer_of
+from clipfit_cli.models.hf_kinds import KINDS, Kind, Part
 from tests.conftest import golden_json
 from tests.models.test_towers import MEASURED, on_meta
 
@@ -120,3 +121,48 @@ def test_layers() -> None:
     assert layer_of("visual.trunk.stages.0.blocks.2.norm.weight") == "visual.trunk.stages.0.blocks.2"
     assert layer_of("visual.ln_pre.bias") == "visual.ln_pre"
     assert layer_of("positional_embedding") == ""
+
+
+@pytest.mark.slow
+def test_kinds_of_models() -> None:
+    """open_clip's counts are those that were measured; the same architecture in transformers has the same."""
+    golden, rows = golden_json("param_counts.json"), {row["kind"]: row for row in rows_of("kinds")}
+    for name in ("ViT-B-16", "coca_ViT-B-32", "ViT-B-16-SigLIP", "convnext_base", "EVA02-B-16"):
+        assert rows[name]["image_values"] == golden[name]["vis_module_LN"][1]
+        assert rows[name]["text_values"] == golden[name]["ffn2_text"][1]
+        assert rows[name]["num_parameters"] == golden[name]["total"]
+    assert [name for name, row in rows.items() if row["library"] == "transformers"] == list(KINDS)
+    for own, other in (("siglip", "ViT-B-16-SigLIP"), ("clip", "ViT-B-16"), ("metaclip_2", "ViT-B-16")):
+        assert [rows[own][one] for one in ("image_values", "text_values", "other_values")] == [
+            rows[other][one] for one in ("image_values", "text_values", "other_values")
+        ]
+    assert rows["siglip"]["num_parameters"] == rows["ViT-B-16-SigLIP"]["num_parameters"]
+    assert (rows["blip"]["image_values"], rows["blip"]["text_values"]) == (25 * 2 * 768, 12 * 768)
+    assert (rows["align"]["image_values"], rows["align"]["text_values"]) == (0, 12 * 768)
+    assert not any(row["problem"] for row in rows.values())
+
+
+@pytest.mark.slow
+def test_kinds_that_a_method_cannot_serve_or_that_are_not_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clipfit_cli.models.architectures.EXAMPLES", ("ViT-B-16", "RN50"))
+    monkeypatch.setattr(
+        "clipfit_cli.models.architectures.KINDS", {"blip": KINDS["blip"], "new": Kind("NoSuchModel", *[Part("a")] * 2)}
+    )
+    rows = {row["kind"]: row for row in rows_of("kinds", "--method", "clip-lora")}
+    assert rows["ViT-B-16"]["image_values"] and not rows["ViT-B-16"]["problem"]
+    for name, problem in (
+        ("RN50", "ResNet"),
+        ("blip", "Hugging Face blip"),
+        ("new", "NoSuchModel is not there: pip install"),
+    ):
+        assert rows[name]["image_values"] is None and problem in rows[name]["problem"]
+    shown = invoke("kinds", "--method", "clip-lora").stdout
+    assert "–: the method cannot train there" in shown and "(not to be built)" in shown
+    assert "expected one method" in invoke("kinds", "--method", "weights").stderr
+
+
+@pytest.mark.slow
+def test_the_table_of_kinds_in_the_documentation() -> None:
+    result = CliRunner().invoke(app, ["models", "kinds"], env={"COLUMNS": "80"})
+    table = "\n".join(line.rstrip() for line in result.stdout.strip().splitlines())
+    assert f"```text\n{table}\n```" in (Path(__file__).parents[2] / "docs" / "models.md").read_text(encoding="utf-8")

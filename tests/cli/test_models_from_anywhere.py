@@ -91,7 +91,7 @@ def test_the_hub_then_offline(world: SmallWorld, hub: Hub) -> None:
     command = ["eval", "--dataset", "dtd", *where(world), "--pretrained", REPOSITORY, "--force"]
     closed = invoke(*command, "--offline")
     assert closed.exit_code == 4 and hub.asked == [] and closed.stdout == ""
-    assert "open_clip_config.json of hf-hub:org/model: not in the local cache" in closed.stderr
+    assert "the configuration of hf-hub:org/model: not in the local cache" in closed.stderr
     assert invoke(*command).exit_code == 0 and hub.asked
     hub.asked.clear()
     assert invoke(*command, "--offline").exit_code == 0

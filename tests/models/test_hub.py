@@ -91,7 +91,7 @@ def test_no_such_file(server: Hub) -> None:
 
 @pytest.mark.parametrize("name", ["org/model/more", "org//model", "-x", ""])
 def test_what_is_no_name_of_a_repository(name: str) -> None:
-    with pytest.raises(ModelError, match="is no repository of the hub; expected hf-hub:ORG/NAME"):
+    with pytest.raises(ModelError, match="is no repository of the hub; expected hf:ORG/NAME"):
         fetch(name, NAMES, what="the weights")
 
 

@@ -81,7 +81,7 @@ def test_a_folder_brings_its_architecture(weights: str, quick_gelu: bool, tmp_pa
 
 def test_safetensors_go_before_torch_files(tmp_path: Path) -> None:
     folder = write_model(write_model(tmp_path / "model"), weights=TORCH)
-    assert weights_of(open_model_folder(str(folder))) == folder / SAFE
+    assert weights_of(open_model_folder(str(folder), folder / CONFIG)) == folder / SAFE
 
 
 @pytest.mark.parametrize("quick_gelu", [False, True])
@@ -174,7 +174,7 @@ def test_folders_that_are_none_of_open_clips(config: Any, message: str, tmp_path
     elif config is not None:
         (tmp_path / CONFIG).write_text(config if isinstance(config, str) else json.dumps(config))
     with pytest.raises(ModelError, match=message):
-        weights_of(open_model_folder(str(tmp_path)))
+        weights_of(open_model_folder(str(tmp_path), tmp_path / CONFIG))
     with pytest.raises(ModelError, match=message):
         find_source(ModelConfig("ViT-B-16", str(tmp_path)))
 
@@ -252,11 +252,11 @@ def test_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_model(tmp_path / "model", weights=TORCH)
     hub = Hub(tmp_path / "cache", files={"org/model": {file: (folder / file).read_bytes() for file in (CONFIG, TORCH)}})
     with serve(hub, monkeypatch):
-        with pytest.raises(ModelError, match="open_clip_config.json of hf-hub:org/model: not in the local cache"):
+        with pytest.raises(ModelError, match="the configuration of hf-hub:org/model: not in the local cache"):
             find_source(ModelConfig(name, name), offline=True)
         weights = find_source(ModelConfig(name, name), say=said.append)
         assert [text.split(" from ")[0] for text in said] == [
-            "fetching open_clip_config.json of hf-hub:org/model",
+            "fetching the configuration of hf-hub:org/model",
             "fetching the weights of hf-hub:org/model",
         ]
         asked = len(hub.asked)
@@ -271,10 +271,12 @@ def test_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_repository_of_something_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hub = Hub(tmp_path / "cache", files={"org/model": {"config.json": b"{}"}, "org/half": {CONFIG: b"{}"}})
     with serve(hub, monkeypatch):
-        with pytest.raises(
-            ModelError, match=r"has no open_clip_config\.json; expected a repository that open_clip can"
-        ):
-            find_source(ModelConfig("hf-hub:org/model", "hf-hub:org/model"))
+        for prefix in ("hf:", "hf-hub:"):
+            with pytest.raises(ModelError, match=r"holds no open_clip_config\.json, and the model_type .* is 'None'"):
+                find_source(ModelConfig(f"{prefix}org/model", f"{prefix}org/model"))
+        hub.files["org/else"] = {"README.md": b""}
+        with pytest.raises(ModelError, match=r"has no open_clip_config\.json and no config\.json; expected a model of"):
+            find_source(ModelConfig("hf:org/else", "hf:org/else"))
         with pytest.raises(ModelError, match="missing required field `model_cfg`"):
             find_source(ModelConfig("ViT-B-16", "hf-hub:org/half"))
         hub.files["org/bare"] = {CONFIG: json.dumps({"model_cfg": SMALL_CONFIG}).encode()}
