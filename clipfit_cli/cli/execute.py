@@ -29,7 +29,11 @@ from clipfit_cli.reports.tables import Table
 if TYPE_CHECKING:
     from clipfit_cli.config import RunConfig
     from clipfit_cli.results.record import Finished
+    from clipfit_cli.results.store import RunStore
     from clipfit_cli.runs.sweep import SweepResult
+    from clipfit_cli.runs.workspace import Workspace
+
+    After = Callable[[Sequence[RunConfig], Workspace, RunStore], None]
 
 
 def execute(
@@ -39,6 +43,7 @@ def execute(
     output: RunOptions,
     summarise: Callable[..., Table],
     show: Callable[[Table, Sequence[Finished]], None] | None = None,
+    after: After | None = None,
 ) -> list[Finished]:
     """Run what is not finished, print the table, and return the records; with ``--dry-run`` print the plan.
 
@@ -49,6 +54,7 @@ def execute(
         output: What is printed, and where runs are kept.
         summarise: Records, whether there is a row a seed, and where predictions come from -> table.
         show: Prints the table of the records; None = as it is.
+        after: Called when all runs are finished, with what they shared.
 
     Raises:
         ConfigError: The image cache cannot be one.
@@ -68,7 +74,7 @@ def execute(
     result, interrupted, table = SweepResult(), None, None
     with offline_if(machine.offline), Reporter(quiet=output.quiet, runs_dir=output.runs_dir) as reporter:
         try:
-            table = _execute(configs, asked, machine, output, reporter, result)
+            table = _execute(configs, asked, machine, output, reporter, result, after)
         except KeyboardInterrupt as error:
             interrupted = error
     if table is None and result.finished:
@@ -110,6 +116,7 @@ def _execute(
     output: RunOptions,
     reporter: Reporter,
     result: SweepResult,
+    after: After | None,
 ) -> Table | None:
     """Run what is not finished, or return the plan with what it will take as far as data and model are here to tell.
 
@@ -155,4 +162,6 @@ def _execute(
             raise
         return plan_table(configs, (), (), first_line(error))
     sweep(configs, workspace=workspace, store=store, progress=reporter, keep=keep, result=result)
+    if after and not result.failures:
+        after(configs, workspace, store)
     return None

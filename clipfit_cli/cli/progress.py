@@ -138,10 +138,13 @@ class Reporter(DataProgress):
 
     def finished(self, record: Finished) -> None:
         """See `SweepProgress`."""
-        scores = ", ".join(
-            f"{test.dataset if len(record.tests) > 2 else test.subset} {test.accuracy_pct:.2f}"
-            for test in record.tests[:4]
-        )
+        many = len({test.interpolation for test in record.tests}) > 1
+        names = [
+            f"alpha {test.interpolation:g}" if many else test.dataset if len(record.tests) > 2 else test.subset
+            for test in record.tests
+        ]
+        shown = zip(names[:4], record.tests, strict=False)
+        scores = ", ".join(f"{name} {test.accuracy_pct:.2f}" for name, test in shown)
         more = f" and {len(record.tests) - 4} more" if len(record.tests) > 4 else ""
         began, self._started = self._started, time.monotonic()
         self._took.append(self._started - began)

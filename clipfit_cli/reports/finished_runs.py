@@ -185,6 +185,7 @@ def _recipe(stage: Recipe) -> str:
 
 def _test(test: Test) -> str:
     other = "" if test.transform == "identity" else f" ({test.transform})"
+    other += "" if test.interpolation == 1 else f" (alpha {test.interpolation:g})"
     return (
         f"accuracy {test.accuracy_pct:.2f}, macro-F1 {test.macro_f1_pct:.2f}{other}: {test.num_images:,} images of "
         f"{test.num_classes} classes, {test.created_at}" + "".join(f"\n{note}" for note in test.notes)
