@@ -37,6 +37,7 @@ def loaded_by(*arguments: str) -> list[str]:
         ["compare", "--help"],
         ["predict", "--help"],
         ["export", "--help"],
+        ["inspect", "--help"],
         ["data", "show", "--help"],
         ["data", "get", "--help"],
         ["data", "check", "--help"],

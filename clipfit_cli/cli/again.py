@@ -25,6 +25,7 @@ def again(run: Run, tests: Sequence[Test]) -> str:
     What a command line cannot hold stands in capitals: an adapter from elsewhere, or a file of many templates.
     """
     config = run.config
+    tests = [test for test in tests if test.interpolation == 1]
     own = [test for test in tests if test.dataset == config.dataset]
     groups, targets = {test.subset for test in own}, dict.fromkeys(t.dataset for t in tests if t not in own)
     data = ["--dataset", _named(config.dataset, run.location)]

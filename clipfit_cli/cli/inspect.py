@@ -30,7 +30,7 @@ def inspect(
     run: Annotated[
         list[str],
         typer.Argument(
-            metavar="RUN...",
+            metavar="RUN",
             help="Folder of a run, first digits of its key, or filters, which may fit several: "
             "dataset=dtd,method=clipfit. Runs that differ in their seeds alone are averaged. Or an adapter file.",
         ),

@@ -153,7 +153,10 @@ def _title(record: Finished) -> str:
 def _captions(selection: Selection) -> tuple[str, ...]:
     meaning = "weights: (1 - alpha) of zero-shot CLIP's + alpha of those that were learnt."
     if selection.best is None:
-        return (meaning, f"no point is marked as best, for want of validation images: {selection.why_none}.")
+        return (
+            meaning,
+            f"no point is marked as best, for want of validation images: {selection.why_none.rstrip('.')}.",
+        )
     images = counted(selection.num_images, "validation image")
     return (
         meaning,

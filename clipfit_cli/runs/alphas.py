@@ -12,7 +12,7 @@ from clipfit_cli.config import RunConfig
 from clipfit_cli.data.dataset import DataSet
 from clipfit_cli.engine.checkpoint import find_adapter, load_tensors
 from clipfit_cli.engine.evaluate import evaluate
-from clipfit_cli.errors import ClipfitError, first_line
+from clipfit_cli.errors import ClipfitError, ConfigError, UnknownNameError, first_line
 from clipfit_cli.methods.base import Adapted
 from clipfit_cli.protocols.alphas import Selection
 from clipfit_cli.results.store import RunStore, find_run
@@ -52,10 +52,14 @@ def select_on_validation(
     prepared = prepare(config, workspace, store)
     try:
         drawn = _draw_of(prepared, workspace)
+    except UnknownNameError as error:
+        return Selection(why_none=f"what was trained on, {error.name!r}, is not among the data sets of this command")
+    except ConfigError:  # whose advice is for who trains
+        return Selection(why_none="no image of the training's data set is left to select on")
     except ClipfitError as error:
-        return Selection({}, why_none=first_line(error))
+        return Selection(why_none=first_line(error))
     if isinstance(drawn, str):
-        return Selection({}, why_none=drawn)
+        return Selection(why_none=drawn)
     val = ValidationImages(workspace.inputs(config.model, config.precision), drawn)
     adapted = attach(prepared, workspace, config.settings)
     load_tensors(adapted, find_adapter(Path(config.adapter or "")), workspace.bundle(config.model))

@@ -64,6 +64,7 @@ def test_the_commands() -> None:
         "reproduce",
         "predict",
         "export",
+        "inspect",
     }
     assert {group.name for group in app.registered_groups} == {"data", "methods", "models", "runs"}
 
