@@ -18,7 +18,7 @@ from clipfit_cli.data.dataset import DataSet
 from clipfit_cli.data.pixels.images import ImageStore
 from clipfit_cli.engine.checkpoint import AdapterCard, find_adapter, settings_of
 from clipfit_cli.engine.precision import autocast, resolve_precision
-from clipfit_cli.errors import ClipfitError, first_line
+from clipfit_cli.errors import ClipfitError, counted, first_line
 from clipfit_cli.methods.base import mergeable
 from clipfit_cli.models.bundle import ClipBundle
 from clipfit_cli.models.depth import places
@@ -142,6 +142,8 @@ def inspect_adapter(folder: Path, looking: Looking) -> tuple[AdapterCard, Inspec
     images = _test_images(card, looking)
     cosines: dict[str, list[float]] = {}
     if images:
+        what = f"{counted(len(images.test), 'test image')} of {images.name}"
+        looking.say(f"comparing features of {what} ({card.method}, seed {card.seed}) ...")
         is_same = all(one.tower != "image" or not one.squares for one in changes)
         precision = resolve_precision(looking.precision, looking.workspace.device, attached.source)
         cosines = image_cosines(bundle, tuned, images, precision, looking.workspace.images, is_same=is_same)
