@@ -180,12 +180,31 @@ class Conditions:
 
 @dataclass(frozen=True)
 class TestSet:
-    """One evaluation: a data set and the class group of it that is tested."""
+    """One evaluation: a data set and the class group of it that is tested.
+
+    Attributes:
+        dataset, subset: Which.
+        alpha: Share of what was learnt that is in the weights, 0 to 1; None = all of it, as it was trained.
+    """
 
     __test__ = False  # not a pytest class
 
     dataset: str
     subset: Subset = "all"
+    alpha: float | None = None
+
+    def __post_init__(self) -> None:
+        _refuse(
+            (
+                self.alpha is not None and not 0 <= self.alpha <= 1,
+                f"alpha is from 0 (zero-shot) to 1 (as trained), got {self.alpha}",
+            )
+        )
+
+    @property
+    def interpolation(self) -> float:
+        """The share, whether it was asked for or not."""
+        return 1.0 if self.alpha is None else float(self.alpha) + 0.0  # never -0.0, which has a key of its own
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ WRITTEN = [
 ]
 LINES = list(dict.fromkeys(WRITTEN))
 MAKES_RUNS = ("train", "eval", "base2new", "xdataset", "compare")
-READS_RUNS = ("runs", "results", "report")
+READS_RUNS = ("runs", "results", "report", "inspect")
 DOMAINS = ("photo", "art", "sketch")
 
 

@@ -40,6 +40,7 @@ def loaded_by(*arguments: str) -> list[str]:
         ["jobs"],
         ["cancel", "--help"],
         ["push", "--help"],
+        ["inspect", "--help"],
         ["data", "show", "--help"],
         ["data", "get", "--help"],
         ["data", "check", "--help"],

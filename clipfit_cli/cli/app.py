@@ -11,6 +11,7 @@ from clipfit_cli._version import __version__
 from clipfit_cli.cli import data, methods, models, runs
 from clipfit_cli.cli.adapters import export, predict
 from clipfit_cli.cli.errors import reported
+from clipfit_cli.cli.inspect import inspect
 from clipfit_cli.cli.jobs import cancel, jobs
 from clipfit_cli.cli.plot import plot
 from clipfit_cli.cli.protocols import base2new, compare, eval_, train, xdataset
@@ -74,6 +75,7 @@ app.command(
     epilog=_examples(
         "clipfit eval --dataset dtd,eurosat",
         "clipfit eval --adapter dataset=dtd,method=clipfit,seed=1 --dataset dtd --subset new",
+        "clipfit eval --adapter dataset=dtd,method=clipfit,seed=1 --dataset dtd --alpha 0:1:0.1",
     ),
 )(eval_)
 app.command(
@@ -148,6 +150,12 @@ app.command(
         "clipfit push dataset=dtd,method=clipfit,seed=1 ORG/NAME --licence cc-by-4.0 --private",
     ),
 )(push)
+app.command(
+    epilog=_examples(
+        "clipfit inspect dataset=dtd,method=clipfit --plot depth.pdf",
+        "clipfit inspect method=clipfit method=bitfit --images 0 --csv changes.csv",
+    )
+)(inspect)
 app.add_typer(runs.app, name="runs")
 app.add_typer(methods.app, name="methods")
 app.add_typer(models.app, name="models")

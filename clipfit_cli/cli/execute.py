@@ -31,8 +31,12 @@ from clipfit_cli.reports.tables import Table, to_json
 if TYPE_CHECKING:
     from clipfit_cli.config import RunConfig
     from clipfit_cli.results.record import Finished
+    from clipfit_cli.results.store import RunStore
     from clipfit_cli.runs.setup import Setup
     from clipfit_cli.runs.sweep import SweepResult
+    from clipfit_cli.runs.workspace import Workspace
+
+    After = Callable[[Sequence[RunConfig], Workspace, RunStore], None]
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,7 @@ def execute(
     output: RunOptions,
     summarise: Callable[..., Table],
     show: Callable[[Table, Sequence[Finished]], None] | None = None,
+    after: After | None = None,
 ) -> list[Finished]:
     """Run what is not finished, print the table, and return the records; with ``--dry-run`` print the plan.
 
@@ -65,6 +70,7 @@ def execute(
         output: What is printed, and where runs are kept.
         summarise: Records, whether there is a row a seed, and where predictions come from -> table.
         show: Prints the table of the records; None = as it is.
+        after: Called when all runs are finished, with what they shared.
 
     Raises:
         ConfigError: The image cache cannot be one.
@@ -86,7 +92,7 @@ def execute(
     result, planned, table = SweepResult(), None, None
     with offline_if(machine.offline), JobsReporter(quiet=output.quiet, runs_dir=output.runs_dir) as reporter:
         try:
-            planned = _execute(configs, asked, machine, output, cluster, reporter, result)
+            planned = _execute(configs, asked, machine, output, cluster, reporter, result, after)
         except (KeyboardInterrupt, SchedulerError) as error:
             interrupted = error
     if planned:
@@ -131,6 +137,7 @@ def _execute(
     cluster: Cluster | None,
     reporter: JobsReporter,
     result: SweepResult,
+    after: After | None,
 ) -> Planned | None:
     """Run what is not finished, or return the plan with what it will take as far as data and model are here to tell.
 
@@ -141,16 +148,13 @@ def _execute(
     from clipfit_cli.engine.precision import resolve_precision
     from clipfit_cli.models.source import find_blueprint
     from clipfit_cli.runs.forecast import forecast
-    from clipfit_cli.runs.jobs import RETRIES, features_shared, sweep_side_by_side
-    from clipfit_cli.runs.places import default_jobs, places, threads_of_each
     from clipfit_cli.runs.plan_file import PLAN_KEY, plan_of, to_plain
-    from clipfit_cli.runs.prepare import check_served, prepare
-    from clipfit_cli.runs.sweep import sweep
+    from clipfit_cli.runs.prepare import prepare
 
     setup = setup_of(asked, machine, output)
     if cluster:
         setup, here = cluster.there(setup), replace(setup, device="cpu")
-    workspace, store, keep = (here if cluster else setup).workspace(reporter.note), setup.store(), setup.keep
+    workspace, store = (here if cluster else setup).workspace(reporter.note), setup.store()
     device = torch.device(setup.device) if cluster else workspace.device
     try:
         model = find_blueprint(asked.request.model.backbone, asked.request.model.pretrained, say=reporter.note)
@@ -160,23 +164,46 @@ def _execute(
         ]
         if output.dry_run:
             plan = [prepare(config, workspace, store) for config in configs]
-            takes = forecast(plan, store, keep_adapters=keep.adapter)
+            takes = forecast(plan, store, keep_adapters=setup.keep.adapter)
             table = plan_table(configs, [one.key for one in plan], takes, "")
             return Planned(table, {PLAN_KEY: to_plain(plan_of(setup, plan, workspace))} if output.json else {})
     except (DataError, ModelError) as error:
         if not output.dry_run:
             raise
         return Planned(plan_table(configs, (), (), first_line(error)))
+    _make(configs, setup, workspace, machine, output, cluster, reporter, result)
+    if after and len(result.finished) == len(configs):
+        after(configs, workspace, store)
+    return None
+
+
+def _make(
+    configs: Sequence[RunConfig],
+    setup: Setup,
+    workspace: Workspace,
+    machine: ModelOptions,
+    output: RunOptions,
+    cluster: Cluster | None,
+    reporter: JobsReporter,
+    result: SweepResult,
+) -> None:
+    """Run what is not finished: in this process, in several, or on a cluster."""
+    from clipfit_cli.runs.jobs import RETRIES, features_shared, sweep_side_by_side
+    from clipfit_cli.runs.places import default_jobs, places, threads_of_each
+    from clipfit_cli.runs.prepare import check_served, prepare
+    from clipfit_cli.runs.sweep import sweep
+
+    store = setup.store()
     if cluster:
         workspace.check(configs)
         plan = [prepare(config, workspace, store) for config in configs]
         check_served(plan)
         hand_over(cluster, setup, plan, workspace, output, reporter, result)
-        return None
+        return
     jobs = min(output.jobs or default_jobs(machine.device), len(configs))
     if jobs == 1 and output.retries is None:
-        sweep(configs, workspace=workspace, store=store, progress=reporter, keep=keep, result=result)
-        return None
+        sweep(configs, workspace=workspace, store=store, progress=reporter, keep=setup.keep, result=result)
+        return
     each = replace(setup, threads=threads_of_each(jobs, output.threads), processes=jobs)
     with features_shared(each) as shared:
         sweep_side_by_side(
@@ -188,7 +215,6 @@ def _execute(
             retries=RETRIES if output.retries is None else output.retries,
             result=result,
         )
-    return None
 
 
 def setup_of(asked: Asked, machine: ModelOptions, output: RunOptions) -> Setup:

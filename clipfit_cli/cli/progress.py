@@ -174,8 +174,11 @@ def name_of(config: RunConfig) -> str:
 
 def scores_of(record: Finished) -> str:
     """Return the accuracies of a run for a line, the first four of them."""
+    many = len({test.interpolation for test in record.tests}) > 1
     scores = ", ".join(
-        f"{test.dataset if len(record.tests) > 2 else test.subset} {test.accuracy_pct:.2f}" for test in record.tests[:4]
+        f"{f'alpha {one.interpolation:g}' if many else one.dataset if len(record.tests) > 2 else one.subset} "
+        f"{one.accuracy_pct:.2f}"
+        for one in record.tests[:4]
     )
     return scores + (f" and {len(record.tests) - 4} more" if len(record.tests) > 4 else "")
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from clipfit_cli.cli.alphas import AlphaOption, PlotOption, check_alphas, run_along_alpha, subsets_of
 from clipfit_cli.cli.console import note
 from clipfit_cli.cli.execute import execute
 from clipfit_cli.cli.model_options import ModelOptions
@@ -212,13 +213,18 @@ def eval_(
             rich_help_panel="Method",
         ),
     ] = None,
+    alpha: AlphaOption = None,
+    plot: PlotOption = None,
 ) -> None:
     """Score a saved adapter, or zero-shot CLIP, on any data set and class group.
 
     Backbone, weights and templates given by hand are those that the adapter was made with.
     """
+    alphas = check_alphas(alpha, plot, adapter, output)
+    subsets = subsets_of(classes.subset)
     templates = choose_templates(prompts)
-    method, draw, planned = ZERO_SHOT, DrawOptions(seeds="0"), {}
+    method, draw = ZERO_SHOT, DrawOptions(seeds="0")
+    planned: dict[str, Any] = {}
     if adapter:
         from clipfit_cli import methods
         from clipfit_cli.engine.checkpoint import find_adapter, model_of, read_card, settings_of
@@ -241,10 +247,13 @@ def eval_(
         draw=draw,
         machine=machine,
         output=output,
-        subset=classes.subset,
+        subset=subsets[0] if alphas else classes.subset,
         templates=templates,
     )
-    _run("eval", asked, machine, output, **planned)
+    if alphas:
+        run_along_alpha(asked, machine, output, alphas=alphas, subsets=subsets, plot=plot, **planned)
+    else:
+        _run("eval", asked, machine, output, **planned)
 
 
 def _run(

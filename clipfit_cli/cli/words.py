@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from decimal import Decimal
 
 from clipfit_cli import methods
 from clipfit_cli.config import MethodChoice
@@ -12,6 +13,9 @@ from clipfit_cli.errors import ConfigError, shortened
 MOST = 2**32 - 1
 """The greatest seed: numpy's; torch and Python take greater ones. No other whole number has to be greater, either."""
 
+MOST_ALPHAS = 101
+_ALPHAS = "START:STOP:STEP, such as 0:1:0.1, or a comma list such as 0,0.5,1"
+_DECIMAL = re.compile(r"[+-]?(\d{1,9}(\.\d{0,9})?|\.\d{1,9})", flags=re.ASCII)
 _COMMA = re.compile(r",(?![^{]*\})")
 
 
@@ -40,6 +44,44 @@ def parse_shots(text: str) -> tuple[int | None, ...]:
     if len(set(shots)) != len(shots):
         raise ConfigError(f"a number of shots is given twice: {shortened(text)}")
     return shots
+
+
+def parse_alphas(text: str) -> tuple[float, ...]:
+    """Return the shares of ``START:STOP:STEP``, both ends among them where the step meets them, or of a comma list.
+
+    They are exact decimals, in rising order: 0:1:0.1 has 0.3, not 0.1 three times.
+
+    Raises:
+        ConfigError: A part is no decimal from 0 to 1, the step leads nowhere or to more than `MOST_ALPHAS` points, or
+            a value is given twice.
+    """
+    if ":" in text:
+        parts = text.split(":")
+        if len(parts) != 3:
+            raise ConfigError(f"alpha is {_ALPHAS}; got {shortened(text)!r}")
+        start, stop, step = map(_share, parts)
+        if step == 0 or stop < start:
+            raise ConfigError(f"alpha goes up from START to STOP by a STEP above 0; got {shortened(text)!r}")
+        count = int((stop - start) / step) + 1
+        if count > MOST_ALPHAS:
+            raise ConfigError(f"{shortened(text)!r} are {count:,} values of alpha; at most {MOST_ALPHAS} are taken")
+        return tuple(float(start + step * place) for place in range(count))
+    values = [_share(part) for part in text.split(",")]
+    if len(set(values)) < len(values):
+        raise ConfigError(f"a value of alpha is given twice: {shortened(text)}")
+    if len(values) > MOST_ALPHAS:
+        raise ConfigError(f"{len(values):,} values of alpha are given; at most {MOST_ALPHAS} are taken")
+    return tuple(map(float, sorted(values)))
+
+
+def _share(text: str) -> Decimal:
+    """Return a decimal from 0 to 1."""
+    if not _DECIMAL.fullmatch(text.strip()):
+        raise ConfigError(f"alpha is {_ALPHAS}; got {shortened(text)!r}")
+    value = Decimal(text.strip())
+    if not 0 <= value <= 1:
+        raise ConfigError(f"alpha is from 0 (zero-shot) to 1 (as trained), got {shortened(text.strip())}")
+    return abs(value)
 
 
 def split_names(texts: Sequence[str] | None, is_one: Callable[[str], bool] | None = None) -> list[str]:

@@ -7,10 +7,14 @@ from dataclasses import replace
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from clipfit_cli.errors import ConfigError, UnknownNameError, first_line
 from clipfit_cli.methods._resolve import Resolved, resolve, with_changes
-from clipfit_cli.methods.base import FAMILIES, MethodInfo
+from clipfit_cli.methods.base import FAMILIES, Adapted, MethodInfo
+
+if TYPE_CHECKING:
+    from clipfit_cli.models.bundle import ClipBundle
 
 GROUP = "clipfit.methods"
 """Of the entry points by which a package brings methods of its own: name of the method -> its `MethodInfo`."""
@@ -18,7 +22,7 @@ GROUP = "clipfit.methods"
 WORDS = ("all", *(family for family in FAMILIES if family != "none"))
 """What stands for several methods."""
 
-__all__ = ["GROUP", "WORDS", "Resolved", "available", "expand", "get", "resolve", "with_changes"]
+__all__ = ["GROUP", "WORDS", "Resolved", "available", "expand", "get", "interpolated", "resolve", "with_changes"]
 
 
 def available() -> tuple[str, ...]:
@@ -57,6 +61,17 @@ def expand(name: str) -> tuple[str, ...]:
         return (get(name).name,)
     found = map(get, available())
     return tuple(info.name for info in found if name == "all" or info.family == name)
+
+
+def interpolated(adapted: Adapted, info: MethodInfo, bundle: ClipBundle, *of_training: Any, alpha: float) -> Adapted:
+    """Return a method with a share of what it learnt in CLIP's weights; see `_interpolated.interpolated`.
+
+    Raises:
+        ConfigError: It edits none of them.
+    """
+    from clipfit_cli.methods._interpolated import interpolated
+
+    return interpolated(adapted, info, bundle, *of_training, alpha=alpha)
 
 
 @cache

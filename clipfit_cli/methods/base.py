@@ -9,6 +9,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, get_args, runtime_checkable
 
 from clipfit_cli.config import Conditions, Recipe, Tap
+from clipfit_cli.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
@@ -203,6 +204,33 @@ class Mergeable(Protocol):
 
     def merged_model(self) -> nn.Module:
         """Return the model with what was learnt in its weights; it gives the same logits by itself."""
+
+
+@runtime_checkable
+class Interpolating(Mergeable, Protocol):
+    """What a `Mergeable` is besides, where it tells the training's classes by more than those weights."""
+
+    def interpolated(self, alpha: float) -> Adapted:
+        """Return the same with a share of what was learnt, strictly between 0 and 1; it stays as it is itself."""
+
+
+def mergeable(adapted: Adapted, info: MethodInfo, what: str) -> Mergeable:
+    """Return a method that edits CLIP's own weights as such.
+
+    Args:
+        adapted: The method on a model.
+        info: What is known of it.
+        what: Cannot be done otherwise, such as ``inspect``.
+
+    Raises:
+        ConfigError: It edits none.
+    """
+    if not isinstance(adapted, Mergeable):
+        raise ConfigError(
+            f"{what} is for methods that edit CLIP's own weights, and {info.name} leaves them as they are: what it "
+            f"learns is {info.summary.split(', cross-entropy')[0]}"
+        )
+    return adapted
 
 
 class Trained(NamedTuple):

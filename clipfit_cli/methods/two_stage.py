@@ -103,6 +103,20 @@ class TwoStage(Hooks):
         """See `Mergeable`; the learnt rows of the training's classes are not in it."""
         return self._encoders.model
 
+    def interpolated(self, alpha: float) -> TwoStage:
+        """See `Interpolating`; the learnt rows are on the way from the zero-shot class features, as the weights are."""
+        import torch
+
+        from clipfit_cli.methods._interpolated import encoders_between
+
+        own = self._encoders
+        found = TwoStage(
+            encoders_between(own, own.bundle, self._names, self._templates, alpha), self._names, self._templates
+        )
+        if self._rows is not None:
+            found._rows = torch.nn.Parameter(own.zero_shot_features().lerp(self._rows.detach(), alpha))
+        return found
+
     def drifting_buffers(self) -> list[Tensor]:
         """See `Hooks`."""
         return self._encoders.drifting_buffers()

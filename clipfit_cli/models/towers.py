@@ -24,7 +24,7 @@ Tower = Literal["image", "text"]
 
 _IMAGE_PREFIX = "visual."
 _OUTSIDE_TOWERS = ("logit_scale", "logit_bias", "text_decoder")
-_BEHIND_BLOCKS = ("attn_pool", "attn_pool_contrastive", "ln_post", "proj", "ln_final", "text_projection")
+BEHIND_BLOCKS = ("attn_pool", "attn_pool_contrastive", "ln_post", "proj", "ln_final", "text_projection")
 """What stands behind the blocks of open_clip's own towers."""
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 _OTHER_NORMS = (*_BATCH_NORMS, nn.GroupNorm, nn.RMSNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.LocalResponseNorm)
@@ -267,7 +267,7 @@ def upper_parameters(model: nn.Module, tower: Tower, first: int) -> list[str]:
         kinds = kinds_of(model)
         why = "of which it is not known what comes behind its blocks" if blocks else "which has no transformer blocks"
         raise ModelError(f"the {tower} tower is a {kinds.image if tower == 'image' else kinds.text}, {why}")
-    behind: tuple[str, ...] = _BEHIND_BLOCKS
+    behind: tuple[str, ...] = BEHIND_BLOCKS
     if isinstance(part, TimmModel):
         names = [name for name, _ in part.trunk.named_children()]
         behind = ("head", *(f"trunk.{name}" for name in names[names.index("blocks") + 1 :]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from clipfit_cli import methods
@@ -41,7 +41,11 @@ def plan_of_trainings(
 
 
 def plan_of_tests(
-    request: Request, *, adapter: str | None = None, settings: Mapping[str, Any] | None = None
+    request: Request,
+    *,
+    adapter: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    alphas: Sequence[float] = (),
 ) -> list[RunConfig]:
     """Return one run a data set, which scores what exists: a saved adapter, or the model as it is.
 
@@ -50,6 +54,7 @@ def plan_of_tests(
             training.
         adapter: Path of the adapter; None = the method has nothing to load.
         settings: Resolved settings of the adapter's method.
+        alphas: Shares of what was learnt, a test each; nothing = one test, of all of it.
     """
     (choice,) = request.methods
     return [
@@ -66,7 +71,7 @@ def plan_of_tests(
             model=request.model,
             stages=(),
             precision=request.precision,
-            tests=(TestSet(dataset, request.subset),),
+            tests=tuple(TestSet(dataset, request.subset, alpha) for alpha in alphas or (None,)),
             adapter=adapter,
             templates=_templates_of(request, [dataset]),
         )

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from clipfit_cli.errors import ResultsError, printable
 
-Kind = Literal["text", "prose", "int", "number", "decimal", "pct", "diff", "seconds", "mib", "value"]
+Kind = Literal["text", "prose", "int", "number", "decimal", "short", "pct", "diff", "seconds", "mib", "value"]
 Row = Mapping[str, object]
 
 AVERAGE_ROW = "_average"
@@ -33,6 +33,7 @@ _FORMATS = {
     "number": "{:g}",
     "mib": "{:,.0f} MiB",
     "decimal": "{:.4f}",
+    "short": "{:.3g}",
     "pct": "{:.2f}",
     "diff": "{:+.2f}",
 }
@@ -43,7 +44,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "prose": (str,),
     "value": (str, int, float, list, dict),
     "int": (int,),
-    **dict.fromkeys(("number", "decimal", "pct", "diff", "seconds", "mib"), _NUMBER),
+    **dict.fromkeys(("number", "decimal", "short", "pct", "diff", "seconds", "mib"), _NUMBER),
 }
 SCHEMA_VERSION = 2
 _MARKS = re.compile(r"[\\`*_\[\]<>|~$&]")
@@ -57,9 +58,9 @@ class Column:
     Attributes:
         key: Of the rows, and the head in CSV and JSON; ends in its unit.
         head: For people.
-        kind: `prose` is text that may be folded; `decimal` is a number of four decimals, `pct` and `diff` are
-            percentage points, `seconds` seconds, `mib` mebibytes; a `value` is a number, a text, or a list or
-            object of them: JSON has it as it is, people and CSV as ``1,2`` and ``a=1 b=2``.
+        kind: `prose` is text that may be folded; `decimal` is a number of four decimals, `short` one of three
+            digits, `pct` and `diff` are percentage points, `seconds` seconds, `mib` mebibytes; a `value` is a number,
+            a text, or a list or object of them: JSON has it as it is, people and CSV as ``1,2`` and ``a=1 b=2``.
         spread: Key of the column with the standard deviation, shown behind the mean to people.
         terminal, csv: Whether people, or programs, see the column.
         narrow: Whether people see it where the terminal is too narrow for all; where a table has a column that yields,
@@ -236,8 +237,10 @@ def cell_text(row: Row, column: Column) -> tuple[str, str]:
     if column.spread is None:
         return text, ""
     count = cell_value(row, Column(NUM_SEEDS, NUM_SEEDS, "int"))
-    kind: Kind = "decimal" if column.kind == "decimal" else "pct"
+    kind: Kind = column.kind if column.kind in ("decimal", "short") else "pct"
     std = cell_value(row, Column(column.spread, column.spread, kind)) if count is None or int(count) > 1 else None
+    if kind == "short" and std is not None:
+        return text, f"± {std:.2g}"
     return text, "" if std is None else f"± {_number(std, kind)}"
 
 

@@ -117,7 +117,8 @@ def _predicted(first: Stored, one: Test, second: Stored, other: Test, name: str)
 
 
 def _name(test: Test) -> str:
-    return f"{test.dataset}/{test.subset}" + ("" if test.transform == "identity" else f"/{test.transform}")
+    share = "" if test.interpolation == 1 else f"/alpha {test.interpolation:g}"
+    return f"{test.dataset}/{test.subset}" + ("" if test.transform == "identity" else f"/{test.transform}") + share
 
 
 def _place(test: Test) -> tuple[str, ...]:

@@ -98,6 +98,7 @@ def protocols_of(run: Run, tests: Sequence[Test]) -> set[str]:
     of all, of another data set.
     """
     config = run.config
+    tests = [test for test in tests if test.interpolation == 1]
     own = {test.subset for test in tests if bare(test.dataset) == bare(config.dataset)}
     trains_nothing = run.scored_adapter or not config.stages
     found = {

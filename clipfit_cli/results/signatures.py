@@ -186,7 +186,8 @@ def is_as_it_is(run: Run) -> bool:
 
 
 def _conditions(test: Test) -> tuple[object, ...]:
-    return test.subset, test.split_sha256, test.images_sha256, test.precision, test.transform, test.numbers_version
+    done = test.transform, test.interpolation
+    return test.subset, test.split_sha256, test.images_sha256, test.precision, *done, test.numbers_version
 
 
 def _shares(counts: Iterable[int]) -> list[float]:

@@ -174,6 +174,7 @@ def prepare(config: RunConfig, workspace: Workspace, store: RunStore) -> Prepare
             precision=config.precision,
             split_sha256=dataset.split_sha256,
             images_sha256=identity,
+            interpolation=asked.interpolation,
         )
         tests.append(PreparedTest(asked, dataset, templates, identity, own))
     return Prepared(

@@ -39,6 +39,7 @@ from clipfit_cli.results.record import Finished, Run, Test
 from clipfit_cli.results.signatures import learnt_nothing, notes_of_test
 from clipfit_cli.results.steps import STEPS_FILE, to_csv
 from clipfit_cli.results.store import TESTS_FOLDER, Files, find_run, name_of_test, save_run, save_test
+from clipfit_cli.runs.alphas import at_alpha
 from clipfit_cli.runs.event_log import LOG_FOLDER
 from clipfit_cli.runs.keeper import KeptRun, TrainingKeeper
 from clipfit_cli.runs.prepare import Prepared, PreparedTest, templates_of
@@ -260,6 +261,7 @@ class _Work:
         """Make a test and return its record with the files beside it."""
         config, workspace, test_set = self.config, self.workspace, one.dataset
         start = time.perf_counter()
+        adapted = at_alpha(adapted, self.prepared, workspace, one.asked.alpha)
         with torch.inference_mode():
             logits = adapted.classifier(test_set.class_names, one.templates)
         found = evaluate(
@@ -293,6 +295,7 @@ class _Work:
             dataset=one.asked.dataset,
             subset=one.asked.subset,
             templates=one.templates,
+            interpolation=one.asked.interpolation,
             precision=config.precision,
             num_classes=test_set.num_classes,
             num_images=found.scores.num_images,

@@ -46,13 +46,18 @@ class Fitted:
 
 def attach(prepared: Prepared, workspace: Workspace, settings: Mapping[str, Any]) -> Adapted:
     """Return the method of a run on its model, torch's generator started from the seed."""
-    card, config = prepared.card, prepared.config
-    names = card.class_names if card else prepared.training_set.class_names
-    templates = card.prompt_templates if card else templates_of(config, prepared.training_set)
+    config = prepared.config
     with seeded(config.seed, workspace.device):
         return prepared.info.attach(
-            workspace.bundle(config.model), names, templates, prepared.info.settings(**settings)
+            workspace.bundle(config.model), *classes_of(prepared), prepared.info.settings(**settings)
         )
+
+
+def classes_of(prepared: Prepared) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return names and prompt templates of the classes of a training."""
+    if prepared.card:
+        return prepared.card.class_names, prepared.card.prompt_templates
+    return prepared.training_set.class_names, templates_of(prepared.config, prepared.training_set)
 
 
 def fit(prepared: Prepared, workspace: Workspace, *, keeper: TrainingKeeper, on_progress: OnProgress) -> Fitted:

@@ -69,6 +69,7 @@ def test_the_commands() -> None:
         "jobs",
         "cancel",
         "push",
+        "inspect",
     }
     assert {group.name for group in app.registered_groups} == {"data", "methods", "models", "runs"}
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from clipfit_cli import methods
-from clipfit_cli.cli.words import MOST, parse_methods, parse_seeds, parse_shots, split_names
+from clipfit_cli.cli.words import MOST, parse_alphas, parse_methods, parse_seeds, parse_shots, split_names
 from clipfit_cli.config import MethodChoice
 from clipfit_cli.errors import ConfigError
 
@@ -38,6 +38,29 @@ def test_seeds_that_are_too_great(text: str) -> None:
 def test_malformed_seeds(text: str) -> None:
     with pytest.raises(ConfigError, match="seeds must be"):
         parse_seeds(text)
+
+
+def test_alphas_are_exact_decimals() -> None:
+    assert parse_alphas("0:1:0.1") == (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+    assert parse_alphas("0.2:0.9:0.3") == (0.2, 0.5, 0.8)
+    assert parse_alphas("1, 0,.5") == (0.0, 0.5, 1.0)
+    assert len(parse_alphas("0:1:0.01")) == 101
+    assert str(parse_alphas("-0")[0]) == "0.0"
+
+
+@pytest.mark.parametrize("text", ["", "a", "0:1", "0:1:0", "1:0:0.1", "0:1:0:1", "0,0", "nan", "1e-1", "0:1:0.001"])
+def test_malformed_alphas(text: str) -> None:
+    with pytest.raises(ConfigError, match="alpha"):
+        parse_alphas(text)
+
+
+@pytest.mark.parametrize("text", ["1.1", "-0.1", "0:2:0.5", "0,0.5,7"])
+def test_alphas_beyond_the_two_ends(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"from 0 \(zero-shot\) to 1 \(as trained\)"):
+        parse_alphas(text)
+    with pytest.raises(ConfigError) as caught:
+        parse_alphas("9" * 5000)
+    assert len(str(caught.value)) < 300
 
 
 def test_shots() -> None:

@@ -112,6 +112,8 @@ def test_protocols_by_what_was_trained_on_and_tested() -> None:
     assert as_it_is(("ucf101", "new")) == {"eval", "xdataset"}
     scored = make_run(scored_adapter=True)
     assert protocols_of(scored, []) == {"eval"}
+    between = make_test(scored, dataset=scored.config.dataset, subset="base", interpolation=0.5)
+    assert protocols_of(scored, [between]) == {"eval"}, "a point along alpha stands in no table of whole methods"
 
 
 def test_settings_stand_before_the_recipe() -> None:

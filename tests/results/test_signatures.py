@@ -190,3 +190,5 @@ def test_sentences_have_the_numbers_and_what_to_try() -> None:
     )
     assert signatures_of(RUN, [example("base", 50.0), example("new", 41.125)], []) == ()
     assert signatures_of(AS_IT_IS, zero_shot, zero_shot) == ()
+    points = [replace(example("new", 41.125), interpolation=alpha) for alpha in (0.0, 0.5)]
+    assert signatures_of(RUN, points, zero_shot) == (), "points along alpha show no signs of the training"

@@ -1,0 +1,262 @@
+"""What a training did to the weights and features of its model, measured on the adapter that it left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from clipfit_cli import methods
+from clipfit_cli.adapters.attach import attach_adapter
+from clipfit_cli.config import Precision
+from clipfit_cli.data.check.status import check_images
+from clipfit_cli.data.dataset import DataSet
+from clipfit_cli.data.pixels.images import ImageStore
+from clipfit_cli.engine.checkpoint import AdapterCard, find_adapter, settings_of
+from clipfit_cli.engine.precision import autocast, resolve_precision
+from clipfit_cli.errors import ClipfitError, counted, first_line
+from clipfit_cli.methods.base import mergeable
+from clipfit_cli.models.bundle import ClipBundle
+from clipfit_cli.models.depth import places
+from clipfit_cli.models.encode import encode_image
+from clipfit_cli.models.text_features import class_prompts, classifier_weights, normalised, tokenize_prompts
+from clipfit_cli.reports.inspection import Inspected
+from clipfit_cli.results.changes import Change, Inspection
+from clipfit_cli.results.filters import conditions_of
+from clipfit_cli.results.record import OldRecordError
+from clipfit_cli.results.store import find_run
+from clipfit_cli.runs.frozen_features import FrozenFeatures
+from clipfit_cli.runs.sources import Inputs
+from clipfit_cli.runs.workspace import Workspace, image_spec
+
+
+@dataclass(frozen=True)
+class Looking:
+    """How adapters are looked into.
+
+    Attributes:
+        workspace: Where test images and the device are found.
+        precision: Of the towers where features of images are made.
+        dataset: Whose test images are taken; None = of what each adapter was trained on.
+        num_images: How many of them, spread evenly over the list; None = all.
+        backbone, pretrained: Where the model's weights are found now; None = as in training.
+        say: Told what is left out, and where weights are fetched from, if they have to be.
+    """
+
+    workspace: Workspace
+    precision: Precision = "auto"
+    dataset: str | None = None
+    num_images: int | None = None
+    backbone: str | None = None
+    pretrained: str | None = None
+    say: Callable[[str], None] = lambda _: None
+
+
+def inspect_adapters(folders: Sequence[Path], looking: Looking) -> list[Inspected]:
+    """Return what trainings changed, those that differ in their seeds alone together, by seed.
+
+    Args:
+        folders: Of the adapters, or a file of each.
+        looking: How.
+
+    Raises:
+        ConfigError: A method edits none of CLIP's own weights.
+        CheckpointError: There is no adapter, or it is damaged.
+        ModelError: The model is not to be had.
+        DataError: An image is damaged, or the data set that is named is not here.
+    """
+    found: dict[str, list[tuple[AdapterCard, Inspection]]] = {}
+    settings: dict[str, dict[str, Any]] = {}
+    for folder in folders:
+        card, inspection = inspect_adapter(folder, looking)
+        conditions = _conditions(find_adapter(folder), card)
+        key = repr(conditions)
+        settings[key] = {**conditions, **card.settings}
+        found.setdefault(key, []).append((card, inspection))
+    labels = _labels({key: (group[0][0].method, settings[key]) for key, group in found.items()})
+    return [
+        Inspected(
+            label=labels[key],
+            model=card.pretrained if card.backbone == card.pretrained else f"{card.backbone} / {card.pretrained}",
+            dataset=card.dataset,
+            subset=card.subset,
+            shots=card.shots,
+            inspections=tuple(sorted((one for _, one in group), key=lambda one: one.seed)),
+        )
+        for key, group in found.items()
+        for card in [group[0][0]]
+    ]
+
+
+def _conditions(folder: Path, card: AdapterCard) -> dict[str, Any]:
+    """Return all that tells a training from others but its seed: by its record, or by the card where that is alone."""
+    try:
+        run = find_run(folder)
+    except OldRecordError:
+        run = None
+    if run is None or run.key != card.run_key:
+        own = ("method", "weights_sha256", "bn", "dataset", "subset", "shots", "settings", "prompt_templates")
+        return {name: getattr(card, name) for name in own}
+    asked = {name: values[0] for name, values in conditions_of(run).items() if name not in ("seed", "backbone")}
+    return {
+        **asked,
+        "weights": run.weights_sha256[:12],
+        "split": run.split_sha256[:12],
+        "templates": run.config.templates,
+    }
+
+
+def _labels(groups: Mapping[str, tuple[str, Mapping[str, Any]]]) -> dict[str, str]:
+    """Return the method of each group, with what tells it from others of that method."""
+    labels = {}
+    for key, (method, own) in groups.items():
+        others = [values for name, values in groups.values() if name == method]
+        telling = [
+            f"{name}={value}"
+            for name, value in own.items()
+            if name != "settings" and any(one.get(name) != value for one in others)
+        ]
+        labels[key] = method + (f" ({', '.join(telling)})" if telling else "")
+    return labels
+
+
+def inspect_adapter(folder: Path, looking: Looking) -> tuple[AdapterCard, Inspection]:
+    """Return the card of an adapter, and what its training changed; see `inspect_adapters`."""
+    attached = attach_adapter(
+        folder,
+        device=looking.workspace.device,
+        backbone=looking.backbone,
+        pretrained=looking.pretrained,
+        say=looking.say,
+    )
+    card, bundle = attached.card, attached.bundle
+    info = methods.get(card.method)
+    tuned = mergeable(attached.adapted, info, "inspect").merged_model()
+    num_classes = len(card.class_names)
+    described = info.describe(bundle.model, settings_of(card, info), num_classes, num_classes * (card.shots or 1))
+    changes = changes_between(bundle.model, tuned, [one.name for one in described])
+    images = _test_images(card, looking)
+    cosines: dict[str, list[float]] = {}
+    if images:
+        what = f"{counted(len(images.test), 'test image')} of {images.name}"
+        looking.say(f"comparing features of {what} ({card.method}, seed {card.seed}) ...")
+        is_same = all(one.tower != "image" or not one.squares for one in changes)
+        precision = resolve_precision(looking.precision, looking.workspace.device, attached.source)
+        cosines = image_cosines(bundle, tuned, images, precision, looking.workspace.images, is_same=is_same)
+    return card, Inspection(
+        seed=card.seed,
+        changes=tuple(changes),
+        class_cosines=class_cosines(bundle, tuned, card.class_names, card.prompt_templates),
+        image_cosines=cosines,
+    )
+
+
+def _test_images(card: AdapterCard, looking: Looking) -> DataSet | None:
+    """Return a data set whose test list is what is looked at; None where none of it is, or it is not here.
+
+    Raises:
+        DataError: The data set was named and is not here.
+    """
+    if looking.num_images == 0:
+        return None
+    try:
+        whole = looking.workspace.lists(looking.dataset or card.dataset, "all")
+        check_images(whole, whole.test)
+    except ClipfitError as error:
+        if looking.dataset:
+            raise
+        looking.say(f"features of test images are left out: {first_line(error)}; --dataset names others")
+        return None
+    total, count = len(whole.test), min(looking.num_images or len(whole.test), len(whole.test))
+    return replace(whole, test=tuple(whole.test[place * total // count] for place in range(count)))
+
+
+def changes_between(start: nn.Module, end: nn.Module, trained: Iterable[str] = ()) -> list[Change]:
+    """Return how far every tensor of both towers came that trains or moved, in float64.
+
+    Temperature and bias of the logits count where they train: a method that fixes the temperature does not move it.
+
+    Args:
+        start: The model as it was.
+        end: The same with what was learnt in its weights.
+        trained: Names of what trains; those that are no tensors of the model are passed over.
+    """
+    first, last, names = start.state_dict(), end.state_dict(), {*trained}
+    found = []
+    for name, place in places(start).items():
+        before, after = first[name], last[name]
+        is_moved = place.tower is not None and before is not after and not torch.equal(before, after)
+        if name not in names and not is_moved:
+            continue
+        began = before.detach().double()
+        difference = after.detach().double() - began
+        found.append(
+            Change(
+                tower=place.tower or "",
+                block=place.block,
+                kind=place.kind,
+                name=name,
+                num_values=before.numel(),
+                squares=float(difference.square().sum()),
+                start_squares=float(began.square().sum()),
+                largest=float(difference.abs().max()),
+            )
+        )
+    return found
+
+
+def class_cosines(
+    bundle: ClipBundle, tuned: nn.Module, class_names: Sequence[str], templates: Sequence[str]
+) -> dict[str, float]:
+    """Return the cosine of each class's text features, before and after; of classes with one name the first."""
+    prompts = tokenize_prompts(bundle, class_prompts(class_names, templates))
+    before, after = (
+        classifier_weights(model, prompts, num_templates=len(templates)) for model in (bundle.model, tuned)
+    )
+    found = _cosines(before, after)
+    return dict(reversed(list(zip(class_names, found, strict=True))))
+
+
+def image_cosines(
+    bundle: ClipBundle,
+    tuned: nn.Module,
+    images: DataSet,
+    precision: Precision,
+    store: ImageStore,
+    *,
+    is_same: bool = False,
+) -> dict[str, list[float]]:
+    """Return class -> cosine of the features of each of its images, before and after.
+
+    Args:
+        bundle: The model before.
+        tuned: The model after.
+        images: Whose test list it is.
+        precision: Of the towers, resolved.
+        store: Decodes them.
+        is_same: Whether the image tower did not move, so that nothing is to be computed.
+    """
+    found: dict[str, list[float]] = {}
+    spec = image_spec(bundle)
+    inputs = Inputs(FrozenFeatures(bundle, precision, store, spec), store, spec, bundle.device)
+    if is_same:
+        for item in images.test:
+            found.setdefault(images.class_names[item.label], []).append(1.0)
+        return found
+    for pixels, labels in inputs.test_batches(images, images.test, "image"):
+        with torch.inference_mode(), autocast(precision, bundle.device):
+            before, after = (normalised(encode_image(model, pixels)) for model in (bundle.model, tuned))
+        for label, cosine in zip(labels.tolist(), _cosines(before, after), strict=True):
+            found.setdefault(images.class_names[label], []).append(cosine)
+    return found
+
+
+def _cosines(before: Tensor, after: Tensor) -> list[float]:
+    """Return the cosine of each row of normalised features (count, embed_dim) to that of the other."""
+    first, second = before.double(), after.double()
+    cosines = (first * second).sum(dim=-1) / (first.norm(dim=-1) * second.norm(dim=-1))
+    return cast(list[float], cosines.clamp(-1, 1).tolist())
