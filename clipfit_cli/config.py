@@ -168,12 +168,18 @@ class Conditions:
 
 @dataclass(frozen=True)
 class TestSet:
-    """One evaluation: a data set and the class group of it that is tested."""
+    """One evaluation: a data set, the class group of it that is tested, and what is done to its images.
+
+    Attributes:
+        dataset, subset: Which.
+        shift: A shift and its severity, such as ``blur:3``; ``identity`` = none.
+    """
 
     __test__ = False  # not a pytest class
 
     dataset: str
     subset: Subset = "all"
+    shift: str = "identity"
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from clipfit_cli.config import RunConfig, TestSet
 from clipfit_cli.errors import counted
 from clipfit_cli.reports.tables import Column, Table
 
 if TYPE_CHECKING:
-    from clipfit_cli.config import RunConfig
     from clipfit_cli.runs.forecast import Forecast
 
 
@@ -70,7 +70,7 @@ def plan_table(configs: Sequence[RunConfig], keys: Sequence[str], found: Sequenc
             "lr": stage.lr if stage else None,
             "precision": config.precision,
             "templates": " | ".join(config.templates) or None,
-            "tests": " ".join(f"{test.dataset}/{test.subset}" for test in config.tests),
+            "tests": " ".join(map(_place, config.tests)),
         }
         if found:
             is_finished = "yes" if found[place].is_finished else "no"
@@ -79,6 +79,11 @@ def plan_table(configs: Sequence[RunConfig], keys: Sequence[str], found: Sequenc
     protocols = " and ".join(dict.fromkeys(config.protocol for config in configs))
     title = f"{protocols}: {counted(len(rows), 'run')}"
     return Table(title, columns, tuple(rows), (_total(found) if found else f"not known: {problem}",))
+
+
+def _place(test: TestSet) -> str:
+    """Return a test in short."""
+    return f"{test.dataset}/{test.subset}" + ("" if test.shift == TestSet.shift else f"/{test.shift}")
 
 
 def _total(found: Sequence[Forecast]) -> str:

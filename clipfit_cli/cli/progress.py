@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from clipfit_cli.cli.errors import say
+from clipfit_cli.config import TestSet
 from clipfit_cli.errors import ClipfitError, counted, printable
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
     from clipfit_cli.config import RunConfig
-    from clipfit_cli.results.record import Finished
+    from clipfit_cli.results.record import Finished, Test
 
 
 class DataProgress:
@@ -138,10 +139,7 @@ class Reporter(DataProgress):
 
     def finished(self, record: Finished) -> None:
         """See `SweepProgress`."""
-        scores = ", ".join(
-            f"{test.dataset if len(record.tests) > 2 else test.subset} {test.accuracy_pct:.2f}"
-            for test in record.tests[:4]
-        )
+        scores = ", ".join(f"{_told(test, record)} {test.accuracy_pct:.2f}" for test in record.tests[:4])
         more = f" and {len(record.tests) - 4} more" if len(record.tests) > 4 else ""
         began, self._started = self._started, time.monotonic()
         self._took.append(self._started - began)
@@ -167,6 +165,12 @@ class Reporter(DataProgress):
             return clock(None)
         each, spent = sum(self._took) / len(self._took), time.monotonic() - self._started
         return clock(each * (self._total - self._done) - min(each, spent))
+
+
+def _told(test: Test, record: Finished) -> str:
+    """Return which of the tests of a run it is, in a word."""
+    is_shifted = test.transform != TestSet.shift
+    return test.transform if is_shifted else test.dataset if len(record.tests) > 2 else test.subset
 
 
 def _name(config: RunConfig) -> str:

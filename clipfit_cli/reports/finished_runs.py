@@ -119,7 +119,7 @@ def table_of_run(one: Stored, command: str, signatures: Sequence[str] = ()) -> T
         "notes": "\n".join((*run.notes, *signatures)),
         "files": _files(one.folder),
         "again": command,
-        **{f"{test.dataset} {test.subset}": _test(test) for test in one.tests},
+        **{" ".join(_place(test)): _test(test) for test in one.tests},
     }
     rows = tuple({"what": what, "value": str(value)} for what, value in facts.items() if value)
     return Table("", (Column("what", config.method), Column("value", run.key, "prose")), rows)
@@ -183,10 +183,17 @@ def _recipe(stage: Recipe) -> str:
     return _pairs({name: value for name, value in shown.items() if name in always or value != usual[name]})
 
 
+def _place(test: Test) -> list[str]:
+    """Return what tells a test from others of its training."""
+    found = [test.dataset, test.subset, test.transform, f"interpolation {test.interpolation:g}"]
+    return [
+        word for word, usual in zip(found, (None, None, "identity", "interpolation 1"), strict=True) if word != usual
+    ]
+
+
 def _test(test: Test) -> str:
-    other = "" if test.transform == "identity" else f" ({test.transform})"
     return (
-        f"accuracy {test.accuracy_pct:.2f}, macro-F1 {test.macro_f1_pct:.2f}{other}: {test.num_images:,} images of "
+        f"accuracy {test.accuracy_pct:.2f}, macro-F1 {test.macro_f1_pct:.2f}: {test.num_images:,} images of "
         f"{test.num_classes} classes, {test.created_at}" + "".join(f"\n{note}" for note in test.notes)
     )
 
