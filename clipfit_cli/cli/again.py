@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from clipfit_cli import methods
 from clipfit_cli.config import TINY_BACKBONE, TINY_PRETRAINED, ModelConfig, Recipe
 from clipfit_cli.data import catalog
+from clipfit_cli.data.shifts import Shift, kinds_of, parse_shift
 from clipfit_cli.errors import ClipfitError
 from clipfit_cli.protocols.planning import conditions_of
 
@@ -31,6 +32,9 @@ def again(run: Run, tests: Sequence[Test]) -> str:
     trains = bool(config.stages) and not run.scored_adapter
     if run.scored_adapter:
         words = ["eval", "--adapter", "ADAPTER", *data]
+    elif shifts := [shift for test in own if (shift := _shift_of(test))]:
+        words = ["robustness", *data, *_shifted(shifts, config.dataset, [t for t in tests if t not in own])]
+        words += [*_unless(["--subset", config.subset], config.subset == "all"), "--baseline", "zero-shot"]
     elif targets and config.subset == "all":
         words = ["xdataset", "--source", data[1], "--target", ",".join(targets)]
     elif "new" in groups and config.subset != "new":
@@ -47,6 +51,22 @@ def again(run: Run, tests: Sequence[Test]) -> str:
         words += _unless(["--val-shots", str(config.val_shots)], config.val_shots is None)
     words += [*_model(config.model, config.dataset), "--precision", config.precision]
     return shlex.join(["clipfit", *words, *_templates(config.templates, config.dataset)])
+
+
+def _shifted(shifts: Sequence[Shift], dataset: str, others: Sequence[Test]) -> list[str]:
+    """Return what says which shifts and domains were tested."""
+    known = [test.dataset for test in others if test.dataset in catalog.domains_of(dataset)]
+    names = [*kinds_of(shift.name for shift in shifts), *(["domain"] if known else [])]
+    severities = ",".join(map(str, sorted({shift.severity for shift in shifts})))
+    own = {_named(test.dataset, test.location): None for test in others if test.dataset not in known}
+    return ["--shifts", ",".join(names), "--severity", severities, *(word for one in own for word in ("--shift", one))]
+
+
+def _shift_of(test: Test) -> Shift | None:
+    try:
+        return parse_shift(test.transform)
+    except ClipfitError:  # of another version
+        return None
 
 
 def _settings(run: Run) -> list[str]:

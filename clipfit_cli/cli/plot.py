@@ -59,6 +59,19 @@ class LookOptions:
     )
 
 
+def form_of(option: str, text: str) -> Form:
+    """Return the form of the plot that an option names a file for, if it can be written there.
+
+    Raises:
+        ConfigError: Its ending says none, or it cannot be written.
+    """
+    form = expanded(text).suffix[1:].lower()
+    if form not in FORMS:
+        raise ConfigError(f"{option} {shortened(text)} is no plot by its ending; expected one of .{', .'.join(FORMS)}")
+    check_can_be_written(option, text)
+    return cast(Form, form)
+
+
 @command
 def plot(
     name: Annotated[
@@ -89,10 +102,7 @@ def plot(
     What trains nothing stands beside the methods that are asked for.
     """
     check_known("plot", name, DRAWINGS)
-    form = expanded(out).suffix[1:].lower()
-    if form not in FORMS:
-        raise ConfigError(f"--out {shortened(out)} is no plot by its ending; expected one of .{', .'.join(FORMS)}")
-    check_can_be_written("--out", out)
+    form = form_of("--out", out)
     if options.csv not in (None, "-"):
         check_can_be_written("--csv", options.csv)
     look = Look(options.width, tuple(split_names(options.highlight)))
@@ -100,7 +110,7 @@ def plot(
 
     found, readers = shown_runs(run, filters, runs_dir, quiet=options.quiet)
     table = table_of_plot(name, found, readers, per_dataset=options.per_dataset)
-    content = plotted(name, table, cast(Form, form), look)
+    content = plotted(name, table, form, look)
     for text in (f"{table.title}: {counted(len(table.rows), 'row')}", *table.captions):
         note(text, quiet=options.quiet)
     if options.csv == "-":

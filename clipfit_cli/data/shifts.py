@@ -14,6 +14,13 @@ SEVERITIES = (1, 2, 3, 4, 5)
 CLEAN = "identity"
 """What an image without a shift is called in records."""
 
+FRAME = (
+    "Done to the square crop that a model takes, with values 0 to 255; sides are the crop's. What comes into view from "
+    "outside is its mirror image. Ways, edges and places are drawn by the image's pixels and the kind of shift: the "
+    "same at every severity, for every method and in every run."
+)
+"""What holds of all shifts."""
+
 _SHIFT = re.compile(r"([a-z-]{1,40}):(\d)", flags=re.ASCII)
 
 
@@ -37,23 +44,19 @@ class Kind:
 KINDS: dict[str, Kind] = {
     kind.name: kind
     for kind in (
-        Kind("brightness", "light", "brighter x v or darker x 1/v, by chance", (1.2, 1.5, 1.9, 2.4, 3.0)),
-        Kind("contrast", "light", "blended with its mean grey; a share v is left", (0.75, 0.6, 0.45, 0.3, 0.2)),
-        Kind("gamma", "light", "raised to the power v or 1/v, by chance", (1.25, 1.6, 2.0, 2.6, 3.3)),
-        Kind("colour-cast", "light", "red x v and blue x 1/v, or reversed, by chance", (1.15, 1.3, 1.5, 1.75, 2.1)),
-        Kind("rotation", "view", "turned by v degrees, left or right by chance", (10, 20, 30, 45, 60)),
-        Kind("perspective", "view", "one side, by chance, v shorter and v/2 further in", (0.08, 0.15, 0.22, 0.3, 0.38)),
-        Kind("scale", "view", "enlarged x v or reduced x 1/v, by chance", (1.1, 1.25, 1.45, 1.7, 1.95)),
-        Kind("translation", "view", "moved by v of the side in a direction by chance", (0.05, 0.1, 0.15, 0.2, 0.3)),
-        Kind("blur", "blur", "Gaussian, its deviation v of the side", (0.006, 0.01, 0.015, 0.022, 0.032)),
-        Kind("noise", "noise", "Gaussian on each value, its deviation v of 255 levels", (10, 20, 35, 55, 80)),
-        Kind("jpeg", "jpeg", "JPEG of quality v", (40, 25, 15, 8, 4)),
-        Kind(
-            "occlusion", "occlusion", "a grey square on v of the area, its place by chance", (0.05, 0.1, 0.2, 0.35, 0.5)
-        ),
-        Kind(
-            "greyscale", "greyscale", "blended with its grey; a share v of the colour is left", (0.8, 0.6, 0.4, 0.2, 0)
-        ),
+        Kind("brightness", "light", "times v or 1/v", (1.2, 1.5, 1.9, 2.4, 3.0)),
+        Kind("contrast", "light", "a share v; the rest is its mean grey", (0.75, 0.6, 0.45, 0.3, 0.2)),
+        Kind("gamma", "light", "to the power v or 1/v", (1.25, 1.6, 2.0, 2.6, 3.3)),
+        Kind("colour-cast", "light", "red times v, blue 1/v, or reversed", (1.15, 1.3, 1.5, 1.75, 2.1)),
+        Kind("rotation", "view", "by v degrees, left or right", (10, 20, 30, 45, 60)),
+        Kind("perspective", "view", "an edge v shorter and v/2 nearer", (0.08, 0.15, 0.22, 0.3, 0.38)),
+        Kind("scale", "view", "times v or 1/v", (1.1, 1.25, 1.45, 1.7, 1.95)),
+        Kind("translation", "view", "by v of the side, anywhere", (0.05, 0.1, 0.15, 0.2, 0.3)),
+        Kind("blur", "blur", "Gaussian, deviation v of the side", (0.006, 0.01, 0.015, 0.022, 0.032)),
+        Kind("noise", "noise", "Gaussian, deviation v of 255", (10, 20, 35, 55, 80)),
+        Kind("jpeg", "jpeg", "quality v", (40, 25, 15, 8, 4)),
+        Kind("occlusion", "occlusion", "a grey square on v of the area", (0.05, 0.1, 0.2, 0.35, 0.5)),
+        Kind("greyscale", "greyscale", "a share v of colour is left", (0.8, 0.6, 0.4, 0.2, 0)),
     )
 }
 """By name, in the order of tables."""
