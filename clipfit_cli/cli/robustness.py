@@ -84,8 +84,8 @@ class ShiftOptions:
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help=f"Kinds of shift (`clipfit data shifts`), or groups: {', '.join(GROUPS)}, and {_DOMAIN}, which is what "
-            "is known as a shift of the data set. Repeat it, or give a comma list. Default: all.",
+            help=f"Kinds of shift (`clipfit data shifts`), or groups: {', '.join(GROUPS)}, and {_DOMAIN}, what is "
+            "known as shifts of the data set. Repeat it, or give a comma list. Default: all.",
             rich_help_panel=DATA_PANEL,
             autocompletion=complete_from((*GROUPS, _DOMAIN, *KINDS)),
         ),

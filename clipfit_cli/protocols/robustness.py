@@ -164,31 +164,36 @@ class _Rows:
 
     def of(self, group: Sequence[Series], row: str) -> Iterator[Entry]:
         """Yield the rows of a method on one data set, or averaged over several; none where it has no answer."""
-        first, is_one = group[0], len(group) == 1
         clean, *others = _places(group)
         for place in (clean, *others):
             accuracy = [_accuracies(one, tests) for one, tests in zip(group, place.tests, strict=True)]
-            if not all(accuracy):
-                continue
-            tests, is_average = place.tests[0], place.shift == MEAN or not is_one
-            cells = {
-                **condition_cells(first, dataset=None if is_one else f"average of {len(group)}"),
-                **{"subset": first.config.subset, "shift": place.shift, "group": place.group},
-                "severity": place.severity,
-                **spread_cells("accuracy", accuracy[0] if is_one else [mean([mean(one) for one in accuracy])]),
-                **self._known("retention", [] if place is clean else self._retention(group, clean, place)),
-                **self._known("gain", self._gain(group, place)),
-                **(run_cells(first, *tests) if is_one else {}),
-                **(
-                    {"num_images": first.num_images(*tests), **self._extra.cells(first, {"": tests[0]})}
-                    if is_one and len(tests) == 1
-                    else {}
-                ),
-                ROW: "average" if is_average and row == "data set" else row,
-                **({AVERAGE_ROW: True} if is_average else {}),
-            }
-            about = ((first, tests),) if place is clean and is_one else ()  # signs are those of clean images
-            yield Entry(cells, (first.config.dataset, place.shift), first.label, first.config.shots, runs=about)
+            if all(accuracy):
+                yield self._entry(group, clean, place, accuracy, row)
+
+    def _entry(
+        self, group: Sequence[Series], clean: _Place, place: _Place, accuracy: Sequence[Sequence[float]], row: str
+    ) -> Entry:
+        first, tests = group[0], place.tests[0]
+        is_one, is_average = len(group) == 1, len(group) > 1 or place.shift == MEAN
+        cells: dict[str, object] = {
+            **condition_cells(first, dataset=None if is_one else f"average of {len(group)}"),
+            ROW: "average" if is_average and row == "data set" else row,
+            "subset": first.config.subset,
+            "shift": place.shift,
+            "group": place.group,
+            "severity": place.severity,
+            **spread_cells("accuracy", accuracy[0] if is_one else [mean([mean(values) for values in accuracy])]),
+            **self._known("retention", [] if place is clean else self._retention(group, clean, place)),
+            **self._known("gain", self._gain(group, place)),
+        }
+        if is_one:
+            cells |= run_cells(first, *tests)
+        if is_one and len(tests) == 1:
+            cells |= {"num_images": first.num_images(*tests), **self._extra.cells(first, {"": tests[0]})}
+        if is_average:
+            cells[AVERAGE_ROW] = True
+        about = ((first, tests),) if place is clean and is_one else ()  # signs are those of clean images
+        return Entry(cells, (first.config.dataset, place.shift), first.label, first.config.shots, runs=about)
 
     def _retention(self, group: Sequence[Series], clean: _Place, place: _Place) -> list[Score]:
         """Return what is left of clean accuracy on each data set; nothing where one has other classes, or is 0."""

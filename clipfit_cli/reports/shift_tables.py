@@ -42,9 +42,8 @@ def _table(title: str, rows: Sequence[Row], captions: Sequence[str]) -> Table:
     heads, told = _heads(labels)
     shown: list[Row] = []
     for shift, group in distinct(rows, "shift", "group"):
-        of_place = rows_of(rows, shift=shift, group=group)
-        mean_rows = [row for row in of_place if row.get("severity") is None]
-        cells = {text(row, "method"): row for row in mean_rows or of_place}
+        # of several severities their mean comes last
+        cells = {text(row, "method"): row for row in rows_of(rows, shift=shift, group=group)}
         is_mean = shift == "mean"
         name = _name_of_mean(rows, group) if is_mean else shift
         line = {"shift": name, **{label: f"{number(row, 'accuracy_pct'):.2f}" for label, row in cells.items()}}
