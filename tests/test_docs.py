@@ -237,7 +237,7 @@ def test_shell_lines_run(line: str, small_world: SmallWorld, tmp_path: Path, mon
     _own_images(tmp_path, line)
     if "my-model" in arguments and arguments[0] != "export":
         assert CliRunner().invoke(app, ["export", _adapter(small_world), "--out", "my-model"]).exit_code == 0
-    if arguments[0] in MAKES_RUNS and not {"--help", "--dry-run"} & set(arguments):
+    if arguments[0] in (*MAKES_RUNS, "robustness") and not {"--help", "--dry-run"} & set(arguments):
         arguments.append("--dry-run")
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output

@@ -14,7 +14,8 @@ _LINES = (
     ("gain over zero-shot", "gain_pct", "{:+.2f}"),
     ("  ± 95%", "gain", "{:.2f}"),
 )
-"""What stands below a mean: its name, the key of its cell (or, of half an interval, what its keys begin with), form."""
+"""What stands below a mean, and the third of them below clean images: its name, the key of its cell (or, of half an
+interval, what its keys begin with), form."""
 
 
 def tables_of(table: Table) -> list[Table]:
@@ -48,10 +49,11 @@ def _table(title: str, rows: Sequence[Row], captions: Sequence[str]) -> Table:
         name = _name_of_mean(rows, group) if is_mean else shift
         line = {"shift": name, **{label: f"{number(row, 'accuracy_pct'):.2f}" for label, row in cells.items()}}
         shown.append({**line, AVERAGE_ROW: is_mean} if is_mean else line)
-        for head, key, form in _LINES if is_mean else ():
+        below = _LINES if is_mean else _LINES[2:3] if group == "clean" else ()
+        for head, key, form in below:
             values = {label: _value(row, key, form) for label, row in cells.items()}
             if any(value != MISSING for value in values.values()):
-                shown.append({"shift": head, **values, AVERAGE_ROW: True})
+                shown.append({"shift": head, **values, AVERAGE_ROW: is_mean})
     columns = (
         Column("shift", "shift"),
         *(Column(label, head, "value") for label, head in zip(labels, heads, strict=True)),
