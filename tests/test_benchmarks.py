@@ -217,6 +217,7 @@ def test_intervals_and_verdicts_are_right_as_often_as_they_say(scripts: Any) -> 
     assert 74 <= coverage.power(400, 5)["told_pct"] <= 86
 
 
+@pytest.mark.slow
 def test_the_sheet_of_shifts_has_every_cell_and_their_measures_rise(scripts: Any) -> None:
     shifts = scripts("shifts")
     images = shifts.crops(32, *shifts.SHOWN)

@@ -137,7 +137,6 @@ def test_a_plan_of_other_data_is_that_of_the_paper(small_world: SmallWorld) -> N
 def test_the_baselines_are_methods_with_their_settings() -> None:
     for choice in parse_methods(BASELINES):
         resolve(get(choice.name), choice.overrides)
-    assert robustness.SMALL.shots != robustness.DrawOptions().shots
 
 
 @pytest.mark.parametrize(

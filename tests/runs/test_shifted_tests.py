@@ -107,7 +107,7 @@ def test_the_key_of_a_clean_test_is_what_it_was() -> None:
 
 @pytest.mark.slow
 def test_features_on_disk_are_of_one_shift(small_world: SmallWorld, tmp_path: Path) -> None:
-    counts = []
+    counts: list[tuple[int, int]] = []
     for _ in range(2):
         images = open_store(tmp_path / "cache")
         workspace = ByContent(data_root=small_world.data_root, device=CPU, images=images)
