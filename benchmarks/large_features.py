@@ -180,7 +180,7 @@ class DrawnFeatures(FrozenFeatures):
         del dataset
         for start in range(0, len(items), batch_size):
             began, part = time.perf_counter(), items[start : start + batch_size]
-            first = (start * 7 + (view[1] if view else 0) * 101) % (POOL - batch_size)
+            first = (start * 7 + (view[1] if isinstance(view, tuple) else 0) * 101) % (POOL - batch_size)
             rows: NDArray[np.float32] = (
                 self._means[[item.label for item in part]] + self._noise[first : first + len(part)]
             )

@@ -180,11 +180,12 @@ class Conditions:
 
 @dataclass(frozen=True)
 class TestSet:
-    """One evaluation: a data set and the class group of it that is tested.
+    """One evaluation: a data set, the class group of it that is tested, and how.
 
     Attributes:
         dataset, subset: Which.
         alpha: Share of what was learnt that is in the weights, 0 to 1; None = all of it, as it was trained.
+        shift: What is done to the images, and its severity, such as ``blur:3``; ``identity`` = nothing.
     """
 
     __test__ = False  # not a pytest class
@@ -192,6 +193,7 @@ class TestSet:
     dataset: str
     subset: Subset = "all"
     alpha: float | None = None
+    shift: str = "identity"
 
     def __post_init__(self) -> None:
         _refuse(

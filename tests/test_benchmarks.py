@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -245,3 +246,23 @@ def test_intervals_and_verdicts_are_right_as_often_as_they_say(scripts: Any) -> 
     for rho in (0.0, coverage.RHO):
         assert coverage.false_leads(100, 4, 3, rho=rho)["ahead_pct"] <= 7
     assert 74 <= coverage.power(400, 5)["told_pct"] <= 86
+
+
+@pytest.mark.slow
+def test_the_sheet_of_shifts_has_every_cell_and_their_measures_rise(scripts: Any) -> None:
+    shifts = scripts("shifts")
+    images = shifts.crops(32, *shifts.SHOWN)
+    found = shifts.sheet(images)
+    assert found.size == (shifts.NAMES + 12 * shifts.CELL, shifts.TOP + len(shifts.KINDS) * shifts.CELL)
+    drawn = np.asarray(found)[shifts.TOP :, shifts.NAMES :]
+    cells = drawn.reshape(len(shifts.KINDS), shifts.CELL, 12, shifts.CELL, 3).swapaxes(1, 2)
+    assert len({cell.tobytes() for cell in cells[:, [0, 6]].reshape(-1, shifts.CELL**2 * 3)}) == 2, "severity 0"
+    assert len({cell.tobytes() for cell in cells[:, 1:6].reshape(-1, shifts.CELL**2 * 3)}) == 5 * len(shifts.KINDS)
+    for name in shifts.KINDS:
+        ways = [shifts.moved(images, shifts.Shift(name, severity)) for severity in (0, *shifts.SEVERITIES)]
+        assert ways[0] == 0 and sorted(ways) == ways, name
+
+
+def test_the_documented_sheet_is_small() -> None:
+    sheet = BENCHMARKS.parent / "docs" / "shifts.jpg"
+    assert sheet.stat().st_size < 400_000

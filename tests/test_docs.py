@@ -240,7 +240,7 @@ def test_shell_lines_run(line: str, small_world: SmallWorld, tmp_path: Path, mon
         Path("plan.json").write_text(CliRunner().invoke(app, [*planned, "--dry-run", "--json"]).stdout)
     if "my-model" in arguments and arguments[0] != "export":
         assert CliRunner().invoke(app, ["export", _adapter(small_world), "--out", "my-model"]).exit_code == 0
-    if arguments[0] in MAKES_RUNS and not {"--help", "--dry-run"} & set(arguments):
+    if arguments[0] in (*MAKES_RUNS, "robustness") and not {"--help", "--dry-run"} & set(arguments):
         arguments.append("--dry-run")
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output

@@ -27,7 +27,7 @@ ROOMS = (
 TESTED = ("config", "errors", "data", "models", "methods", "engine")
 """What `testing` needs: a method is tried out without runs, results or the command line."""
 DATA = (
-    {"dataset", "catalog", "disk"},
+    {"dataset", "catalog", "disk", "shifts"},
     {"splits", "sources"},
     {"files"},
     {"lists", "builtin", "pixels"},

@@ -20,6 +20,7 @@ from clipfit_cli.cli.push import push
 from clipfit_cli.cli.report import report
 from clipfit_cli.cli.reproduce import reproduce
 from clipfit_cli.cli.results import results
+from clipfit_cli.cli.robustness import robustness
 
 
 class _Reporting(TyperGroup):
@@ -94,6 +95,13 @@ app.command(
         "clipfit compare --dataset all --baseline coop --published",
     )
 )(compare)
+app.command(
+    epilog=_examples(
+        "clipfit robustness",
+        "clipfit robustness --dataset dtd --shifts light,rotation --severity 1-5 --csv -",
+        "clipfit robustness --dataset photos --shift sketches --baseline bitfit --plot shifts.pdf",
+    )
+)(robustness)
 app.command(
     epilog=_examples(
         "clipfit published --dataset dtd --protocol base2new",

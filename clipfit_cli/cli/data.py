@@ -15,6 +15,7 @@ from clipfit_cli.cli.request import cache_folder, data_root_of, own_datasets, sp
 from clipfit_cli.cli.words import parse_shots
 from clipfit_cli.config import Subset
 from clipfit_cli.data import catalog
+from clipfit_cli.data.shifts import FRAME, KINDS, SEVERITIES
 from clipfit_cli.errors import ConfigError, counted
 from clipfit_cli.reports.tables import Column, Table
 
@@ -64,6 +65,31 @@ def list_(root: RootOptions, output: OutputOptions) -> None:
         note(
             f"`clipfit data get NAME` fetches one; how to lay one out by hand: {catalog.GUIDE_URL}", quiet=output.quiet
         )
+
+
+@app.command("shifts")
+@command
+def shifts(output: OutputOptions) -> None:
+    """List the shifts of `clipfit robustness`, and the parameter v of each at its severities."""
+    columns = (
+        Column("shift", "shift"),
+        Column("group", "group"),
+        Column("what", "what is done", "prose"),
+        *(
+            Column(f"severity_{number}", f"v at {number}" if number == 1 else f"{number}", "number")
+            for number in SEVERITIES
+        ),
+    )
+    rows = tuple(
+        {
+            "shift": kind.name,
+            "group": kind.group,
+            "what": kind.what,
+            **{f"severity_{number}": value for number, value in zip(SEVERITIES, kind.values, strict=True)},
+        }
+        for kind in KINDS.values()
+    )
+    emit(Table("Shifts of test images", columns, rows, (FRAME,)), output)
 
 
 @app.command("path")

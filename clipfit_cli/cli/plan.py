@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from clipfit_cli.config import RunConfig, TestSet
 from clipfit_cli.errors import counted
 from clipfit_cli.reports.tables import Column, Table
 
 if TYPE_CHECKING:
-    from clipfit_cli.config import RunConfig, TestSet
     from clipfit_cli.runs.forecast import Forecast
 
 
@@ -83,7 +83,8 @@ def plan_table(configs: Sequence[RunConfig], keys: Sequence[str], found: Sequenc
 
 def _place(test: TestSet) -> str:
     """Return a test in short."""
-    return f"{test.dataset}/{test.subset}" + ("" if test.alpha is None else f"/alpha={test.alpha:g}")
+    alpha = "" if test.alpha is None else f"/alpha={test.alpha:g}"
+    return f"{test.dataset}/{test.subset}{alpha}" + ("" if test.shift == TestSet.shift else f"/{test.shift}")
 
 
 def _total(found: Sequence[Forecast]) -> str:

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from clipfit_cli.cli.errors import say
+from clipfit_cli.config import TestSet
 from clipfit_cli.errors import ClipfitError, counted, printable
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
     from clipfit_cli.config import RunConfig
-    from clipfit_cli.results.record import Finished
+    from clipfit_cli.results.record import Finished, Test
 
 
 class DataProgress:
@@ -172,14 +173,18 @@ def name_of(config: RunConfig) -> str:
     return f"{config.method} on {config.dataset}{draw}"
 
 
+def _told(test: Test, record: Finished) -> str:
+    """Return which of the tests of a run it is, in a word."""
+    if test.transform != TestSet.shift:
+        return test.transform
+    if len({one.interpolation for one in record.tests}) > 1:
+        return f"alpha {test.interpolation:g}"
+    return test.dataset if len(record.tests) > 2 else test.subset
+
+
 def scores_of(record: Finished) -> str:
     """Return the accuracies of a run for a line, the first four of them."""
-    many = len({test.interpolation for test in record.tests}) > 1
-    scores = ", ".join(
-        f"{f'alpha {one.interpolation:g}' if many else one.dataset if len(record.tests) > 2 else one.subset} "
-        f"{one.accuracy_pct:.2f}"
-        for one in record.tests[:4]
-    )
+    scores = ", ".join(f"{_told(test, record)} {test.accuracy_pct:.2f}" for test in record.tests[:4])
     return scores + (f" and {len(record.tests) - 4} more" if len(record.tests) > 4 else "")
 
 

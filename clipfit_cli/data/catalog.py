@@ -301,6 +301,12 @@ ALL: tuple[str, ...] = tuple(_BY_NAME)
 
 FEW_SHOT_DATASETS, IMAGENET_VARIANTS, BUILTIN_DATASETS = ALL[:11], ALL[11:15], ALL[15:]
 
+
+def domains_of(dataset: str) -> tuple[str, ...]:
+    """Return the data sets that are another one's classes in other domains."""
+    return {"imagenet": IMAGENET_VARIANTS, BUILTIN_DATASETS[0]: BUILTIN_DATASETS[1:]}.get(dataset, ())
+
+
 _ALIASES: dict[str, str] = {
     "caltech": "caltech101",
     "pets": "oxford_pets",

@@ -118,8 +118,8 @@ class Entry:
 
 def metrics_of(record: Finished, test: TestSet) -> Test | None:
     """Return the metrics of one test set of a run; None where it was not, or cannot be, tested there."""
-    wanted = (test.dataset, test.subset)
-    return next((metrics for metrics in record.tests if (metrics.dataset, metrics.subset) == wanted), None)
+    wanted = (test.dataset, test.subset, test.shift)
+    return next((one for one in record.tests if (one.dataset, one.subset, one.transform) == wanted), None)
 
 
 def entries_of(series: Sequence[Series], make: Callable[[Series], Entry], *, per_seed: bool) -> list[Entry]:

@@ -56,7 +56,7 @@ def signs_of(records: Sequence[Finished], tests: Iterable[TestSet], among: Itera
             alone.setdefault(code, set()).add(record.config.seed)
     for code, seeds in alone.items():
         found.append(Sign(code, seeds=() if len(seeds) == len(records) else tuple(sorted(seeds))))
-    for asked_of in sorted(asked, key=lambda test: (test.dataset, test.subset)):
+    for asked_of in sorted(asked, key=lambda test: (test.dataset, test.subset, test.shift)):
         made = [test for record in records for test in record.tests if _set_of(test) == asked_of]
         other = zero_shot_of(made[0], zero_shot) if made else None
         if other:
@@ -90,7 +90,7 @@ def _words(label: str, where: str, sign: Sign) -> str:
 
 
 def _set_of(test: Test) -> TestSet:
-    return TestSet(test.dataset, test.subset)
+    return TestSet(test.dataset, test.subset, shift=test.transform)
 
 
 def _model(record: Finished) -> tuple[str, str]:

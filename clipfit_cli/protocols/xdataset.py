@@ -6,7 +6,7 @@ from collections.abc import Container, Sequence
 from functools import partial
 
 from clipfit_cli.config import Request, RunConfig, TestSet
-from clipfit_cli.data.catalog import BUILTIN_DATASETS, IMAGENET_VARIANTS
+from clipfit_cli.data.catalog import domains_of
 from clipfit_cli.protocols.extra_metrics import NO_EXTRA_METRICS, ExtraMetrics
 from clipfit_cli.protocols.planning import plan_of_trainings
 from clipfit_cli.protocols.series import (
@@ -60,8 +60,7 @@ def role_of(dataset: str, source: str, shifts: Container[str] = ()) -> str:
     """
     if dataset == source:
         return "source"
-    known = {"imagenet": IMAGENET_VARIANTS, BUILTIN_DATASETS[0]: BUILTIN_DATASETS[1:]}
-    return "shift" if dataset in known.get(source, ()) or dataset in shifts else "target"
+    return "shift" if dataset in domains_of(source) or dataset in shifts else "target"
 
 
 def entries(

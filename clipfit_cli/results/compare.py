@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from clipfit_cli.config import SUBSETS
+from clipfit_cli.config import SUBSETS, TestSet
 from clipfit_cli.errors import ResultsError
 from clipfit_cli.results.record import Finished
 from clipfit_cli.results.summary import mean, population_std
@@ -82,7 +82,7 @@ def _common_conditions(record: Finished) -> dict[str, str]:
     config = record.config
     return {
         "protocol": config.protocol,
-        "test sets": ", ".join(sorted(f"{test.dataset} ({test.subset})" for test in config.tests)),
+        "test sets": ", ".join(sorted(map(_words, config.tests))),
         "prompt templates": " | ".join(config.templates) or "each data set's own",
         "backbone": config.model.backbone,
         "weights": record.run.weights_sha256,
@@ -90,6 +90,11 @@ def _common_conditions(record: Finished) -> dict[str, str]:
         "precision": config.precision,
         "version of the numbers": str(record.run.numbers_version),
     }
+
+
+def _words(test: TestSet) -> str:
+    shift = "" if test.shift == TestSet.shift else f", {test.shift}"
+    return f"{test.dataset} ({test.subset}{shift})"
 
 
 def _training_conditions(record: Finished) -> dict[str, str]:

@@ -95,10 +95,11 @@ def protocols_of(run: Run, tests: Sequence[Test]) -> set[str]:
     ``base2new``: trained on base classes. ``few-shot``: trained on all or new classes and tested on them. ``xdataset``:
     tested on another data set than it was trained on. ``eval``: nothing was trained here: a model as it is, or an
     adapter from elsewhere. What trains nothing stands beside each of the others by its tests: of base or new classes,
-    of all, of another data set.
+    of all, of another data set. Tests of shifted images, or along alpha, stand in none of
+    these tables.
     """
     config = run.config
-    tests = [test for test in tests if test.interpolation == 1]
+    tests = [test for test in tests if test.is_plain]
     own = {test.subset for test in tests if bare(test.dataset) == bare(config.dataset)}
     trains_nothing = run.scored_adapter or not config.stages
     found = {

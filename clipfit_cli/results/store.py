@@ -40,8 +40,11 @@ _ADVICE = {
 Files = Mapping[str, bytes]
 """Name of a file beside a record -> its content."""
 
-SCORES = ("dataset", "subset", "key", "num_images", "accuracy_pct", "macro_f1_pct", "mean_per_class_accuracy_pct")
-"""Columns of the table of tests in the folder of a training."""
+SCORES = (
+    *("dataset", "subset", "key", "num_images", "accuracy_pct", "macro_f1_pct", "mean_per_class_accuracy_pct"),
+    *("transform", "interpolation"),
+)
+"""Columns of the table of tests in the folder of a training; earlier versions wrote all but the last two."""
 
 _Kind = TypeVar("_Kind", Run, Test)
 

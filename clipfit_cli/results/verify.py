@@ -250,7 +250,7 @@ def _scores(folder: Path) -> list[dict[str, str]]:
         return []
     except (OSError, csv.Error) as error:
         raise ResultsError(f"{path} cannot be read: {str(error)[:200]}") from error
-    if any(tuple(row) != SCORES or None in row.values() for row in rows):
+    if any(tuple(row) not in (SCORES, SCORES[:-2]) or None in row.values() for row in rows):
         raise ResultsError(f"{path} is no table of tests: its columns are not {', '.join(SCORES)}")
     return rows
 

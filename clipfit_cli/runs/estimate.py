@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 
 from clipfit_cli import methods
-from clipfit_cli.config import ModelConfig, Precision, RunConfig, Subset, TestSet
+from clipfit_cli.config import ModelConfig, Precision, RunConfig, Subset
 from clipfit_cli.data import catalog
 from clipfit_cli.data.load import load_dataset
 from clipfit_cli.errors import ClipfitError
@@ -106,7 +106,8 @@ def _work(config: RunConfig, sizes: dict[str, tuple[int, int]]) -> Work:
     tests = [
         _counts(test.dataset, test.subset)
         for test in config.tests
-        if info.knows_new_classes(info.settings(**config.settings)) or test == TestSet(config.dataset, config.subset)
+        if info.knows_new_classes(info.settings(**config.settings))
+        or (test.dataset, test.subset) == (config.dataset, config.subset)
     ]
     trainable, width = sizes_of(config, info, own.classes, images, sizes)
     return Work(

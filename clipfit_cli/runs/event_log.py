@@ -10,6 +10,7 @@ from datetime import datetime
 from importlib.util import find_spec
 from pathlib import Path
 
+from clipfit_cli.data.shifts import CLEAN
 from clipfit_cli.errors import ConfigError, ResultsError
 from clipfit_cli.results.record import Run, Test
 from clipfit_cli.results.steps import StepRow, read_steps
@@ -76,10 +77,10 @@ def _events(run: Run, tests: Sequence[Test], steps: Sequence[StepRow]) -> bytes:
             for row in steps:
                 for name in ("loss", "learning_rate"):
                     writer.add_scalar(name, getattr(row, name), row.step, walltime=_time_of(run))
-            names = Counter((test.dataset, test.subset) for test in tests)
+            names = Counter((test.dataset, test.subset, test.transform) for test in tests)
             for test in tests:
-                name = f"{test.dataset}-{test.subset}"
-                if names[test.dataset, test.subset] > 1:  # other prompts, say
+                name = f"{test.dataset}-{test.subset}" + ("" if test.transform == CLEAN else f"-{test.transform}")
+                if names[test.dataset, test.subset, test.transform] > 1:  # other prompts, say
                     name += f"-{test.key[:12]}"
                 for metric in _METRICS:
                     writer.add_scalar(f"{metric}/{name}", getattr(test, metric), run.steps, walltime=_time_of(test))

@@ -22,6 +22,7 @@ from clipfit_cli.data.dataset import DataSet, Item
 from clipfit_cli.data.pixels.augment import to_device
 from clipfit_cli.data.pixels.images import ImageStore, group_of
 from clipfit_cli.data.pixels.transforms import ImageSpec, normalise
+from clipfit_cli.data.shifts import Shift
 from clipfit_cli.engine import environment
 from clipfit_cli.engine.micro_batches import MicroBatches, OnSmaller
 from clipfit_cli.engine.precision import autocast
@@ -42,8 +43,8 @@ _PACKAGE = Path(__file__).parents[1]
 Row = NDArray[np.float32]
 """The features of one crop of one image, raw: (width,), or (embed_dim,) where the tower has no projection."""
 
-View = tuple[tuple[float, float], int] | None
-"""Crop scale and number of a stored random crop; None = the test's crop."""
+View = tuple[tuple[float, float], int] | Shift | None
+"""Crop scale and number of a stored random crop; None = the test's crop, or what is done to it."""
 
 
 class FrozenFeatures:
@@ -232,8 +233,8 @@ class FrozenFeatures:
     def _encode(self, dataset: DataSet, items: Sequence[Item], batch_size: int, view: View) -> Iterator[dict[str, Row]]:
         """Encode the items batch by batch and yield rows by path."""
         parts = [items[start : start + batch_size] for start in range(0, len(items), batch_size)]
-        if view is None:
-            crops = self._images.test_batches(dataset, items, self._spec, batch_size)
+        if view is None or isinstance(view, Shift):
+            crops = self._images.test_batches(dataset, items, self._spec, batch_size, view)
         else:
             seeded = ((part, [crop_seed(item, view[1]) for item in part]) for part in parts)
             crops = self._images.train_batches(dataset, seeded, self._spec, crop_scale=view[0])

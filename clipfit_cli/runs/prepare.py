@@ -12,6 +12,7 @@ from torch import nn
 from clipfit_cli import methods
 from clipfit_cli.config import RunConfig, TestSet, TrainingConfig
 from clipfit_cli.data.dataset import DataSet
+from clipfit_cli.data.shifts import CLEAN, Shift, parse_shift
 from clipfit_cli.engine.checkpoint import WEIGHTS_FILE, AdapterCard, check_weights, find_adapter, read_card
 from clipfit_cli.errors import CheckpointError
 from clipfit_cli.files import file_sha256
@@ -32,6 +33,7 @@ class PreparedTest:
         templates: Of its prompts.
         images_sha256: Of its test images.
         key: Of the test.
+        shift: Of its images; None = as they are.
     """
 
     asked: TestSet
@@ -39,6 +41,7 @@ class PreparedTest:
     templates: tuple[str, ...]
     images_sha256: str
     key: str
+    shift: Shift | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,6 +114,7 @@ def prepare(config: RunConfig, workspace: Workspace, store: RunStore) -> Prepare
 
     Raises:
         CheckpointError: The adapter was made for other weights, or is another than the run beside it trained.
+        ConfigError: A test is of a shift that there is not.
         ClipfitError: A data set, an image, the weights or the adapter is not there.
     """
     info = methods.get(config.method)
@@ -167,6 +171,7 @@ def prepare(config: RunConfig, workspace: Workspace, store: RunStore) -> Prepare
             continue
         templates = templates_of(config, dataset)
         identity = workspace.images_sha256(dataset, dataset.test)
+        shift = parse_shift(asked.shift)
         own = key_of_test(
             key,
             subset=asked.subset,
@@ -175,8 +180,9 @@ def prepare(config: RunConfig, workspace: Workspace, store: RunStore) -> Prepare
             split_sha256=dataset.split_sha256,
             images_sha256=identity,
             interpolation=asked.interpolation,
+            transform=str(shift or CLEAN),
         )
-        tests.append(PreparedTest(asked, dataset, templates, identity, own))
+        tests.append(PreparedTest(asked, dataset, templates, identity, own, shift))
     return Prepared(
         config=config,
         info=info,

@@ -15,6 +15,7 @@ import torch
 
 from clipfit_cli.config import TrainingConfig
 from clipfit_cli.data.dataset import DataSet
+from clipfit_cli.data.shifts import CLEAN
 from clipfit_cli.data.splits import short_classes
 from clipfit_cli.engine import environment
 from clipfit_cli.engine.batches import batch_size_of
@@ -266,12 +267,14 @@ class _Work:
             logits = adapted.classifier(test_set.class_names, one.templates)
         found = evaluate(
             logits,
-            workspace.inputs(config.model, config.precision).test_batches(test_set, test_set.test, adapted.tap),
+            workspace.inputs(config.model, config.precision).test_batches(
+                test_set, test_set.test, adapted.tap, one.shift
+            ),
             precision=config.precision,
             device=workspace.device,
             keep_logits=self.keep.logits,
             on_progress=lambda done: self.progress.testing(
-                one.asked.dataset, one.asked.subset, done, len(test_set.test)
+                f"{one.asked.dataset} {one.shift or ''}".strip(), one.asked.subset, done, len(test_set.test)
             ),
             on_smaller=workspace.say_smaller_tests,
         )
@@ -281,9 +284,10 @@ class _Work:
         files = {f"{name}.safetensors": to_bytes(vars(found.predictions), list_sha256=ordered, class_names=names)}
         if found.logits is not None:
             files[f"{name}.logits.safetensors"] = to_bytes({"logits": found.logits}, list_sha256=ordered)
-        group = "" if one.asked.subset == "all" else f" ({one.asked.subset} classes)"
+        about = [f"{one.asked.subset} classes"] if one.asked.subset != "all" else []
+        about += [str(one.shift)] if one.shift else []
         signs = notes_of_test(
-            test_set.name + group,
+            test_set.name + (f" ({', '.join(about)})" if about else ""),
             names,
             found.predictions,
             accuracy_pct=found.scores.accuracy_pct,
@@ -296,6 +300,7 @@ class _Work:
             subset=one.asked.subset,
             templates=one.templates,
             interpolation=one.asked.interpolation,
+            transform=str(one.shift or CLEAN),
             precision=config.precision,
             num_classes=test_set.num_classes,
             num_images=found.scores.num_images,
@@ -306,7 +311,7 @@ class _Work:
             predictions_file=f"{name}.safetensors",
             predictions_sha256=hashlib.sha256(files[f"{name}.safetensors"]).hexdigest(),
             logits_file=f"{name}.logits.safetensors" if found.logits is not None else None,
-            notes=workspace.say_once(*signs) + workspace.dataset(one.asked.dataset).notes,
+            notes=(signs if one.shift else workspace.say_once(*signs)) + workspace.dataset(one.asked.dataset).notes,
             **self._measured(test_set, one.images_sha256, is_compiled=adapted.tap == "image"),
         )
         return record, files

@@ -14,6 +14,7 @@ from clipfit_cli.data.dataset import DataSet, Item
 from clipfit_cli.data.pixels.augment import to_device
 from clipfit_cli.data.pixels.images import ImageStore
 from clipfit_cli.data.pixels.transforms import ImageSpec, normalise
+from clipfit_cli.data.shifts import Shift
 from clipfit_cli.engine.batches import batch_size_of, plan_of, steps_per_epoch
 from clipfit_cli.runs.frozen_features import BATCH_SIZE, FrozenFeatures, View, crop_seed
 
@@ -35,17 +36,17 @@ class Inputs:
         """
         self.features, self.images, self.spec, self.device = features, images, spec, device
 
-    def test_batches(self, dataset: DataSet, items: Sequence[Item], tap: Tap) -> Batches:
-        """Yield the test's crops of items, in order, with labels on the CPU.
+    def test_batches(self, dataset: DataSet, items: Sequence[Item], tap: Tap, shift: Shift | None = None) -> Batches:
+        """Yield the test's crops of items, in order, perhaps shifted, with labels on the CPU.
 
         Raises:
             DataError: An image is missing or damaged.
             ModelError: The tower has no projection, and what stands before it is wanted.
         """
         if tap != "image":
-            yield from self.features.batches(dataset, items, BATCH_SIZE, tap)
+            yield from self.features.batches(dataset, items, BATCH_SIZE, tap, shift)
             return
-        for images, labels in self.images.test_batches(dataset, items, self.spec, BATCH_SIZE):
+        for images, labels in self.images.test_batches(dataset, items, self.spec, BATCH_SIZE, shift):
             yield normalise(to_device(images, self.device), self.spec), labels
 
 

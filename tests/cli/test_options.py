@@ -20,7 +20,7 @@ RUNNER = CliRunner()
 COMMANDS = {
     command.name or command.callback.__name__: command for command in app.registered_commands if command.callback
 }
-RUNNING = ("train", "base2new", "xdataset", "compare")
+RUNNING = ("train", "base2new", "xdataset", "compare", "robustness")
 EVERYWHERE = {
     "backbone",
     "pretrained",
@@ -64,6 +64,7 @@ def test_the_commands() -> None:
         "report",
         "plot",
         "reproduce",
+        "robustness",
         "predict",
         "export",
         "jobs",

@@ -114,6 +114,16 @@ def test_what_is_missing_or_does_not_fit_is_found(folder: Path, breaks: Break, e
     assert [kind for kind, _ in found_in(folder)] == expected
 
 
+def test_the_table_of_tests_of_an_earlier_version_is_read(folder: Path) -> None:
+    path = folder / "tests.csv"
+    rows = [line.rsplit(",", 2) for line in path.read_text().splitlines()]
+    assert rows[0][1:] == ["transform", "interpolation"] and rows[1][1:] == ["identity", "1.0"]
+    path.write_text("".join(f"{row[0]}\n" for row in rows))
+    assert found_in(folder) == []
+    path.write_text("".join(f"{','.join(row[:2])}\n" for row in rows))
+    assert found_in(folder) == [("test", "tests.csv")]
+
+
 def test_a_folder_of_another_name_is_found(folder: Path) -> None:
     assert found_in(folder.rename(folder.with_name("mine"))) == [("place", "mine")]
     other = folder.with_name("mine").rename(folder.with_name("x-0123456789ab"))

@@ -17,6 +17,7 @@ from clipfit_cli.data.dataset import DataSet, Item
 from clipfit_cli.data.pixels.crops import AREA
 from clipfit_cli.data.pixels.images import Batch, ImageStore
 from clipfit_cli.data.pixels.transforms import ImageSpec
+from clipfit_cli.data.shifts import Shift
 from clipfit_cli.engine.checkpoint import WEIGHTS_FILE
 from clipfit_cli.models.bundle import ClipBundle
 from clipfit_cli.protocols import base2new, few_shot, xdataset
@@ -112,10 +113,10 @@ class Watching(ImageStore):
         return super().train_batches(dataset, batches, spec, device, crop_scale=crop_scale)
 
     def test_batches(
-        self, dataset: DataSet, items: Sequence[Item], spec: ImageSpec, batch_size: int
+        self, dataset: DataSet, items: Sequence[Item], spec: ImageSpec, batch_size: int, shift: Shift | None = None
     ) -> Generator[Batch, None, None]:
         self.specs.append(("test", spec))
-        return super().test_batches(dataset, items, spec, batch_size)
+        return super().test_batches(dataset, items, spec, batch_size, shift)
 
 
 def test_images_are_prepared_as_the_model_expects(small_world: SmallWorld) -> None:

@@ -23,7 +23,9 @@ from clipfit_cli.data.pixels.crops import AREA, CropDrawer
 from clipfit_cli.data.pixels.disk_cache import DiskCache
 from clipfit_cli.data.pixels.image_cache import ImageCache
 from clipfit_cli.data.pixels.memory import default_budget_mib
+from clipfit_cli.data.pixels.shifted import digest_of, shifted
 from clipfit_cli.data.pixels.transforms import ImageSpec, eval_crop
+from clipfit_cli.data.shifts import Shift
 from clipfit_cli.errors import ConfigError
 
 Batch = tuple[Tensor, Tensor]
@@ -31,6 +33,7 @@ Batch = tuple[Tensor, Tensor]
 
 _MOST_THREADS, _PARTS_PER_THREAD = 8, 2
 _HOST = torch.device("cpu")
+_DIGEST = "digest"
 
 
 @dataclass(frozen=True)
@@ -126,11 +129,18 @@ class ImageStore:
         return _in_order((begin(items, seeds) for items, seeds in batches), ahead=1)
 
     def test_batches(
-        self, dataset: DataSet, items: Sequence[Item], spec: ImageSpec, batch_size: int
+        self, dataset: DataSet, items: Sequence[Item], spec: ImageSpec, batch_size: int, shift: Shift | None = None
     ) -> Generator[Batch, None, None]:
         """Yield centre crops, uint8 (batch, 3, size, size), and labels, int64 (batch,), in order.
 
         The next batch (of small ones, a few) is prepared while the caller works on this one. The last may be smaller.
+
+        Args:
+            dataset: Where the items come from.
+            items: In order.
+            spec: Size, filter, resize mode.
+            batch_size: The last batch may be smaller.
+            shift: What is done to each crop; shifted crops are made anew each time.
 
         Raises:
             ValueError: `batch_size` is below 1.
@@ -141,7 +151,7 @@ class ImageStore:
 
         def begin(part: Sequence[Item]) -> _Begun:
             images = torch.empty(len(part), 3, spec.size, spec.size, dtype=torch.uint8)
-            parts = self._in_parts(len(part), partial(self._put_eval_crops, images.numpy(), dataset, part, spec))
+            parts = self._in_parts(len(part), partial(self._put_eval_crops, images.numpy(), dataset, part, spec, shift))
             return _Begun(parts, lambda: (images, _labels(part)))
 
         batches = (begin(items[start : start + batch_size]) for start in range(0, len(items), batch_size))
@@ -183,11 +193,30 @@ class ImageStore:
             crops.put(place, pixels, drawer.seeded(width, height, seeds[place]))
 
     def _put_eval_crops(
-        self, images: NDArray[np.uint8], dataset: DataSet, items: Sequence[Item], spec: ImageSpec, places: range
+        self,
+        images: NDArray[np.uint8],
+        dataset: DataSet,
+        items: Sequence[Item],
+        spec: ImageSpec,
+        shift: Shift | None,
+        places: range,
     ) -> None:
         """Put the centre crops of some places into images (batch, 3, size, size)."""
         for place in places:
-            images[place] = self._kept(dataset, items[place], spec)
+            item = items[place]
+            images[place] = self._shifted(dataset, item, spec, shift) if shift else self._kept(dataset, item, spec)
+
+    def _shifted(self, dataset: DataSet, item: Item, spec: ImageSpec, shift: Shift) -> NDArray[np.uint8]:
+        """Return the shifted centre crop (3, size, size) of an image, and keep what other shifts need of it."""
+        group = group_of(dataset)
+        crop, digest = (self._cache.get(group, (item.path, what)) for what in (spec, _DIGEST))
+        if crop is None or digest is None:
+            image = self._decode(dataset, item)
+            crop, digest = eval_crop(image, spec).numpy(), np.frombuffer(digest_of(image), np.uint8)
+            self._cache.put(group, (item.path, spec), crop)
+            self._cache.put(group, (item.path, _DIGEST), digest)
+        found: NDArray[np.uint8] = shifted(torch.from_numpy(crop), shift, digest.tobytes()).numpy()
+        return found
 
     def _whole(self, dataset: DataSet, item: Item) -> NDArray[np.uint8]:
         """Return the pixels (height, width, 3) of an image, and keep them.
