@@ -161,17 +161,22 @@ def text_blocks(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
         yield f"{prefix}transformer.{place}.{index}", block
 
 
+def attention_parts(block: nn.Module) -> list[str]:
+    """Return the names, within a block, of the modules that are attention."""
+    return [
+        name
+        for name, module in block.named_modules()
+        if name and (isinstance(module, nn.MultiheadAttention) or "Attention" in type(module).__name__)
+    ]
+
+
 def _feed_forward_output(block_name: str, block: nn.Module) -> str:
     """Return the name, within a block, of the last linear layer of its feed-forward part.
 
     That part is all linear layers outside of attention: the last leads back to the width that the others start
     from.
     """
-    attention = [
-        name
-        for name, module in block.named_modules()
-        if name and (isinstance(module, nn.MultiheadAttention) or "Attention" in type(module).__name__)
-    ]
+    attention = attention_parts(block)
     linears = [
         (name, module)
         for name, module in block.named_modules()

@@ -309,7 +309,15 @@ def _variant(config: RunConfig) -> dict[str, Any]:
         for number, stage in enumerate(config.stages)
         for name, value in vars(stage).items()
     }
-    return {**stages, **config.settings, **_deviations(config)}
+    return {**stages, **_settings(config), **_deviations(config)}
+
+
+def _settings(config: RunConfig) -> dict[str, Any]:
+    """Return all settings, those that records leave out too; of a method that is not here any more, the recorded."""
+    try:
+        return methods.get(config.method).all_settings(config.settings)
+    except (ClipfitError, TypeError):
+        return config.settings
 
 
 def _deviations(config: RunConfig) -> dict[str, Any]:
