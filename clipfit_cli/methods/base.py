@@ -215,8 +215,21 @@ Attach = Callable[["ClipBundle", Sequence[str], Sequence[str], Any], Adapted]
 Describe = Callable[["nn.Module", Any, int, int], Sequence[Trained]]
 """(open_clip model, maybe on the meta device; settings; number of classes; of training images) -> what trains."""
 
-Factors = Callable[["nn.Module"], Mapping[str, Sequence[Mapping[str, str]]]]
-"""open_clip model, maybe on the meta device -> name of a factor -> its levels, each some settings as they are typed."""
+
+class Factor(NamedTuple):
+    """Something of a method that can be varied.
+
+    Attributes:
+        levels: Each some settings, as they are typed.
+        selects: Whether the levels differ in which numbers train, and in nothing else.
+    """
+
+    levels: Sequence[Mapping[str, str]]
+    selects: bool = True
+
+
+Factors = Callable[["nn.Module"], Mapping[str, Factor]]
+"""open_clip model, maybe on the meta device -> factors by name."""
 
 _LATER = "later"
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from clipfit_cli.config import TEXTURES, Conditions
 from clipfit_cli.errors import ConfigError, ModelError, shortened
 from clipfit_cli.methods._official import official_method, parameters_of
-from clipfit_cli.methods.base import Adapted, Trained, later
+from clipfit_cli.methods.base import Adapted, Factor, Trained, later
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -196,23 +196,20 @@ def _indices(setting: str, text: str, count: int, tower: str) -> range:
     return found
 
 
-def factors(model: nn.Module) -> dict[str, list[dict[str, str]]]:
+def factors(model: nn.Module) -> dict[str, Factor]:
     """Return what `clipfit sensitivity` varies around the defaults, with n as half of the text tower's blocks."""
     from clipfit_cli.models import towers
 
     half = max(1, sum(1 for _ in towers.text_blocks(model)) // 2)
+    biases = [{"text_biases": which} for which in ("none", "attention", "all")]
+    blocks = [{"text_blocks": which} for which in (f"first-{half}", f"last-{half}", "every-2")]
+    places = [{"image_layer_norms": where} for where in ("none", *_PLACES)]
+    parts = [{"layer_norm_parts": part} for part in ("gains", "shifts")]
     return {
-        "biases": [
-            *({"text_biases": which} for which in ("none", "attention", "all")),
-            *({"text_blocks": f"{word}-{half}"} for word in ("first", "last")),
-            {"text_blocks": "every-2"},
-        ],
-        "layer-norms": [
-            *({"image_layer_norms": where} for where in ("none", *_PLACES)),
-            *({"layer_norm_parts": part} for part in ("gains", "shifts")),
-        ],
-        "fraction": [{"tuned_pct": share} for share in ("1", "3", "10", "30")],
-        "beta": [{"beta": value} for value in ("0", "0.5", "2", "8", "32")],
+        "biases": Factor([*biases, *blocks]),
+        "layer-norms": Factor([*places, *parts]),
+        "fraction": Factor([{"tuned_pct": share} for share in ("1", "3", "10", "30")]),
+        "beta": Factor([{"beta": value} for value in ("0", "0.5", "2", "8", "32")], selects=False),
     }
 
 

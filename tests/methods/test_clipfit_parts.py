@@ -327,11 +327,11 @@ def test_the_grid_fits(backbone: str) -> None:
     found = factors(model)
     assert set(found) == {"biases", "layer-norms", "fraction", "beta"}
     counts = {}
-    for factor, levels in found.items():
-        for level in levels:
+    for factor, one in found.items():
+        for level in one.levels:
             settings = ClipfitSettings(**resolve(CLIPFIT, level, Conditions()).settings)
-            counts[(factor, *level.values())] = sum(one.num_values for one in CLIPFIT.describe(model, settings, 5, 5))
-    assert 1 + len(counts) <= 24 and len(counts) == sum(map(len, found.values()))
+            counts[(factor, *level.values())] = sum(each.num_values for each in CLIPFIT.describe(model, settings, 5, 5))
+    assert 1 + len(counts) <= 24 and len(counts) == sum(len(one.levels) for one in found.values())
     if backbone == "ViT-B-16":
         assert [counts["fraction", share] for share in ("1", "3", "10", "30")] == [461, 1382, 4608, 13824]
         assert counts["beta", "0"] == 46080 and counts["biases", "none"] == 39936

@@ -1,0 +1,179 @@
+"""`clipfit sensitivity`: what a method's settings are worth, against the numbers that train."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from clipfit_cli.cli.console import emit, note, save
+from clipfit_cli.cli.execute import execute
+from clipfit_cli.cli.model_options import ModelOptions, offline_if
+from clipfit_cli.cli.options import (
+    DATA_PANEL,
+    METHOD_PANEL,
+    OUTPUT_PANEL,
+    DatasetOptions,
+    DrawOptions,
+    MethodOptions,
+    RootOptions,
+    command,
+    complete_from,
+)
+from clipfit_cli.cli.output_options import RunOptions, check_can_be_written
+from clipfit_cli.cli.prompts import PromptOptions
+from clipfit_cli.cli.protocols import ZERO_SHOT
+from clipfit_cli.cli.request import ask
+from clipfit_cli.cli.words import parse_methods, parse_seeds, parse_shots, split_names
+from clipfit_cli.config import Request
+from clipfit_cli.data import catalog
+from clipfit_cli.errors import ConfigError, check_known, shortened
+from clipfit_cli.files import expanded
+from clipfit_cli.reports.figures import FORMS, Form
+
+if TYPE_CHECKING:
+    from clipfit_cli.reports.tables import Table
+    from clipfit_cli.results.record import Finished
+
+_SMALL = {"shots": (4,), "seeds": (1,)}
+"""On built-in data sets, so that the whole grid takes minutes; elsewhere as in the paper."""
+_PROTOCOLS = ("base2new", "few-shot")
+
+
+@dataclass(frozen=True)
+class GridOptions:
+    """Which grid, on how many images."""
+
+    factor: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Only these factors: for clipfit biases, layer-norms, fraction and beta. Repeat it, or give a comma "
+            "list.",
+            rich_help_panel=METHOD_PANEL,
+            autocompletion=complete_from(("biases", "layer-norms", "fraction", "beta")),
+        ),
+    ] = None
+    protocol: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="base2new, whose score is H, or few-shot, whose score is accuracy.",
+            rich_help_panel=METHOD_PANEL,
+            autocompletion=complete_from(_PROTOCOLS),
+        ),
+    ] = "base2new"
+    shots: Annotated[
+        str | None,
+        typer.Option(
+            metavar="K",
+            help="Training images per class, or 'all'. Default: 16; 4 on built-in data sets.",
+            rich_help_panel=DATA_PANEL,
+        ),
+    ] = None
+    seeds: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N,N",
+            help="Seeds of draw, training and which numbers are drawn, one run each. Default: 1,2,3; 1 on built-in "
+            "data sets.",
+            rich_help_panel=DATA_PANEL,
+        ),
+    ] = None
+    plot: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help=f"Draw the score against the numbers that train; the ending, {', '.join(FORMS)}, says as what.",
+            rich_help_panel=OUTPUT_PANEL,
+        ),
+    ] = None
+
+
+@command
+def sensitivity(
+    data: DatasetOptions,
+    root: RootOptions,
+    prompts: PromptOptions,
+    options: GridOptions,
+    training: MethodOptions,
+    machine: ModelOptions,
+    output: RunOptions,
+) -> None:
+    """Vary a method's settings one factor at a time, and print what each is worth against the numbers that train.
+
+    The runs are ordinary ones: finished ones are taken from --runs-dir, and each can be made by itself.
+    """
+    check_known("protocol", options.protocol, _PROTOCOLS)
+    if output.metric:
+        raise ConfigError("sensitivity has no --metric; `clipfit results --metric` has them of the same runs")
+    form = expanded(options.plot).suffix[1:].lower() if options.plot else ""
+    if options.plot:
+        if form not in FORMS:
+            raise ConfigError(
+                f"--plot {shortened(options.plot)} is no plot by its ending; expected one of .{', .'.join(FORMS)}"
+            )
+        check_can_be_written("--plot", options.plot)
+    chosen = parse_methods(training.method, training.set_)
+    if len(chosen) > 1:
+        raise ConfigError("sensitivity takes one --method")
+    asked = ask(
+        methods=chosen,
+        data=data,
+        root=root,
+        prompts=prompts,
+        draw=DrawOptions(),
+        training=training,
+        machine=machine,
+        output=output,
+    )
+    request = _drawn(asked.request, options)
+    from clipfit_cli.models.architectures import build_on_meta
+    from clipfit_cli.protocols import planning
+    from clipfit_cli.protocols import sensitivity as rules
+
+    with offline_if(machine.offline):
+        grid = rules.grid(request, build_on_meta(request.model.backbone), split_names(options.factor))
+    for text in grid.left_out:
+        note(text, quiet=output.quiet)
+    below: list[Table] = []
+
+    def summarise(records: Sequence[Finished], **given: Any) -> Table:
+        table, factors = rules.summarise(
+            options.protocol, records, points=grid.points, common=planning.common_of(request), **given
+        )
+        below.append(factors)
+        return table
+
+    def show(table: Table, _: Sequence[Finished]) -> None:
+        emit(table, output, for_people=[table, *below], as_json=_json(table, below[-1]) if output.json else None)
+        if options.plot:
+            from clipfit_cli.reports.plot_front import front
+
+            save(options.plot, front(table, cast(Form, form)), quiet=output.quiet)
+
+    runs = rules.plan(options.protocol, request, grid.points, ZERO_SHOT)
+    execute(runs, replace(asked, request=request), machine, output, summarise, show)
+
+
+def _json(table: Table, factors: Table) -> str:
+    from clipfit_cli.reports.tables import to_json
+
+    return to_json(table, {"factors": factors})
+
+
+def _drawn(request: Request, options: GridOptions) -> Request:
+    """Return a request with the shots and seeds that are asked for, or those that its data sets have by default.
+
+    Raises:
+        ConfigError: There are several numbers of shots.
+    """
+    is_small = all(name in catalog.BUILTIN_DATASETS for name in request.datasets)
+    defaults: dict[str, Any] = _SMALL if is_small else {}
+    shots = parse_shots(options.shots) if options.shots else defaults.get("shots", request.shots)
+    seeds = parse_seeds(options.seeds) if options.seeds else defaults.get("seeds", request.seeds)
+    if len(shots) > 1:
+        raise ConfigError(f"sensitivity takes one number of --shots, got {shortened(str(options.shots))}")
+    return replace(request, shots=shots, seeds=seeds)
