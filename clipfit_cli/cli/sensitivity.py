@@ -29,6 +29,7 @@ from clipfit_cli.cli.request import ask
 from clipfit_cli.cli.words import parse_methods, parse_seeds, parse_shots, split_names
 from clipfit_cli.config import Request
 from clipfit_cli.data import catalog
+from clipfit_cli.data.shifts import GROUPS, KINDS, Shift, kinds_of
 from clipfit_cli.errors import ConfigError, check_known, shortened
 from clipfit_cli.files import expanded
 from clipfit_cli.reports.figures import FORMS, Form
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 _SMALL = {"shots": (4,), "seeds": (1,)}
 """On built-in data sets, so that the whole grid takes minutes; elsewhere as in the paper."""
 _PROTOCOLS = ("base2new", "few-shot")
+_SHIFTS = ("brightness", "rotation", "blur")
+"""One of light, of view and of sharpness."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,26 @@ class GridOptions:
             help="Seeds of draw, training and which numbers are drawn, one run each. Default: 1,2,3; 1 on built-in "
             "data sets.",
             rich_help_panel=DATA_PANEL,
+        ),
+    ] = None
+    severity: Annotated[
+        int,
+        typer.Option(
+            metavar="0-5",
+            min=0,
+            max=5,
+            help="Of the shifts that retention is of; 0 = test on clean images alone.",
+            rich_help_panel=DATA_PANEL,
+        ),
+    ] = 3
+    shifts: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help=f"Kinds of shift, or groups, that retention is of. Repeat it, or give a comma list. Default: "
+            f"{', '.join(_SHIFTS)}.",
+            rich_help_panel=DATA_PANEL,
+            autocompletion=complete_from((*GROUPS, *KINDS)),
         ),
     ] = None
     plot: Annotated[
@@ -131,11 +154,11 @@ def sensitivity(
     )
     request = _drawn(asked.request, options)
     from clipfit_cli.models.architectures import build_on_meta
-    from clipfit_cli.protocols import planning
+    from clipfit_cli.protocols import planning, sensitivity_grid
     from clipfit_cli.protocols import sensitivity as rules
 
     with offline_if(machine.offline):
-        grid = rules.grid(request, build_on_meta(request.model.backbone), split_names(options.factor))
+        grid = sensitivity_grid.grid(request, build_on_meta(request.model.backbone), split_names(options.factor))
     for text in grid.left_out:
         note(text, quiet=output.quiet)
     below: list[Table] = []
@@ -154,7 +177,9 @@ def sensitivity(
 
             save(options.plot, front(table, cast(Form, form)), quiet=output.quiet)
 
-    runs = rules.plan(options.protocol, request, grid.points, ZERO_SHOT)
+    kinds = kinds_of(split_names(options.shifts) or _SHIFTS)
+    shifts = [Shift(name, options.severity) for name in kinds if options.severity]
+    runs = sensitivity_grid.plan(options.protocol, request, grid.points, ZERO_SHOT, shifts)
     execute(runs, replace(asked, request=request), machine, output, summarise, show)
 
 

@@ -1,30 +1,22 @@
-"""What a method's settings are worth: one factor at a time around its defaults, against the numbers that train."""
+"""What settings of a method are worth, one factor at a time, against the numbers that train."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import Any
 
-from clipfit_cli import methods
-from clipfit_cli.config import MethodChoice, Request, RunConfig
-from clipfit_cli.errors import ConfigError, ModelError, check_known
-from clipfit_cli.methods.base import MethodInfo, Trained
 from clipfit_cli.protocols.again import commands_of
 from clipfit_cli.protocols.compare import check_comparable, is_of, protocol
 from clipfit_cli.protocols.leads import Lead, lead_of
-from clipfit_cli.protocols.planning import conditions_of
+from clipfit_cli.protocols.retained import is_shifted, on_clean_images, retention
+from clipfit_cli.protocols.sensitivity_grid import DEFAULTS, Point
 from clipfit_cli.protocols.series import ROW, Entry, table_of
 from clipfit_cli.reports.tables import Column, Row, Table
 from clipfit_cli.results.compare import trains_nothing
 from clipfit_cli.results.predictions import ReadPredictions
 from clipfit_cli.results.record import Finished
-
-if TYPE_CHECKING:
-    from torch import nn
-
-DEFAULTS = "defaults"
-"""The level that is of no factor: the method by itself."""
+from clipfit_cli.results.summary import mean
 
 POINT_COLUMNS = (
     Column("factor", "factor", narrow=False),
@@ -38,7 +30,9 @@ EFFECT_COLUMNS = (
     Column("effect_ci95_high_pct", "", "diff", terminal=False),
     Column("effect_p", "p", "number", terminal=False),
     Column("effect_method", "how", terminal=False),
-    Column("front", "front"),
+    Column("retention_pct", "retention", "pct"),
+    Column("front", "front", terminal=False),
+    Column("front_mark", "", csv=False),
     Column("command", "command", terminal=False),
 )
 FACTOR_COLUMNS = (
@@ -53,92 +47,6 @@ FACTOR_COLUMNS = (
     Column("span_ci95_high_pct", "", "diff", terminal=False),
 )
 _FOR_PROGRAMS = ("method", "shots", "num_images", "macro_f1_pct", "train_time_s", "mean_of_harmonic_means_pct")
-
-
-@dataclass(frozen=True)
-class Point:
-    """One row of the grid.
-
-    Attributes:
-        factor: What is varied; empty for the method by itself.
-        level: The settings that are, as they are typed.
-        choice: What runs.
-    """
-
-    factor: str
-    level: str
-    choice: MethodChoice
-
-
-@dataclass(frozen=True)
-class Grid:
-    """All points, the method by itself first.
-
-    Attributes:
-        points: At least one.
-        left_out: What this model cannot be asked, and why, a sentence each.
-    """
-
-    points: tuple[Point, ...]
-    left_out: tuple[str, ...] = ()
-
-
-def grid(request: Request, model: nn.Module, only: Sequence[str] = ()) -> Grid:
-    """Return the points of the one method of a request on a model.
-
-    A level that is the method by itself, or that trains what another level of its factor trains, is no point.
-
-    Args:
-        request: What was asked for.
-        model: open_clip's, maybe on the meta device.
-        only: Factors; empty = all.
-
-    Raises:
-        ConfigError: The method has no factors.
-        UnknownNameError: It has no factor of that name.
-        ModelError: The method by itself cannot serve the model.
-    """
-    (base,) = request.methods
-    info = methods.get(base.name)
-    factors = info.factors(model)
-    if not factors:
-        having = ", ".join(name for name in methods.available() if methods.get(name).factors(model))
-        raise ConfigError(f"{info.name} says not what of it can be varied; methods that do: {having}")
-    for name in only:
-        check_known(f"factor of {info.name}", name, factors)
-    points, left_out = [Point("", DEFAULTS, base)], list[str]()
-    usual = _described(info, base, model)
-    for factor in (name for name in factors if name in (only or factors)):
-        seen = [usual]
-        for level in factors[factor].levels:
-            text = ",".join(f"{name}={value}" for name, value in level.items())
-            choice = MethodChoice(base.name, {**base.overrides, **level})
-            try:
-                trained = _described(info, choice, model)
-            except (ConfigError, ModelError) as error:
-                left_out.append(f"left out {text}: {error}")
-                continue
-            if _are_alike(request, info, base, choice):
-                continue
-            if factors[factor].selects and trained in seen:
-                left_out.append(f"left out {text}: on this model it trains what another level trains")
-                continue
-            points.append(Point(factor, text, choice))
-            seen.append(trained)
-    return Grid(tuple(points), tuple(left_out))
-
-
-def plan(name: str, request: Request, points: Sequence[Point], untrained: MethodChoice) -> list[RunConfig]:
-    """Return the runs of all points under a protocol, and of the model as it is.
-
-    Args:
-        name: Of the protocol.
-        request: What was asked for, whatever its methods.
-        points: Of the grid.
-        untrained: What trains nothing.
-    """
-    chosen = (untrained, *(point.choice for point in points))
-    return list(protocol(name).plan(replace(request, methods=chosen)))
 
 
 def summarise(
@@ -164,7 +72,9 @@ def summarise(
         ResultsError: The records were not made under the same conditions, or predictions cannot be read.
     """
     check_comparable(records)
-    rules = protocol(name)
+    shifts = tuple(dict.fromkeys(test.shift for one in records for test in one.config.tests if is_shifted(test)))
+    rules, kept = protocol(name), {(one.run.key, one.config.dataset): retention(one) for one in records}
+    records = [on_clean_images(one) for one in records]
     score = f"{rules.METRICS[-1]}_pct"
     untrained = [one for one in records if trains_nothing(one)]
     found = [(Point("", one.config.method, points[0].choice), untrained) for one in untrained[:1]]
@@ -176,35 +86,30 @@ def summarise(
         for entry in rules.entries(own, per_seed=per_seed)
     ]
     usual = {entry.place: entry for point, entry in entries if point.level == DEFAULTS}
-    rows = [replace(entry, row=_row(point, entry, usual, predictions)) for point, entry in entries]
-    rows = [replace(one, row={**one.row, "front": _is_on_front(one, rows, score)}) for one in rows]
-    captions = _captions(rules.METRICS[-1], [one.row for one in rows])
+    rows = [replace(entry, row=_row(point, entry, usual, predictions, kept)) for point, entry in entries]
+    best = [_is_on_front(one, rows, score) for one in rows]
+    rows = [
+        replace(one, row={**one.row, "front": front, "front_mark": "◂" if front == "yes" else ""})
+        for one, front in zip(rows, best, strict=True)
+    ]
+    captions = _captions(rules.METRICS[-1], [one.row for one in rows], shifts)
     table = table_of(f"Sensitivity of {points[0].choice.name}", _columns(rules, rows), rows, records, captions)
     return table, _factors(entries, usual, predictions, score)
 
 
-def _described(info: MethodInfo, choice: MethodChoice, model: nn.Module) -> Sequence[Trained]:
-    settings = info.settings(**methods.resolve(info, choice.overrides).settings)
-    return list(info.describe(model, settings, 2, 2))
-
-
-def _are_alike(request: Request, info: MethodInfo, first: MethodChoice, second: MethodChoice) -> bool:
-    """Whether two choices come to the same settings on every data set of a request."""
-    for dataset in request.datasets:
-        for shots in request.shots:
-            for subset in ("all", "base"):
-                where = conditions_of("few-shot", dataset, subset, shots)  # type: ignore[arg-type]
-                one, other = (methods.resolve(info, choice.overrides, where) for choice in (first, second))
-                if one != other:
-                    return False
-    return True
-
-
-def _row(point: Point, entry: Entry, usual: Mapping[tuple[str, ...], Entry], read: ReadPredictions | None) -> Row:
+def _row(
+    point: Point,
+    entry: Entry,
+    usual: Mapping[tuple[str, ...], Entry],
+    read: ReadPredictions | None,
+    kept: Mapping[tuple[str, str], float | None],
+) -> Row:
     base, lead = usual.get(entry.place), Lead()
     if base and point.level != DEFAULTS:
         lead = lead_of(entry, base, read)
     commands = commands_of([series for series, _ in entry.runs])
+    retained = [[kept[one.run.key, one.config.dataset] for one in series.records] for series, _ in entry.runs]
+    known = [[value for value in values if value is not None] for values in retained]
     return {
         **entry.row,
         "factor": point.factor or None,
@@ -212,6 +117,7 @@ def _row(point: Point, entry: Entry, usual: Mapping[tuple[str, ...], Entry], rea
         **_interval_cells("effect", lead),
         "effect_p": lead.p,
         "effect_method": lead.method,
+        "retention_pct": mean([mean(values) for values in known]) if known == retained else None,
         "command": " && ".join(commands) or None,
     }
 
@@ -291,6 +197,7 @@ def _factors(
 
 def _columns(rules: Any, entries: Sequence[Entry]) -> list[Column]:
     several = len({entry.row["dataset"] for entry in entries}) > 1
+    has_retention = any(entry.row.get("retention_pct") is not None for entry in entries)
     own = {one.key for one in POINT_COLUMNS}
     columns = []
     for column in rules.COLUMNS:
@@ -301,14 +208,15 @@ def _columns(rules: Any, entries: Sequence[Entry]) -> list[Column]:
         columns.append(replace(column, terminal=shown, narrow=narrow))
         columns += POINT_COLUMNS if column.key == "dataset" else ()
         columns += EFFECT_COLUMNS if column.key == f"{rules.METRICS[-1]}_pct" else ()
-    return columns
+    return [replace(one, terminal=has_retention) if one.key == "retention_pct" else one for one in columns]
 
 
-def _captions(metric: str, rows: Sequence[Row]) -> tuple[str, ...]:
+def _captions(metric: str, rows: Sequence[Row], shifts: Sequence[str]) -> tuple[str, ...]:
     cell = {"harmonic_mean": "H", "accuracy": "accuracy"}[metric]
     by_images = any(str(row.get("effect_method") or "").startswith("none") for row in rows)
     of = "other test images; other training images, another seed, are not covered" if by_images else "other seeds"
     return (
         f"effect: {cell} of the row minus that of the defaults, in points; 95% interval: with {of}.",
-        f"front: no row trains as few numbers or fewer and has a higher {cell}. --csv has the command of each row.",
+        *([f"retention: {cell} on shifted images ({', '.join(shifts)}) in percent of {cell}."] if shifts else []),
+        f"◂ Pareto front: no row trains as few numbers or fewer and has a higher {cell}. --csv has the commands.",
     )

@@ -11,10 +11,11 @@ import pytest
 
 from clipfit_cli import methods
 from clipfit_cli.config import MethodChoice, Request, RunConfig
+from clipfit_cli.data.shifts import Shift
 from clipfit_cli.errors import ConfigError, UnknownNameError
 from clipfit_cli.models.architectures import build_on_meta
 from clipfit_cli.protocols import sensitivity
-from clipfit_cli.protocols.sensitivity import DEFAULTS, Grid, Point
+from clipfit_cli.protocols.sensitivity_grid import DEFAULTS, Grid, Point, grid, plan
 from clipfit_cli.reports.figures import Look, own_style
 from clipfit_cli.reports.plot_front import draw
 from clipfit_cli.reports.statistics import images_reach, mean_difference
@@ -41,7 +42,7 @@ def levels(found: Grid) -> list[str]:
 
 
 def test_the_built_in_pair_has_at_most_24_points() -> None:
-    found = sensitivity.grid(request_of("textures"), TINY)
+    found = grid(request_of("textures"), TINY)
     assert found.points[0] == Point("", DEFAULTS, MethodChoice("clipfit"))
     assert len(found.points) == len(set(levels(found))) == 20 < 24
     assert found.left_out == ("left out text_blocks=every-2: on this model it trains what another level trains",)
@@ -50,15 +51,15 @@ def test_the_built_in_pair_has_at_most_24_points() -> None:
 
 
 def test_what_is_asked_for_varies_around_what_was_given() -> None:
-    found = sensitivity.grid(request_of("dtd", regulariser="none"), TINY, ["beta", "fraction"])
+    found = grid(request_of("dtd", regulariser="none"), TINY, ["beta", "fraction"])
     assert levels(found)[:3] == [DEFAULTS, "tuned_pct=1", "tuned_pct=3"] and "beta=0" in levels(found)
     assert all(point.choice.overrides["regulariser"] == "none" for point in found.points)
-    other = sensitivity.grid(request_of("eurosat", "dtd"), TINY, ["beta"])
+    other = grid(request_of("eurosat", "dtd"), TINY, ["beta"])
     assert {"beta=2", "beta=8"} <= set(levels(other)), "each is the default of one protocol or data set, not of all"
 
 
 def test_what_a_tower_lacks_is_said_before_anything_runs() -> None:
-    found = sensitivity.grid(request_of("dtd"), RESNET, ["layer-norms"])
+    found = grid(request_of("dtd"), RESNET, ["layer-norms"])
     told = "\n".join(found.left_out)
     assert levels(found) == [DEFAULTS]
     for level in ("image_layer_norms=blocks", "image_layer_norms=after", "layer_norm_parts=gains"):
@@ -68,14 +69,14 @@ def test_what_a_tower_lacks_is_said_before_anything_runs() -> None:
 
 def test_what_cannot_be_asked() -> None:
     with pytest.raises(UnknownNameError, match="unknown factor of clipfit 'betas'. Did you mean 'beta'"):
-        sensitivity.grid(request_of(), TINY, ["betas"])
+        grid(request_of(), TINY, ["betas"])
     with pytest.raises(ConfigError, match=r"bitfit says not what of it can be varied; methods that do: clipfit$"):
-        sensitivity.grid(request_of(method="bitfit"), TINY)
+        grid(request_of(method="bitfit"), TINY)
 
 
 def test_every_point_is_run_and_the_model_as_it_is_once() -> None:
-    request, found = request_of("dtd"), sensitivity.grid(request_of("dtd"), TINY, ["fraction"])
-    runs = sensitivity.plan("base2new", request, found.points, UNTRAINED)
+    request, found = request_of("dtd"), grid(request_of("dtd"), TINY, ["fraction"])
+    runs = plan("base2new", request, found.points, UNTRAINED)
     assert [one.method for one in runs].count("zero-shot") == 1 and len(runs) == 1 + 5 * 3
     shares = [one.settings.get("tuned_pct") for one in runs if one.seed == 1]
     assert shares == [None, 1.0, 3.0, 10.0, 30.0]
@@ -106,7 +107,7 @@ def finished(protocol: str, scores: Mapping[str, Sequence[float]], *datasets: st
     """Runs of all points: accuracies by seed; of base to new, new is 10 points less than base."""
     seeds = range(1, max(map(len, scores.values())) + 1)
     found = []
-    for config in sensitivity.plan(protocol, request_of(*datasets, seeds=list(seeds)), POINTS, UNTRAINED):
+    for config in plan(protocol, request_of(*datasets, seeds=list(seeds)), POINTS, UNTRAINED):
         level = level_of(config)
         accuracy = scores[level][config.seed - 1 if config.stages else 0]
         count = PARAMETERS.get(level, 0)
@@ -273,3 +274,30 @@ def test_the_plot_shows_what_the_table_holds() -> None:
 
 def test_the_methods_that_have_factors() -> None:
     assert [name for name in methods.available() if methods.get(name).factors(TINY)] == ["clipfit"]
+
+
+def test_retention_is_the_score_on_shifted_images_over_that_on_clean_ones() -> None:
+    shifts = [Shift("blur", 3), Shift("rotation", 3)]
+    scores = {"base": (80.0, 40.0, 60.0), "new": (60.0, 30.0, 40.0)}  # clean, blurred, turned
+    records = []
+    for config in plan("base2new", request_of("dtd", seeds=[1, 2]), POINTS[:2], UNTRAINED, shifts):
+        assert [str(test.shift) for test in config.tests] == [*["identity"] * 2, *["blur:3"] * 2, *["rotation:3"] * 2]
+        one = make_finished(replace(config, precision="fp32"))
+        places = {"identity": 0, "blur:3": 1, "rotation:3": 2}
+        tests = [
+            replace(
+                test,
+                transform=asked.shift,
+                accuracy_pct=scores[asked.subset][places[asked.shift]] / (config.seed or 1),
+            )
+            for asked, test in zip(config.tests, one.tests, strict=True)
+        ]
+        records.append(replace(one, tests=tuple(tests)))
+    table, _ = sensitivity.summarise("base2new", records, points=POINTS[:2], common={})
+    expected = 100 * harmonic_mean(50, 35) / harmonic_mean(80, 60)
+    assert [row["retention_pct"] for row in table.rows] == pytest.approx([expected] * 3)
+    assert rows_of(table)["zero-shot"]["harmonic_mean_pct"] == pytest.approx(harmonic_mean(80, 60))
+    assert any("on shifted images (blur:3, rotation:3) in percent of H" in caption for caption in table.captions)
+    incomplete = [replace(records[0], tests=records[0].tests[:-1]), *records[1:]]
+    table, _ = sensitivity.summarise("base2new", incomplete, points=POINTS[:2], common={})
+    assert rows_of(table)["zero-shot"]["retention_pct"] is None and rows_of(table)["defaults"]["retention_pct"]
