@@ -130,8 +130,6 @@ def sensitivity(
     The runs are ordinary ones: finished ones are taken from --runs-dir, and each can be made by itself.
     """
     check_known("protocol", options.protocol, _PROTOCOLS)
-    if output.metric:
-        raise ConfigError("sensitivity has no --metric; `clipfit results --metric` has them of the same runs")
     form = expanded(options.plot).suffix[1:].lower() if options.plot else ""
     if options.plot:
         if form not in FORMS:
@@ -156,7 +154,9 @@ def sensitivity(
     from clipfit_cli.models.architectures import build_on_meta
     from clipfit_cli.protocols import planning, sensitivity_grid
     from clipfit_cli.protocols import sensitivity as rules
+    from clipfit_cli.results.metrics import chosen_metrics
 
+    metrics = chosen_metrics(split_names(output.metric))
     with offline_if(machine.offline):
         grid = sensitivity_grid.grid(request, build_on_meta(request.model.backbone), split_names(options.factor))
     for text in grid.left_out:
@@ -165,7 +165,12 @@ def sensitivity(
 
     def summarise(records: Sequence[Finished], **given: Any) -> Table:
         table, factors = rules.summarise(
-            options.protocol, records, points=grid.points, common=planning.common_of(request), **given
+            options.protocol,
+            records,
+            points=grid.points,
+            common=planning.common_of(request),
+            metrics=metrics,
+            **given,
         )
         below.append(factors)
         return table

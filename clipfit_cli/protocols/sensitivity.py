@@ -8,12 +8,14 @@ from typing import Any
 
 from clipfit_cli.protocols.again import commands_of
 from clipfit_cli.protocols.compare import check_comparable, is_of, protocol
+from clipfit_cli.protocols.extra_metrics import ExtraMetrics
 from clipfit_cli.protocols.leads import Lead, lead_of
 from clipfit_cli.protocols.retained import is_shifted, on_clean_images, retention
 from clipfit_cli.protocols.sensitivity_grid import DEFAULTS, Point
 from clipfit_cli.protocols.series import ROW, Entry, table_of
 from clipfit_cli.reports.tables import Column, Row, Table
 from clipfit_cli.results.compare import trains_nothing
+from clipfit_cli.results.metrics import Metric
 from clipfit_cli.results.predictions import ReadPredictions
 from clipfit_cli.results.record import Finished
 from clipfit_cli.results.summary import mean
@@ -55,6 +57,7 @@ def summarise(
     *,
     points: Sequence[Point],
     common: Mapping[str, Any],
+    metrics: Sequence[Metric] = (),
     predictions: ReadPredictions | None = None,
     per_seed: bool = False,
 ) -> tuple[Table, Table]:
@@ -65,7 +68,8 @@ def summarise(
         records: Of the points and of what trains nothing; of an interrupted plan, those that are finished.
         points: Of the grid, the method by itself first.
         common: Fields of the recipe that were given for all methods.
-        predictions: For intervals over test images; None = without.
+        metrics: Shown beside those of the protocol.
+        predictions: For intervals over test images, and for metrics; None = without.
         per_seed: A row for every seed, too.
 
     Raises:
@@ -75,7 +79,7 @@ def summarise(
     shifts = tuple(dict.fromkeys(test.shift for one in records for test in one.config.tests if is_shifted(test)))
     rules, kept = protocol(name), {(one.run.key, one.config.dataset): retention(one) for one in records}
     records = [on_clean_images(one) for one in records]
-    score = f"{rules.METRICS[-1]}_pct"
+    score, extra = f"{rules.METRICS[-1]}_pct", ExtraMetrics(tuple(metrics), predictions)
     untrained = [one for one in records if trains_nothing(one)]
     found = [(Point("", one.config.method, points[0].choice), untrained) for one in untrained[:1]]
     found += [(point, [one for one in records if is_of(one.config, point.choice, common)]) for point in points]
@@ -83,7 +87,7 @@ def summarise(
         (point, replace(entry, label=point.level))
         for point, own in found
         if own
-        for entry in rules.entries(own, per_seed=per_seed)
+        for entry in rules.entries(own, per_seed=per_seed, extra=extra)
     ]
     usual = {entry.place: entry for point, entry in entries if point.level == DEFAULTS}
     rows = [replace(entry, row=_row(point, entry, usual, predictions, kept)) for point, entry in entries]
@@ -93,7 +97,8 @@ def summarise(
         for one, front in zip(rows, best, strict=True)
     ]
     captions = _captions(rules.METRICS[-1], [one.row for one in rows], shifts)
-    table = table_of(f"Sensitivity of {points[0].choice.name}", _columns(rules, rows), rows, records, captions)
+    columns = extra.beside(_columns(rules, rows), rules.PREFIXES)
+    table = table_of(f"Sensitivity of {points[0].choice.name}", columns, rows, records, captions)
     return table, _factors(entries, usual, predictions, score)
 
 

@@ -61,8 +61,9 @@ def test_a_ladder_of_shares(small_world: SmallWorld, tmp_path: Path) -> None:
     whole = ok("train", *QUICK, "--seeds", "1,2", "--set", "tuned_pct=100", *small_world.options(), "--csv", "-")
     assert rows_of(whole.stdout)[0]["record_keys"] == rows["defaults"]["record_keys"]
 
-    again = ok("sensitivity", *words, "--json", "--severity", "0")
+    again = ok("sensitivity", *words, "--json", "--severity", "0", "--metric", "ece")
     found = json.loads(again.stdout)
+    assert all(one["ece_pct"] > 0 and one["retention_pct"] is None for one in found["rows"])
     assert "clipfit on dtd" not in again.stderr, "nothing runs again"
     assert [one["factor"] for one in found["factors"]] == ["fraction"] and found["factors"][0]["num_levels"] == 5
     assert [
@@ -106,7 +107,7 @@ def test_where_it_is_a_default_of_later_a_run_is_found_by_that_word(small_world:
         (["--factor", "x" * 5000], "unknown factor of clipfit"),
         (["--plot", "x.txt"], "--plot x.txt is no plot by its ending"),
         (["--plot", "nowhere/x.png"], "lies in a folder that does not exist"),
-        (["--metric", "ece"], "sensitivity has no --metric"),
+        (["--metric", "loss"], "unknown metric"),
         (["--shifts", "fog"], "unknown shift 'fog'"),
         (["--set", "tuned_pct=0"], "above 0 and at most 100"),
     ],
