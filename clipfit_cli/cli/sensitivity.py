@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,24 +22,23 @@ from clipfit_cli.cli.options import (
     command,
     complete_from,
 )
-from clipfit_cli.cli.output_options import RunOptions, check_can_be_written
+from clipfit_cli.cli.output_options import RunOptions
+from clipfit_cli.cli.plot import form_of
 from clipfit_cli.cli.prompts import PromptOptions
 from clipfit_cli.cli.protocols import ZERO_SHOT
 from clipfit_cli.cli.request import ask
+from clipfit_cli.cli.robustness import SMALL, SmallDrawOptions
 from clipfit_cli.cli.words import parse_methods, parse_seeds, parse_shots, split_names
 from clipfit_cli.config import Request
 from clipfit_cli.data import catalog
 from clipfit_cli.data.shifts import GROUPS, KINDS, Shift, kinds_of
 from clipfit_cli.errors import ConfigError, check_known, shortened
-from clipfit_cli.files import expanded
-from clipfit_cli.reports.figures import FORMS, Form
+from clipfit_cli.reports.figures import FORMS
 
 if TYPE_CHECKING:
     from clipfit_cli.reports.tables import Table
     from clipfit_cli.results.record import Finished
 
-_SMALL = {"shots": (4,), "seeds": (1,)}
-"""On built-in data sets, so that the whole grid takes minutes; elsewhere as in the paper."""
 _PROTOCOLS = ("base2new", "few-shot")
 _SHIFTS = ("brightness", "rotation", "blur")
 """One of light, of view and of sharpness."""
@@ -47,7 +46,7 @@ _SHIFTS = ("brightness", "rotation", "blur")
 
 @dataclass(frozen=True)
 class GridOptions:
-    """Which grid, on how many images."""
+    """Which grid, and what is shown of it."""
 
     factor: Annotated[
         list[str] | None,
@@ -68,23 +67,6 @@ class GridOptions:
             autocompletion=complete_from(_PROTOCOLS),
         ),
     ] = "base2new"
-    shots: Annotated[
-        str | None,
-        typer.Option(
-            metavar="K",
-            help="Training images per class, or 'all'. Default: 16; 4 on built-in data sets.",
-            rich_help_panel=DATA_PANEL,
-        ),
-    ] = None
-    seeds: Annotated[
-        str | None,
-        typer.Option(
-            metavar="N,N",
-            help="Seeds of draw, training and which numbers are drawn, one run each. Default: 1,2,3; 1 on built-in "
-            "data sets.",
-            rich_help_panel=DATA_PANEL,
-        ),
-    ] = None
     severity: Annotated[
         int,
         typer.Option(
@@ -120,6 +102,7 @@ def sensitivity(
     data: DatasetOptions,
     root: RootOptions,
     prompts: PromptOptions,
+    draw: SmallDrawOptions,
     options: GridOptions,
     training: MethodOptions,
     machine: ModelOptions,
@@ -130,13 +113,8 @@ def sensitivity(
     The runs are ordinary ones: finished ones are taken from --runs-dir, and each can be made by itself.
     """
     check_known("protocol", options.protocol, _PROTOCOLS)
-    form = expanded(options.plot).suffix[1:].lower() if options.plot else ""
     if options.plot:
-        if form not in FORMS:
-            raise ConfigError(
-                f"--plot {shortened(options.plot)} is no plot by its ending; expected one of .{', .'.join(FORMS)}"
-            )
-        check_can_be_written("--plot", options.plot)
+        form_of("--plot", options.plot)
     chosen = parse_methods(training.method, training.set_)
     if len(chosen) > 1:
         raise ConfigError("sensitivity takes one --method")
@@ -150,7 +128,7 @@ def sensitivity(
         machine=machine,
         output=output,
     )
-    request = _drawn(asked.request, options)
+    request = _drawn(asked.request, draw)
     from clipfit_cli.models.architectures import build_on_meta
     from clipfit_cli.protocols import planning, sensitivity_grid
     from clipfit_cli.protocols import sensitivity as rules
@@ -180,7 +158,7 @@ def sensitivity(
         if options.plot:
             from clipfit_cli.reports.plot_front import front
 
-            save(options.plot, front(table, cast(Form, form)), quiet=output.quiet)
+            save(options.plot, front(table, form_of("--plot", options.plot)), quiet=output.quiet)
 
     kinds = kinds_of(split_names(options.shifts) or _SHIFTS)
     shifts = [Shift(name, options.severity) for name in kinds if options.severity]
@@ -194,16 +172,14 @@ def _json(table: Table, factors: Table) -> str:
     return to_json(table, {"factors": factors})
 
 
-def _drawn(request: Request, options: GridOptions) -> Request:
+def _drawn(request: Request, draw: SmallDrawOptions) -> Request:
     """Return a request with the shots and seeds that are asked for, or those that its data sets have by default.
 
     Raises:
         ConfigError: There are several numbers of shots.
     """
-    is_small = all(name in catalog.BUILTIN_DATASETS for name in request.datasets)
-    defaults: dict[str, Any] = _SMALL if is_small else {}
-    shots = parse_shots(options.shots) if options.shots else defaults.get("shots", request.shots)
-    seeds = parse_seeds(options.seeds) if options.seeds else defaults.get("seeds", request.seeds)
+    usual = SMALL if all(name in catalog.BUILTIN_DATASETS for name in request.datasets) else DrawOptions()
+    shots, seeds = parse_shots(draw.shots or usual.shots), parse_seeds(draw.seeds or usual.seeds)
     if len(shots) > 1:
-        raise ConfigError(f"sensitivity takes one number of --shots, got {shortened(str(options.shots))}")
+        raise ConfigError(f"sensitivity takes one number of --shots, got {shortened(str(draw.shots))}")
     return replace(request, shots=shots, seeds=seeds)
