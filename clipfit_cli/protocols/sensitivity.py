@@ -186,8 +186,8 @@ def _factors(
                     "dataset": base.row["dataset"],
                     "factor": factor,
                     "num_levels": len(scores),
-                    "worst": worst.label,
-                    "best": best.label,
+                    "worst": worst.label if worst is not best else None,
+                    "best": best.label if worst is not best else None,
                     **_interval_cells("span", lead_of(best, worst, read)),
                 }
             )

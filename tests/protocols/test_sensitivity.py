@@ -172,6 +172,19 @@ def test_the_front_is_what_no_other_row_beats_with_as_few_numbers() -> None:
     }
 
 
+def test_of_rows_with_as_many_numbers_the_better_is_on_the_front() -> None:
+    beta = Point("beta", "beta=0", MethodChoice("clipfit", {"beta": "0"}))
+    points = (*POINTS[:1], beta)
+    records = []
+    for config in plan("few-shot", request_of(seeds=[1]), points, UNTRAINED):
+        one = make_finished(replace(config, precision="fp32"), {"trainable_parameters": 100} if config.stages else {})
+        accuracy = {"zero-shot": 50.0, "clipfit": 61.0 + (config.settings.get("beta") == 0)}[config.method]
+        records.append(replace(one, tests=tuple(replace(test, accuracy_pct=accuracy) for test in one.tests)))
+    table, _ = sensitivity.summarise("few-shot", records, points=points, common={})
+    rows = {level: (row["front"], row["front_mark"]) for level, row in rows_of(table).items()}
+    assert rows == {"zero-shot": ("yes", "◂"), "defaults": ("no", ""), "beta=0": ("yes", "◂")}
+
+
 def read_of(right: Mapping[str, Mapping[str, Sequence[int]]]) -> Any:
     def read(run: Run, test: Test) -> Predictions:
         config: Any = run.config
@@ -301,3 +314,9 @@ def test_retention_is_the_score_on_shifted_images_over_that_on_clean_ones() -> N
     incomplete = [replace(records[0], tests=records[0].tests[:-1]), *records[1:]]
     table, _ = sensitivity.summarise("base2new", incomplete, points=POINTS[:2], common={})
     assert rows_of(table)["zero-shot"]["retention_pct"] is None and rows_of(table)["defaults"]["retention_pct"]
+
+
+def test_a_factor_whose_levels_are_all_alike_has_no_best() -> None:
+    scores = {level: [60.0] if level != "zero-shot" else [50.0] for level in SCORES}
+    _, factors = sensitivity.summarise("few-shot", finished("few-shot", scores), points=POINTS, common={})
+    assert [(row["worst"], row["best"], row["span_pct"]) for row in factors.rows] == [(None, None, 0.0)] * 2
