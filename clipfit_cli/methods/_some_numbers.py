@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +34,7 @@ def drawn(sizes: Mapping[str, int], pct: float, seed: int) -> dict[str, Tensor]:
     lots = torch.cat([_lots(name, size, seed) for name, size in sizes.items()])
     chosen = torch.zeros(len(lots), dtype=torch.bool)
     chosen[lots.argsort(stable=True)[: num_of(len(lots), pct)]] = True
-    parts = zip(sizes, chosen.split(list(sizes.values())), strict=True)
+    parts = zip(sizes, torch.split(chosen, list(sizes.values())), strict=True)
     return {name: part.nonzero().flatten() for name, part in parts if part.any()}
 
 
@@ -64,7 +64,7 @@ class PartlyTuned(TunedEncoders):
         for name, parameter in self._trained.items():
             parameter.requires_grad_(name in positions)
             if name in positions:
-                parameter.register_post_accumulate_grad_hook(self._hand_on(name))
+                cast(Any, parameter).register_post_accumulate_grad_hook(self._hand_on(name))
 
     def parameters(self) -> list[Group]:
         """See `Adapted`."""

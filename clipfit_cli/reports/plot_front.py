@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -82,12 +81,8 @@ def draw(table: Table, look: Look) -> Figure:
         axes.set_ylabel(f"{head} (%)")
     add_legend(figure, [(line if name == _FRONT else _filled(line), name) for name, line in handles.items()])
     for axes, panel in zip(grid, panels, strict=True):
-        named = [
-            row
-            for row in rows_of(rows, dataset=panel)
-            if number(row, "trainable_parameters") and (text(row, "front") == "yes" or not text(row, "factor"))
-        ]
-        _name(figure, axes, named, key, {row_factor: color for row_factor, (color, _) in styles.items()})
+        trained = [row for row in rows_of(rows, dataset=panel) if number(row, "trainable_parameters")]
+        _name(figure, axes, trained, key, {factor: color for factor, (color, _) in styles.items()})
     return figure
 
 
@@ -114,7 +109,7 @@ def _staircase(axes: Axes, best: Sequence[Row], key: str) -> dict[str, Any]:
 
 
 def _name(figure: Figure, axes: Axes, rows: Sequence[Row], key: str, colors: dict[str, str]) -> None:
-    """Write the levels beside their points, none over another where there is room."""
+    """Write the levels on the front and the defaults beside their points, none over another where there is room."""
     figure.draw_without_rendering()
     renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
     scale = 72 / figure.dpi
@@ -130,6 +125,7 @@ def _name(figure: Figure, axes: Axes, rows: Sequence[Row], key: str, colors: dic
             zorder=4,
         )
         for row in rows
+        if text(row, "front") == "yes" or not text(row, "factor")
     ]
     for one in made:
         one.set_in_layout(False)
@@ -137,9 +133,9 @@ def _name(figure: Figure, axes: Axes, rows: Sequence[Row], key: str, colors: dic
     extents = [one.get_window_extent(renderer) for one in made]
     frame = axes.get_window_extent(renderer)
     area = Box(*(scale * value for value in (frame.x0, frame.y0, frame.x1, frame.y1)))
-    others = [line.get_xydata() for line in axes.get_lines() if len(line.get_xdata()) == 1]  # type: ignore[arg-type]
-    dots = [axes.transData.transform(one[0]) * scale for one in others]
-    taken = [Box(x - 2, y - 2, x + 2, y + 2) for x, y in dots if math.isfinite(x + y)]
+    every = [(number(row, "trainable_parameters") or 1.0, number(row, key) or 0.0) for row in rows]
+    dots = [axes.transData.transform(one) * scale for one in every]
+    taken = [Box(x - 2, y - 2, x + 2, y + 2) for x, y in dots]
     sizes = [(scale * extent.width + 1.5, scale * extent.height + 0.5) for extent in extents]
     for one, (x, y), box in zip(made, points, place_labels(points, sizes, area, taken), strict=True):
         one.set_position((box.left - x, box.low - y))

@@ -28,6 +28,7 @@ ATTENTION = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ALL_KINDS)
 def test_places_of_every_kind(kind: str, tmp_path: Path) -> None:
     model = build(config_of(kind, tmp_path))
@@ -52,6 +53,7 @@ def test_places_of_every_kind(kind: str, tmp_path: Path) -> None:
     assert sorted(gains + shifts) == sorted(names) and all(name.endswith(".weight") for name in gains)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ALL_KINDS)
 def test_attention_of_every_kind(kind: str, tmp_path: Path) -> None:
     model = build(config_of(kind, tmp_path))

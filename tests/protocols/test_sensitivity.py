@@ -17,7 +17,7 @@ from clipfit_cli.models.architectures import build_on_meta
 from clipfit_cli.protocols import sensitivity
 from clipfit_cli.protocols.sensitivity_grid import DEFAULTS, Grid, Point, grid, plan
 from clipfit_cli.reports.figures import Look, own_style
-from clipfit_cli.reports.plot_front import draw
+from clipfit_cli.reports.plot_front import draw, front
 from clipfit_cli.reports.statistics import images_reach, mean_difference
 from clipfit_cli.reports.tables import Table, to_csv
 from clipfit_cli.results.predictions import Predictions
@@ -244,6 +244,7 @@ def test_half_an_interval_is_that_of_a_mean() -> None:
     assert images_reach([(np.array([1]), 1.0)]) == images_reach([]) == 0
 
 
+@pytest.mark.slow
 def test_several_data_sets_have_an_average_with_its_own_front() -> None:
     table, factors = sensitivity.summarise(
         "base2new", finished("base2new", SCORES, "dtd", "eurosat"), points=POINTS, common={}, per_seed=True
@@ -266,6 +267,7 @@ def test_every_row_has_the_command_that_makes_it() -> None:
     assert "--set" not in str(rows["defaults"]["command"])
 
 
+@pytest.mark.slow
 def test_the_plot_shows_what_the_table_holds() -> None:
     table, _ = sensitivity.summarise("few-shot", finished("few-shot", SCORES), points=POINTS, common={})
     with own_style():
@@ -320,3 +322,15 @@ def test_a_factor_whose_levels_are_all_alike_has_no_best() -> None:
     scores = {level: [60.0] if level != "zero-shot" else [50.0] for level in SCORES}
     _, factors = sensitivity.summarise("few-shot", finished("few-shot", scores), points=POINTS, common={})
     assert [(row["worst"], row["best"], row["span_pct"]) for row in factors.rows] == [(None, None, 0.0)] * 2
+
+
+@pytest.mark.slow
+def test_what_is_finished_of_an_interrupted_grid_is_shown() -> None:
+    made = finished("base2new", SCORES)
+    only = [one for one in made if one.config.method == "zero-shot"]
+    some = [one for one in made if level_of(one.config) in ("zero-shot", "tuned_pct=1")]
+    for records, expected in ((only, ["zero-shot"]), (some, ["zero-shot", "tuned_pct=1"])):
+        table, factors = sensitivity.summarise("base2new", records, points=POINTS, common={})
+        assert list(rows_of(table)) == expected and not factors.rows
+        assert all(row.get("effect_pct") is None for row in table.rows)
+        assert front(table, "svg").startswith(b"<?xml")
