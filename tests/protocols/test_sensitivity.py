@@ -16,6 +16,7 @@ from clipfit_cli.errors import ConfigError, UnknownNameError
 from clipfit_cli.models.architectures import build_on_meta
 from clipfit_cli.protocols import sensitivity
 from clipfit_cli.protocols.sensitivity_grid import DEFAULTS, Grid, Point, grid, plan
+from clipfit_cli.protocols.series import series_of
 from clipfit_cli.reports.figures import Look, own_style
 from clipfit_cli.reports.plot_front import draw, front
 from clipfit_cli.reports.statistics import images_reach, mean_difference
@@ -334,3 +335,8 @@ def test_what_is_finished_of_an_interrupted_grid_is_shown() -> None:
         assert list(rows_of(table)) == expected and not factors.rows
         assert all(row.get("effect_pct") is None for row in table.rows)
         assert front(table, "svg").startswith(b"<?xml")
+
+
+def test_rows_of_other_tables_are_told_apart_by_settings_that_records_leave_out() -> None:
+    records = [one for one in finished("few-shot", SCORES) if level_of(one.config) in (DEFAULTS, "tuned_pct=30")]
+    assert [one.label for one in series_of(records)] == ["clipfit (tuned_pct=100.0)", "clipfit (tuned_pct=30.0)"]
