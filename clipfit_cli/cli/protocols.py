@@ -218,7 +218,8 @@ def eval_(
     Backbone, weights and templates given by hand are those that the adapter was made with.
     """
     templates = choose_templates(prompts)
-    method, draw, planned = ZERO_SHOT, DrawOptions(seeds="0"), {}
+    method, draw = ZERO_SHOT, DrawOptions(seeds="0")
+    planned: dict[str, Any] = {}
     if adapter:
         from clipfit_cli import methods
         from clipfit_cli.engine.checkpoint import find_adapter, read_card, settings_of

@@ -54,7 +54,7 @@ def fitted(adapted: TunedEncoders, images: Tensor, *, steps: int = 3, at_a_time:
     optimiser = optimiser_of(groups, recipe)
     for _ in range(steps):
         optimiser.zero_grad()
-        for part, own in zip(images.split(at_a_time), LABELS.split(at_a_time), strict=True):
+        for part, own in zip(torch.split(images, at_a_time), torch.split(LABELS, at_a_time), strict=True):
             torch.autograd.backward(adapted.loss(part, own)[0] * (len(part) / len(images)))
         optimiser.step()
     return adapted.state()
@@ -84,7 +84,7 @@ def fitted(adapted: TunedEncoders, images: Tensor, *, steps: int = 3, at_a_time:
         ),
     ],
 )
-def test_biases_of_blocks(settings: dict[str, str], names: list[str], small_clip: ClipBundle) -> None:
+def test_biases_of_blocks(settings: dict[str, Any], names: list[str], small_clip: ClipBundle) -> None:
     assert sorted(described(small_clip, image_layer_norms="none", **settings)) == sorted(names)
 
 
@@ -98,7 +98,7 @@ def test_biases_of_blocks(settings: dict[str, str], names: list[str], small_clip
         ({"image_layer_norms": "first-1", "layer_norm_parts": "shifts"}, {"ln_pre", "transformer"}, {"bias"}),
     ],
 )
-def test_norms_of_places(settings: dict[str, str], parts: set[str], kinds: set[str], small_clip: ClipBundle) -> None:
+def test_norms_of_places(settings: dict[str, Any], parts: set[str], kinds: set[str], small_clip: ClipBundle) -> None:
     names = list(described(small_clip, text_biases="none", **settings))
     assert {name.split(".")[1] for name in names} == parts and {name.split(".")[-1] for name in names} == kinds
     assert len(names) == len(kinds) * ((2 if settings.get("image_layer_norms") == "first-1" else 4) * (
@@ -136,13 +136,13 @@ def test_settings_that_cannot_be(settings: dict[str, Any], message: str) -> None
         ({"image_layer_norms": "last-3"}, ConfigError, "'last-3' is outside the image tower, which has 2"),
     ],
 )
-def test_what_a_tower_lacks(settings: dict[str, str], error: type[Exception], message: str, small_clip: ClipBundle) -> None:  # fmt: skip  # noqa: E501
+def test_what_a_tower_lacks(settings: dict[str, Any], error: type[Exception], message: str, small_clip: ClipBundle) -> None:  # fmt: skip  # noqa: E501
     with pytest.raises(error, match=message):
         described(small_clip, **settings)
 
 
 @pytest.mark.parametrize("settings", [{"image_layer_norms": "blocks"}, {"layer_norm_parts": "gains"}])
-def test_a_resnet_has_no_norms_to_choose_from(settings: dict[str, str], small_resnet_clip: ClipBundle) -> None:
+def test_a_resnet_has_no_norms_to_choose_from(settings: dict[str, Any], small_resnet_clip: ClipBundle) -> None:
     with pytest.raises(ModelError, match="the image tower is a ResNet, "):
         described(small_resnet_clip, **settings)
 
@@ -329,8 +329,9 @@ def test_the_grid_fits(backbone: str) -> None:
     counts = {}
     for factor, one in found.items():
         for level in one.levels:
+            key = (factor, *level.values())
             settings = ClipfitSettings(**resolve(CLIPFIT, level, Conditions()).settings)
-            counts[(factor, *level.values())] = sum(each.num_values for each in CLIPFIT.describe(model, settings, 5, 5))
+            counts[key] = sum(each.num_values for each in CLIPFIT.describe(model, settings, 5, 5))
     assert 1 + len(counts) <= 24 and len(counts) == sum(len(one.levels) for one in found.values())
     if backbone == "ViT-B-16":
         assert [counts["fraction", share] for share in ("1", "3", "10", "30")] == [461, 1382, 4608, 13824]

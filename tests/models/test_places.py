@@ -49,7 +49,7 @@ def test_places_of_every_kind(kind: str, tmp_path: Path) -> None:
     inside = places.image_norms(model, "blocks")
     assert [*found.get("before", []), *inside, *found.get("after", [])] == names
     assert all("blocks." in name or "downsample" in name for name in inside)
-    gains, shifts = (places.of_one_kind(names, one) for one in ("gains", "shifts"))  # type: ignore[arg-type]
+    gains, shifts = (places.of_one_kind(names, one) for one in ("gains", "shifts"))
     assert sorted(gains + shifts) == sorted(names) and all(name.endswith(".weight") for name in gains)
 
 
