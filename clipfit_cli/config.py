@@ -218,7 +218,7 @@ class TrainingConfig:
         shots: Training images per class; None = all; 0 = nothing is trained.
         seed: Decides the draw, the batch order and the augmentation.
         method: The method's name.
-        settings: The method's resolved settings, every one of them.
+        settings: The method's resolved settings; one that came later than others is left out at its default.
         model: Backbone and weights.
         stages: How it is trained, stage by stage; empty where nothing is trained.
         precision: Of the towers; resolved before anything is computed: fp32, bf16 or fp16.

@@ -21,6 +21,7 @@ from clipfit_cli.cli.report import report
 from clipfit_cli.cli.reproduce import reproduce
 from clipfit_cli.cli.results import results
 from clipfit_cli.cli.robustness import robustness
+from clipfit_cli.cli.sensitivity import sensitivity
 
 
 class _Reporting(TyperGroup):
@@ -137,6 +138,13 @@ app.command(
         "clipfit reproduce gda-seeds --dataset dtd,eurosat --per-seed",
     )
 )(reproduce)
+app.command(
+    epilog=_examples(
+        "clipfit sensitivity",
+        "clipfit sensitivity --dataset dtd --factor fraction --plot fraction.pdf",
+        "clipfit sensitivity --protocol few-shot --shots 4 --seeds 1,2,3 --csv points.csv",
+    )
+)(sensitivity)
 app.command(
     epilog=_examples(
         "clipfit predict --adapter dataset=dtd,method=clipfit,seed=1 photo.jpg pictures/",

@@ -109,8 +109,8 @@ def show(
         methods.resolve(info, {}, here),
         methods.resolve(info, choices[0].overrides, here),
     )
-    defaults = _settings_of(info.settings())
-    rows = _rows("settings", given.settings, [(preset.settings, _GIVEN), (defaults, _PRESET)])
+    defaults, own, usual = (info.all_settings(one) for one in ({}, given.settings, preset.settings))
+    rows = _rows("settings", own, [(usual, _GIVEN), (defaults, _PRESET)])
     for number, stage in enumerate(given.stages):
         title = f"stage {number + 1}" if len(given.stages) > 1 else "recipe"
         before = [(_counting(preset.stages[number]), _GIVEN), (_counting(plain.stages[number]), _PRESET)]

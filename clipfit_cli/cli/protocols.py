@@ -228,10 +228,11 @@ def eval_(
     if adapter:
         from clipfit_cli import methods
         from clipfit_cli.engine.checkpoint import find_adapter, model_of, read_card, settings_of
+        from clipfit_cli.methods.base import recorded
 
         found = find_folder(adapter, output.runs_dir, quiet=output.quiet, offline=machine.offline)
         card = read_card(find_adapter(found))
-        method, settings = MethodChoice(card.method), vars(settings_of(card, methods.get(card.method)))
+        method, settings = MethodChoice(card.method), recorded(settings_of(card, methods.get(card.method)))
         planned = {"adapter": str(found.absolute()), "settings": settings}
         if not templates and card.prompt_templates != (catalog.prompt_template(card.dataset),):
             templates = card.prompt_templates

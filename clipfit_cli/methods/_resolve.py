@@ -11,7 +11,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from clipfit_cli.config import Conditions, Recipe
 from clipfit_cli.errors import ConfigError, UnknownNameError, shortened
-from clipfit_cli.methods.base import MethodInfo
+from clipfit_cli.methods.base import MethodInfo, recorded
 
 TEMPLATES = "templates"
 """The setting that every method with templates of its reference has beside its own."""
@@ -26,7 +26,7 @@ class Resolved:
     """A method as it will run.
 
     Attributes:
-        settings: Every one of them.
+        settings: Every one of them that records have; see `base.recorded`.
         stages: Recipes.
         reference_templates: See `TrainingConfig`.
         ignored: What was typed and does not count here.
@@ -82,7 +82,7 @@ def resolve(
         raise ConfigError(f"{info.name} makes no steps, so {unfit[0]} says nothing to it; leave it out")
     ignored = tuple(common or ()) if stages and not making else ()
     return Resolved(
-        dataclasses.asdict(made),
+        recorded(made),
         tuple(_changed(stage, dict(common or {}), typed) for stage in stages),
         reference,
         ignored,
@@ -98,7 +98,7 @@ def with_changes(resolved: Resolved, info: MethodInfo, changes: Mapping[str, Any
     fields = {field.name for field in dataclasses.fields(Recipe)}
     of_recipe = {name: value for name, value in changes.items() if name in fields and name not in resolved.settings}
     settings = {**resolved.settings, **{name: value for name, value in changes.items() if name not in of_recipe}}
-    made = dataclasses.asdict(info.settings(**settings))
+    made = recorded(info.settings(**settings))
     return replace(resolved, settings=made, stages=tuple(_changed(stage, {}, of_recipe) for stage in resolved.stages))
 
 

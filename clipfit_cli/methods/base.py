@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, fields
 from math import prod
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, get_args, runtime_checkable
 
@@ -259,6 +259,36 @@ Describe = Callable[["nn.Module", Any, int, int], Sequence[Trained]]
 """(model, maybe on the meta device; settings; number of classes; of training images) -> what trains."""
 
 
+class Factor(NamedTuple):
+    """Something of a method that can be varied.
+
+    Attributes:
+        levels: Each some settings, as they are typed.
+        selects: Whether the levels differ in which numbers train, and in nothing else.
+    """
+
+    levels: Sequence[Mapping[str, str]]
+    selects: bool = True
+
+
+Factors = Callable[["nn.Module"], Mapping[str, Factor]]
+"""open_clip model, maybe on the meta device -> factors by name."""
+
+_LATER = "later"
+
+
+def later(default: Any) -> Any:
+    """Return a field of settings that came when runs without it were recorded: at its default, it is in no key."""
+    return field(default=default, metadata={_LATER: True})
+
+
+def recorded(settings: Any) -> dict[str, Any]:
+    """Return settings as configurations, records and keys have them: without the `later` ones that are at a default."""
+    plain = asdict(settings)
+    silent = [one for one in fields(settings) if one.metadata.get(_LATER) and plain[one.name] == one.default]
+    return {name: value for name, value in plain.items() if name not in {one.name for one in silent}}
+
+
 @dataclass(frozen=True, kw_only=True)
 class MethodInfo:
     """What is known of a method before anything is loaded.
@@ -281,6 +311,7 @@ class MethodInfo:
         selects: When it selects on validation images: ``never``, ``always``, or with ``--tune``.
         transductive: Whether it learns from test images, without their labels.
         starts_at_zero_shot: Whether the logits before the first step are the zero-shot ones.
+        factors: What `clipfit sensitivity` varies, one factor at a time; nothing where there is none.
         preset_source: Where recipe and presets of single data sets come from.
         origin: Distribution and version that brings it; None = this one.
     """
@@ -300,12 +331,17 @@ class MethodInfo:
     selects: Literal["never", "tune", "always"] = "never"
     transductive: bool = False
     starts_at_zero_shot: bool = True
+    factors: Factors = lambda _: {}
     preset_source: str = ""
     origin: str | None = None
 
     def knows_new_classes(self, settings: Any) -> bool:
         """Whether there is an answer for other classes than those of the training."""
         return self.new_classes if isinstance(self.new_classes, bool) else self.new_classes(settings)
+
+    def all_settings(self, recorded: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the settings of a record with those that it leaves out; see `later`."""
+        return asdict(self.settings(**recorded))
 
     @property
     def trains(self) -> bool:

@@ -169,8 +169,8 @@ def _stacks(transformer: nn.Module, count: int) -> list[tuple[str, nn.ModuleList
     return [(name, one) for name, one in lists if len(one) == count]
 
 
-def _attentions(block: nn.Module) -> list[str]:
-    """Return the names of the attentions within a block."""
+def attention_parts(block: nn.Module) -> list[str]:
+    """Return the names, within a block, of the modules that are attention."""
     return [
         name
         for name, module in block.named_modules()
@@ -184,7 +184,7 @@ def _feed_forward_output(block_name: str, block: nn.Module) -> str:
     That part is all linear layers outside of attention: the last leads back to the width that the others start
     from.
     """
-    attention = _attentions(block)
+    attention = attention_parts(block)
     linears = [
         (name, module)
         for name, module in block.named_modules()
@@ -222,7 +222,7 @@ def image_blocks(model: nn.Module) -> list[str]:
     visual: Any = cast(Any, model).visual
     if isinstance(visual, HfImageSide):
         stacks = _stacks(visual.tower, getattr(visual.config, "num_hidden_layers", 0))
-        of_attention = [(name, one) for name, one in stacks if len(one) and all(_attentions(block) for block in one)]
+        of_attention = [(name, one) for name, one in stacks if len(one) and all(map(attention_parts, one))]
         place, blocks = (f"tower.{of_attention[0][0]}", of_attention[0][1]) if len(of_attention) == 1 else ("", ())
     elif isinstance(visual, VisionTransformer):
         place, blocks = "transformer.resblocks", cast(Any, visual).transformer.resblocks

@@ -41,7 +41,7 @@ def commands_of_runs(runs: Sequence[tuple[Run, Sequence[Test]]]) -> list[str]:
 def _as_asked(run: Run, tests: Sequence[Test]) -> list[Finished]:
     """Return a run as it would be asked for; what trains nothing, once for each way in which it was tested."""
     config, known = run.config, {name: getattr(run.config, name) for name in TrainingConfig.__dataclass_fields__}
-    plain = [test for test in tests if (test.transform, test.interpolation) == ("identity", 1.0)]
+    plain = [test for test in tests if test.is_plain]
     if run.scored_adapter or not config.stages:
         adapter, found = _ADAPTER if run.scored_adapter else None, []
         for test in plain:

@@ -94,7 +94,7 @@ def _tests(one: Stored, way: _Way) -> dict[TestSet, Test]:
         TestSet(test.dataset, test.subset): test
         for test in sorted(one.tests, key=lambda test: test.created_at)
         if test.precision == precision
-        and (test.transform, test.interpolation) == ("identity", 1.0)
+        and test.is_plain
         and (
             one.run.config.reference_templates
             or test.templates == (templates or (catalog.prompt_template(test.dataset),))

@@ -28,6 +28,7 @@ class Lead:
         spread: What their mean is known to; None as `score`.
         by_dataset: `score` on each data set alone.
         images_p: Of sign flips over test images; None where predictions were not at hand.
+        images_reach: Half the 95 % interval of `score` over test images, in points; None as `images_p`.
         mcnemar_p: Of each seed, where there is one data set.
         lacking: Why predictions were not at hand.
     """
@@ -38,6 +39,7 @@ class Lead:
     spread: MeanDifference | None = None
     by_dataset: tuple[float, ...] = ()
     images_p: float | None = None
+    images_reach: float | None = None
     mcnemar_p: list[float] = field(default_factory=list)
     lacking: str = ""
 
@@ -49,6 +51,15 @@ class Lead:
         if self.spread.p is not None:
             return self.spread.p
         return self.mcnemar_p[0] if self._by_mcnemar else self.images_p
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The 95 % interval of `score`: with other seeds or, where no spread over seeds is known, other test images."""
+        if self.spread and self.spread.low is not None and self.spread.high is not None:
+            return self.spread.low, self.spread.high
+        if self.score is None or self.images_reach is None:
+            return None
+        return self.score - self.images_reach, self.score + self.images_reach
 
     @property
     def method(self) -> str | None:
@@ -197,7 +208,12 @@ def _with_images(lead: Lead, pairs: Sequence[_Pairs], gradient: Floats, predicti
         for of_tests in zip(*tables, strict=True):
             only = [sum(int((votes == sign).sum()) for votes in of_tests) for sign in (1, -1)]
             mcnemar.append(statistics.mcnemar_mid_p(*only))
-    return replace(lead, images_p=statistics.sign_flip_p(parts), mcnemar_p=mcnemar if len(pairs) == 1 else [])
+    return replace(
+        lead,
+        images_p=statistics.sign_flip_p(parts),
+        images_reach=100 * statistics.images_reach(parts) / len(pairs),
+        mcnemar_p=mcnemar if len(pairs) == 1 else [],
+    )
 
 
 def _votes(ours: Finished, theirs: Finished, test: TestSet, predictions: ReadPredictions) -> statistics.Votes:

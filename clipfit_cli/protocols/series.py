@@ -118,8 +118,9 @@ class Entry:
 
 def metrics_of(record: Finished, test: TestSet) -> Test | None:
     """Return the metrics of one test set of a run; None where it was not, or cannot be, tested there."""
-    wanted = (test.dataset, test.subset, test.shift)
-    return next((one for one in record.tests if (one.dataset, one.subset, one.transform) == wanted), None)
+    wanted = (test.dataset, test.subset, test.shift, test.interpolation)
+    made = ((one, (one.dataset, one.subset, one.transform, one.interpolation)) for one in record.tests)
+    return next((one for one, what in made if what == wanted), None)
 
 
 def entries_of(series: Sequence[Series], make: Callable[[Series], Entry], *, per_seed: bool) -> list[Entry]:
@@ -309,7 +310,15 @@ def _variant(config: RunConfig) -> dict[str, Any]:
         for number, stage in enumerate(config.stages)
         for name, value in vars(stage).items()
     }
-    return {**stages, **config.settings, **_deviations(config)}
+    return {**stages, **_settings(config), **_deviations(config)}
+
+
+def _settings(config: RunConfig) -> dict[str, Any]:
+    """Return all settings, those that records leave out too; of a method that is not here any more, the recorded."""
+    try:
+        return methods.get(config.method).all_settings(config.settings)
+    except (ClipfitError, TypeError):
+        return config.settings
 
 
 def _deviations(config: RunConfig) -> dict[str, Any]:

@@ -90,7 +90,7 @@ def _words(label: str, where: str, sign: Sign) -> str:
 
 
 def _set_of(test: Test) -> TestSet:
-    return TestSet(test.dataset, test.subset, shift=test.transform)
+    return TestSet(test.dataset, test.subset, None if test.interpolation == 1 else test.interpolation, test.transform)
 
 
 def _model(record: Finished) -> tuple[str, str]:

@@ -154,7 +154,7 @@ def _own_test(one: Stored) -> Test | None:
 
 def _plain_tests(one: Stored) -> list[Test]:
     own = bare(one.run.config.dataset)
-    return [t for t in one.tests if bare(t.dataset) == own and (t.transform, t.interpolation) == ("identity", 1.0)]
+    return [t for t in one.tests if bare(t.dataset) == own and t.is_plain]
 
 
 def _scores(one: Stored) -> str:

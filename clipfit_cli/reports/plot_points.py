@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from clipfit_cli.reports.figures import (
@@ -33,9 +33,7 @@ Points = dict[str, tuple[float, float]]
 
 def tradeoff(table: Table, look: Look) -> Figure:
     """Draw H, or accuracy, against trained parameters, and a level line for what trains none."""
-    from matplotlib.ticker import LogLocator
-
-    key, head = next((c.key.removesuffix("_pct"), c.head) for c in table.columns if c.key in _SCORES)
+    key, head = next((c.key.removesuffix("_pct"), c.head) for c in table.columns if c.key in SCORES)
     figure, grid, styles = _start(table, look)
     for axes, panel in grid.items():
         points: Points = {}
@@ -63,14 +61,7 @@ def tradeoff(table: Table, look: Look) -> Figure:
             if low is not None and high is not None:
                 axes.vlines(x, low, high, color=style.color, linewidth=0.5, alpha=0.5, zorder=style.order)
                 reaching += [low, high]
-        axes.set_xscale("log")
-        if points:
-            least, most = (choose(x for x, _ in points.values()) for choose in (min, max))
-            margin = max(0.08 * math.log10(most / least), 0.2)
-            axes.set_xlim(least / 10**margin, most * 10**margin)
-            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if most / least < 100 else (1,)))
-        axes.minorticks_off()
-        axes.xaxis.set_major_formatter(_short_number)
+        parameter_axis(axes, [x for x, _ in points.values()])
         if values:
             axes.set_ylim(*limits_of(values, reaching))
         _draw_points(axes, points, styles)
@@ -100,7 +91,21 @@ def base_new(table: Table, look: Look) -> Figure:
     return figure
 
 
-_SCORES = ("harmonic_mean_pct", "accuracy_pct")
+SCORES = ("harmonic_mean_pct", "accuracy_pct")
+
+
+def parameter_axis(axes: Axes, counts: Sequence[float]) -> None:
+    """Make the x axis one of trained parameters, with room around those that there are."""
+    from matplotlib.ticker import LogLocator
+
+    axes.set_xscale("log")
+    if counts:
+        least, most = min(counts), max(counts)
+        margin = max(0.08 * math.log10(most / least), 0.2)
+        axes.set_xlim(least / 10**margin, most * 10**margin)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if most / least < 100 else (1,)))
+    axes.minorticks_off()
+    axes.xaxis.set_major_formatter(_short_number)
 
 
 def _start(table: Table, look: Look) -> tuple[Figure, dict[Axes, str], dict[str, Style]]:

@@ -215,6 +215,19 @@ def sign_flip_p(parts: Sequence[tuple[Votes, float]]) -> float:
     return min(1.0, 2 * float((chances * reached).sum()))
 
 
+def images_reach(parts: Sequence[tuple[Votes, float]]) -> float:
+    """Return half the 95 % interval of a weighted sum of differences where the test images are a sample (normal limit).
+
+    Args:
+        parts: See `sign_flip_p`.
+    """
+    from scipy.special import ndtri
+
+    several = [(votes.astype(float), weight) for votes, weight in parts if len(votes) > 1]
+    variance = math.fsum(weight**2 * len(votes) * float(votes.var(ddof=1)) for votes, weight in several)
+    return float(ndtri(1 - LEVEL / 2)) * math.sqrt(variance)
+
+
 def holm(values: Sequence[float]) -> list[float]:
     """Return p after Holm's correction for so many tests, in the order of the values."""
     adjusted, most = [0.0] * len(values), 0.0

@@ -25,6 +25,8 @@ _DAY = re.compile(r"\d{4}-\d\d-\d\d")
 _RECIPE = tuple(field.name for field in fields(Recipe))
 _NOTHING = ("none", "all")
 """What stands for None where it is typed."""
+_DEFAULT = "default"
+"""What stands for a setting that a record leaves out: it came later than the record's method, and is at its default."""
 
 
 class Described(Protocol):
@@ -85,7 +87,10 @@ class Filters:
             and (not self.seed or config.seed in self.seed)
             and (not self.key or run.key.startswith(self.key))
             and (is_dated or not (self.since or self.until))
-            and all(any(is_typed(value, text) for value in conditions.get(name, ())) for name, text in self.settings)
+            and all(
+                any(is_typed(value, text) for value in conditions.get(name, (_DEFAULT,)))
+                for name, text in self.settings
+            )
         )
 
 
@@ -234,7 +239,7 @@ def differing(runs: Collection[Run]) -> dict[str, list[str]]:
     """Name of a condition -> what each run has there, where they are not all alike."""
     every = [{name: _shown(values) for name, values in conditions_of(run).items()} for run in runs]
     names = dict.fromkeys(name for one in every for name in one)
-    found = {name: [one.get(name, "") for one in every] for name in names}
+    found = {name: [one.get(name, _DEFAULT) for one in every] for name in names}
     return {name: values for name, values in found.items() if len(set(values)) > 1}
 
 

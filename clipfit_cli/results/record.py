@@ -164,6 +164,11 @@ class Test(_Record):
     predictions_sha256: Sha256
     logits_file: str | None = None
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is of the images as they are, and of all that was learnt."""
+        return (self.transform, self.interpolation) == ("identity", 1.0)
+
 
 @dataclass(frozen=True)
 class Finished:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Literal
 
-from clipfit_cli.config import TestSet, TrainingConfig
+from clipfit_cli.config import TrainingConfig
 from clipfit_cli.results.record import Run, Test
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ def beside_zero_shot(run: Run, test: Test, accuracy_pct: float, zero_shot: Test)
     * ``no_gain``: on what was trained on, above zero-shot by less than one point and less than that standard error,
       though short of 100 %.
 
-    Shifted images show none: to lose there is no sign that a training went wrong.
+    Shifted images and points along alpha show none: to lose there is no sign that a training went wrong.
 
     The standard error is that of a share p = (right + 1) / (images + 2), so that it is never 0.
 
@@ -158,7 +158,7 @@ def beside_zero_shot(run: Run, test: Test, accuracy_pct: float, zero_shot: Test)
         accuracy_pct: What is compared: of this test, or the mean over the seeds of such tests.
         zero_shot: See `zero_shot_of`.
     """
-    if is_as_it_is(run) or test.transform != TestSet.shift:
+    if is_as_it_is(run) or not test.is_plain:
         return None
     share = (zero_shot.accuracy_pct / 100 * zero_shot.num_images + 1) / (zero_shot.num_images + 2)
     error = 100 * math.sqrt(share * (1 - share) / max(1, zero_shot.num_images))

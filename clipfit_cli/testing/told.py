@@ -51,7 +51,7 @@ def check_settings(info: MethodInfo) -> None:
     hold(info, made == info.settings(), "its settings are not equal to themselves")
     for name, value in values.items():
         text = "-".join(map(str, value)) if isinstance(value, tuple) else str(value)
-        typed = resolve(info, {name: text}).settings[name]
+        typed = info.all_settings(resolve(info, {name: text}).settings)[name]
         hold(info, typed == value, f"{name}={text}, its default, is read as {typed!r}")
 
 

@@ -65,6 +65,7 @@ def test_the_commands() -> None:
         "plot",
         "reproduce",
         "robustness",
+        "sensitivity",
         "predict",
         "export",
         "jobs",
@@ -111,7 +112,7 @@ def test_defaults_come_from_the_configuration() -> None:
         assert getattr(offered, field.name) == getattr(plain, field.name)
 
 
-@pytest.mark.parametrize("name", [*RUNNING, "eval"])
+@pytest.mark.parametrize("name", [*RUNNING, "eval", "sensitivity"])
 def test_help_has_text_for_every_option(name: str) -> None:
     result = RUNNER.invoke(app, [name, "--help"], env={"COLUMNS": "200", "TERM": "dumb"})
     assert result.exit_code == 0
@@ -119,7 +120,7 @@ def test_help_has_text_for_every_option(name: str) -> None:
         assert f"--{parameter.rstrip('_').replace('_', '-')}" in result.output
 
 
-@pytest.mark.parametrize("name", [*RUNNING, "eval"])
+@pytest.mark.parametrize("name", [*RUNNING, "eval", "sensitivity"])
 def test_help_has_examples(name: str) -> None:
     assert f"clipfit {name} " in RUNNER.invoke(app, [name, "--help"]).output
 
