@@ -48,7 +48,7 @@ def make_ready(
         return True
     features = workspace.inputs(prepared.config.model, prepared.config.precision).features
     for one in lists_of(prepared, workspace, keep):
-        if one.view is not None and not features.fits(len(one.items) * (one.view[1] + 1)):
+        if isinstance(one.view, tuple) and not features.fits(len(one.items) * (one.view[1] + 1)):
             continue  # such features are made step by step
         made = features.make_ready(
             one.dataset,
@@ -86,7 +86,7 @@ def lists_of(prepared: Prepared, workspace: Workspace, keep: Keep) -> list[Froze
     done = {} if keep.nothing_before else prepared.found_tests(with_logits=keep.logits)
     left = (test for test in prepared.tests if test.key not in done)
     return found + [
-        FrozenList(test.dataset, test.dataset.test, None, test.asked.dataset, test.asked.subset) for test in left
+        FrozenList(test.dataset, test.dataset.test, test.shift, test.asked.dataset, test.asked.subset) for test in left
     ]
 
 

@@ -209,7 +209,8 @@ class ImageStore:
     def _shifted(self, dataset: DataSet, item: Item, spec: ImageSpec, shift: Shift) -> NDArray[np.uint8]:
         """Return the shifted centre crop (3, size, size) of an image, and keep what other shifts need of it."""
         group = group_of(dataset)
-        crop, digest = (self._cache.get(group, (item.path, what)) for what in (spec, _DIGEST))
+        kept = (None if self._is_anew else self._cache.get(group, (item.path, what)) for what in (spec, _DIGEST))
+        crop, digest = kept
         if crop is None or digest is None:
             image = self._decode(dataset, item)
             crop, digest = eval_crop(image, spec).numpy(), np.frombuffer(digest_of(image), np.uint8)
