@@ -88,7 +88,7 @@ def _row(index: int, asked: PlannedRun, result: SweepResult) -> dict[str, object
         "shots": "all" if config.shots is None else config.shots,
         "seed": config.seed,
         "state": "finished" if made else "failed",
-        "accuracies_pct": {f"{one.dataset}/{one.subset}": one.accuracy_pct for one in made.tests} if made else None,
+        "accuracies_pct": {one.place: one.accuracy_pct for one in made.tests} if made else None,
         "problem": str(failed) if failed else None,
         "key": asked.key,
     }

@@ -116,11 +116,6 @@ def _predicted(first: Stored, one: Test, second: Stored, other: Test, name: str)
         yield Difference(what, ours, others, "result")
 
 
-def _name(test: Test) -> str:
-    share = "" if test.interpolation == 1 else f"/alpha {test.interpolation:g}"
-    return f"{test.dataset}/{test.subset}" + ("" if test.transform == "identity" else f"/{test.transform}") + share
-
-
 def _place(test: Test) -> tuple[str, ...]:
     return bare(test.dataset), test.subset, test.transform, str(test.interpolation)
 

@@ -169,6 +169,12 @@ class Test(_Record):
         """Whether it is of the images as they are, and of all that was learnt."""
         return (self.transform, self.interpolation) == ("identity", 1.0)
 
+    @property
+    def place(self) -> str:
+        """What was tested, and how, in short: ``dtd/all``, ``dtd/new/blur:3``, ``dtd/all/alpha 0.5``."""
+        share = "" if self.interpolation == 1 else f"/alpha {self.interpolation:g}"
+        return f"{self.dataset}/{self.subset}" + ("" if self.transform == "identity" else f"/{self.transform}") + share
+
 
 @dataclass(frozen=True)
 class Finished:
