@@ -89,7 +89,7 @@ def _tests(first: Stored, second: Stored) -> Iterator[Difference]:
     mine, theirs = ({_place(test): test for test in one.tests} for one in (first, second))
     for place in dict.fromkeys([*mine, *theirs]):
         one, other = mine.get(place), theirs.get(place)
-        name = _name(one or theirs[place])
+        name = (one or theirs[place]).place
         if one is None or other is None:
             yield Difference(f"{name}.accuracy_pct", one and one.accuracy_pct, other and other.accuracy_pct, "result")
             continue
