@@ -196,6 +196,17 @@ def test_profile_tells_all_phases(scripts: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_checkpoint_is_timed_and_weighed(scripts: Any, tmp_path: Path) -> None:
+    file = tmp_path / "checkpoint.json"
+    options = ["--classes", "3", "--images", "12", "--steps", "2", "--device", "cpu", "--json", str(file)]
+    scripts("checkpoint").main([*TINY, *options, "--method", "clipfit", "--method", "full"])
+    few, many = json.loads(file.read_text())["checkpoints"]
+    assert (few["method"], many["method"]) == ("clipfit", "full")
+    assert many["checkpoint_mb"] > 5 * few["checkpoint_mb"] > 0
+    assert 0 < few["of the time at most, %"] <= 1 and few["least_interval_s"] >= 60
+
+
+@pytest.mark.slow
 def test_two_processes_share_a_plan(scripts: Any, tmp_path: Path) -> None:
     file = tmp_path / "two_processes.json"
     scripts("two_processes").main(["--runs", "2", "--epochs", "1", "--shots", "1", "--json", str(file)])

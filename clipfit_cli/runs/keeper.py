@@ -78,6 +78,7 @@ class TrainingKeeper:
         if self.past:
             known = replace(self.past, stages=(), times_resumed=self.past.times_resumed + 1)
             self._now = replace(known, circumstances=self._now.circumstances)
+            self._kept = f"{run.what} up to {_place(self.past)}"
             self._say(f"going on with {run.what} from {_place(self.past)}")
 
     @property
@@ -140,6 +141,10 @@ class TrainingKeeper:
         self._is_behind = True
         if self._is_wanted:
             self._write(self._now)
+
+    def done(self) -> None:
+        """Be told that the training is in its place, its checkpoint gone with what was there before."""
+        self._is_behind, self._kept = False, ""
 
     def __enter__(self) -> TrainingKeeper:
         return self

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
@@ -33,11 +33,12 @@ from clipfit_cli.engine.train import seeded
 from clipfit_cli.errors import ConfigError, OutOfMemoryError, UndefinedClasses, counted, first_line
 from clipfit_cli.methods.base import Adapted, hooks_of
 from clipfit_cli.models.towers import has_image_layer_norm
+from clipfit_cli.process import first_signal_waits
 from clipfit_cli.results.predictions import to_bytes
 from clipfit_cli.results.record import Finished, Run, Test
 from clipfit_cli.results.signatures import learnt_nothing, notes_of_test
 from clipfit_cli.results.steps import STEPS_FILE, to_csv
-from clipfit_cli.results.store import TESTS_FOLDER, find_run, name_of_test, save_run, save_test
+from clipfit_cli.results.store import TESTS_FOLDER, Files, find_run, name_of_test, save_run, save_test
 from clipfit_cli.runs.event_log import LOG_FOLDER
 from clipfit_cli.runs.keeper import KeptRun, TrainingKeeper
 from clipfit_cli.runs.prepare import Prepared, PreparedTest, templates_of
@@ -156,7 +157,8 @@ class _Work:
             elif before:
                 tests = {}
             if not whole:
-                save_run(prepared.folder, made, files)
+                with self.keeper or nullcontext():
+                    self._save(made, files)
         else:
             adapted = self._attached({**self.config.settings, **_settings_in(before.chosen, self.config.settings)})
             if before.adapter_sha256:
@@ -173,8 +175,15 @@ class _Work:
                         if not whole:
                             save_test(prepared.folder, *new.pop())
             if whole:
-                save_run(prepared.folder, made, files, new)
+                self._save(made, files, new)
         return prepared.answer(made, tests)
+
+    def _save(self, run: Run, files: Files, tests: Sequence[tuple[Test, Files]] = ()) -> None:
+        """Put the training in its place, which no signal divides from being done with its checkpoint."""
+        with first_signal_waits():
+            save_run(self.prepared.folder, run, files, tests)
+            if self.keeper:
+                self.keeper.done()
 
     def _attached(self, settings: Mapping[str, Any]) -> Adapted:
         return attach(self.prepared, self.workspace, settings)

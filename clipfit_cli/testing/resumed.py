@@ -130,10 +130,10 @@ def check_resume(
             ]
             hold(info, told[0] == told[1], f"a training that was {where} tells other losses, rates or steps")
             hold(info, found.chosen == whole.chosen, f"a training that was {where} chooses otherwise")
-            logits = [
+            logits, expected = (
                 one.adapted.classifier(NAMES, TEMPLATES)(inputs_of(one.adapted, bundle)) for one in (found, whole)
-            ]
-            same(info, f"logits of a training that was {where}", *logits, 0)
+            )
+            same(info, f"logits of a training that was {where}", logits, expected, 0)
 
 
 def _recipes(info: MethodInfo, batch_size: int) -> list[Recipe]:

@@ -15,10 +15,12 @@ import torch
 
 from clipfit_cli import process
 from clipfit_cli.config import MethodChoice, ModelConfig, RunConfig
+from clipfit_cli.engine import train as engine
 from clipfit_cli.errors import TrainingError
 from clipfit_cli.methods._self_regulated import SelfRegulated
 from clipfit_cli.process import Terminated
 from clipfit_cli.protocols import base2new, few_shot
+from clipfit_cli.results import store
 from clipfit_cli.results.store import CHECKPOINT_FILE, RunStore
 from clipfit_cli.runs import run as run_module
 from clipfit_cli.runs import training as training_module
@@ -96,6 +98,7 @@ def goes_on_to_the_same(
     stops, draw = 0, random.Random(seed)
     while stopped(world, plan, draw.randint(1, num_batches), **options):
         stops += 1
+        assert stops < 20, "it does not come to an end"
     assert stops and files_of(world.runs_dir) == files_of(whole.runs_dir) and not checkpoints(world)
     (record,) = execute(world, plan)[0].records
     assert record.run.times_resumed == stops and record.run.train_time_s > 0
@@ -191,12 +194,15 @@ def test_tries_that_are_finished_are_not_trained_again(
     goes_on_to_the_same(small_world, plan, 4, seed=3)
     alone = replace(small_world, runs_dir=small_world.runs_dir.with_name("alone"))
     assert stopped(alone, plan, 8)  # in the second step of the third try
-    steps = []
+    steps: list[int] = []
+    original = TrainingImages.batch
+
+    def counted(self: TrainingImages, tap: Any, step: int) -> Any:
+        steps.append(step)
+        return original(self, tap, step)
+
     with monkeypatch.context() as patch:
-        original = TrainingImages.batch
-        patch.setattr(
-            TrainingImages, "batch", lambda self, tap, step: (steps.append(step), original(self, tap, step))[1]
-        )
+        patch.setattr(TrainingImages, "batch", counted)
         execute(alone, plan)
     assert steps == [2]
 
@@ -232,6 +238,31 @@ def test_a_signal_in_a_test_keeps_the_training(small_world: SmallWorld, monkeypa
         result, log, _ = execute(world, plan_for(world, "bitfit"), keep=keep)
         assert log.steps == [] and result.records[0].run.times_resumed == (not keep.adapter)
         assert not checkpoints(world)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("keep", [Keep(), Keep(adapter=False)])
+@pytest.mark.parametrize("late", [False, True])
+def test_a_signal_while_a_run_is_put_in_its_place(
+    late: bool, keep: Keep, small_world: SmallWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waits until all is there, so that no checkpoint is written beside a finished run."""
+    original = store.save_run
+
+    def signalled(*given: Any) -> None:
+        if late:
+            original(*given)
+        signal.raise_signal(signal.SIGTERM)
+        if not late:
+            original(*given)
+
+    plan = plan_for(small_world, "bitfit")
+    with monkeypatch.context() as patch, pytest.raises(Terminated) as caught:
+        patch.setattr(run_module, "save_run", signalled)
+        execute(small_world, plan, keep=keep)
+    assert not checkpoints(small_world) and caught.value.kept == ""
+    _, log, _ = execute(small_world, plan, keep=keep)
+    assert log.steps == []
 
 
 @pytest.mark.slow
@@ -392,7 +423,7 @@ def test_halves_of_a_data_set_have_checkpoints_of_their_own(small_world: SmallWo
 @pytest.mark.slow
 def test_a_keeper_is_asked_within_the_steps_alone(small_world: SmallWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     """A signal while features are made, or a solver runs, ends at once; what is finished by then is written."""
-    original = training_module.train
+    original = engine.train
 
     def preparing(adapted: Any, recipe: Any, *others: Any, stage: int, **options: Any) -> Any:
         if stage == 1:

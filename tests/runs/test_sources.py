@@ -81,21 +81,46 @@ def plans(recipe: Recipe, *, seed: int = 1, stage: int = 0) -> list[tuple[list[i
     return list(plan_of(recipe, [k % 3 for k in range(10)], seed=seed, stage=stage))
 
 
-@pytest.mark.parametrize("tap", FEATURES)
+RECIPES = {
+    "cycle": THREE,
+    "pool": replace(THREE, view_use="pool"),
+    "one": replace(THREE, views=1),
+    "fresh": replace(THREE, views=None),
+    "no crop": replace(THREE, crop_scale=None, views=None),
+    "all at once": replace(THREE, batch_size=None),
+    "steps": replace(THREE, steps=5, drop_last=False),
+    "one class": replace(THREE, sampler="one_class", batch_size=2),
+}
+
+
 @pytest.mark.parametrize(
     "recipe",
-    [
-        THREE,
-        replace(THREE, view_use="pool"),
-        replace(THREE, views=1),
-        replace(THREE, views=None),
-        replace(THREE, crop_scale=None, views=None),
-        replace(THREE, batch_size=None),
-        replace(THREE, steps=5, drop_last=False),
-        replace(THREE, sampler="one_class", batch_size=2),
-    ],
-    ids=["cycle", "pool", "one", "fresh", "no crop", "all at once", "steps", "one class"],
+    [pytest.param(one, id=name, marks=() if name == "cycle" else pytest.mark.slow) for name, one in RECIPES.items()],
 )
+def test_a_stage_that_goes_on_gets_the_batches_that_are_left(
+    recipe: Recipe, small_clip: ClipBundle, dataset: DataSet
+) -> None:
+    for tap in ("image", "projected"):
+        whole = batches_of(inputs_of(small_clip), dataset, recipe, tap)
+        last = len(whole) - 1
+        for first in (1, last):
+            inputs = inputs_of(small_clip)
+            source = TrainingImages(inputs, dataset, recipe, seed=1, first_step=first)
+            left = [source.batch(tap, step) for step in range(first, len(whole))]
+            source.close()
+            for (images, labels), (expected, of_them) in zip(left, whole[first:], strict=True):
+                assert torch.equal(images, expected) and torch.equal(labels, of_them)
+        if tap == "image":
+            indices, _ = plans(recipe)[last]
+            assert inputs.images.decoded_images == len({index % 10 for index in indices}), (
+                "no image before is looked at"
+            )
+    with pytest.raises(ValueError, match=f"expected {last}, got 0"):
+        TrainingImages(inputs, dataset, recipe, seed=1, first_step=last).batch("image", 0)
+
+
+@pytest.mark.parametrize("tap", FEATURES)
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
 def test_features_are_those_of_the_pixels(recipe: Recipe, tap: Tap, inputs: Inputs, dataset: DataSet) -> None:
     pixels = inputs_alone(batches_of(inputs, dataset, recipe, "image"))
     found = inputs_alone(batches_of(inputs, dataset, recipe, tap))

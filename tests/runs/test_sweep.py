@@ -104,7 +104,7 @@ def execute(
     world: SmallWorld, configs: Sequence[RunConfig], *, force: bool = False, keep: Keep | None = None, **options: Any
 ) -> tuple[SweepResult, Log, Workspace]:
     log = Log()
-    workspace = Workspace(data_root=world.data_root, device=CPU, **options)
+    workspace = Workspace(**{"data_root": world.data_root, "device": CPU, **options})
     keep = keep or Keep(nothing_before=force)
     result = sweep(configs, workspace=workspace, store=RunStore(world.runs_dir), progress=log, keep=keep)
     return result, log, workspace
