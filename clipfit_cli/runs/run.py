@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -29,9 +29,7 @@ from clipfit_cli.engine.checkpoint import (
     tensors_to_bytes,
 )
 from clipfit_cli.engine.evaluate import evaluate
-from clipfit_cli.engine.micro_batches import is_out_of_memory
-from clipfit_cli.engine.train import seeded
-from clipfit_cli.errors import ConfigError, OutOfMemoryError, UndefinedClasses, counted, first_line
+from clipfit_cli.errors import UndefinedClasses, counted
 from clipfit_cli.methods.base import Adapted, hooks_of
 from clipfit_cli.models.towers import has_image_layer_norm
 from clipfit_cli.process import first_signal_waits
@@ -42,6 +40,7 @@ from clipfit_cli.results.steps import STEPS_FILE, to_csv
 from clipfit_cli.results.store import TESTS_FOLDER, Files, find_run, name_of_test, save_run, save_test
 from clipfit_cli.runs.alphas import at_alpha
 from clipfit_cli.runs.event_log import LOG_FOLDER
+from clipfit_cli.runs.explained import seeded_and_explained
 from clipfit_cli.runs.keeper import KeptRun, TrainingKeeper
 from clipfit_cli.runs.prepare import Prepared, PreparedTest, templates_of
 from clipfit_cli.runs.training import Fitted, attach, fit, steps_of
@@ -97,29 +96,6 @@ def run(prepared: Prepared, workspace: Workspace, *, keep: Keep, progress: Progr
     """
     with seeded_and_explained(prepared, workspace):
         return _Work(prepared, workspace, keep, progress).finish()
-
-
-@contextmanager
-def seeded_and_explained(prepared: Prepared, workspace: Workspace) -> Iterator[None]:
-    """Start torch's generator from the seed of a run, for to build a model draws numbers, too; say what memory lacks.
-
-    Raises:
-        OutOfMemoryError: The device ran out of memory.
-    """
-    try:
-        with seeded(prepared.config.seed, workspace.device):
-            yield
-    except (RuntimeError, MemoryError) as error:
-        if workspace.execution.deterministic and "deterministic" in str(error):
-            raise ConfigError(
-                f"{prepared.config.method} has no deterministic way on {workspace.device} ({first_line(error)}); "
-                "leave --deterministic out"
-            ) from error
-        if not is_out_of_memory(error):
-            raise
-        raise OutOfMemoryError(
-            f"{workspace.device} ran out of memory; try --precision bf16, --recompute or a smaller backbone"
-        ) from error
 
 
 class _Work:

@@ -11,9 +11,10 @@ from clipfit_cli.errors import ClipfitError, ResultsError
 from clipfit_cli.results.record import Finished
 from clipfit_cli.results.store import RunStore
 from clipfit_cli.runs.event_log import is_logged, log_run
+from clipfit_cli.runs.explained import seeded_and_explained
 from clipfit_cli.runs.frozen_lists import FrozenList, make_ready
 from clipfit_cli.runs.prepare import Prepared, check_served, prepare
-from clipfit_cli.runs.run import Keep, Progress, run, seeded_and_explained
+from clipfit_cli.runs.run import Keep, Progress, run
 from clipfit_cli.runs.workspace import Workspace
 
 

@@ -44,7 +44,10 @@ def test_a_killed_parent_takes_its_child_along() -> None:
         child = int(parent.stdout.readline())
         assert is_alive(child)
         parent.kill()
-        assert ends(child)
+        try:
+            assert ends(child)
+        finally:
+            os.kill(child, signal.SIGKILL) if is_alive(child) else None
 
 
 def test_a_parent_that_died_before_is_seen() -> None:
@@ -57,7 +60,10 @@ def test_without_the_systems_help_the_closed_pipe_ends_it() -> None:
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         assert child.stdin is not None
         child.stdin.close()
-        assert child.wait(30) == GONE
+        try:
+            assert child.wait(30) == GONE
+        finally:
+            child.kill()
 
 
 TWO_DEVICES = """
