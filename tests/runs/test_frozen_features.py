@@ -18,7 +18,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from clipfit_cli import methods
-from clipfit_cli.config import MethodChoice, ModelConfig, Precision, Request, RunConfig, TestSet
+from clipfit_cli.config import (
+    TINY_BACKBONE,
+    TINY_PRETRAINED,
+    MethodChoice,
+    ModelConfig,
+    Precision,
+    Request,
+    RunConfig,
+    TestSet,
+)
 from clipfit_cli.data.builtin.textures import textures_dataset
 from clipfit_cli.data.dataset import DataSet
 from clipfit_cli.data.files.folder import ImageFolder
@@ -32,6 +41,7 @@ from clipfit_cli.methods._tuned_encoders import TunedEncoders
 from clipfit_cli.models import encode
 from clipfit_cli.models.bundle import ClipBundle
 from clipfit_cli.models.encode import encode_image
+from clipfit_cli.models.load import load_bundle
 from clipfit_cli.protocols import base2new, xdataset
 from clipfit_cli.protocols import few_shot as few_shot_protocol
 from clipfit_cli.results.record import Finished
@@ -441,3 +451,19 @@ def test_a_workspace_keeps_them_a_model_and_precision(small_world: SmallWorld) -
     assert workspace.inputs(model, "fp32").features is frozen is not workspace.inputs(model, "bf16").features
     workspace.bundle(replace(model, bn="train"))
     assert workspace.inputs(model, "fp32").features is not frozen
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 3])
+def test_an_image_has_the_same_bits_in_a_list_of_any_length(count: int) -> None:
+    """With one thread; on a model whose matrices are large enough for the libraries to choose ways."""
+    bundle = load_bundle(ModelConfig(TINY_BACKBONE, TINY_PRETRAINED), device=CPU)
+    textures = textures_dataset("textures")
+    long = replace(textures, test=textures.test[:12])
+    whole = collect_unprojected(open_features(bundle), long)
+    part = collect_unprojected(open_features(bundle), replace(long, test=long.test[:count]))
+    assert torch.equal(part, whole[:count])
+
+
+def collect_unprojected(frozen: FrozenFeatures, dataset: DataSet) -> Tensor:
+    return frozen.everything(dataset, dataset.test, "unprojected")
