@@ -105,7 +105,9 @@ class UndefinedClasses(ConfigError):
 
 
 class SchedulerError(ClipfitError):
-    """A scheduler such as Slurm does not answer, or refuses."""
+    """A scheduler such as Slurm does not answer."""
+
+    exit_code = 2
 
 
 class SweepError(ClipfitError):

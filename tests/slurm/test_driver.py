@@ -257,6 +257,8 @@ def test_a_silent_slurm_is_not_waited_for(world: World, monkeypatch: pytest.Monk
     with pytest.raises(SchedulerError, match=r"squeue gave no answer in 0\.2 s"):
         driver.step()
     assert list(driver.result.finished) == [0] and world.slurm.num_submitted == 1
+    with pytest.raises(SchedulerError):
+        driver.wait(lambda counts: pytest.fail("there was no answer"))
 
 
 def test_a_submission_that_hangs_is_left_alone(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

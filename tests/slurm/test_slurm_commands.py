@@ -169,7 +169,7 @@ def test_jobs_are_shown_where_slurm_is_silent(
     assert found.exit_code == 0 and "this is how the jobs were known to stand" in found.stderr
     assert "pending" in found.stdout
     failed = train(small_world)
-    assert failed.exit_code == 1 and "squeue failed" in failed.stderr and slurm.num_submitted == 1
+    assert failed.exit_code == 2 and "squeue failed" in failed.stderr and slurm.num_submitted == 1
 
 
 def test_auto_is_bf16_on_a_gpu_of_another_machine() -> None:

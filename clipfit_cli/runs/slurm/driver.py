@@ -106,16 +106,19 @@ class Driver:
             on_change: Told how they stand, after each step.
 
         Raises:
-            ClipfitError: See `step`; where Slurm does not answer, it is asked again.
+            ClipfitError: See `step`; where Slurm does not answer any more, it is asked again.
         """
-        pause = _FIRST_POLL_S
+        pause, has_answered = _FIRST_POLL_S, False
         while True:
             try:
                 counts = self.step()
                 on_change(counts)
+                has_answered = True
                 if not any(counts[state] for state in ("running", "pending", "ending")):
                     return counts
             except SchedulerError as error:
+                if not has_answered:
+                    raise
                 self.say(f"{error}; asked again in {_LAST_POLL_S:.0f} s")
                 pause = _LAST_POLL_S
             time.sleep(pause)
