@@ -162,7 +162,13 @@ def test_a_checkpoint_as_it_lay_on_the_hub_for_years(made: dict[str, Path], tmp_
     folder = Path(shutil.copytree(made["clip"], tmp_path / "model"))
     expected = loaded(folder)
     config, vocabulary = (json.loads((folder / name).read_text()) for name in ("config.json", "tokenizer.json"))
-    old = {"max_length": 20, "num_beams": 1, "bad_words_ids": None, "torch_dtype": None, "pruned_heads": {}}
+    old: dict[str, Any] = {
+        "max_length": 20,
+        "num_beams": 1,
+        "bad_words_ids": None,
+        "torch_dtype": None,
+        "pruned_heads": {},
+    }
     text, vision = ({**config[name], **old} for name in ("text_config", "vision_config"))
     text |= {"eos_token_id": 2, "bos_token_id": 0, "pad_token_id": 1}
     parts = {"text_config": text, "vision_config": vision, "text_config_dict": None, "vision_config_dict": None}
