@@ -145,10 +145,8 @@ def test_kinds_of_models() -> None:
 @pytest.mark.slow
 def test_kinds_that_a_method_cannot_serve_or_that_are_not_here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("clipfit_cli.models.architectures.EXAMPLES", ("ViT-B-16", "RN50"))
-    monkeypatch.setattr(
-        "clipfit_cli.models.architectures.KINDS",
-        {"blip": KINDS["blip"], "new": Kind("NoSuchModel", Part("a"), Part("a"))},
-    )
+    some = {"blip": KINDS["blip"], "new": Kind("NoSuchModel", Part("a"), Part("b"))}
+    monkeypatch.setattr("clipfit_cli.models.architectures.KINDS", some)
     rows = {row["kind"]: row for row in rows_of("kinds", "--method", "clip-lora")}
     assert rows["ViT-B-16"]["image_values"] and not rows["ViT-B-16"]["problem"]
     for name, problem in (

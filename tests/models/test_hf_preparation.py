@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 import torch
 import transformers
 from PIL import Image
+from safetensors.torch import load_file
 
 from clipfit_cli.config import ModelConfig
 from clipfit_cli.data.pixels.transforms import eval_crop, normalise
@@ -153,3 +155,38 @@ def test_siglip_reads_letters_and_no_marks(made: dict[str, Path]) -> None:
     """Its own class does so, by sentencepiece."""
     tokenizer = tokenizer_of(find_blueprint(str(made["siglip"])))
     assert torch.equal(tokenizer.tokenize(["A  Lake!"]), tokenizer.tokenize(["a lake"]))
+
+
+def test_a_checkpoint_as_it_lay_on_the_hub_for_years(made: dict[str, Path], tmp_path: Path) -> None:
+    """Sizes as numbers, a feature extractor, settings of generation, a vocabulary with merges, positions as weights."""
+    folder = Path(shutil.copytree(made["clip"], tmp_path / "model"))
+    expected = loaded(folder)
+    config, vocabulary = (json.loads((folder / name).read_text()) for name in ("config.json", "tokenizer.json"))
+    old: dict[str, Any] = {
+        "max_length": 20,
+        "num_beams": 1,
+        "bad_words_ids": None,
+        "torch_dtype": None,
+        "pruned_heads": {},
+    }
+    text, vision = ({**config[name], **old} for name in ("text_config", "vision_config"))
+    text |= {"eos_token_id": 2, "bos_token_id": 0, "pad_token_id": 1}
+    parts = {"text_config": text, "vision_config": vision, "text_config_dict": None, "vision_config_dict": None}
+    change_json(folder / "config.json", **parts, torch_dtype="float32")
+    extractor = {"feature_extractor_type": "CLIPFeatureExtractor", "do_resize": True, "do_center_crop": True}
+    sizes = {"size": 32, "crop_size": 32, "resample": 3, "do_normalize": True}
+    means = {"image_mean": expected.image_mean, "image_std": expected.image_std}
+    (folder / PROCESSOR).write_text(json.dumps({**extractor, **sizes, **means}))
+    (folder / "vocab.json").write_text(json.dumps(vocabulary["model"]["vocab"]))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).unlink()
+    state = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    torch.save({**state, "text_model.embeddings.position_ids": torch.arange(64)[None]}, folder / "pytorch_model.bin")
+    found = loaded(folder)
+    assert image_spec(found) == image_spec(expected)
+    tokens = found.tokenizer(["a photo of a sea.", "lake"])
+    assert torch.equal(tokens, expected.tokenizer(["a photo of a sea.", "lake"]))
+    with torch.no_grad():
+        assert torch.equal(found.model.encode_text(tokens), expected.model.encode_text(tokens))  # type: ignore[operator]
