@@ -99,7 +99,7 @@ def test_the_best_point_is_that_of_the_validation_images(small_world: SmallWorld
     workspace = Workspace(data_root=small_world.data_root, device=CPU)
     drawn = workspace.lists("dtd", "all", shots=2, seed=1, selects=True)
     card = attached.card
-    own = ValidationImages(workspace.inputs(ModelConfig(card.backbone, card.pretrained), "fp32"), drawn)
+    val = ValidationImages(workspace.inputs(ModelConfig(card.backbone, card.pretrained), "fp32"), drawn)
     expected = []
     for alpha in alphas:
         of_training = card.class_names, card.prompt_templates
@@ -108,7 +108,7 @@ def test_the_best_point_is_that_of_the_validation_images(small_world: SmallWorld
         )
         with torch.inference_mode():
             logits = point.classifier(*of_training)
-        expected.append(evaluate(logits, own.batches(point.tap), precision="fp32", device=CPU).scores.accuracy_pct)
+        expected.append(evaluate(logits, val.batches(point.tap), precision="fp32", device=CPU).scores.accuracy_pct)
     assert [row["val_accuracy_pct"] for row in found] == expected
     assert len(set(expected)) > 1, "so that there is something to choose"
     assert [row["accuracy_pct"] for row in found] != expected, "of the test images it is another curve"
