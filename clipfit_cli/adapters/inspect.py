@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -45,6 +45,7 @@ class Looking:
         num_images: How many of them, spread evenly over the list; None = all.
         backbone, pretrained: Where the model's weights are found now; None = as in training.
         say: Told what is left out, and where weights are fetched from, if they have to be.
+        before: Features of images before training, batch by batch, kept for the next adapter on the same model.
     """
 
     workspace: Workspace
@@ -54,6 +55,7 @@ class Looking:
     backbone: str | None = None
     pretrained: str | None = None
     say: Callable[[str], None] = lambda _: None
+    before: dict[Hashable, list[Tensor]] = field(default_factory=dict, repr=False)
 
 
 def inspect_adapters(folders: Sequence[Path], looking: Looking) -> list[Inspected]:
@@ -146,7 +148,9 @@ def inspect_adapter(folder: Path, looking: Looking) -> tuple[AdapterCard, Inspec
         looking.say(f"comparing features of {what} ({card.method}, seed {card.seed}) ...")
         is_same = all(one.tower != "image" or not one.squares for one in changes)
         precision = resolve_precision(looking.precision, looking.workspace.device, attached.source)
-        cosines = image_cosines(bundle, tuned, images, precision, looking.workspace.images, is_same=is_same)
+        key = (bundle.weights_sha256, bundle.activation, precision, images.name, images.split_sha256)
+        kept = looking.before.setdefault(key, [])
+        cosines = image_cosines(bundle, tuned, images, precision, looking.workspace.images, kept, is_same=is_same)
     return card, Inspection(
         seed=card.seed,
         changes=tuple(changes),
@@ -227,6 +231,7 @@ def image_cosines(
     images: DataSet,
     precision: Precision,
     store: ImageStore,
+    before: list[Tensor],
     *,
     is_same: bool = False,
 ) -> dict[str, list[float]]:
@@ -238,6 +243,7 @@ def image_cosines(
         images: Whose test list it is.
         precision: Of the towers, resolved.
         store: Decodes them.
+        before: Features before, batch by batch; filled where it is empty.
         is_same: Whether the image tower did not move, so that nothing is to be computed.
     """
     found: dict[str, list[float]] = {}
@@ -247,10 +253,12 @@ def image_cosines(
         for item in images.test:
             found.setdefault(images.class_names[item.label], []).append(1.0)
         return found
-    for pixels, labels in inputs.test_batches(images, images.test, "image"):
+    for place, (pixels, labels) in enumerate(inputs.test_batches(images, images.test, "image")):
         with torch.inference_mode(), autocast(precision, bundle.device):
-            before, after = (normalised(encode_image(model, pixels)) for model in (bundle.model, tuned))
-        for label, cosine in zip(labels.tolist(), _cosines(before, after), strict=True):
+            if place == len(before):
+                before.append(normalised(encode_image(bundle.model, pixels)))
+            after = normalised(encode_image(tuned, pixels))
+        for label, cosine in zip(labels.tolist(), _cosines(before[place], after), strict=True):
             found.setdefault(images.class_names[label], []).append(cosine)
     return found
 

@@ -148,11 +148,14 @@ def test_what_trained_and_did_not_move_is_there(tmp_path: Path) -> None:
     assert still.measures == {"l2": 0.0, "relative_pct": None, "rms": 0.0, "largest": 0.0}
 
 
+@pytest.mark.slow
 def test_features_of_test_images_are_compared_class_by_class(small_world: SmallWorld, tmp_path: Path) -> None:
     model = ModelConfig("small-vit", str(small_world.weights))
     saved = save_adapter(tmp_path / "run", model)
-    said: list[str] = []
-    _, found = inspect_adapter(tmp_path / "run", looking(small_world.data_root, num_images=None, say=said.append))
+    own = looking(small_world.data_root, num_images=None)
+    _, found = inspect_adapter(tmp_path / "run", own)
+    _, again = inspect_adapter(tmp_path / "run", own)
+    assert again == found and len(own.before) == 1, "what was before is encoded once"
     workspace = Workspace(data_root=small_world.data_root, device=CPU)
     dataset = workspace.lists("dtd", "all")
     expected: dict[str, list[float]] = {}
@@ -175,10 +178,11 @@ def test_an_image_tower_that_stays_is_not_run(small_world: SmallWorld) -> None:
     bundle = load_bundle(ModelConfig("small-vit", str(small_world.weights)), device=CPU)
     dataset = Workspace(data_root=small_world.data_root, device=CPU).lists("dtd", "all")
     nothing: Any = None
-    found = image_cosines(bundle, nothing, dataset, "fp32", nothing, is_same=True)
+    found = image_cosines(bundle, nothing, dataset, "fp32", nothing, [], is_same=True)
     assert {name: [*values] for name, values in found.items()} == {name: [1.0] * 3 for name in dataset.class_names}
 
 
+@pytest.mark.slow
 def test_images_that_are_not_here_are_left_out_or_asked_for(tmp_path: Path) -> None:
     save_adapter(tmp_path / "run", small_model(tmp_path, "small-vit"))
     said: list[str] = []
@@ -209,6 +213,7 @@ def seeds(tmp_path: Path) -> list[Path]:
     return [tmp_path / name for name in ("two", "one", "three")]
 
 
+@pytest.mark.slow
 def test_runs_that_differ_in_seeds_alone_are_averaged(tmp_path: Path) -> None:
     found = inspect_adapters(seeds(tmp_path), looking())
     assert [[one.seed for one in group.inspections] for group in found] == [[1, 2], [1]]

@@ -24,6 +24,9 @@ NAMES, NEW, TEMPLATES = ("cat", "dog", "red panda"), ("owl", "cat"), ("a photo o
 IMAGES = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(5))
 EDITS = ("bitfit", "clip-lora", "clip-svd", "clipfit", "full", "layer-norm", "prolip", "skip-tuning", "two-stage")
 
+QUICK = ("clipfit", "clip-lora", "two-stage")
+BY_NAME = [pytest.param(name, marks=[pytest.mark.slow] * (name not in QUICK)) for name in EDITS]
+
 
 def moved(name: str, bundle: ClipBundle) -> Adapted:
     """Return a method all of whose tensors stand elsewhere than at the start."""
@@ -64,7 +67,7 @@ def test_these_are_all_that_edit_weights() -> None:
     assert tuple(found) == EDITS
 
 
-@pytest.mark.parametrize("name", EDITS)
+@pytest.mark.parametrize("name", BY_NAME)
 def test_the_ends_are_zero_shot_and_the_method_bit_for_bit(name: str, small_clip: ClipBundle) -> None:
     adapted = moved(name, small_clip)
     before = adapted.state()
@@ -85,7 +88,7 @@ def test_the_ends_are_zero_shot_and_the_method_bit_for_bit(name: str, small_clip
     assert all(torch.equal(tensor, adapted.state()[key]) for key, tensor in before.items())
 
 
-@pytest.mark.parametrize("name", EDITS)
+@pytest.mark.parametrize("name", BY_NAME)
 def test_between_them_weights_are_weighed(name: str, small_clip: ClipBundle) -> None:
     """By open_clip's modules alone: every tensor of the merged change, temperature too."""
     adapted, alpha = moved(name, small_clip), 0.3
