@@ -56,6 +56,9 @@ GOOD: dict[str, Sequence[str]] = {
     ),
     "--baseline": ("bitfit", "clipfit:regulariser=none", "layer-norm", "clipfit:beta=8", "tip-adapter", "features"),
     "--protocol": ("base2new", "few-shot", "xdataset"),
+    "--shifts": ("jpeg", "rotation,blur", "domain", "occlusion"),
+    "--severity": ("1", "5", "2-3", "0"),
+    "--plot": ("new.svg", "tmp/new.pdf", "words/names.txt"),
     "--set": (
         *("beta=2", "regulariser=none", "towers=image", "beta=nan", "lr=0.01", "steps=1", "optimiser=adamw"),
         *("crop_scale=0.5-1", "crop_scale=none", "crop_scale=1-0", "views=2", "batch-size=all", "templates=reference"),
@@ -181,7 +184,7 @@ TEXTS = (
 LENGTHY = ("--epochs",)
 """Options whose large values are work that was asked for, not a hang."""
 COMPILES = "--compile"
-TRAINING = ("train", "base2new", "xdataset", "compare")
+TRAINING = ("train", "base2new", "xdataset", "compare", "robustness")
 WEIGHTS = {"train": 5, "eval": 5, "predict": 5, "export": 3, "compare": 3, "base2new": 2, "xdataset": 2}
 """Command -> how often it is taken; the others once."""
 WORLDS: tuple[dict[str, str | None], ...] = (
@@ -340,6 +343,8 @@ class _Writer:
             if values.get("--pretrained") == "clipfit-tiny":
                 values["--pretrained"] = "model"
             values["--dataset"] = rng.choice(DATASETS)
+        if command == "robustness":
+            values["--shifts"] = rng.choice(GOOD["--shifts"])
         if command == "compare" and rng.random() < 0.3:
             values["--protocol"] = rng.choice(("few-shot", "xdataset"))
         if command == "xdataset" or values.get("--protocol") == "xdataset":

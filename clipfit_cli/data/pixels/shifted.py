@@ -22,6 +22,8 @@ _GREY = 127
 _REACH = 3
 """A blur looks so many deviations far."""
 
+_SAME = 1e-9
+
 
 def digest_of(image: Image.Image) -> bytes:
     """Return the SHA-256 of an RGB image's size and pixels: the same wherever it lies and whatever it is called."""
@@ -100,12 +102,19 @@ _ENDS: dict[str, Callable[[float, np.random.Generator], NDArray[np.float64]]] = 
 
 
 def _warped(crop: Tensor, ends: NDArray[np.float64]) -> Tensor:
-    """Return the crop with its corners moved, bilinear, in a frame of its mirror image half a side wide."""
+    """Return the crop with its corners moved, bilinear, in a frame of its mirror image half a side wide.
+
+    A translation goes by whole pixels: nothing is interpolated, so that it is nothing but a translation.
+    """
     size = crop.shape[-1]
     margin = size // 2
     framed = F.pad(crop, [margin] * 4, padding_mode="reflect")
-    start, end = ((place * size + size / 2 + margin).tolist() for place in (CORNERS, ends))
-    found: Tensor = F.center_crop(F.perspective(framed, start, end), [size, size])
+    moves = (ends - CORNERS) * size
+    if np.ptp(moves, axis=0).max() < _SAME:
+        moves = moves.round()
+    start = CORNERS * size + size / 2 + margin
+    warped = F.perspective(framed, start.tolist(), (start + moves).tolist())
+    found: Tensor = F.center_crop(warped, [size, size])
     return found
 
 
