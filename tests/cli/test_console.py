@@ -14,7 +14,9 @@ from clipfit_cli.cli import progress
 from clipfit_cli.cli.progress import DataProgress, Reporter
 from clipfit_cli.config import ModelConfig, RunConfig, TestSet
 
-RECORD: Any = SimpleNamespace(tests=[SimpleNamespace(dataset="x", subset="all", accuracy_pct=61.25)])
+RECORD: Any = SimpleNamespace(
+    tests=[SimpleNamespace(dataset="x", subset="all", transform="identity", interpolation=1.0, accuracy_pct=61.25)]
+)
 
 
 def config(seed: int, dataset: str = "oxford_flowers") -> RunConfig:

@@ -271,8 +271,10 @@ def test_published_data_sets_by_names_and_sizes(name: str, tmp_path: Path, read:
     assert found[0] == found[1] != found[2] and not read
 
 
-def test_drawn_textures_need_none() -> None:
-    assert load_dataset("textures", Path("nowhere")).identify is None
+def test_drawn_textures_are_told_by_their_name() -> None:
+    for name in ("textures", "textures-sketch"):
+        identify = load_dataset(name, Path("nowhere")).identify
+        assert identify and identify(["any"]) == name
 
 
 def test_tables_of_the_hub_by_their_fingerprints(tmp_path: Path) -> None:
