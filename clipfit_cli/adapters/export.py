@@ -101,16 +101,23 @@ def export(
 
 def loading_of(folder: Path) -> str:
     """Return the call that loads an export in Python."""
-    if os.path.lexists(folder / CONFIG_FILE):
+    found = class_of(folder)
+    if found is None:
         return f'open_clip.create_model_and_transforms("local-dir:{folder}")'
-    config = json.loads((folder / HF_CONFIG_FILE).read_text(encoding="utf-8"))
-    return f'transformers.{config["architectures"][0]}.from_pretrained("{folder}")'
+    return f'transformers.{found}.from_pretrained("{folder}")'
+
+
+def class_of(folder: Path) -> str | None:
+    """Return the class of transformers' that an export is of; None = it is open_clip's."""
+    if not os.path.lexists(folder / HF_CONFIG_FILE):
+        return None
+    return str(json.loads((folder / HF_CONFIG_FILE).read_text(encoding="utf-8"))["architectures"][0])
 
 
 def _write(folder: Path, merged: Merged) -> None:
     """Write all files into an empty folder, the mark last."""
     write_model(folder, merged)
-    if merged.card:
+    if merged.card and not merged.source.hf:  # transformers takes a file of that name for an adapter of peft
         shutil.copyfile(merged.card, folder / CARD_FILE)
     for path in (files := sorted(folder.iterdir())):
         with path.open("rb") as file:

@@ -41,6 +41,7 @@ class ModelCard:
         summary: Of its run.
         base_model: Repository of the model beneath; None where none is known.
         licence: As the hub names it; None = the user has named none.
+        transformers_class: Of a merged model of transformers'; None = it is open_clip's, or an adapter.
     """
 
     repository: str
@@ -48,6 +49,7 @@ class ModelCard:
     summary: Summary
     base_model: str | None = None
     licence: str | None = None
+    transformers_class: str | None = None
 
     def to_markdown(self) -> str:
         """Return the text of the README.md."""
@@ -65,6 +67,12 @@ class ModelCard:
     def _is_model(self) -> bool:
         return self.summary.kind == "model"
 
+    @property
+    def _library(self) -> str:
+        if self.transformers_class:
+            return "transformers"
+        return "open_clip" if self._is_model else "clipfit"
+
     def _front_matter(self) -> str:
         """Return the YAML that the hub reads; every text is quoted by the library where it has to be."""
         from huggingface_hub import ModelCardData
@@ -75,7 +83,7 @@ class ModelCard:
             trained_on = card.dataset
         return ModelCardData(
             license=self.licence,
-            library_name="open_clip" if self._is_model else "clipfit",
+            library_name=self._library,
             pipeline_tag="zero-shot-image-classification",
             tags=["clip", "clipfit", "few-shot", *([] if self._is_model else ["adapter"]), _word(card.method)],
             base_model=self.base_model,
@@ -97,6 +105,14 @@ class ModelCard:
     def _use(self) -> list[str]:
         """Return how it is used, and what one needs for it."""
         where = f"{SHARED_PREFIX}{self.repository}"
+        if self.transformers_class:
+            lines = [
+                f"from transformers import AutoProcessor, {self.transformers_class}",
+                "",
+                f'model = {self.transformers_class}.from_pretrained("{self.repository}")',
+                f'processor = AutoProcessor.from_pretrained("{self.repository}")',
+            ]
+            return ["\n".join(["```python", *lines, "```"])]
         if self._is_model:
             lines = [
                 "import open_clip",

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from clipfit_cli._version import __version__
-from clipfit_cli.adapters.export import merge, write_model
+from clipfit_cli.adapters.export import class_of, merge, write_model
 from clipfit_cli.adapters.model_card import README_FILE, ModelCard
 from clipfit_cli.adapters.public_names import public_model, repository_of
 from clipfit_cli.adapters.run_summary import SUMMARY_FILE, Kind, summary_of, to_json
@@ -133,16 +133,17 @@ def _write(folder: Path, run: Path, repository: str, shared: Shared, say: Callab
     named = public_model(used)
     weights = found / WEIGHTS_FILE
     public = replace(card, backbone=named.backbone, pretrained=named.pretrained, adapter_sha256=file_sha256(weights))
-    summary = summary_of(shared.kind, found, card.run_key)
+    summary, transformers_class = summary_of(shared.kind, found, card.run_key), None
     if shared.merged:
         write_model(folder, merge(found, shared.backbone, shared.pretrained, say))
         _remove_places(folder)
+        transformers_class = class_of(folder)
         summary = replace(summary, card=public)
     else:
         (folder / WEIGHTS_FILE).write_bytes(weights.read_bytes())
         (folder / CARD_FILE).write_bytes(card_to_bytes(public))
         (folder / COUNTED_FILE).write_text(_counted(public, repository_of(used)), encoding="utf-8")
-    page = ModelCard(repository, public, summary, repository_of(used), shared.licence).to_markdown()
+    page = ModelCard(repository, public, summary, repository_of(used), shared.licence, transformers_class).to_markdown()
     (folder / README_FILE).write_text(page, encoding="utf-8")
     files = {path.name: file_sha256(path) for path in sorted(folder.iterdir())}
     (folder / SUMMARY_FILE).write_bytes(to_json(replace(summary, files=files)))

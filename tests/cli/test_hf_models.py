@@ -39,9 +39,9 @@ class World:
         write_small_dataset(folder / "data", "eurosat", ["Forest", "River", "Sea or Lake"], (3, 1, 2))
 
     def invoke(self, command: str, *more: str, code: int = 0, model: str = "./model") -> Result:
-        places = ["--data-root", "data", "--runs-dir", "runs"]
-        brings = ["--pretrained", model] if command not in ("predict", "export") else []
-        places = places if command not in ("predict", "export") else []
+        is_used = command in ("predict", "export", "push")
+        places = [] if is_used else ["--data-root", "data", "--runs-dir", "runs"]
+        brings = [] if is_used else ["--pretrained", model]
         result = CliRunner().invoke(app, [command, *more, *places, *brings], env={"COLUMNS": "200"})
         assert result.exit_code == code, result.output
         return result
@@ -103,6 +103,13 @@ def test_from_training_to_export(world: World) -> None:
 
     said = world.invoke("export", str(run), "--out", "exported").stderr
     assert f"load it with transformers.{KINDS[world.kind].model}.from_pretrained(" in said
+    assert not Path("exported/adapter_config.json").exists(), "peft, where it is installed, would take it for its own"
+    world.invoke("push", str(run), "me/mine", "--merged", "--dry-run", "pushed")
+    page = Path("pushed/README.md").read_text()
+    assert (
+        f'model = {KINDS[world.kind].model}.from_pretrained("me/mine")' in page and "library_name: transformers" in page
+    )
+    assert load_file("pushed/model.safetensors").keys() == load_file("exported/model.safetensors").keys()
     classifier = load_adapter(run, device="cpu")
     size = bundle.image_size
     images = torch.randn(3, 3, size, size)
