@@ -10,6 +10,7 @@ from typing import Any
 from clipfit_cli import methods
 from clipfit_cli.config import ModelConfig, ProtocolName, Recipe, RunConfig, TestSet, TrainingConfig
 from clipfit_cli.data import catalog
+from clipfit_cli.data.shifts import Shift, kinds_of, parse_shift
 from clipfit_cli.errors import ClipfitError
 from clipfit_cli.protocols.base2new import halves_of
 from clipfit_cli.protocols.planning import conditions_of
@@ -32,10 +33,50 @@ def commands_of_runs(runs: Sequence[tuple[Run, Sequence[Test]]]) -> list[str]:
         runs: Each with its tests.
     """
     alike: dict[str, list[Finished]] = {}
+    shifted: dict[tuple[str, tuple[str, ...]], list[Finished]] = {}
     for run, tests in runs:
         for one in _as_asked(run, tests):
-            alike.setdefault(repr(replace(one.config, seed=0)), []).append(one)
-    return [line for records in alike.values() for line in commands_of([Series("", tuple(records))])]
+            if words := _shifted(one, tests):
+                config = replace(
+                    one.config, protocol="few-shot", tests=(TestSet(run.config.dataset, run.config.subset),)
+                )
+                same = repr(replace(config, seed=0)), tuple(words)
+                shifted.setdefault(same, []).append(replace(one, config=config, tests=tuple(tests)))
+            if not words or one.config.protocol == "base2new":  # else it makes these tests, too
+                alike.setdefault(repr(replace(one.config, seed=0)), []).append(one)
+    lines = [line for records in alike.values() for line in commands_of([Series("", tuple(records))])]
+    for (_, words), records in shifted.items():
+        series = Series("", tuple(records))
+        if (options := _options(series)) is not None:
+            lines.append(_command([series], [*words, "--baseline", "zero-shot", *options], command="robustness"))
+    return lines
+
+
+def _shifted(asked: Finished, tests: Sequence[Test]) -> list[str]:
+    """Return what says which shifts and domains of a training were tested; nothing where none was."""
+    config = asked.config
+    if not config.stages or config.adapter:
+        return []
+    own = [test for test in tests if (test.dataset, test.subset) == (config.dataset, config.subset)]
+    shifts = [shift for test in own if (shift := _shift_of(test))]
+    if not shifts:
+        return []
+    others = [test for test in tests if test.dataset != config.dataset and test.is_plain]
+    known = [test for test in others if test.dataset in catalog.domains_of(config.dataset)]
+    names = [*kinds_of(shift.name for shift in shifts), *(["domain"] if known else [])]
+    severities = ",".join(map(str, sorted({shift.severity for shift in shifts})))
+    places = {
+        test.dataset: _source(test.dataset, [replace(asked, tests=(test,))]) for test in others if test not in known
+    }
+    words = ["--shifts", ",".join(names), "--severity", severities]
+    return [*words, *(word for place in places.values() for word in ("--shift", place))]
+
+
+def _shift_of(test: Test) -> Shift | None:
+    try:
+        return parse_shift(test.transform) if test.interpolation == 1 else None
+    except ClipfitError:  # of another version
+        return None
 
 
 def _as_asked(run: Run, tests: Sequence[Test]) -> list[Finished]:
@@ -88,10 +129,10 @@ def commands_of(series: Sequence[Series]) -> list[str]:
     return [_command(group, options) for options, group in alike.items()]
 
 
-def _command(group: Sequence[Series], options: Sequence[str]) -> str:
+def _command(group: Sequence[Series], options: Sequence[str], command: str | None = None) -> str:
     """Return the command of data sets that are asked for alike."""
     config = group[0].config
-    words = ["clipfit", _COMMANDS[config.protocol]]
+    words = ["clipfit", command or _COMMANDS[config.protocol]]
     if config.protocol == "xdataset":
         records = group[0].records
         words += ["--source", _source(config.dataset, records)]
