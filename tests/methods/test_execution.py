@@ -159,14 +159,14 @@ def test_prompts_in_several_parts_are_compiled(
 
 @compiles
 @pytest.mark.slow
-def test_a_model_that_cannot_be_compiled(small_clip: ClipBundle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_cannot_be_compiled(small_clip: ClipBundle) -> None:
     from torch._inductor import config
 
     torch.compiler.reset()
-    monkeypatch.setattr(config.cpp, "cxx", (None, "no-such-compiler"))
     adapted = attach(small_clip, COMPILE)
     assert isinstance(adapted, TunedEncoders)
-    with pytest.raises(ModelError, match=r"could not compile .*C\+\+ compiler.*leave out --compile"):
+    refused = pytest.raises(ModelError, match=r"could not compile .*C\+\+ compiler.*leave out --compile")
+    with config.patch({"cpp.cxx": (None, "no-such-compiler")}), refused:
         adapted.loss(images_for(small_clip), LABELS)
     torch.compiler.reset()
 
