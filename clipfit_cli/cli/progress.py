@@ -174,12 +174,12 @@ def name_of(config: RunConfig) -> str:
 
 
 def _told(test: Test, record: Finished) -> str:
-    """Return which of the tests of a run it is, in a word."""
-    if test.transform != TestSet.shift:
-        return test.transform
-    if len({one.interpolation for one in record.tests}) > 1:
-        return f"alpha {test.interpolation:g}"
-    return test.dataset if len(record.tests) > 2 else test.subset
+    """Return which of the tests of a run it is, in a few words: all in which they differ."""
+    words = [test.dataset] if len({one.dataset for one in record.tests}) > 1 else []
+    words += [test.subset] if len({one.subset for one in record.tests}) > 1 else []
+    words += [test.transform] if test.transform != TestSet.shift else []
+    words += [f"alpha {test.interpolation:g}"] if len({one.interpolation for one in record.tests}) > 1 else []
+    return " ".join(words) or test.subset
 
 
 def scores_of(record: Finished) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from rich.console import Console
@@ -97,3 +97,17 @@ def test_a_long_description_leaves_the_amounts_in_sight() -> None:
         shown.print(progress._bars.get_renderable())
     text = shown.export_text()
     assert "5.0/20.0 MB" in text and "-:--:--" in text
+
+
+def test_the_tests_of_a_run_are_told_by_all_in_which_they_differ() -> None:
+    def told(*tests: tuple[str, str, str, float]) -> str:
+        names = ("dataset", "subset", "transform", "interpolation")
+        made = [SimpleNamespace(**dict(zip(names, test, strict=True)), accuracy_pct=50.0) for test in tests]
+        return progress.scores_of(cast(Any, SimpleNamespace(tests=made))).replace(" 50.00", "")
+
+    assert told(("x", "all", "identity", 1.0)) == "all"
+    assert told(("x", "base", "identity", 1.0), ("x", "new", "identity", 1.0)) == "base, new"
+    assert told(("x", "all", "identity", 1.0), ("y", "all", "identity", 1.0)) == "x, y"
+    assert told(("x", "base", "identity", 1.0), ("x", "new", "blur:3", 1.0)) == "base, new blur:3"
+    assert told(*(("x", "all", "identity", alpha) for alpha in (0.0, 0.5))) == "alpha 0, alpha 0.5"
+    assert told(*[("x", "all", "identity", 1.0)] * 6).endswith("all and 2 more")
