@@ -45,10 +45,10 @@ def commands_of_runs(runs: Sequence[tuple[Run, Sequence[Test]]]) -> list[str]:
             if not words or one.config.protocol == "base2new":  # else it makes these tests, too
                 alike.setdefault(repr(replace(one.config, seed=0)), []).append(one)
     lines = [line for records in alike.values() for line in commands_of([Series("", tuple(records))])]
-    for (_, words), records in shifted.items():
+    for (_, asked), records in shifted.items():
         series = Series("", tuple(records))
         if (options := _options(series)) is not None:
-            lines.append(_command([series], [*words, "--baseline", "zero-shot", *options], command="robustness"))
+            lines.append(_command([series], [*asked, "--baseline", "zero-shot", *options], command="robustness"))
     return lines
 
 
