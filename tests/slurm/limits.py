@@ -17,10 +17,14 @@ LIMIT_MIN, ENOUGH_S = "2", 90.0
 SOME_S = 30.0
 """Of training: enough for a node to die meanwhile."""
 
+PROBE = 2000
+"""Epochs by which the time of one is told: so many that what comes before the first does not count."""
+
 
 def words(folder: Path, epochs: int, *more: str) -> tuple[str, ...]:
     """Return a command that trains on few images of one's own, on one thread."""
     data = ("--dataset", f"mine={few_images(folder / 'mine')}", "--backbone", "clipfit-tiny", "--device", "cpu")
+    data += ("--threads", "1")  # whatever the environment says, for the bits of both are compared
     return ("train", *data, "--shots", "2", "--epochs", str(epochs), "--offline", *more)
 
 
@@ -38,8 +42,8 @@ def results(one: Campaign) -> dict[str, dict[str, bytes]]:
 
 
 def test_a_job_at_its_time_limit_is_requeued_and_resumed_to_the_same_bits(real_slurm: Cluster, tmp_path: Path) -> None:
-    probe = alone(real_slurm, words(tmp_path, 200, "--seeds", "1"), tmp_path / "probe")
-    command = words(tmp_path, max(200, round(200 * ENOUGH_S / probe.train_time_s)), "--seeds", "1")
+    probe = alone(real_slurm, words(tmp_path, PROBE, "--seeds", "1"), tmp_path / "probe")
+    command = words(tmp_path, round(PROBE * ENOUGH_S / probe.train_time_s), "--seeds", "1")
     undisturbed = Campaign(real_slurm, command, tmp_path / "undisturbed")
     undisturbed.run(seconds=1500)
     one = Campaign(
@@ -61,9 +65,9 @@ def test_a_job_at_its_time_limit_is_requeued_and_resumed_to_the_same_bits(real_s
 
 def test_the_runs_of_a_node_that_dies_are_requeued_and_resumed(real_slurm: Cluster, tmp_path: Path) -> None:
     """A job for each GPU; one of the nodes dies when all have kept something."""
-    probe = alone(real_slurm, words(tmp_path, 200, "--seeds", "1"), tmp_path / "probe")
+    probe = alone(real_slurm, words(tmp_path, PROBE, "--seeds", "1"), tmp_path / "probe")
     command = words(
-        tmp_path, max(200, round(200 * SOME_S / probe.train_time_s)), "--seeds", "1,2,3,4", "--checkpoint-every", "5"
+        tmp_path, round(PROBE * SOME_S / probe.train_time_s), "--seeds", "1,2,3,4", "--checkpoint-every", "5"
     )
     undisturbed = Campaign(real_slurm, command, tmp_path / "undisturbed")
     undisturbed.run(seconds=1500)
