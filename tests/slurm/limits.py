@@ -24,8 +24,8 @@ PROBE = 2000
 def words(folder: Path, epochs: int, *more: str) -> tuple[str, ...]:
     """Return a command that trains on few images of one's own, on one thread."""
     data = ("--dataset", f"mine={few_images(folder / 'mine')}", "--backbone", "clipfit-tiny", "--device", "cpu")
-    data += ("--threads", "1")  # whatever the environment says, for the bits of both are compared
-    return ("train", *data, "--shots", "2", "--epochs", str(epochs), "--offline", *more)
+    # whatever the environment says of threads, for the bits of both are compared
+    return ("train", *data, "--threads", "1", "--shots", "2", "--epochs", str(epochs), "--offline", *more)
 
 
 def alone(slurm: Cluster, command: tuple[str, ...], runs_dir: Path) -> Run:
