@@ -31,7 +31,8 @@ from clipfit_cli.cli.plot import form_of
 from clipfit_cli.cli.prompts import PromptOptions
 from clipfit_cli.cli.protocols import ZERO_SHOT
 from clipfit_cli.cli.request import Asked, ask
-from clipfit_cli.cli.words import parse_methods, parse_seeds, parse_shots, split_names
+from clipfit_cli.cli.small_draw import SmallDrawOptions, drawn, is_small
+from clipfit_cli.cli.words import parse_methods, split_names
 from clipfit_cli.data import catalog
 from clipfit_cli.data.lists.own.custom import is_one_source
 from clipfit_cli.data.shifts import GROUPS, KINDS, SEVERITIES, Shift, kinds_of
@@ -45,35 +46,8 @@ if TYPE_CHECKING:
 BASELINES = ("clipfit:image_layer_norms=none", "clipfit:text_biases=none", "layer-norm", "bitfit")
 """Beside the method, unless others are asked for: what carries its share, LayerNorms or biases?"""
 
-SMALL = DrawOptions(shots="4", seeds="1")
-"""Where all data sets are built in; else the usual draw."""
-
 _DOMAIN = "domain"
 """In ``--shifts``: the data sets that are the same classes in other domains."""
-
-
-@dataclass(frozen=True)
-class SmallDrawOptions:
-    """How many images, drawn how; less where all data sets are built in."""
-
-    shots: Annotated[
-        str | None,
-        typer.Option(
-            metavar="K",
-            help="Training images per class, or a comma list such as 1,2,4,8,16; 'all' = every image. Default: "
-            f"{DrawOptions.shots}; {SMALL.shots} of built-in data sets.",
-            rich_help_panel=DATA_PANEL,
-        ),
-    ] = None
-    seeds: Annotated[
-        str | None,
-        typer.Option(
-            metavar="N,N",
-            help=f"Seeds of draw and training, one run each. Default: {DrawOptions.seeds}; {SMALL.seeds} of built-in "
-            "data sets.",
-            rich_help_panel=DATA_PANEL,
-        ),
-    ] = None
 
 
 @dataclass(frozen=True)
@@ -149,8 +123,24 @@ def robustness(
         form_of("--plot", plot)
     words = split_names(shifting.shifts)
     kinds = kinds_of(word for word in words if word != _DOMAIN) if words else list(KINDS)
-    asked = _ask(data, root, prompts, classes, draw, shifting, training, machine, output, baseline)
-    severities = parse_severities(shifting.severity or ("3" if _is_small(asked) else "1-5"))
+    named = split_names(data.dataset, is_one_source)
+    if shifting.shift and len(named) != 1:
+        raise ConfigError(f"--shift is a domain of one data set, and --dataset names {len(named) or 'none'}")
+    choices = (*parse_methods(training.method, training.set_), *parse_methods(baseline or BASELINES))
+    asked = ask(
+        methods=(ZERO_SHOT, *(choice for choice in choices if choice != ZERO_SHOT)),
+        data=None if shifting.shift else data,
+        transfer=TransferOptions(source=named[0], shift=shifting.shift) if shifting.shift else None,
+        root=root,
+        prompts=prompts,
+        draw=DrawOptions(),
+        training=training,
+        machine=machine,
+        output=output,
+        subset=classes.subset,
+    )
+    asked = replace(asked, request=drawn(asked.request, draw))
+    severities = parse_severities(shifting.severity or ("3" if is_small(asked.request) else "1-5"))
     from clipfit_cli.protocols import planning
     from clipfit_cli.protocols import robustness as rules
     from clipfit_cli.results.metrics import chosen_metrics
@@ -182,50 +172,6 @@ def parse_severities(text: str) -> tuple[int, ...]:
             raise ConfigError(f"--severity is from 1 to 5, such as 3, 1-5 or 1,3,5; got {shortened(text)!r}")
         found |= set(range(digits[first], digits[last] + 1))
     return tuple(sorted(found))
-
-
-def _ask(
-    data: DatasetOptions,
-    root: RootOptions,
-    prompts: PromptOptions,
-    classes: SubsetOptions,
-    draw: SmallDrawOptions,
-    shifting: ShiftOptions,
-    training: MethodOptions,
-    machine: ModelOptions,
-    output: RunOptions,
-    baseline: list[str] | None,
-) -> Asked:
-    """Return what is asked for; of the user's own domains the targets are.
-
-    Raises:
-        ConfigError: Own domains are not of one data set; or see `ask`.
-    """
-    named = split_names(data.dataset, is_one_source)
-    if shifting.shift and len(named) != 1:
-        raise ConfigError(f"--shift is a domain of one data set, and --dataset names {len(named) or 'none'}")
-    choices = (*parse_methods(training.method, training.set_), *parse_methods(baseline or BASELINES))
-    asked = ask(
-        methods=(ZERO_SHOT, *(choice for choice in choices if choice != ZERO_SHOT)),
-        data=None if shifting.shift else data,
-        transfer=TransferOptions(source=named[0], shift=shifting.shift) if shifting.shift else None,
-        root=root,
-        prompts=prompts,
-        draw=DrawOptions(draw.shots or DrawOptions.shots, draw.seeds or DrawOptions.seeds),
-        training=training,
-        machine=machine,
-        output=output,
-        subset=classes.subset,
-    )
-    if not _is_small(asked):
-        return asked
-    small = DrawOptions(draw.shots or SMALL.shots, draw.seeds or SMALL.seeds)
-    request = replace(asked.request, shots=parse_shots(small.shots), seeds=parse_seeds(small.seeds))
-    return replace(asked, request=request)
-
-
-def _is_small(asked: Asked) -> bool:
-    return all(name in catalog.BUILTIN_DATASETS for name in asked.request.datasets)
 
 
 def _domains(dataset: str, asked: Asked, *, with_known: bool) -> list[str]:

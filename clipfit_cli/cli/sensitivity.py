@@ -27,10 +27,8 @@ from clipfit_cli.cli.plot import form_of
 from clipfit_cli.cli.prompts import PromptOptions
 from clipfit_cli.cli.protocols import ZERO_SHOT
 from clipfit_cli.cli.request import ask
-from clipfit_cli.cli.robustness import SMALL, SmallDrawOptions
-from clipfit_cli.cli.words import parse_methods, parse_seeds, parse_shots, split_names
-from clipfit_cli.config import Request
-from clipfit_cli.data import catalog
+from clipfit_cli.cli.small_draw import SmallDrawOptions, drawn
+from clipfit_cli.cli.words import parse_methods, split_names
 from clipfit_cli.data.shifts import GROUPS, KINDS, Shift, kinds_of
 from clipfit_cli.errors import ConfigError, check_known, shortened
 from clipfit_cli.reports.figures import FORMS
@@ -128,7 +126,9 @@ def sensitivity(
         machine=machine,
         output=output,
     )
-    request = _drawn(asked.request, draw)
+    request = drawn(asked.request, draw)
+    if len(request.shots) > 1:
+        raise ConfigError(f"sensitivity takes one number of --shots, got {shortened(str(draw.shots))}")
     from clipfit_cli.models.architectures import build_on_meta
     from clipfit_cli.protocols import planning, sensitivity_grid
     from clipfit_cli.protocols import sensitivity as rules
@@ -170,16 +170,3 @@ def _json(table: Table, factors: Table) -> str:
     from clipfit_cli.reports.tables import to_json
 
     return to_json(table, {"factors": factors})
-
-
-def _drawn(request: Request, draw: SmallDrawOptions) -> Request:
-    """Return a request with the shots and seeds that are asked for, or those that its data sets have by default.
-
-    Raises:
-        ConfigError: There are several numbers of shots.
-    """
-    usual = SMALL if all(name in catalog.BUILTIN_DATASETS for name in request.datasets) else DrawOptions()
-    shots, seeds = parse_shots(draw.shots or usual.shots), parse_seeds(draw.seeds or usual.seeds)
-    if len(shots) > 1:
-        raise ConfigError(f"sensitivity takes one number of --shots, got {shortened(str(draw.shots))}")
-    return replace(request, shots=shots, seeds=seeds)

@@ -149,13 +149,15 @@ class DiskCache:
         try:
             folder = Path(lock.lock_file).parent
             folder.mkdir(parents=True, exist_ok=True)
-            if not has_locks(folder):  # else a mere file would be the lock, and stay where its process is killed
-                raise NotImplementedError
-            lock.acquire(blocking=waits, poll_interval=_POLL_S)
+            is_kept = has_locks(folder)  # else a mere file would be the lock, and stay where its process is killed
+            if is_kept:
+                lock.acquire(blocking=waits, poll_interval=_POLL_S)
         except Timeout:
             yield False
             return
-        except (OSError, ValueError, NotImplementedError):
+        except (OSError, ValueError):
+            is_kept = False
+        if not is_kept:
             yield True
             return
         try:
@@ -219,6 +221,7 @@ def _own_files(folder: Path) -> list[tuple[Path, os.stat_result]]:
 
 def _remove_if_free(lock_file: Path) -> None:
     """Remove the lock of a process that is gone."""
+    # the last is what filelock raises where a file system has no locks
     with suppress(Timeout, OSError, NotImplementedError), FileLock(lock_file, blocking=False):
         lock_file.unlink(missing_ok=True)
 
