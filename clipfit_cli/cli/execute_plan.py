@@ -11,7 +11,7 @@ from clipfit_cli.cli.console import emit, note
 from clipfit_cli.cli.model_options import offline_if
 from clipfit_cli.cli.options import OUTPUT_PANEL, command
 from clipfit_cli.cli.output_options import OutputOptions
-from clipfit_cli.cli.progress import Reporter
+from clipfit_cli.cli.progress import Reporter, scores_of
 from clipfit_cli.errors import SweepError, counted
 from clipfit_cli.reports.tables import Column, Table
 
@@ -26,7 +26,8 @@ _COLUMNS = (
     Column("seed", "seed", "int"),
     Column("shots", "shots", "value"),
     Column("state", "state"),
-    Column("accuracies_pct", "accuracies (%)", "value"),
+    Column("scores", "accuracy (%)", "prose", csv=False),
+    Column("accuracies_pct", "accuracies", "value", terminal=False),
     Column("problem", "problem", "prose"),
     Column("key", "key", terminal=False),
 )
@@ -88,6 +89,7 @@ def _row(index: int, asked: PlannedRun, result: SweepResult) -> dict[str, object
         "shots": "all" if config.shots is None else config.shots,
         "seed": config.seed,
         "state": "finished" if made else "failed",
+        "scores": scores_of(made) if made else None,
         "accuracies_pct": {one.place: one.accuracy_pct for one in made.tests} if made else None,
         "problem": str(failed) if failed else None,
         "key": asked.key,
