@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from dataclasses import replace
@@ -18,6 +19,7 @@ from clipfit_cli.data.load import load_dataset
 from clipfit_cli.data.pixels.image_cache import ImageCache
 from clipfit_cli.data.pixels.images import ImageStore
 from clipfit_cli.data.pixels.transforms import ImageSpec, eval_crop, normalise
+from clipfit_cli.data.shifts import Shift
 from clipfit_cli.data.splits import class_subset
 from clipfit_cli.errors import ConfigError, DataError
 from tests.data.crops import train_batch, train_crop
@@ -186,6 +188,21 @@ def test_decoding_is_spread_over_threads() -> None:
     dataset = toy(rows, (), rows, num_classes=1, load_image=load)
     images, _ = train_batch(ImageStore(threads=2), dataset, dataset.train, SPEC, [1, 2])
     assert images.shape[0] == 2
+
+
+def test_threads_of_a_forked_process_may_all_use_torch_first(dataset: DataSet) -> None:
+    """Torch clears its own pool after a fork only where the thread that forks has not counted its threads before."""
+    torch.set_num_threads(torch.get_num_threads())
+    for _ in range(5):
+        if (child := os.fork()) == 0:
+            code = 1
+            try:
+                store = ImageStore(0, threads=8)
+                list(store.test_batches(dataset, dataset.test, ImageSpec(size=224), 10, Shift("rotation", 3)))
+                code = 0
+            finally:
+                os._exit(code)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_first_damaged_image_stops_the_batch(tmp_path: Path) -> None:

@@ -84,6 +84,8 @@ class ImageStore:
         self.disk = disk
         self._threads = threads or min(_MOST_THREADS, _usable_cores())
         self._cache = ImageCache(memory_budget_mib * 2**20)
+        # in a forked process torch makes its own pool anew at the first use, and fails where two threads are first
+        torch.set_num_threads(torch.get_num_threads())
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="clipfit-images")
         self._is_anew = False
         self._lock = threading.Lock()
