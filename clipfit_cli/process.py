@@ -15,6 +15,7 @@ from typing import Any
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 _MOST = 2**31 - 1
 _GIB = 2**30
+_AGAIN_S = 0.01
 
 
 class Terminated(KeyboardInterrupt):
@@ -38,6 +39,8 @@ def set_up() -> None:
     for number in {signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}:  # Windows lacks the last
         if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):  # else it is to be ignored
             signal.signal(number, _terminate)
+    if hasattr(signal, "setitimer"):
+        sys.unraisablehook = _tell_or_come_again
     if sys.platform != "win32":  # there a console is no file
         for number, name in enumerate(("stdin", "stdout", "stderr")):
             stream = getattr(sys, name)
@@ -93,6 +96,17 @@ def _terminate(number: int, _: object) -> None:
         if len(_told) == 1:
             return
     raise Terminated(number)
+
+
+def _tell_or_come_again(unraisable: sys.UnraisableHookArgs) -> None:
+    """Have a signal come again a little later that came in a finaliser or a callback, whose errors Python drops."""
+    error = unraisable.exc_value
+    if not isinstance(error, Terminated):
+        sys.__unraisablehook__(unraisable)
+        return
+    number = error.args[0]
+    signal.signal(signal.SIGALRM, lambda *_: _terminate(number, None))
+    signal.setitimer(signal.ITIMER_REAL, _AGAIN_S)
 
 
 class _Stream(io.FileIO):

@@ -71,6 +71,38 @@ def test_a_signal_that_nobody_looked_at_ends_the_block_at_its_end() -> None:
         raise ValueError("an error of its own")
 
 
+@pytest.mark.parametrize(
+    "way", ["weakref.finalize(thing, signal.raise_signal, signal.SIGTERM)", "weakref.ref(thing, f)"]
+)
+def test_a_signal_in_a_callback_whose_errors_python_drops_is_not_lost(way: str) -> None:
+    code = f"""
+import signal, time, weakref
+from clipfit_cli import process
+
+def f(_):
+    signal.raise_signal(signal.SIGTERM)
+
+class Thing: pass
+
+process.set_up()
+thing = Thing()
+kept = {way}
+try:
+    del thing
+    time.sleep(10)
+except process.Terminated as error:
+    print("ended by", error.args[0])
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout == "ended by 15\n" and done.stderr == ""
+
+
+def test_other_errors_that_python_drops_are_told() -> None:
+    code = "from clipfit_cli import process; process.set_up()\nclass Thing:\n def __del__(self): 1 / 0\nThing()"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert "Exception ignored in" in done.stderr and "ZeroDivisionError" in done.stderr
+
+
 def probe(**environment: str) -> tuple[int, str]:
     """Return how many pages were asked for again, and what else was set."""
     command = [sys.executable, "-c", PROBE]
