@@ -73,6 +73,10 @@ def test_wrong_sizes(size: str, message: str, small_world: SmallWorld, tmp_path:
 def test_a_file_is_no_cache(small_world: SmallWorld) -> None:
     result = invoke("eval", "--dataset", "dtd", *small_world.options(), "--image-cache", str(small_world.weights))
     assert result.exit_code == 2 and "is a file; name a folder" in result.stderr
+    for clear in ([], ["--clear"]):
+        for file in (str(small_world.weights), "/dev/null"):
+            result = invoke("data", "cache", *clear, "--image-cache", file)
+            assert result.exit_code == 2 and "is a file; name a folder" in result.stderr
 
 
 def test_a_full_disk_is_one_note(small_world: SmallWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,8 +66,7 @@ class DiskCache:
         """
         if limit_bytes <= 0:
             raise ConfigError(f"the size of the image cache must be above 0, got {limit_bytes} bytes")
-        if os.path.exists(folder) and not os.path.isdir(folder):  # noqa: PTH110, PTH112 (Path's raise on long names)
-            raise ConfigError(f"the image cache {folder} is a file; name a folder")
+        _refuse_a_file(folder)
         self.folder = folder
         self.limit_bytes = limit_bytes
         self._on_note = on_note
@@ -181,7 +180,12 @@ class DiskCache:
 
 
 def cache_usage(folder: Path) -> CacheUsage:
-    """Return what a cache holds; nothing where there is no such folder."""
+    """Return what a cache holds; nothing where there is no such folder.
+
+    Raises:
+        ConfigError: It is a file.
+    """
+    _refuse_a_file(folder)
     files = _own_files(folder)
     return CacheUsage(sum(path.suffix == _SUFFIX for path, _ in files), sum(state.st_size for _, state in files))
 
@@ -190,6 +194,7 @@ def clear_cache(folder: Path) -> CacheUsage:
     """Remove the cache's own files and the folders that are empty then; return what was removed.
 
     Raises:
+        ConfigError: It is a file.
         DataError: A file cannot be removed.
     """
     held, files = cache_usage(folder), _own_files(folder)
@@ -202,6 +207,11 @@ def clear_cache(folder: Path) -> CacheUsage:
         with suppress(OSError, ValueError):  # not empty, or not there
             below.rmdir()
     return held
+
+
+def _refuse_a_file(folder: Path) -> None:
+    if os.path.exists(folder) and not os.path.isdir(folder):  # noqa: PTH110, PTH112 (Path's raise on long names)
+        raise ConfigError(f"the image cache {folder} is a file; name a folder")
 
 
 def _own_files(folder: Path) -> list[tuple[Path, os.stat_result]]:
