@@ -15,7 +15,7 @@ from clipfit_cli.data.lists.own import hugging_face, image_folder, table, webdat
 from clipfit_cli.data.lists.own.listing import Listing
 from clipfit_cli.data.lists.own.own_splits import arrange
 from clipfit_cli.data.splits import check_lists, names_problem
-from clipfit_cli.errors import ConfigError, DataError
+from clipfit_cli.errors import ConfigError, DataError, UnknownNameError
 
 Kind = Literal["folder", "table", "hf", "wds"]
 
@@ -148,14 +148,21 @@ def _renamed(own: OwnDataSet, names: Sequence[str]) -> tuple[str, ...]:
     given, shown = own.class_names, f"{', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"
     if given is None:
         return tuple(names)
-    if len(given) != len(names):
+    if isinstance(given, dict):
+        if strange := [name for name in given if name not in names]:
+            raise UnknownNameError(f"class of data set {own.name!r}", strange[0], names)
+        if lacking := [name for name in names if name not in given]:
+            few = f" and {len(lacking) - 1} more, classes of" if len(lacking) > 1 else ", a class of"
+            raise ConfigError(
+                f"no class name was given for {lacking[0]!r}{few} data set {own.name!r}; "
+                "an object has every class, what keeps its name as well"
+            )
+    elif len(given) != len(names):
         raise ConfigError(
             f"{len(given)} class names were given, data set {own.name!r} has {len(names)} classes: {shown}"
         )
-    if not isinstance(given, dict):
+    else:
         return given
-    if strange := [name for name in given if name not in names]:
-        raise ConfigError(f"a class name was given for {strange[0]!r}, data set {own.name!r} has the classes {shown}")
     return tuple(given[name] for name in names)
 
 
