@@ -36,6 +36,7 @@ class Training:
         skipped_steps: Steps whose gradients overflowed in fp16, so that nothing was updated.
         final_loss: Mean loss over the last epoch; None where no step was made.
         final_cross_entropy: Its term of that name; the loss itself, where the method names no such term.
+        first_cross_entropy: The same over the first epoch.
         losses, rates: Loss and learning rate of every step, the skipped ones too.
         time_s: Wall-clock seconds; of a stage that was interrupted, of all its parts.
         micro_batch_size: Images that went through the model at a time, in the end; a whole batch where all fit. None
@@ -52,6 +53,7 @@ class Training:
     time_s: float
     micro_batch_size: int | None
     steps_per_epoch: int = 0
+    first_cross_entropy: float | None = None
 
 
 def train(
@@ -199,6 +201,7 @@ def train(
         time_s=time.perf_counter() - start,
         micro_batch_size=at_a_time.size,
         steps_per_epoch=steps,
+        first_cross_entropy=fmean(cross_entropies[:steps]),
     )
 
 

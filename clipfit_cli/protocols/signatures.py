@@ -13,6 +13,7 @@ from clipfit_cli.results.signatures import (
     beside_zero_shot,
     codes_in,
     is_as_it_is,
+    is_of_trained,
     zero_shot_of,
 )
 from clipfit_cli.results.summary import mean
@@ -38,7 +39,8 @@ class Sign(NamedTuple):
 def signs_of(records: Sequence[Finished], tests: Iterable[TestSet], among: Iterable[Finished]) -> list[Sign]:
     """Return the signs that the runs of one method show, in the order in which they are told.
 
-    Beside zero-shot the mean over the seeds counts; else each run does.
+    Beside zero-shot the mean over the seeds counts; else each run does. Who gains over zero-shot on what was trained on
+    has learnt something, whatever the loss says.
 
     Args:
         records: The same but for the seed, at least one.
@@ -54,6 +56,8 @@ def signs_of(records: Sequence[Finished], tests: Iterable[TestSet], among: Itera
         notes = [*record.run.notes, *(note for test in record.tests if _set_of(test) in asked for note in test.notes)]
         for code in codes_in(notes):
             alone.setdefault(code, set()).add(record.config.seed)
+    if "learnt_nothing" in alone and _gains(records, zero_shot):
+        del alone["learnt_nothing"]
     for code, seeds in alone.items():
         found.append(Sign(code, seeds=() if len(seeds) == len(records) else tuple(sorted(seeds))))
     for asked_of in sorted(asked, key=lambda test: (test.dataset, test.subset, test.shift)):
@@ -65,6 +69,14 @@ def signs_of(records: Sequence[Finished], tests: Iterable[TestSet], among: Itera
                 found.append(Sign(code_beside, accuracy - other.accuracy_pct))
     order = list(MEANINGS)
     return sorted(found, key=lambda sign: order.index(sign.code))
+
+
+def _gains(records: Sequence[Finished], zero_shot: Sequence[Test]) -> bool:
+    """Whether the mean over the seeds is above zero-shot on what was trained on, asked for or not."""
+    run = records[0].run
+    made = [test for record in records for test in record.tests if test.is_plain and is_of_trained(record.run, test)]
+    other = zero_shot_of(made[0], zero_shot) if made else None
+    return other is not None and not beside_zero_shot(run, made[0], mean([test.accuracy_pct for test in made]), other)
 
 
 def lines_of(found: Sequence[tuple[str, str, Sign]]) -> tuple[str, ...]:

@@ -35,6 +35,7 @@ LEAST_POINTS = 1.0
 """By how much zero-shot has to be ahead on new classes at least."""
 
 _GUESSING = 0.98
+_FALLEN = 0.9
 _FEW = 1 / 3
 _FAR_BELOW = 0.5
 _FEWEST_IMAGES, _FEWEST_CLASSES = 10, 1.5
@@ -47,20 +48,23 @@ _NOTES: tuple[tuple[Code, re.Pattern[str]], ...] = (
 )
 
 
-def learnt_nothing(config: TrainingConfig, *, cross_entropy: float, num_classes: int) -> tuple[str, ...]:
-    """A note where the cross-entropy of a training's last epoch is above 98 % of that of guessing.
+def learnt_nothing(config: TrainingConfig, *, first: float, last: float, num_classes: int) -> tuple[str, ...]:
+    """A note where a training's cross-entropy ends above 98 % of that of guessing, and has not fallen by a tenth.
+
+    What begins far above guessing, as a model may whose temperature does not fit the images, has learnt something on
+    its way down. A tenth is about what the few images of a small draw move it by themselves.
 
     Args:
         config: What was trained.
-        cross_entropy: Mean over the last epoch, in nats.
+        first, last: Means over the first and the last epoch, in nats.
         num_classes: Of the training; guessing has their number's logarithm.
     """
     guessing = math.log(num_classes)
-    if cross_entropy <= _GUESSING * guessing:
+    if last <= _GUESSING * guessing or last <= _FALLEN * first:
         return ()
     return (
         f"{config.method} on {config.dataset}, seed {config.seed}, learnt nothing: the cross-entropy of the last epoch "
-        f"is {cross_entropy:.2f}, guessing has {guessing:.2f}; try another --lr",
+        f"is {last:.2f}, that of the first {first:.2f}, guessing has {guessing:.2f}; try another --lr",
     )
 
 
@@ -164,11 +168,15 @@ def beside_zero_shot(run: Run, test: Test, accuracy_pct: float, zero_shot: Test)
     error = 100 * math.sqrt(share * (1 - share) / max(1, zero_shot.num_images))
     gain = accuracy_pct - zero_shot.accuracy_pct
     config = run.config
-    same_set = test.dataset == config.dataset or (test.split_sha256 == run.split_sha256 != "")
-    if same_set and test.subset == config.subset:
+    if is_of_trained(run, test):
         return "no_gain" if gain < min(LEAST_POINTS, error) and accuracy_pct < 100 else None
-    is_new = not same_set or {test.subset, config.subset} == {"base", "new"}
+    is_new = not _is_same_set(run, test) or {test.subset, config.subset} == {"base", "new"}
     return "new_below_zero_shot" if is_new and -gain > max(LEAST_POINTS, error) else None
+
+
+def is_of_trained(run: Run, test: Test) -> bool:
+    """Whether a test is of the data set and the classes that were trained on."""
+    return _is_same_set(run, test) and test.subset == run.config.subset
 
 
 def zero_shot_of(test: Test, pool: Iterable[Test]) -> Test | None:
@@ -185,6 +193,10 @@ def zero_shot_of(test: Test, pool: Iterable[Test]) -> Test | None:
 def is_as_it_is(run: Run) -> bool:
     """Whether the run is that of a model that nothing was trained of."""
     return run.config.shots == 0 and not run.config.stages and not run.scored_adapter
+
+
+def _is_same_set(run: Run, test: Test) -> bool:
+    return test.dataset == run.config.dataset or (test.split_sha256 == run.split_sha256 != "")
 
 
 def _conditions(test: Test) -> tuple[object, ...]:

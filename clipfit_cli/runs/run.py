@@ -367,9 +367,13 @@ class _Work:
                 what = f"out of memory at {whole} images: trained in micro-batches of {stage.micro_batch_size}"
                 notes.append(what + (also if hooks_of(fitted.adapted).drifting_buffers() else ""))
         last, recipe = fitted.stages[-1], fitted.recipes[-1]
-        if last.final_cross_entropy is not None and recipe.epochs > recipe.warmup_epochs:
+        first = next((one.first_cross_entropy for one in fitted.stages if one.first_cross_entropy is not None), None)
+        if first is not None and last.final_cross_entropy is not None and recipe.epochs > recipe.warmup_epochs:
             signs = learnt_nothing(
-                self.config, cross_entropy=last.final_cross_entropy, num_classes=training_set.num_classes
+                self.config,
+                first=first,
+                last=last.final_cross_entropy,
+                num_classes=training_set.num_classes,
             )
             notes += self.workspace.say_once(*signs)
         return tuple(notes)

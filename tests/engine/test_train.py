@@ -196,6 +196,7 @@ def test_final_loss_is_the_mean_of_the_last_epoch(small_clip: ClipBundle) -> Non
     assert len(losses) == 6 and training.losses == pytest.approx(losses)
     assert training.final_loss == pytest.approx(sum(losses[3:]) / 3)
     assert training.final_cross_entropy == pytest.approx(sum(cross_entropies[3:]) / 3)
+    assert training.first_cross_entropy == pytest.approx(sum(cross_entropies[:3]) / 3)
 
 
 class Poisoned(Line):

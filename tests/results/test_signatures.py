@@ -108,10 +108,16 @@ def test_images_of_a_single_class_are_told_whatever_is_predicted() -> None:
 
 def test_a_loss_of_guessing_is_told() -> None:
     config, guessing = training_of(make_config()), math.log(24)
-    assert learnt_nothing(config, cross_entropy=0.98 * guessing, num_classes=24) == ()
-    (note,) = learnt_nothing(config, cross_entropy=0.981 * guessing, num_classes=24)
-    assert note.startswith("clipfit on dtd, seed 3, learnt nothing: the cross-entropy of the last epoch is 3.12, guess")
+    assert learnt_nothing(config, first=1.5, last=0.98 * guessing, num_classes=24) == ()
+    (note,) = learnt_nothing(config, first=1.5, last=0.981 * guessing, num_classes=24)
+    assert note.startswith("clipfit on dtd, seed 3, learnt nothing: the cross-entropy of the last epoch is 3.12, that")
     assert codes_in([note]) == ("learnt_nothing",)
+
+
+def test_what_fell_by_a_tenth_is_no_sign_though_it_is_above_guessing() -> None:
+    config = training_of(make_config())
+    assert learnt_nothing(config, first=5.0, last=4.5, num_classes=24) == ()
+    assert learnt_nothing(config, first=5.0, last=4.51, num_classes=24)
 
 
 def test_other_notes_are_no_signs() -> None:

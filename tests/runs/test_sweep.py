@@ -574,6 +574,14 @@ def test_a_collapse_is_told(small_world: SmallWorld) -> None:
     said: list[str] = []
     plan = few_shot.plan(request_of(small_world, methods=(MethodChoice("full"),), lr=30.0, epochs=5))
     (record,) = execute(small_world, plan, say=said.append)[0].records
-    assert any("learnt nothing" in note for note in record.run.notes)
     assert any("were taken for" in note for note in record.tests[0].notes)
     assert {*record.run.notes, *record.tests[0].notes} <= set(said)
+
+
+def test_a_training_that_goes_nowhere_is_told(small_world: SmallWorld) -> None:
+    said: list[str] = []
+    for lr, goes_nowhere in ((1e-9, True), (0.3, False)):
+        plan = few_shot.plan(request_of(small_world, methods=(MethodChoice("full"),), lr=lr, epochs=2))
+        (record,) = execute(small_world, plan, say=said.append)[0].records
+        assert any("learnt nothing" in note for note in record.run.notes) == goes_nowhere
+        assert set(record.run.notes) <= set(said)
