@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
+from filelock import FileLock, SoftFileLock
 
 from clipfit_cli.data import catalog, sources
 from clipfit_cli.data.check.status import dataset_status
@@ -511,6 +511,22 @@ def test_litter_of_killed_commands(before: str, world: World) -> None:
     left = {path.name for path in downloads.iterdir() if path.suffix != ".lock"}
     stays = {"food101.unpacked", "food101-mirror.zip.part"} | ({"eurosat.unpacked"} if before == "complete" else set())
     assert left == stays and world.is_whole()
+
+
+def test_where_a_file_system_has_no_locks_a_killed_command_leaves_none(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lock that is a mere file would stay, and what others are unpacking nobody can tell from litter."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(pytest.importorskip("fcntl"), "flock", refuse)
+    downloads = world.root / DOWNLOADS
+    (downloads / "eurosat.unpacked").mkdir(parents=True)
+    with SoftFileLock(downloads / "dtd.lock"):
+        assert get_dataset("dtd", world.root).state == "fetched"
+    assert world.is_whole() and {path.name for path in downloads.iterdir()} == {"eurosat.unpacked"}
 
 
 def test_two_image_folders(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

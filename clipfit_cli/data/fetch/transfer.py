@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,7 +17,7 @@ from clipfit_cli.data.fetch.download import download
 from clipfit_cli.data.fetch.hub import located
 from clipfit_cli.data.sources import Source, list_file
 from clipfit_cli.errors import DataError
-from clipfit_cli.files import file_sha256
+from clipfit_cli.files import file_sha256, has_locks
 
 DOWNLOADS = ".downloads"
 """Folder below the data root for what is on its way; an archive that a user puts there is taken without network."""
@@ -103,16 +103,18 @@ class Way:
     def staging(self, name: str) -> Iterator[Path]:
         """Hold one data set against other processes, and give a folder, not there yet, that is gone afterwards.
 
-        What killed processes unpacked, of any data set, is removed.
+        What killed processes unpacked, of any data set, is removed. On a file system without locks nobody is held off:
+        there one command at a time is to fetch a data set.
         """
         from filelock import FileLock, Timeout
 
         self.downloads.mkdir(parents=True, exist_ok=True)
-        for left in self.downloads.glob(f"*{_STAGING}"):
+        folder = self.downloads / f"{name}{_STAGING}"
+        is_kept = has_locks(self.downloads)  # else a mere file would be the lock, and stay where its process is killed
+        for left in self.downloads.glob(f"*{_STAGING}") if is_kept else ():
             with suppress(Timeout), FileLock(left.with_suffix(".lock"), timeout=0):
                 shutil.rmtree(left, ignore_errors=True)
-        folder = self.downloads / f"{name}{_STAGING}"
-        with FileLock(self.downloads / f"{name}.lock"):
+        with FileLock(self.downloads / f"{name}.lock") if is_kept else nullcontext():
             try:
                 shutil.rmtree(folder, ignore_errors=True)
                 yield folder
