@@ -176,7 +176,7 @@ def prune(
         Column("state", "state", terminal=yes),
     )
     size = sum(one.num_bytes for one in found) / 2**20
-    total = f"{len(found):,} of them, {size:,.1f} MiB" if found else "nothing to remove"
-    emit(Table("Removed" if yes else "To be removed with --yes", columns, rows, (total,)), output)
+    title = ("Removed" if yes else "To be removed with --yes") if found else "Nothing to remove"
+    emit(Table(title, columns, rows, (f"{len(found):,} of them, {size:,.1f} MiB",) if found else ()), output)
     if found and not yes:
         note("nothing is removed yet; the same command with --yes removes what is shown", quiet=output.quiet)

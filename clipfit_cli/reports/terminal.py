@@ -66,7 +66,8 @@ class _Rendered:
             _grid(*parts, bold, width=options.max_width, gap=gap, tall_heads=tall, stacked=stacked)
             for parts, (gap, tall, stacked) in _ways(columns, heads, cells)
         )
-        yield next(filter(None, grids), None) or _blocks(columns, heads, cells, bold, width=options.max_width)
+        if self._table.rows or not self._table.title:  # else heads would stand above nothing
+            yield next(filter(None, grids), None) or _blocks(columns, heads, cells, bold, width=options.max_width)
         for caption in self._table.captions:
             yield Text(_shown(caption, options), style="dim")
 

@@ -50,6 +50,11 @@ def printed(table: Table, width: int, *, color: bool = False) -> list[str]:
     return out.getvalue().splitlines()
 
 
+@pytest.mark.parametrize("width", [80, 20])
+def test_a_table_without_rows_has_no_heads(width: int) -> None:
+    assert printed(Table("Nothing to see", COLUMNS, (), ("here",)), width) == ["Nothing to see", "here"]
+
+
 @pytest.mark.parametrize("width", [200, 100, 80, 70, 60, 40, 30])
 def test_no_line_is_too_long_and_no_cell_is_cut(width: int) -> None:
     lines = printed(TABLE, width)
