@@ -73,7 +73,7 @@ def select_on_validation(
             val.batches(point.tap),
             precision=config.precision,
             device=workspace.device,
-            on_smaller=workspace.say_smaller_tests,
+            on_smaller=workspace.say_smaller,
         ).scores
         found[alpha] = scores.accuracy_pct
     return Selection(found, num_images=len(drawn.val))

@@ -197,7 +197,10 @@ class FrozenFeatures:
     def of_images(self, images: Tensor, tap: Tap) -> Tensor:
         """Return raw features, float32 (batch, embed_dim or width), of normalised images (batch, 3, size, size)."""
         self.encoded_images += len(images)
-        return self._as(tap, self._raw(images))
+        rows = self._at_a_time.run(
+            len(images), lambda size: torch.cat([self._raw(part) for part in torch.split(images, size)])
+        )
+        return self._as(tap, rows)
 
     def fits(self, num_crops: int) -> bool:
         """Return whether the features of so many crops fit into what is kept in memory."""

@@ -252,7 +252,7 @@ class _Work:
             on_progress=lambda done: self.progress.testing(
                 f"{one.asked.dataset} {one.shift or ''}".strip(), one.asked.subset, done, len(test_set.test)
             ),
-            on_smaller=workspace.say_smaller_tests,
+            on_smaller=workspace.say_smaller,
         )
         name = name_of_test(one.asked.dataset, one.asked.subset, one.key)
         ordered = hashlib.sha256(repr([(item.path, item.label) for item in test_set.test]).encode()).hexdigest()

@@ -199,7 +199,7 @@ class _Try:
             self._val.batches(adapted.tap),
             precision=prepared.config.precision,
             device=self._workspace.device,
-            on_smaller=self._workspace.say_smaller_tests,
+            on_smaller=self._workspace.say_smaller,
         )
         return found.scores.accuracy_pct
 

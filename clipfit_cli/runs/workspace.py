@@ -91,9 +91,9 @@ class Workspace:
             self._said.add(text)
         return texts
 
-    def say_smaller_tests(self, before: int, now: int) -> None:
-        """Tell the user that so many test images at a time were too many for memory, and how many are tried now."""
-        self.say_once(f"out of memory at {before} test images: going on with {now} at a time")
+    def say_smaller(self, before: int, now: int) -> None:
+        """Tell the user that so many images at a time, of no training step, were too many, and how many are tried."""
+        self.say_once(f"out of memory at {before} images: going on with {now} at a time")
 
     def dataset(self, name: str) -> DataSet:
         """Return a whole data set by its lists.
@@ -219,7 +219,7 @@ class Workspace:
         bundle = self.bundle(model)
         if precision not in self._inputs:
             spec = image_spec(bundle)
-            features = FrozenFeatures(bundle, precision, self.images, spec, on_smaller=self.say_smaller_tests)
+            features = FrozenFeatures(bundle, precision, self.images, spec, on_smaller=self.say_smaller)
             self._inputs[precision] = Inputs(features, self.images, spec, self.device)
         return self._inputs[precision]
 

@@ -438,6 +438,24 @@ def test_a_device_that_is_too_small_for_a_batch(
     assert told == [(5, 2)] and frozen.encoded_images == len(dataset.test)
 
 
+def test_a_device_that_is_too_small_for_a_batch_of_fresh_crops(
+    small_clip: ClipBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, told = torch.randn(7, 3, 32, 32), list[tuple[int, int]]()
+    expected = open_features(small_clip).of_images(images, "projected")
+
+    def limited(model: nn.Module, images: Tensor, **options: Any) -> Tensor:
+        if len(images) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return encode_image(model, images, **options)
+
+    monkeypatch.setattr(encode, "encode_image", limited)
+    spec = image_spec(small_clip)
+    frozen = FrozenFeatures(small_clip, "fp32", ImageStore(), spec, on_smaller=lambda *sizes: told.append(sizes))
+    torch.testing.assert_close(frozen.of_images(images, "projected"), expected)
+    assert told == [(7, 1)] and frozen.encoded_images == 7
+
+
 def test_half_precision_is_kept_apart(small_clip: ClipBundle, dataset: DataSet) -> None:
     exact, half = (collect(open_features(small_clip, precision=p), dataset) for p in ("fp32", "bf16"))
     assert half.dtype == torch.float32 and not torch.equal(exact, half)

@@ -367,7 +367,7 @@ def test_a_device_that_is_too_small_for_whole_batches(small_world: SmallWorld, m
         assert record.run.final_loss == pytest.approx(expected.run.final_loss, abs=1e-5)
     assert [text for text in said if "memory" in text] == [
         "out of memory at 4 images: going on with micro-batches of 2, the effective batch stays 4",
-        "out of memory at 12 test images: going on with 1 at a time",
+        "out of memory at 12 images: going on with 1 at a time",
     ], "each told once, whatever the number of runs"
 
 
