@@ -218,7 +218,8 @@ def eval_(
 ) -> None:
     """Score a saved adapter, or zero-shot CLIP, on any data set and class group.
 
-    Backbone, weights and templates given by hand are those that the adapter was made with.
+    Backbone, weights and templates given by hand are those that the adapter was made with; after templates=reference,
+    templates are the reference's for each data set.
     """
     alphas = check_alphas(alpha, plot, adapter, output)
     subsets = subsets_of(classes.subset)
@@ -229,12 +230,18 @@ def eval_(
         from clipfit_cli import methods
         from clipfit_cli.engine.checkpoint import find_adapter, model_of, read_card, settings_of
         from clipfit_cli.methods.base import recorded
+        from clipfit_cli.runs.prepare import has_reference_templates
 
         found = find_folder(adapter, output.runs_dir, quiet=output.quiet, offline=machine.offline)
         card = read_card(find_adapter(found))
         method, settings = MethodChoice(card.method), recorded(settings_of(card, methods.get(card.method)))
         planned = {"adapter": str(found.absolute()), "settings": settings}
-        if not templates and card.prompt_templates != (catalog.prompt_template(card.dataset),):
+        planned["reference_templates"] = has_reference_templates(find_adapter(found), card)
+        if (
+            not templates
+            and not planned["reference_templates"]
+            and card.prompt_templates != (catalog.prompt_template(card.dataset),)
+        ):
             templates = card.prompt_templates
         draw = DrawOptions(shots="all" if card.shots is None else str(card.shots), seeds=str(card.seed))
         model = model_of(card, machine.backbone, machine.pretrained)

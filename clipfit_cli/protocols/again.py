@@ -85,9 +85,13 @@ def _as_asked(run: Run, tests: Sequence[Test]) -> list[Finished]:
     plain = [test for test in tests if test.is_plain]
     if run.scored_adapter or not config.stages:
         adapter, found = _ADAPTER if run.scored_adapter else None, []
+        brings_own = bool(
+            adapter and _given(config.templates, config.dataset)
+        )  # which `eval` takes where none are named
         for test in plain:
             asked = {name: getattr(test, name) for name in ("dataset", "subset", "precision")}
-            asked |= {"templates": _given(test.templates, test.dataset), "adapter": adapter}
+            templates = test.templates if brings_own else _given(test.templates, test.dataset)
+            asked |= {"templates": templates, "adapter": adapter}
             tested = (TestSet(test.dataset, test.subset),)
             found.append(Finished(RunConfig(**{**known, **asked}, protocol="eval", tests=tested), run, (test,)))
         return found

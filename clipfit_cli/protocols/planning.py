@@ -46,6 +46,7 @@ def plan_of_tests(
     adapter: str | None = None,
     settings: Mapping[str, Any] | None = None,
     alphas: Sequence[float] = (),
+    reference_templates: bool = False,
 ) -> list[RunConfig]:
     """Return one run a data set, which scores what exists: a saved adapter, or the model as it is.
 
@@ -55,6 +56,7 @@ def plan_of_tests(
         adapter: Path of the adapter; None = the method has nothing to load.
         settings: Resolved settings of the adapter's method.
         alphas: Shares of what was learnt, a test each; nothing = one test, of all of it.
+        reference_templates: Where the request names none, each data set's prompts are those of the method's reference.
     """
     (choice,) = request.methods
     return [
@@ -74,6 +76,7 @@ def plan_of_tests(
             tests=tuple(TestSet(dataset, request.subset, alpha) for alpha in alphas or (None,)),
             adapter=adapter,
             templates=_templates_of(request, [dataset]),
+            reference_templates=reference_templates and not request.templates,
         )
         for dataset in request.datasets
     ]

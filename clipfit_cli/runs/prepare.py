@@ -11,6 +11,7 @@ from torch import nn
 
 from clipfit_cli import methods
 from clipfit_cli.config import RunConfig, TestSet, TrainingConfig
+from clipfit_cli.data.catalog import prompt_template
 from clipfit_cli.data.dataset import DataSet
 from clipfit_cli.data.shifts import CLEAN, Shift, parse_shift
 from clipfit_cli.engine.checkpoint import WEIGHTS_FILE, AdapterCard, check_weights, find_adapter, read_card
@@ -140,7 +141,7 @@ def prepare(config: RunConfig, workspace: Workspace, store: RunStore) -> Prepare
         if run and run.adapter_sha256 != adapter_sha256:
             raise CheckpointError(f"the adapter in {found} has been changed since its run was recorded; train it again")
         known = {name: getattr(card, name) for name in ("dataset", "subset", "shots", "seed", "method", "settings")}
-        training = replace(training, **known, stages=(), templates=card.prompt_templates)
+        training = replace(training, **known, stages=(), templates=card.prompt_templates, reference_templates=False)
     elif config.stages and info.trains:
         training = replace(training, templates=templates_of(config, training_set))
         images = workspace.images_sha256(training_set, (*training_set.train, *(training_set.val if selects else ())))
@@ -221,6 +222,26 @@ def templates_of(config: TrainingConfig, dataset: DataSet) -> tuple[str, ...]:
     if config.reference_templates and of_reference and not config.templates:
         return of_reference(dataset.name)
     return config.templates or (dataset.prompt_template,)
+
+
+def has_reference_templates(folder: Path, card: AdapterCard) -> bool:
+    """Return whether an adapter was trained with the prompts that its method's reference has for its data set.
+
+    The record beside it says so; where there is none, prompts do that are the reference's and not the protocol's.
+
+    Args:
+        folder: Of the adapter.
+        card: Of it.
+
+    Raises:
+        ResultsError: The record is damaged.
+        UnknownNameError: There is no such method.
+    """
+    of_reference = methods.get(card.method).templates
+    if of_reference is None or card.prompt_templates != of_reference(card.dataset):
+        return False
+    run = run_beside(folder, card.run_key)
+    return run.config.reference_templates if run else card.prompt_templates != (prompt_template(card.dataset),)
 
 
 def selects_on_val(info: MethodInfo, *, tune: bool) -> bool:

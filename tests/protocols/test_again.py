@@ -191,3 +191,13 @@ def test_what_trains_nothing_has_a_command_for_each_test(monkeypatch: pytest.Mon
         line
         == "clipfit eval --dataset 'mine=/data/my pets' --adapter ADAPTER --precision fp32 --template '{} texture.'"
     )
+
+
+def test_prompts_are_named_where_an_adapter_brings_others() -> None:
+    (plain,) = few_shot.plan(replace(REQUEST, datasets=("dtd",), methods=(MethodChoice("zero-shot"),)))
+    own = catalog.prompt_template("dtd")
+    for brought, named in (((own,), False), (("my {}.",), True)):
+        config = replace(plain, adapter="x", templates=brought)
+        run = make_finished(config, {"scored_adapter": True}).run
+        (line,) = commands_of_runs([(run, [make_test(run, dataset="dtd", subset="all", templates=(own,))])])
+        assert (f"--template '{own}'" in line) == named
