@@ -23,7 +23,6 @@ from clipfit_cli.errors import (
     SchedulerError,
     SweepError,
     UnknownNameError,
-    first_line,
 )
 from clipfit_cli.files import expanded
 from clipfit_cli.reports.tables import Table, to_json
@@ -170,7 +169,10 @@ def _execute(
     except (DataError, ModelError) as error:
         if not output.dry_run:
             raise
-        return Planned(plan_table(configs, (), (), first_line(error)))
+        problem = f"what these runs take, and their keys, cannot be told: {error}"
+        if output.json or output.csv:  # which have no captions
+            reporter.note(problem)
+        return Planned(plan_table(configs, (), (), problem))
     _make(configs, setup, workspace, machine, output, cluster, reporter, result)
     if after and len(result.finished) == len(configs):
         after(configs, workspace, store)

@@ -20,7 +20,7 @@ def plan_table(configs: Sequence[RunConfig], keys: Sequence[str], found: Sequenc
         configs: The plan.
         keys: Of the runs; empty where they cannot be told.
         found: What the runs will take; as `keys`.
-        problem: Why that cannot be told; empty where it can.
+        problem: That it cannot be told, and why; empty where it can.
     """
     columns = (
         Column("protocol", "protocol", terminal=False),
@@ -78,7 +78,7 @@ def plan_table(configs: Sequence[RunConfig], keys: Sequence[str], found: Sequenc
         rows.append(row)
     protocols = " and ".join(dict.fromkeys(config.protocol for config in configs))
     title = f"{protocols}: {counted(len(rows), 'run')}"
-    return Table(title, columns, tuple(rows), (_total(found) if found else f"not known: {problem}",))
+    return Table(title, columns, tuple(rows), (_total(found) if found else problem,))
 
 
 def _place(test: TestSet) -> str:

@@ -88,7 +88,7 @@ def test_the_home_of_nobody(arguments: list[str]) -> None:
     ("arguments", "code", "message"),
     [
         ([*PLAN, "--csv", LONG], 3, "give a shorter name"),
-        ([*PLAN, "--dataset", "textures", "--pretrained", LONG], 0, "not known"),
+        ([*PLAN, "--dataset", "textures", "--pretrained", LONG], 0, "cannot be told"),
         ([*PLAN, "--backbone", LONG], 2, "unknown backbone"),
         (["data", "list", "--data-root", LONG], 0, "missing"),
         (["predict", "--adapter", "x", LONG], 3, "there is no such image or folder"),
@@ -100,6 +100,14 @@ def test_names_that_are_too_long(arguments: list[str], code: int, message: str) 
     result = invoke(*arguments)
     assert result.exit_code == code and message in result.output, result
     assert len(result.stderr) < 2000, "a name is not repeated without end"
+
+
+def test_a_plan_whose_weights_are_not_here_says_so_whole(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "none"))
+    plan = ["train", "--dataset", "textures", "--dry-run", "--offline", "--backbone", "ViT-B-16"]
+    shown, plain = invoke(*plan), invoke(*plan, "--json", "--quiet")
+    assert "cannot be told: the weights" in shown.stdout and shown.stdout.split()[-1] == "FILE"
+    assert "cannot be told" not in plain.output and "cannot be told: the weights" in invoke(*plan, "--json").stderr
 
 
 def test_a_long_list_of_classes_is_no_path() -> None:

@@ -1,4 +1,4 @@
-"""An adapter that was trained with its reference's prompts is tested elsewhere with the reference's for that data set."""
+"""An adapter of its reference's prompts is tested elsewhere with those that the reference has there."""
 
 from __future__ import annotations
 
