@@ -71,8 +71,8 @@ def train(
     from clipfit_cli.results.store import RunStore
 
     for record in _run("few-shot", asked, machine, output):
-        if record.run.adapter_file:
-            folder = RunStore(output.runs_dir).folder(record.run.key, record.run.config)
+        folder = RunStore(output.runs_dir).folder(record.run.key, record.run.config)
+        if record.run.adapter_file and (folder / record.run.adapter_file).exists():
             note(f"adapter: {folder}", quiet=output.quiet)
 
 

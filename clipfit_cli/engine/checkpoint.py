@@ -87,7 +87,7 @@ def find_adapter(path: Path) -> Path:
         if reason := why_unreadable(file):
             raise CheckpointError(
                 f"no adapter at {path}: {file} {reason}; expected a folder with {CARD_FILE} and {WEIGHTS_FILE}, which "
-                "--keep-adapters none does not keep"
+                "--keep-adapters none does not keep; the run's command with --force trains it again"
             )
     return folder
 

@@ -44,6 +44,7 @@ _NEAR = 1e-9
 """Percentage points that two sums of the same numbers in another order may differ by."""
 
 _LOGITS_NEAR = 1e-12
+_GONE = "it is missing; what the run was tested on holds, and its command with --force trains it again"
 _MOST_CARD = 1 << 26
 
 
@@ -130,10 +131,15 @@ def _of_adapter(folder: Path, run: Run) -> Iterator[Finding]:
     try:
         if file_sha256(path) != run.adapter_sha256:
             yield Finding("adapter", path, "it was changed since it was written: its sha256 is not the recorded one")
+    except FileNotFoundError:
+        yield Finding("adapter", path, _GONE)
     except OSError as error:
         yield Finding("adapter", path, f"it cannot be read: {error.strerror or error}")
     try:
         held = msgspec.json.decode(read_bytes(card, _MOST_CARD), type=dict[str, Any])
+    except FileNotFoundError:
+        yield Finding("adapter", card, _GONE)
+        return
     except OSError as error:
         yield Finding("adapter", card, f"it cannot be read: {error.strerror or error}")
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
@@ -122,7 +123,7 @@ class _Work:
         tests = {} if fresh else prepared.found_tests(with_logits=self.keep.logits)
         files: dict[str, bytes] = {}
         made, whole = before, False
-        if before is None or (before.adapter_sha256 and not before.adapter_file and not before.scored_adapter):
+        if before is None or self._lacks_adapter(before):
             adapted, made, files = self._train()
             whole = before is not None or fresh or bool(prepared.trains and not self.keep.adapter)
             if before and before.adapter_sha256 == made.adapter_sha256:  # the very same: its other tests hold
@@ -162,6 +163,18 @@ class _Work:
             save_run(self.prepared.folder, run, files, tests)
             if self.keeper:
                 self.keeper.done()
+
+    def _lacks_adapter(self, before: Run) -> bool:
+        """Return whether a finished training has to be made again for a further test, and say so where it is a loss."""
+        if before.adapter_sha256 is None or before.scored_adapter or self.prepared.card:
+            return False
+        if before.adapter_file is None:
+            return True
+        files = (self.prepared.folder / name for name in (WEIGHTS_FILE, CARD_FILE))
+        gone = [file for file in files if not os.path.lexists(file)]
+        if gone:
+            self.workspace.say_once(f"{gone[0]} is gone: {_in_words(self.config)} is trained again")
+        return bool(gone)
 
     def _attached(self, settings: Mapping[str, Any]) -> Adapted:
         return attach(self.prepared, self.workspace, settings)

@@ -501,6 +501,20 @@ def test_without_adapters_a_further_test_trains_anew_and_loses_nothing(small_wor
     assert execute(small_world, xdataset.plan(targets))[0].num_reused == 1
 
 
+@pytest.mark.parametrize("name", [WEIGHTS_FILE, CARD_FILE])
+def test_an_adapter_that_is_gone_is_made_again_for_a_further_test(name: str, small_world: SmallWorld) -> None:
+    request, said = request_of(small_world, methods=(MethodChoice("clipfit", {"beta": "8"}),)), list[str]()
+    (record,) = execute(small_world, few_shot.plan(request))[0].records
+    gone = folder_of(record, small_world) / name
+    content = gone.read_bytes()
+    gone.unlink()
+    assert execute(small_world, few_shot.plan(request), say=said.append)[0].num_reused == 1 and not said
+    targets = replace(request, targets=(TestSet("eurosat"),))
+    (wider,) = execute(small_world, xdataset.plan(targets), say=said.append)[0].records
+    assert f"{gone} is gone: clipfit on dtd, 2 shots, seed 1 is trained again" in said
+    assert gone.read_bytes() == content and wider.tests[0] == record.tests[0]
+
+
 def test_a_forced_run_replaces_record_adapter_and_tests_together(
     small_world: SmallWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
