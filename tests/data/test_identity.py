@@ -307,3 +307,39 @@ def test_images_that_a_table_names_outside_its_folder(folder: Path, tmp_path: Pa
     first = rows.identify(["all/00000000"])
     change(folder / NAMES[0], content=b"other pix.")
     assert rows.identify(["all/00000000"]) != first
+
+
+def test_what_is_remembered_is_bounded(
+    folder: Path, memory: Path, read: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder goes that was not asked for longest."""
+    one, two, three = (shutil.copytree(folder, tmp_path / name) for name in ("one", "two", "six"))
+    tick()
+    by_content(one, NAMES)
+    (of_one,) = memory.iterdir()
+    by_content(two, NAMES)
+    for path in memory.iterdir():
+        os.utime(path, (1, 1) if path == of_one else (2, 2))
+    size = sum(path.stat().st_size for path in memory.iterdir())
+    monkeypatch.setattr(identity, "MOST_REMEMBERED", size)
+    by_content(one, NAMES)  # remembered, and the latest by now
+    read.clear()
+    by_content(three, NAMES)
+    assert len(read) == 3 and sum(path.stat().st_size for path in memory.iterdir()) <= size
+    by_content(one, NAMES)
+    by_content(three, NAMES)
+    assert len(read) == 3, "both are remembered"
+    by_content(two, NAMES)
+    assert len(read) == 6
+
+
+def test_a_folder_too_large_for_the_bound_is_remembered_alone(
+    folder: Path, memory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(identity, "MOST_REMEMBERED", 1)
+    memory.mkdir(parents=True)
+    (memory / "0").write_text("of another folder")
+    (memory / ".x.unfinished").write_text("of another process")
+    by_content(folder, NAMES)
+    assert {path.name[:1] for path in memory.iterdir()} - {"."} and not (memory / "0").exists()
+    assert (memory / ".x.unfinished").exists() and len(list(memory.iterdir())) == 2

@@ -17,6 +17,9 @@ from clipfit_cli.files import file_sha256, read_bytes, write_whole
 MAX_BYTES = 1 << 30
 """Larger files are refused; 16-bit colour of as many pixels as are accepted just fits."""
 
+MOST_REMEMBERED = 1 << 28
+"""So many bytes of digests are kept, of a million images or more; the folders that were not asked for longest go."""
+
 YOUNG_NS = 2_000_000_000
 """A file that was changed this short ago may change again without another time stamp, as coarse as some are."""
 
@@ -51,7 +54,7 @@ def by_content(root: Path, paths: Sequence[str]) -> str:
     """Return a hash of the names and contents of images.
 
     A file's digest is remembered in the user's cache folder as long as the file keeps its size, its times and its
-    place, so that a folder is read once.
+    place, so that a folder is read once; see `MOST_REMEMBERED`.
 
     Args:
         root: What the paths are relative to.
@@ -75,6 +78,7 @@ def by_content(root: Path, paths: Sequence[str]) -> str:
         content = json.dumps(known | {path: (states[path], digests[path]) for path in settled}).encode()
         with suppress(OSError):  # else the folder is read again next time
             write_whole(memory, hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
+            _make_room(memory)
     return hash_parts(digests.items())
 
 
@@ -113,6 +117,18 @@ def hash_parts(parts: Iterable[tuple[str, int | str]]) -> str:
     return hashlib.sha256(json.dumps(sorted(set(parts))).encode()).hexdigest()
 
 
+def _make_room(memory: Path) -> None:
+    """Remove what was remembered of other folders until no more than `MOST_REMEMBERED` is left."""
+    found = [(path, path.stat()) for path in memory.parent.iterdir() if not path.name.startswith(".")]
+    total = sum(state.st_size for _, state in found)
+    for path, state in sorted(found, key=lambda one: one[1].st_mtime_ns):
+        if total <= MOST_REMEMBERED:
+            return
+        if path != memory:
+            path.unlink(missing_ok=True)
+            total -= state.st_size
+
+
 def _remembered(memory: Path) -> dict[str, tuple[_State, str]]:
     """Return what is remembered; nothing where the file is missing, unreadable or damaged."""
     import msgspec
@@ -120,5 +136,7 @@ def _remembered(memory: Path) -> dict[str, tuple[_State, str]]:
     with suppress(OSError, ValueError, RecursionError):
         checksum, _, content = read_bytes(memory, MAX_BYTES).partition(b"\n")
         if checksum == hashlib.sha256(content).hexdigest().encode():
+            with suppress(OSError):
+                os.utime(memory)  # so that it goes last
             return msgspec.json.decode(content, type=dict[str, tuple[_State, str]])
     return {}
