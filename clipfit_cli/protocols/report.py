@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -118,7 +119,8 @@ def _section(
     name: ProtocolName, records: Sequence[Finished], wanted: Wanted, readers: Readers, library: Library
 ) -> Section:
     rules = compare.protocol(name)
-    entries: list[Entry] = rules.entries(records)
+    options: dict[str, Any] = {"shifts": _shifts(records, readers)} if name == "xdataset" else {}
+    entries: list[Entry] = rules.entries(records, **options)
     leader = _leader(entries, rules.METRICS[-1], wanted.leader)
     remarks: list[str] = []
     try:
@@ -131,7 +133,7 @@ def _section(
         )
         table = compare.table_of_leads(name, records, entries, {leader} - {""}, leader, ExtraMetrics(read=read))
     except ResultsError as error:
-        table, leader = compare.summarise(name, records), ""
+        table, leader = compare.summarise(name, records, **options), ""
         remarks.append(f"No leads: {error}")
     table = with_marks(table, entries, rules.METRICS, leader)
     figures, lacking = figures_of(name, records, readers, leader=leader, named=wanted.named)
@@ -149,6 +151,22 @@ def _section(
         published=tuple(tables_of(rows, title="Published")) if rows else (),
         remarks=(*remarks, *lacking),
     )
+
+
+def _shifts(records: Sequence[Finished], readers: Readers) -> set[str]:
+    """Return the data sets that have the very classes of the source: that they were called shifts stands in no record.
+
+    The names of classes stand beside predictions; where these cannot be read, nobody knows.
+    """
+    known: dict[tuple[str, str], bool] = {}
+    for record in records:
+        source = next((test for test in record.tests if test.dataset == record.config.dataset), None)
+        for test in record.tests if source else ():
+            if source and test is not source and (source.dataset, test.dataset) not in known:
+                with suppress(ResultsError):
+                    own, there = (readers.test(record.run, one)[1].class_names for one in (source, test))
+                    known[source.dataset, test.dataset] = bool(own) and sorted(own) == sorted(there)
+    return {name for (_, name), is_shift in known.items() if is_shift}
 
 
 def _leader(entries: Sequence[Entry], metric: str, wanted: str) -> str:

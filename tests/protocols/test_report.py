@@ -19,6 +19,7 @@ from clipfit_cli.reports.markdown import commands_in, report_to_markdown
 from clipfit_cli.reports.published import Library, library
 from clipfit_cli.reports.report import Report, Section, report_to_csv, report_to_json
 from clipfit_cli.reports.tables import ALIKE, BEST
+from clipfit_cli.results.predictions import TestList
 from clipfit_cli.results.record import Finished
 from tests.results.result_examples import SPLITS, make_finished
 
@@ -190,6 +191,30 @@ def test_gaps_are_gaps(gap: str, protocol: Any) -> None:
     assert plain["sections"][0]["rows"] and plain["sections"][0]["conditions"]["model"] == "ViT-B-16 / openai"
     section = report.sections[0]
     assert all("predictions are missing" in text for text in section.remarks if "Calibration" in text)
+
+
+def test_other_domains_are_told_by_the_classes_of_the_source() -> None:
+    targets = tuple(map(TestSet, ("sketch", "photo", "ucf101", "unread")))
+    request = replace(REQUEST, datasets=("dtd",), targets=targets, shots=(16,))
+
+    def read(_: Any, test: Any) -> tuple[None, TestList]:
+        if test.dataset == "unread":
+            missing()
+        return None, TestList("", ("cat", "dog") if test.dataset != "ucf101" else ("run", "sit"))
+
+    records = finished(xdataset.plan(request))
+    (section,) = make_report(
+        {"xdataset": records},
+        wanted=Wanted("clipfit"),
+        readers=Readers(test=read, losses=missing),
+        library=Library((), ()),
+    ).sections
+    roles = {(row["dataset"], row["role"]) for row in section.table.rows}
+    assert roles == {
+        ("dtd", "source"),
+        *(("sketch", "shift"), ("photo", "shift"), ("average of 2", "shift")),
+        *(("ucf101", "target"), ("unread", "target"), ("average of 2", "target")),
+    }
 
 
 def test_no_runs_are_an_error_that_says_what_to_run() -> None:
