@@ -16,6 +16,13 @@ _T = TypeVar("_T")
 # Of one function, compiled for kinds of input; with torch's own limit of 8 a long sweep would end uncompiled.
 _MOST_VARIANTS = 64
 
+_calls = [0]
+
+
+def compiled_calls() -> int:
+    """Return how often this process has called what torch compiles."""
+    return _calls[0]
+
 
 def compiled(function: Callable[_P, _T], *, dynamic: bool | None = None) -> Callable[_P, _T]:
     """Return the function, compiled at its first call; models of one architecture share what is compiled.
@@ -34,6 +41,7 @@ def compiled(function: Callable[_P, _T], *, dynamic: bool | None = None) -> Call
 
     @wraps(function)
     def call(*arguments: _P.args, **options: _P.kwargs) -> _T:
+        _calls[0] += 1
         try:
             return fast(*arguments, **options)
         except TorchDynamoException as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from clipfit_cli.config import RunConfig, TestSet, TrainingConfig
 from clipfit_cli.data.catalog import prompt_template
 from clipfit_cli.data.dataset import DataSet
 from clipfit_cli.data.shifts import CLEAN, Shift, parse_shift
-from clipfit_cli.engine.checkpoint import WEIGHTS_FILE, AdapterCard, check_weights, find_adapter, read_card
+from clipfit_cli.engine.checkpoint import CARD_FILE, WEIGHTS_FILE, AdapterCard, check_weights, find_adapter, read_card
 from clipfit_cli.errors import CheckpointError
 from clipfit_cli.files import file_sha256
 from clipfit_cli.methods.base import MethodInfo
@@ -104,6 +105,12 @@ class Prepared:
         """
         run, tests = find_run(self.folder, self.key), self.found_tests(with_logits=with_logits)
         return self.answer(run, tests) if run and len(tests) == len(self.tests) else None
+
+    def lacking_files(self, run: Run) -> list[Path]:
+        """Return which files of the adapter that a finished training made here are not there, kept or not."""
+        if run.adapter_sha256 is None or run.scored_adapter or self.card:
+            return []
+        return [path for name in (WEIGHTS_FILE, CARD_FILE) if not os.path.lexists(path := self.folder / name)]
 
     def answer(self, run: Run, tests: dict[str, Test]) -> Finished:
         """Return the run with the tests that there are, in the order in which they were asked for."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
@@ -32,6 +31,7 @@ from clipfit_cli.engine.checkpoint import (
 from clipfit_cli.engine.evaluate import evaluate
 from clipfit_cli.errors import UndefinedClasses, counted
 from clipfit_cli.methods.base import Adapted, hooks_of
+from clipfit_cli.models.compiled import compiled_calls
 from clipfit_cli.models.towers import has_image_layer_norm
 from clipfit_cli.process import first_signal_waits
 from clipfit_cli.results.predictions import to_bytes
@@ -108,12 +108,12 @@ class _Work:
         self.keeper: TrainingKeeper | None = None
         self.bundle = workspace.bundle(self.config.model)
         training_set = prepared.training_set
-        self.trained = prepared.info.describe(
-            self.bundle.model, prepared.settings, training_set.num_classes, len(training_set.train)
-        )
+        sizes = training_set.num_classes, len(training_set.train)
+        self.trained = prepared.info.describe(self.bundle.model, prepared.settings, *sizes)
         if workspace.execution.compile and prepared.info.trains:
-            workspace.say_once("the first steps and tests take longer: torch compiles the towers ...")
+            workspace.say_once("the first steps and tests take longer, where torch compiles the towers ...")
         workspace.peak_memory.begin()
+        self.calls_before = compiled_calls()
 
     def finish(self) -> Finished:
         """Do what is missing and return all records."""
@@ -166,15 +166,10 @@ class _Work:
 
     def _lacks_adapter(self, before: Run) -> bool:
         """Return whether a finished training has to be made again for a further test, and say so where it is a loss."""
-        if before.adapter_sha256 is None or before.scored_adapter or self.prepared.card:
-            return False
-        if before.adapter_file is None:
-            return True
-        files = (self.prepared.folder / name for name in (WEIGHTS_FILE, CARD_FILE))
-        gone = [file for file in files if not os.path.lexists(file)]
-        if gone:
-            self.workspace.say_once(f"{gone[0]} is gone: {_in_words(self.config)} is trained again")
-        return bool(gone)
+        lacking = self.prepared.lacking_files(before)
+        if lacking and before.adapter_file:
+            self.workspace.say_once(f"{lacking[0]} is gone: {_in_words(self.config)} is trained again")
+        return bool(lacking)
 
     def _attached(self, settings: Mapping[str, Any]) -> Adapted:
         return attach(self.prepared, self.workspace, settings)
@@ -197,7 +192,7 @@ class _Work:
                 every=self.keep.checkpoint_every,
                 begins_anew=self.keep.nothing_before,
             )
-            fitted = fit(prepared, self.workspace, keeper=self.keeper, on_progress=self.progress.training)
+            fitted = fit(prepared, self.workspace, keeper=self.keeper, on_progress=self._training)
             adapted = fitted.adapted
             notes += self.keeper.notes + self._notes_after(fitted)
             content = tensors_to_bytes(adapted.state())
@@ -236,12 +231,18 @@ class _Work:
             num_val_images=len(training_set.val) if fitted and prepared.selects else 0,
             chosen=fitted.chosen if fitted else {},
             tried=fitted.tried if fitted else {},
-            **self._measured(training_set, prepared.images_sha256, is_compiled=fitted is not None),
+            **self._measured(training_set, prepared.images_sha256),
         )
         if fitted is None:  # no image was looked at
             split = "" if prepared.adapter_sha256 else record.split_sha256
             record = replace(record, split_sha256=split, split_file_sha256="", location="")
         return adapted, record, files
+
+    def _training(self, done: int, total: int, loss: float) -> None:
+        """See `Progress`; says besides where `--compile` has nothing to do."""
+        if self.workspace.execution.compile and compiled_calls() == self.calls_before:
+            self.workspace.say_once(f"--compile says nothing to the steps of {self.config.method}: none is compiled")
+        self.progress.training(done, total, loss)
 
     @property
     def _towers(self) -> set[str | None]:
@@ -301,12 +302,12 @@ class _Work:
             predictions_sha256=hashlib.sha256(files[f"{name}.safetensors"]).hexdigest(),
             logits_file=f"{name}.logits.safetensors" if found.logits is not None else None,
             notes=(signs if one.shift else workspace.say_once(*signs)) + workspace.dataset(one.asked.dataset).notes,
-            **self._measured(test_set, one.images_sha256, is_compiled=adapted.tap == "image"),
+            **self._measured(test_set, one.images_sha256),
         )
         return record, files
 
-    def _measured(self, dataset: DataSet, images_sha256: str, *, is_compiled: bool) -> dict[str, Any]:
-        """Return the fields that every record has."""
+    def _measured(self, dataset: DataSet, images_sha256: str) -> dict[str, Any]:
+        """Return the fields that every record has, of what was done since they were last asked for."""
         peak = self.workspace.peak_memory
         found = {
             "split_sha256": dataset.split_sha256,
@@ -318,10 +319,11 @@ class _Work:
             "threads": torch.get_num_threads(),
             "versions": environment.versions(),
             "created_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "compiled": self.workspace.execution.compile and is_compiled,
+            "compiled": compiled_calls() > self.calls_before,
             "deterministic": self.workspace.execution.deterministic,
         }
         peak.begin(give_back=False)
+        self.calls_before = compiled_calls()
         return found
 
     def _circumstances(self) -> dict[str, str]:
@@ -382,12 +384,8 @@ class _Work:
         last, recipe = fitted.stages[-1], fitted.recipes[-1]
         first = next((one.first_cross_entropy for one in fitted.stages if one.first_cross_entropy is not None), None)
         if first is not None and last.final_cross_entropy is not None and recipe.epochs > recipe.warmup_epochs:
-            signs = learnt_nothing(
-                self.config,
-                first=first,
-                last=last.final_cross_entropy,
-                num_classes=training_set.num_classes,
-            )
+            num_classes = training_set.num_classes
+            signs = learnt_nothing(self.config, first=first, last=last.final_cross_entropy, num_classes=num_classes)
             notes += self.workspace.say_once(*signs)
         return tuple(notes)
 

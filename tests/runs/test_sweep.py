@@ -388,6 +388,26 @@ def test_how_it_ran_is_recorded(small_world: SmallWorld) -> None:
     assert again.num_reused == 2, "a run is the same one however it is computed"
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
+def test_steps_that_nothing_compiles_are_told(small_world: SmallWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda function, **options: function)
+    choices = ("clipfit", "clip-lora", "prolip", "zero-shot")
+    options = {"epochs": "1", "steps": "none"}
+    methods_ = [MethodChoice(name, options if name != "zero-shot" else {}) for name in choices]
+    said: list[str] = []
+    plan = few_shot.plan(request_of(small_world, methods=tuple(methods_)))
+    result, _, _ = execute(small_world, plan, execution=Execution(compile=True), say=said.append)
+    assert {r.config.method: (r.run.compiled, r.tests[0].compiled) for r in result.records} == {
+        "clipfit": (True, True),
+        "clip-lora": (False, True),  # its test is of merged weights
+        "prolip": (False, False),
+        "zero-shot": (False, False),
+    }
+    told = [text.split()[-4] for text in said if text.startswith("--compile says nothing to the steps of")]
+    assert told == ["clip-lora:", "prolip:"]
+
+
 def test_xdataset_tests_each_set_among_its_own_classes(small_world: SmallWorld) -> None:
     request = request_of(small_world, targets=(TestSet("eurosat"),))
     result, _, _ = execute(small_world, xdataset.plan(request))
