@@ -197,7 +197,7 @@ def test_other_domains_are_told_by_the_classes_of_the_source() -> None:
     targets = tuple(map(TestSet, ("sketch", "photo", "ucf101", "unread")))
     request = replace(REQUEST, datasets=("dtd",), targets=targets, shots=(16,))
 
-    def read(_: Any, test: Any) -> tuple[None, TestList]:
+    def read(_: Any, test: Any) -> tuple[Any, TestList]:
         if test.dataset == "unread":
             missing()
         return None, TestList("", ("cat", "dog") if test.dataset != "ucf101" else ("run", "sit"))
