@@ -107,7 +107,7 @@ def run_along_alpha(
 
         nonlocal selection
         note("asking the validation images of the training ...", quiet=output.quiet)
-        selection = select_on_validation(configs[0], workspace, store, alphas)
+        selection = select_on_validation(configs[0], workspace, store, alphas, fresh=output.force)
 
     def show(table: Table, _: Sequence[Finished]) -> None:
         emit(table, output, for_people=rules.grids_along_alpha(table))

@@ -15,7 +15,9 @@ from clipfit_cli.engine.evaluate import evaluate
 from clipfit_cli.errors import ClipfitError, ConfigError, UnknownNameError, first_line
 from clipfit_cli.methods.base import Adapted
 from clipfit_cli.protocols.alphas import Selection
+from clipfit_cli.results.record import key_of_test
 from clipfit_cli.results.store import RunStore, find_run
+from clipfit_cli.results.validation import keep_accuracies, read_accuracies
 from clipfit_cli.runs.prepare import Prepared, prepare
 from clipfit_cli.runs.sources import ValidationImages
 from clipfit_cli.runs.training import attach, classes_of
@@ -35,14 +37,17 @@ def at_alpha(adapted: Adapted, prepared: Prepared, workspace: Workspace, alpha: 
 
 
 def select_on_validation(
-    config: RunConfig, workspace: Workspace, store: RunStore, alphas: Sequence[float]
+    config: RunConfig, workspace: Workspace, store: RunStore, alphas: Sequence[float], *, fresh: bool = False
 ) -> Selection:
     """Return the accuracy of each point on the validation images of the training; none of them is trained or tested on.
+
+    They are kept beside the tests, and made once.
 
     Args:
         config: Scores an adapter; its precision is resolved.
         workspace, store: What the runs of a command share.
         alphas: Of the points.
+        fresh: Nothing that was kept before.
 
     Raises:
         CheckpointError: The adapter cannot be loaded.
@@ -60,6 +65,34 @@ def select_on_validation(
         return Selection(why_none=first_line(error))
     if isinstance(drawn, str):
         return Selection(why_none=drawn)
+    images_sha256 = workspace.images_sha256(drawn, drawn.val)
+    keys = {
+        alpha: key_of_test(
+            prepared.key,
+            subset=prepared.training.subset,
+            templates=classes_of(prepared)[1],
+            precision=config.precision,
+            split_sha256=drawn.split_sha256,
+            images_sha256=images_sha256,
+            transform="validation",
+            interpolation=alpha,
+        )
+        for alpha in alphas
+    }
+    known = {} if fresh else read_accuracies(prepared.folder)
+    missing = [alpha for alpha, key in keys.items() if key not in known]
+    if missing:
+        made = _accuracies(prepared, workspace, drawn, missing)
+        known |= {keys[alpha]: accuracy for alpha, accuracy in made.items()}
+        keep_accuracies(prepared.folder, {keys[alpha]: known[keys[alpha]] for alpha in missing})
+    return Selection({alpha: known[key] for alpha, key in keys.items()}, num_images=len(drawn.val))
+
+
+def _accuracies(
+    prepared: Prepared, workspace: Workspace, drawn: DataSet, alphas: Sequence[float]
+) -> dict[float, float]:
+    """Return alpha -> accuracy in percent on the validation images of a draw."""
+    config = prepared.config
     val = ValidationImages(workspace.inputs(config.model, config.precision), drawn)
     adapted = attach(prepared, workspace, config.settings)
     load_tensors(adapted, find_adapter(Path(config.adapter or "")), workspace.bundle(config.model))
@@ -76,7 +109,7 @@ def select_on_validation(
             on_smaller=workspace.say_smaller_tests,
         ).scores
         found[alpha] = scores.accuracy_pct
-    return Selection(found, num_images=len(drawn.val))
+    return found
 
 
 def _draw_of(prepared: Prepared, workspace: Workspace) -> DataSet | str:

@@ -21,6 +21,8 @@ from clipfit_cli.protocols.gather import gather
 from clipfit_cli.results.record import Finished, Test
 from clipfit_cli.results.select import stored_runs
 from clipfit_cli.results.store import all_tests
+from clipfit_cli.results.validation import VALIDATION_FILE
+from clipfit_cli.runs import alphas as alphas_of_runs
 from clipfit_cli.runs.sources import ValidationImages
 from clipfit_cli.runs.workspace import Workspace
 from tests.conftest import SmallWorld, write_small_dataset
@@ -119,6 +121,36 @@ def test_the_best_point_is_that_of_the_validation_images(small_world: SmallWorld
 
 
 @pytest.mark.slow
+def test_validation_images_are_asked_once(small_world: SmallWorld, trained: Path) -> None:
+    """Unless what is kept was edited, other points are wanted, or all is to be made anew; whatever is tested on."""
+    asked: list[float] = []
+    real = alphas_of_runs._accuracies
+
+    def counted(*args: Any) -> dict[float, float]:
+        asked.extend(args[-1])
+        return real(*args)
+
+    def accuracies(points: str, *more: str) -> list[float]:
+        asked.clear()
+        found = rows(small_world, "--adapter", str(trained), "--dataset", "dtd", "--alpha", points, *more)
+        return [row["val_accuracy_pct"] for row in found]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(alphas_of_runs, "_accuracies", counted)
+        first = accuracies("0,0.5,1")
+        assert asked == [0.0, 0.5, 1.0]
+        assert accuracies("0,0.5,1") == first and asked == []
+        assert accuracies("0,0.25,1", "--subset", "base")[::2] == first[::2] and asked == [0.25]
+        assert accuracies("0,0.5,1", "--force") == first and asked == [0.0, 0.5, 1.0]
+        accuracies("0,1", "--precision", "bf16")
+        assert asked == [0.0, 1.0], "another precision is another number"
+        kept = trained / VALIDATION_FILE
+        kept.write_text(kept.read_text().replace(f": {first[0]}", ": 99.0", 1))
+        assert accuracies("0,0.5,1") == first and asked == [0.0, 0.5, 1.0]
+    assert CliRunner().invoke(app, ["runs", "verify", "--runs-dir", str(small_world.runs_dir)]).exit_code == 0
+
+
+@pytest.mark.slow
 def test_points_stand_beside_the_tests_and_in_no_other_table(small_world: SmallWorld, trained: Path) -> None:
     (own,) = all_tests(trained)
     plot = trained.parent / "along.png"
@@ -140,8 +172,13 @@ def test_points_stand_beside_the_tests_and_in_no_other_table(small_world: SmallW
     assert CliRunner().invoke(app, ["runs", "verify", "--runs-dir", str(small_world.runs_dir)]).exit_code == 0
     shown = CliRunner().invoke(app, ["runs", "show", str(trained)], env={"COLUMNS": "200"}).stdout
     assert f"accuracy {own.accuracy_pct:.2f}" in shown and "dtd new interpolation 0.5" in shown
-    plan = ok(small_world, "eval", "--adapter", str(trained), "--dataset", "dtd", "--alpha", "0,1", "--dry-run").stdout
-    assert "alpha=0" in plan and "1 finished, 0 to do" in plan
+    points = ["--adapter", trained, "--dataset", "dtd", "--alpha", "0,1", "--dry-run"]
+    assert "1 finished, 0 to do" in ok(small_world, "eval", *points).stdout
+    assert json.loads(ok(small_world, "eval", *points, "--json").stdout)["rows"][0]["tests"] == "dtd/all/alpha=0, 1"
+    (run,) = [one for one in stored_runs(small_world.runs_dir) if one.run.config.method == "clipfit"]
+    assert [(test.subset, test.interpolation) for test in run.tests] == [
+        (subset, alpha) for subset in ("all", "base", "new") for alpha in (0.0, 0.5, 1.0)
+    ]
 
 
 @pytest.mark.slow
