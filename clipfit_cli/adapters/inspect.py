@@ -18,7 +18,7 @@ from clipfit_cli.data.dataset import DataSet
 from clipfit_cli.data.pixels.images import ImageStore
 from clipfit_cli.engine.checkpoint import WEIGHTS_FILE, AdapterCard, find_adapter, read_card, settings_of
 from clipfit_cli.engine.precision import autocast, resolve_precision
-from clipfit_cli.errors import CheckpointError, ClipfitError, UneditedWeights, counted, first_line
+from clipfit_cli.errors import CheckpointError, ClipfitError, UneditedWeights, UnknownNameError, counted, first_line
 from clipfit_cli.files import file_sha256
 from clipfit_cli.methods.base import mergeable
 from clipfit_cli.models.bundle import ClipBundle
@@ -225,7 +225,9 @@ def _test_images(card: AdapterCard, looking: Looking) -> DataSet | None:
     except ClipfitError as error:
         if looking.dataset:
             raise
-        looking.say(f"features of test images are left out: {first_line(error)}; --dataset names others")
+        is_own = isinstance(error, UnknownNameError)
+        reason = f"{card.dataset!r} is no data set that is known by its name" if is_own else first_line(error)
+        looking.say(f"features of test images are left out: {reason}; --dataset names it, or another")
         return None
     total, count = len(whole.test), min(looking.num_images or len(whole.test), len(whole.test))
     return replace(whole, test=tuple(whole.test[place * total // count] for place in range(count)))
@@ -273,8 +275,10 @@ def class_cosines(
     before, after = (
         classifier_weights(model, prompts, num_templates=len(templates)) for model in (bundle.model, tuned)
     )
-    found = _cosines(before, after)
-    return dict(reversed(list(zip(class_names, found, strict=True))))
+    found: dict[str, float] = {}
+    for name, cosine in zip(class_names, _cosines(before, after), strict=True):
+        found.setdefault(name, cosine)
+    return found
 
 
 def image_cosines(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -121,15 +123,22 @@ def _draw_of(prepared: Prepared, workspace: Workspace) -> DataSet | str:
     card = prepared.card
     if card is None:
         return "nothing was trained"
-    drawn = workspace.lists(
-        card.dataset,
-        card.subset,
+    run = None if prepared.adapter_sha256 else find_run(prepared.folder)
+    draw = partial(
+        workspace.lists,
+        subset=card.subset,
         shots=card.shots,
         seed=card.seed,
         selects=True,
         val_shots=prepared.training.val_shots,
     )
-    run = None if prepared.adapter_sha256 else find_run(prepared.folder)
-    if drawn.class_names != card.class_names or (run and run.split_sha256 != drawn.split_sha256):
-        return f"the {card.dataset} that is here has other lists than the one that was trained on"
-    return drawn
+
+    def is_same(drawn: DataSet) -> bool:
+        return drawn.class_names == card.class_names and (run is None or run.split_sha256 == drawn.split_sha256)
+
+    for name in workspace.own_names if run else ():  # images of the user's own may have another name by now
+        with suppress(ClipfitError):
+            if is_same(drawn := draw(name)):
+                return drawn
+    drawn = draw(card.dataset)
+    return drawn if is_same(drawn) else f"the {card.dataset} that is here has other lists than the one trained on"

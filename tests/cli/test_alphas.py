@@ -198,7 +198,32 @@ def test_without_validation_images_no_point_is_marked(small_world: SmallWorld) -
 def test_lists_that_are_others_now_choose_nothing(small_world: SmallWorld, trained: Path) -> None:
     write_small_dataset(small_world.data_root, "dtd", ["banded", "lined", "polka-dotted", "woven"], (6, 3, 3))
     said = ok(small_world, "eval", "--adapter", trained, "--dataset", "eurosat", "--alpha", "0,1")
-    assert "the dtd that is here has other lists than the one that was trained on" in " ".join(said.stdout.split())
+    assert "the dtd that is here has other lists than the one trained on" in " ".join(said.stdout.split())
+
+
+@pytest.mark.slow
+def test_images_of_ones_own_choose_under_another_name_too(small_world: SmallWorld, tmp_path: Path) -> None:
+    """If they are the same: validation images of others say nothing."""
+    images = small_world.data_root / "dtd" / "images"
+    for name, keep in (("mine", 6), ("others", 5)):
+        for folder in images.iterdir():
+            (tmp_path / name / folder.name).mkdir(parents=True)
+            for file in [*sorted(folder.glob("train_*")), *folder.glob("val_*"), *folder.glob("test_*")][:keep]:
+                shutil.copy(file, tmp_path / name / folder.name)
+    mine = str(tmp_path / "mine")
+    ok(small_world, "train", "--dataset", mine, "--method", "clipfit", "--shots", "1", "--seeds", "1", "--epochs", "1")
+    points = ["--adapter", "method=clipfit,dataset=mine", "--alpha", "0,1"]
+    first = rows(small_world, *points, "--dataset", mine)
+    (tmp_path / "mine").rename(tmp_path / "moved")
+    again = rows(small_world, *points, "--dataset", str(tmp_path / "moved"))
+    assert [row["val_accuracy_pct"] for row in again] == [row["val_accuracy_pct"] for row in first] != [None, None]
+    assert {row["val_accuracy_pct"] for row in rows(small_world, *points, "--dataset", str(tmp_path / "others"))} == {
+        None
+    }
+    told = CliRunner().invoke(
+        app, ["inspect", "dataset=mine", *small_world.options()[:4]], env={"COLUMNS": "80"}
+    )  # not among those that have a name of their own
+    assert "left out: 'mine' is no data set that is known by its name; --dataset names it" in told.stderr
 
 
 @pytest.mark.slow
