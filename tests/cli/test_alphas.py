@@ -299,3 +299,11 @@ def test_the_plot_shows_the_table() -> None:
     assert [(0, 50), (1, 90)] in lines and [(0, 60), (1, 30)] in lines and [(0, 40), (1, 45)] in lines
     assert lines[-1] == [(1, 0), (1, 1)], "an upright line at the chosen point"
     assert len(lines) == 5, "base, new, H, validation, best"
+
+
+@pytest.mark.parametrize("num_datasets", [2, 5, 11])
+def test_no_two_lines_of_the_plot_look_alike(num_datasets: int) -> None:
+    from clipfit_cli.reports.plot_alpha import _styles
+
+    names = [(f"set {number}", group) for number in range(num_datasets) for group in ("base", "new", "all", "H")]
+    assert len({repr(style) for style in _styles(names).values()}) == len(names)

@@ -30,6 +30,12 @@ def test_what_was_not_written_so_is_not_taken(text: str, tmp_path: Path) -> None
     assert read_accuracies(tmp_path) == {"a": 10.0}
 
 
+@pytest.mark.parametrize("accuracy", [-1.0, 500.0, float("nan")])
+def test_what_is_no_accuracy_is_not_taken(accuracy: float, tmp_path: Path) -> None:
+    keep_accuracies(tmp_path, {"a": accuracy})
+    assert read_accuracies(tmp_path) == {}
+
+
 def test_an_edited_number_is_not_taken(tmp_path: Path) -> None:
     keep_accuracies(tmp_path, {"a": 10.0, "b": 20.0})
     file = tmp_path / VALIDATION_FILE
