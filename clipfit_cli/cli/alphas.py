@@ -100,7 +100,9 @@ def run_along_alpha(
         for config in plan_of_tests(replace(asked.request, subset=subset), alphas=alphas, **planned)
     ]
     plan.sort(key=lambda config: asked.request.datasets.index(config.dataset))
-    selection = rules.Selection(why_none="not all points were tested")
+    selection = rules.Selection(
+        why_none="they were not asked, as not all points were tested, or the command was stopped"
+    )
 
     def select(configs: Sequence[RunConfig], workspace: Workspace, store: RunStore) -> None:
         from clipfit_cli.runs.alphas import select_on_validation
