@@ -172,7 +172,7 @@ def test_points_stand_beside_the_tests_and_in_no_other_table(small_world: SmallW
     assert CliRunner().invoke(app, ["runs", "verify", "--runs-dir", str(small_world.runs_dir)]).exit_code == 0
     shown = CliRunner().invoke(app, ["runs", "show", str(trained)], env={"COLUMNS": "200"}).stdout
     assert f"accuracy {own.accuracy_pct:.2f}" in shown and "dtd new interpolation 0.5" in shown
-    points = ["--adapter", trained, "--dataset", "dtd", "--alpha", "0,1", "--dry-run"]
+    points = ["--adapter", str(trained), "--dataset", "dtd", "--alpha", "0,1", "--dry-run"]
     assert "1 finished, 0 to do" in ok(small_world, "eval", *points).stdout
     assert json.loads(ok(small_world, "eval", *points, "--json").stdout)["rows"][0]["tests"] == "dtd/all/alpha=0, 1"
     (run,) = [one for one in stored_runs(small_world.runs_dir) if one.run.config.method == "clipfit"]
