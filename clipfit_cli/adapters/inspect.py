@@ -16,9 +16,10 @@ from clipfit_cli.config import Precision
 from clipfit_cli.data.check.status import check_images
 from clipfit_cli.data.dataset import DataSet
 from clipfit_cli.data.pixels.images import ImageStore
-from clipfit_cli.engine.checkpoint import AdapterCard, find_adapter, settings_of
+from clipfit_cli.engine.checkpoint import WEIGHTS_FILE, AdapterCard, find_adapter, read_card, settings_of
 from clipfit_cli.engine.precision import autocast, resolve_precision
-from clipfit_cli.errors import ClipfitError, counted, first_line
+from clipfit_cli.errors import CheckpointError, ClipfitError, UneditedWeights, UnknownNameError, counted, first_line
+from clipfit_cli.files import file_sha256
 from clipfit_cli.methods.base import mergeable
 from clipfit_cli.models.bundle import ClipBundle
 from clipfit_cli.models.depth import places
@@ -32,6 +33,9 @@ from clipfit_cli.results.store import find_run
 from clipfit_cli.runs.frozen_features import FrozenFeatures
 from clipfit_cli.runs.sources import Inputs
 from clipfit_cli.runs.workspace import Workspace, image_spec
+
+_ALONE = "alone"
+"""Among conditions: there is no record beside the card."""
 
 
 @dataclass(frozen=True)
@@ -61,24 +65,39 @@ class Looking:
 def inspect_adapters(folders: Sequence[Path], looking: Looking) -> list[Inspected]:
     """Return what trainings changed, those that differ in their seeds alone together, by seed.
 
+    One that lies in two folders counts once, and methods that leave CLIP's own weights alone are left out, as long as
+    another is there.
+
     Args:
         folders: Of the adapters, or a file of each.
         looking: How.
 
     Raises:
-        ConfigError: A method edits none of CLIP's own weights.
+        UneditedWeights: All methods leave CLIP's own weights alone.
         CheckpointError: There is no adapter, or it is damaged.
         ModelError: The model is not to be had.
         DataError: An image is damaged, or the data set that is named is not here.
     """
     found: dict[str, list[tuple[AdapterCard, Inspection]]] = {}
     settings: dict[str, dict[str, Any]] = {}
-    for folder in folders:
-        card, inspection = inspect_adapter(folder, looking)
-        conditions = _conditions(find_adapter(folder), card)
+    unedited: dict[str, UneditedWeights] = {}
+    for folder, card in _each_once(folders, looking.say).items():
+        if card.method in unedited:
+            continue
+        try:
+            _, inspection = inspect_adapter(folder, looking)
+        except UneditedWeights as error:
+            unedited[card.method] = error
+            continue
+        conditions = _conditions(folder, card)
         key = repr(conditions)
-        settings[key] = {**conditions, **card.settings}
+        settings[key] = conditions
         found.setdefault(key, []).append((card, inspection))
+    if not found:
+        raise next(iter(unedited.values()))
+    if unedited:
+        leaves = "leaves" if len(unedited) == 1 else "leave"
+        looking.say(f"left out: {', '.join(unedited)}, which {leaves} CLIP's own weights as they are")
     labels = _labels({key: (group[0][0].method, settings[key]) for key, group in found.items()})
     return [
         Inspected(
@@ -94,36 +113,66 @@ def inspect_adapters(folders: Sequence[Path], looking: Looking) -> list[Inspecte
     ]
 
 
+def _each_once(paths: Sequence[Path], say: Callable[[str], None]) -> dict[Path, AdapterCard]:
+    """Return the folder of each adapter with its card; of one that lies in several folders, the first.
+
+    Raises:
+        CheckpointError: There is no adapter, or it is damaged.
+    """
+    found: dict[Path, AdapterCard] = {}
+    first: dict[tuple[str, str], Path] = {}
+    for folder in dict.fromkeys(map(find_adapter, paths)):
+        card, own = read_card(folder), file_sha256(folder / WEIGHTS_FILE)
+        if card.adapter_sha256 not in (None, own):
+            raise CheckpointError(f"{folder / WEIGHTS_FILE} is damaged: its card names another file; train it again")
+        if (card.run_key, own) in first:
+            say(f"{folder} holds the adapter of {first[card.run_key, own]}, which counts once")
+            continue
+        first[card.run_key, own] = folder
+        found[folder] = card
+    return found
+
+
 def _conditions(folder: Path, card: AdapterCard) -> dict[str, Any]:
     """Return all that tells a training from others but its seed: by its record, or by the card where that is alone."""
+    shared = {
+        "shots": "all" if card.shots is None else card.shots,
+        "weights": card.weights_sha256[:12],
+        "activation": card.activation,
+    }
     try:
         run = find_run(folder)
     except OldRecordError:
         run = None
     if run is None or run.key != card.run_key:
-        own = ("method", "weights_sha256", "bn", "dataset", "subset", "shots", "settings", "prompt_templates")
-        return {name: getattr(card, name) for name in own}
-    asked = {name: values[0] for name, values in conditions_of(run).items() if name not in ("seed", "backbone")}
-    return {
-        **asked,
-        "weights": run.weights_sha256[:12],
-        "split": run.split_sha256[:12],
-        "templates": run.config.templates,
-    }
+        own = {name: getattr(card, name) for name in ("method", "bn", "dataset", "subset")}
+        return {**own, **card.settings, **shared, "prompts": card.prompt_templates, _ALONE: True}
+    by_name = ("seed", "backbone", "pretrained")  # of the last two others may stand for the same weights
+    asked = {name: values[0] for name, values in conditions_of(run).items() if name not in by_name}
+    return {**asked, **shared, "split": run.split_sha256[:12], "templates": run.config.templates}
 
 
 def _labels(groups: Mapping[str, tuple[str, Mapping[str, Any]]]) -> dict[str, str]:
     """Return the method of each group, with what tells it from others of that method."""
-    labels = {}
+    labels: dict[str, str] = {}
     for key, (method, own) in groups.items():
         others = [values for name, values in groups.values() if name == method]
         telling = [
             f"{name}={value}"
             for name, value in own.items()
-            if name != "settings" and any(one.get(name) != value for one in others)
+            if name != _ALONE and any(_differ(name, own, other) for other in others)
         ]
+        if _ALONE in own and not all(_ALONE in other for other in others):
+            telling.append("without its record")
         labels[key] = method + (f" ({', '.join(telling)})" if telling else "")
     return labels
+
+
+def _differ(name: str, own: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether a condition tells one training from another; a card alone says nothing of what only records have."""
+    if name not in other and (_ALONE in own) != (_ALONE in other):
+        return False
+    return bool(other.get(name) != own[name])
 
 
 def inspect_adapter(folder: Path, looking: Looking) -> tuple[AdapterCard, Inspection]:
@@ -143,6 +192,7 @@ def inspect_adapter(folder: Path, looking: Looking) -> tuple[AdapterCard, Inspec
     changes = changes_between(bundle.model, tuned, [one.name for one in described])
     images = _test_images(card, looking)
     cosines: dict[str, list[float]] = {}
+    about: dict[str, str] = {}
     if images:
         what = f"{counted(len(images.test), 'test image')} of {images.name}"
         looking.say(f"comparing features of {what} ({card.method}, seed {card.seed}) ...")
@@ -151,11 +201,13 @@ def inspect_adapter(folder: Path, looking: Looking) -> tuple[AdapterCard, Inspec
         key = (bundle.weights_sha256, bundle.activation, precision, images.name, images.split_sha256)
         kept = looking.before.setdefault(key, [])
         cosines = image_cosines(bundle, tuned, images, precision, looking.workspace.images, kept, is_same=is_same)
+        about = {"images_of": images.name, "precision": precision}
     return card, Inspection(
         seed=card.seed,
         changes=tuple(changes),
         class_cosines=class_cosines(bundle, tuned, card.class_names, card.prompt_templates),
         image_cosines=cosines,
+        **about,
     )
 
 
@@ -173,7 +225,9 @@ def _test_images(card: AdapterCard, looking: Looking) -> DataSet | None:
     except ClipfitError as error:
         if looking.dataset:
             raise
-        looking.say(f"features of test images are left out: {first_line(error)}; --dataset names others")
+        is_own = isinstance(error, UnknownNameError)
+        reason = f"{card.dataset!r} is no data set that is known by its name" if is_own else first_line(error)
+        looking.say(f"features of test images are left out: {reason}; --dataset names it, or another")
         return None
     total, count = len(whole.test), min(looking.num_images or len(whole.test), len(whole.test))
     return replace(whole, test=tuple(whole.test[place * total // count] for place in range(count)))
@@ -221,8 +275,10 @@ def class_cosines(
     before, after = (
         classifier_weights(model, prompts, num_templates=len(templates)) for model in (bundle.model, tuned)
     )
-    found = _cosines(before, after)
-    return dict(reversed(list(zip(class_names, found, strict=True))))
+    found: dict[str, float] = {}
+    for name, cosine in zip(class_names, _cosines(before, after), strict=True):
+        found.setdefault(name, cosine)
+    return found
 
 
 def image_cosines(
@@ -265,6 +321,6 @@ def image_cosines(
 
 def _cosines(before: Tensor, after: Tensor) -> list[float]:
     """Return the cosine of each row of normalised features (count, embed_dim) to that of the other."""
-    first, second = before.double(), after.double()
-    cosines = (first * second).sum(dim=-1) / (first.norm(dim=-1) * second.norm(dim=-1))
+    first, second = (rows.double() / rows.double().norm(dim=-1, keepdim=True) for rows in (before, after))
+    cosines = 1 - (first - second).square().sum(dim=-1) / 2  # of equal rows exactly 1
     return cast(list[float], cosines.clamp(-1, 1).tolist())

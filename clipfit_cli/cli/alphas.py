@@ -100,14 +100,16 @@ def run_along_alpha(
         for config in plan_of_tests(replace(asked.request, subset=subset), alphas=alphas, **planned)
     ]
     plan.sort(key=lambda config: asked.request.datasets.index(config.dataset))
-    selection = rules.Selection(why_none="not all points were tested")
+    selection = rules.Selection(
+        why_none="they were not asked, as not all points were tested, or the command was stopped"
+    )
 
     def select(configs: Sequence[RunConfig], workspace: Workspace, store: RunStore) -> None:
         from clipfit_cli.runs.alphas import select_on_validation
 
         nonlocal selection
         note("asking the validation images of the training ...", quiet=output.quiet)
-        selection = select_on_validation(configs[0], workspace, store, alphas)
+        selection = select_on_validation(configs[0], workspace, store, alphas, fresh=output.force)
 
     def show(table: Table, _: Sequence[Finished]) -> None:
         emit(table, output, for_people=rules.grids_along_alpha(table))

@@ -17,7 +17,7 @@ from clipfit_cli.cli.options import DATA_PANEL, OUTPUT_PANEL, RootOptions, comma
 from clipfit_cli.cli.output_options import DEFAULT_RUNS_DIR, OutputOptions
 from clipfit_cli.cli.plot import form_of
 from clipfit_cli.cli.request import data_root_of, own_datasets, splits_dir_of
-from clipfit_cli.cli.run_filters import RunFilters, RunsFolder, chosen_runs
+from clipfit_cli.cli.run_filters import RunFilters, RunsFolder, chosen_runs, find_folder
 from clipfit_cli.config import PRECISIONS, Precision
 from clipfit_cli.errors import ConfigError, check_known, counted
 from clipfit_cli.files import expanded
@@ -32,7 +32,8 @@ def inspect(
         typer.Argument(
             metavar="RUN",
             help="Folder of a run, first digits of its key, or filters, which may fit several: "
-            "dataset=dtd,method=clipfit. Runs that differ in their seeds alone are averaged. Or an adapter file.",
+            "dataset=dtd,method=clipfit. Runs that differ in their seeds alone are averaged. Or an adapter file, or "
+            "hf:ORG/NAME[@REVISION] for one of the hub.",
         ),
     ],
     root: RootOptions,
@@ -91,7 +92,7 @@ def inspect(
     check_known("precision", precision, PRECISIONS)
     form = form_of("--plot", plot) if plot else None
     say = partial(note, quiet=output.quiet)
-    folders = _folders(run, runs_dir)
+    folders = _folders(run, runs_dir, quiet=output.quiet, offline=base.offline)
     say(f"looking into {counted(len(folders), 'adapter')}: loading torch and open_clip ...")
     from clipfit_cli.adapters.inspect import Looking, inspect_adapters
     from clipfit_cli.engine.environment import resolve_device
@@ -129,12 +130,15 @@ def inspect(
         save(plot, to_bytes(over_depth(table, _MEASURES[measure]), form), quiet=output.quiet)
 
 
-def _folders(words: Sequence[str], runs_dir: Path) -> list[Path]:
-    """Return the folders that words name, each once: a path as it is, else those of all runs that are meant.
+def _folders(words: Sequence[str], runs_dir: Path, *, quiet: bool, offline: bool) -> list[Path]:
+    """Return the folders that words name, each once: an adapter's as it is, else those of all runs that are meant.
+
+    Where a word names several runs, those without an adapter are left out.
 
     Raises:
-        ConfigError: A word is not possible, or names what trains nothing.
+        ConfigError: A word is not possible, or names nothing but what trains nothing.
         ResultsError: A word names no run, or one whose record cannot be read.
+        ModelError: An adapter of the hub is not to be had.
     """
     from clipfit_cli.results.filters import names_runs
     from clipfit_cli.results.store import RECORD_FILE
@@ -142,10 +146,13 @@ def _folders(words: Sequence[str], runs_dir: Path) -> list[Path]:
     found: list[Path] = []
     for word in words:
         if not names_runs(word) and not os.path.isfile(expanded(word) / RECORD_FILE):  # noqa: PTH113 - may be too long
-            found.append(expanded(word))
+            found.append(find_folder(word, runs_dir, quiet=quiet, offline=offline))
             continue
-        for one in chosen_runs([word], RunFilters(), runs_dir, quiet=True):
-            if not one.run.config.stages and not one.run.scored_adapter:
-                raise ConfigError(f"{one.run.config.method} trains nothing, so there is no change to inspect")
-            found.append(one.folder)
+        runs = chosen_runs([word], RunFilters(), runs_dir, quiet=True)
+        kept = [one for one in runs if one.run.adapter_file]
+        if not kept and not any(one.run.config.stages or one.run.scored_adapter for one in runs):
+            raise ConfigError(f"{runs[0].run.config.method} trains nothing, so there is no change to inspect")
+        if kept and len(kept) < len(runs):
+            note(f"left out: {counted(len(runs) - len(kept), 'run')} of {word} without an adapter", quiet=quiet)
+        found += [one.folder for one in kept or runs[:1]]
     return list(dict.fromkeys(found))

@@ -70,7 +70,7 @@ def plan_table(configs: Sequence[RunConfig], keys: Sequence[str], found: Sequenc
             "lr": stage.lr if stage else None,
             "precision": config.precision,
             "templates": " | ".join(config.templates) or None,
-            "tests": " ".join(map(_place, config.tests)),
+            "tests": _places(config.tests),
         }
         if found:
             is_finished = "yes" if found[place].is_finished else "no"
@@ -81,10 +81,13 @@ def plan_table(configs: Sequence[RunConfig], keys: Sequence[str], found: Sequenc
     return Table(title, columns, tuple(rows), (_total(found) if found else problem,))
 
 
-def _place(test: TestSet) -> str:
-    """Return a test in short."""
-    alpha = "" if test.alpha is None else f"/alpha={test.alpha:g}"
-    return f"{test.dataset}/{test.subset}{alpha}" + ("" if test.shift == TestSet.shift else f"/{test.shift}")
+def _places(tests: Sequence[TestSet]) -> str:
+    """Return tests in short; the points along alpha of one as one."""
+    alphas: dict[str, list[str]] = {}
+    for test in tests:
+        place = f"{test.dataset}/{test.subset}" + ("" if test.shift == TestSet.shift else f"/{test.shift}")
+        alphas.setdefault(place, []).extend([] if test.alpha is None else [f"{test.alpha:g}"])
+    return " ".join(f"{place}/alpha={', '.join(points)}" if points else place for place, points in alphas.items())
 
 
 def _total(found: Sequence[Forecast]) -> str:

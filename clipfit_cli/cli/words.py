@@ -14,7 +14,7 @@ MOST = 2**32 - 1
 """The greatest seed: numpy's; torch and Python take greater ones. No other whole number has to be greater, either."""
 
 MOST_ALPHAS = 101
-_ALPHAS = "START:STOP:STEP, such as 0:1:0.1, or a comma list such as 0,0.5,1"
+_ALPHAS = "START:STOP:STEP, such as 0:1:0.1, or a list such as 0,0.5,1, in decimals of up to nine places"
 _DECIMAL = re.compile(r"[+-]?(\d{1,9}(\.\d{0,9})?|\.\d{1,9})", flags=re.ASCII)
 _COMMA = re.compile(r",(?![^{]*\})")
 

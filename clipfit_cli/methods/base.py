@@ -9,7 +9,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, get_args, runtime_checkable
 
 from clipfit_cli.config import Conditions, Recipe, Tap
-from clipfit_cli.errors import ConfigError
+from clipfit_cli.errors import UneditedWeights
 
 if TYPE_CHECKING:
     import torch
@@ -223,12 +223,12 @@ def mergeable(adapted: Adapted, info: MethodInfo, what: str) -> Mergeable:
         what: Cannot be done otherwise, such as ``inspect``.
 
     Raises:
-        ConfigError: It edits none.
+        UneditedWeights: It edits none.
     """
     if not isinstance(adapted, Mergeable):
-        raise ConfigError(
-            f"{what} is for methods that edit CLIP's own weights, and {info.name} leaves them as they are: what it "
-            f"learns is {info.summary.split(', cross-entropy')[0]}"
+        raise UneditedWeights(
+            f"{what} is for methods that edit CLIP's own weights, and {info.name} leaves them as they are; instead: "
+            f"{info.summary.split(', cross-entropy')[0]}"
         )
     return adapted
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain
 
 from clipfit_cli.errors import counted
 from clipfit_cli.reports.tables import AVERAGE_ROW, NUM_SEEDS, Column, Row, Table
@@ -47,6 +47,8 @@ COLUMNS = (
     Column("cosine", "cosine", "decimal"),
     Column("cosine_std", "", "decimal"),
     Column("num_images", "images", "int"),
+    Column("images_of", "images of"),
+    Column("precision", "precision"),
 )
 _OF_PARTS = (
     Column("tower", "tower"),
@@ -60,7 +62,7 @@ _OF_TENSORS = (
     *(replace(column, narrow=column.key != "largest") for column in _DISTANCES),
 )
 _OF_FEATURES = (
-    Column("method", "run"),
+    Column("method", "run", "prose"),
     Column("level", "features"),
     Column("num_classes", "classes", "int"),
     Column("num_images", "images", "int"),
@@ -154,7 +156,8 @@ def _distance_rows(one: Inspected) -> list[Row]:
     rows: list[Row] = []
     for level, distances in LEVELS.items():
         per_seed = [{change.place: change for change in distances(found.changes)} for found in one.inspections]
-        for place in dict.fromkeys(chain.from_iterable(per_seed)):
+        places = {place: change for changes in per_seed for place, change in changes.items()}
+        for place in sorted(places, key=lambda place: places[place].depth):
             own = [changes[place] for changes in per_seed if place in changes]
             tower, block, kind, name = place
             row: dict[str, object] = {
@@ -185,10 +188,12 @@ def _feature_rows(one: Inspected) -> list[Row]:
         whole = [[value for values in found.values() for value in values] for found in per_seed]
         groups = {"": whole, **{name: [found[name] for found in per_seed] for name in per_seed[0]}}
         for name, values in groups.items():
-            spread = spread_of([mean(own) for own in values])
+            spread = spread_of([found if math.isfinite(found := mean(own)) else None for own in values])
             images = len(values[0]) if level == "image features" else None
-            cosines = {"cosine": spread.mean, "cosine_std": spread.std, "num_images": images}
-            rows.append({**_about(one, level), "name": name or None, **cosines})
+            row = {"name": name or None, "cosine": spread.mean, "cosine_std": spread.std, "num_images": images}
+            if images:
+                row |= {"images_of": one.inspections[0].images_of, "precision": one.inspections[0].precision}
+            rows.append({**_about(one, level), **row})
     return rows
 
 
@@ -222,13 +227,21 @@ def _table_of_features(found: Sequence[Inspected], table: Table, *, per_class: b
     known = {NUM_SEEDS, *(column.key for column in columns)}
     title = "Cosine of features before and after training"
     kept = tuple({key: row[key] for key in row if key in known} for row in rows)
-    return Table(title, columns, kept, ("drift: 1 - cosine, of the means.",))
+    lists = dict.fromkeys((row["images_of"], row["precision"]) for row in rows if row.get("images_of"))
+    images = [f"images: of the test list of {name}, in {precision}." for name, precision in lists]
+    broken = any(row["cosine"] is None for row in rows)
+    undefined = ["No cosine: the features after training are not finite; it broke down."] if broken else []
+    return Table(title, columns, kept, (" ".join(["drift: 1 - cosine, of the means.", *images, *undefined]),))
 
 
 def _people_row(row: Row, classes: Sequence[Row]) -> Mapping[str, object]:
     """Return a row of features as people see it: of a class with its name, of all with the lowest class."""
-    row = {**row, "drift": 1 - float(str(row["cosine"]))}
+    cosine = row["cosine"]
+    row = {**row, "drift": 1 - cosine if isinstance(cosine, float) else None}
     if row["name"] is not None:
         return {**row, "lowest_class": row["name"]}
-    lowest = min(classes, key=lambda one: float(str(one["cosine"])))
-    return {**row, "num_classes": len(classes), "lowest": lowest["cosine"], "lowest_class": lowest["name"]}
+    row = {**row, "num_classes": len(classes)}
+    known = {float(str(one["cosine"])): one["name"] for one in reversed(classes) if one["cosine"] is not None}
+    if not known or (len(known) == 1 and len(classes) > 1):  # none is lower than others
+        return {**row, "lowest": min(known, default=None), "lowest_class": None}
+    return {**row, "lowest": min(known), "lowest_class": known[min(known)]}

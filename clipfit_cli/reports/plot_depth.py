@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from clipfit_cli.reports.figures import (
     DASHES,
     MARKERS,
     PALETTE,
+    REST,
+    SMALL_PT,
     Look,
     add_legend,
     letters,
@@ -68,8 +71,8 @@ def over_depth(table: Table, measure: str = "rms", look: Look | None = None) -> 
                 if line == len(runs) - 1:
                     axes.set_xlabel("block")
             grid[line][0].set_ylabel(_AXES[measure])
-            grid[line][0].set_ylim(bottom=0)
-        kinds = [kind for kind in KINDS if rows_of(rows, kind=kind)]
+            grid[line][0].set_ylim(0, 1.08 * max(map(partial(_top, measure=measure), own)) or 1)
+        kinds = [kind for kind in KINDS if any(number(row, measure) is not None for row in rows_of(rows, kind=kind))]
         add_legend(
             figure,
             [(Line2D([], [], **_style(kind)), NAMES[kind]) for kind in kinds],
@@ -77,10 +80,19 @@ def over_depth(table: Table, measure: str = "rms", look: Look | None = None) -> 
         return figure
 
 
+def _top(row: Row, measure: str) -> float:
+    """Return how far up the point of a row goes, its spread with it."""
+    return (number(row, measure) or 0.0) + (number(row, f"{measure}_std") or 0.0)
+
+
 def _panel(axes: Axes, rows: Sequence[Row], measure: str) -> None:
     """Draw a tower: blocks by number, what stands before and behind them as single points at the ends."""
+    if not rows:
+        axes.set_xticks([])
+        axes.text(0.5, 0.5, "nothing trained", transform=axes.transAxes, ha="center", fontsize=SMALL_PT, color=REST)
+        return
     blocks = [int(word) for (word,) in distinct(rows, "block") if word not in (BEFORE, BEHIND)]
-    last = max(blocks, default=0)
+    last = max(blocks, default=-1)
     ends = {BEFORE: -1.0, BEHIND: last + 1.0}
     for kind in KINDS:
         points: list[tuple[float, float, float]] = []

@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 
 from clipfit_cli.results.summary import mean, population_std
 
+TOWERS = ("image", "text", "")
+"""Whose a tensor may be, in the order in which they are shown; empty where it stands behind both."""
+
 KINDS = ("bias", "gain", "shift", "weight", "statistic")
 """What a tensor may be; gain and shift are weight and bias of a LayerNorm."""
 
@@ -48,6 +51,13 @@ class Change:
         return self.tower, self.block, self.kind, self.name
 
     @property
+    def depth(self) -> tuple[int, float, int]:
+        """What sorts changes by tower, from the first block to the last, and by kind."""
+        ends = {"": -math.inf, BEFORE: -1.0, BEHIND: math.inf}
+        block = ends[self.block] if isinstance(self.block, str) else float(self.block)
+        return TOWERS.index(self.tower), block, KINDS.index(self.kind) if self.kind and not self.name else 0
+
+    @property
     def measures(self) -> dict[str, float | None]:
         """The distance from the start: its length; the same in percent of the start's; per number; the largest.
 
@@ -72,12 +82,16 @@ class Inspection:
         class_cosines: Class -> cosine of its text features, before and after; those of the training.
         image_cosines: Class -> cosines of the features of its test images, before and after; empty where none were
             looked at.
+        images_of: Data set of those images.
+        precision: In which their features were made.
     """
 
     seed: int
     changes: tuple[Change, ...]
     class_cosines: Mapping[str, float]
     image_cosines: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    images_of: str = ""
+    precision: str = ""
 
 
 @dataclass(frozen=True)

@@ -36,8 +36,9 @@ class Stored:
 
     @cached_property
     def tests(self) -> tuple[Test, ...]:
-        """Its finished tests in the order of the files' names, read when they are first asked for."""
-        return tuple(test for path in test_files(self.folder) if (test := _read(read_test, path, self.on_damage)))
+        """Its finished tests, read when they are first asked for: by data set, class group, shift and alpha."""
+        found = [test for path in test_files(self.folder) if (test := _read(read_test, path, self.on_damage))]
+        return tuple(sorted(found, key=_place))  # others in the order of the files' names
 
     def is_meant(self, filters: Filters) -> bool:
         """Whether filters hold, but for that by folder; tests are read only where a protocol is asked for."""
@@ -147,6 +148,10 @@ def _in_folder(folder: Path, on_damage: OnDamage | None) -> Stored:
     if run is None:
         raise ResultsError(f"{folder} holds no run: there is no {RECORD_FILE} in it")
     return Stored(folder, run, on_damage)
+
+
+def _place(test: Test) -> tuple[str, str, bool, str, float]:
+    return test.dataset, test.subset, test.transform != "identity", test.transform, test.interpolation
 
 
 def _read(read: Callable[[Path], _Kind | None], path: Path, on_damage: OnDamage | None) -> _Kind | None:

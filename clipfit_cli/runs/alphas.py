@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,7 +17,9 @@ from clipfit_cli.engine.evaluate import evaluate
 from clipfit_cli.errors import ClipfitError, ConfigError, UnknownNameError, first_line
 from clipfit_cli.methods.base import Adapted
 from clipfit_cli.protocols.alphas import Selection
+from clipfit_cli.results.record import key_of_test
 from clipfit_cli.results.store import RunStore, find_run
+from clipfit_cli.results.validation import keep_accuracies, read_accuracies
 from clipfit_cli.runs.prepare import Prepared, prepare
 from clipfit_cli.runs.sources import ValidationImages
 from clipfit_cli.runs.training import attach, classes_of
@@ -35,14 +39,17 @@ def at_alpha(adapted: Adapted, prepared: Prepared, workspace: Workspace, alpha: 
 
 
 def select_on_validation(
-    config: RunConfig, workspace: Workspace, store: RunStore, alphas: Sequence[float]
+    config: RunConfig, workspace: Workspace, store: RunStore, alphas: Sequence[float], *, fresh: bool = False
 ) -> Selection:
     """Return the accuracy of each point on the validation images of the training; none of them is trained or tested on.
+
+    They are kept beside the tests, and made once.
 
     Args:
         config: Scores an adapter; its precision is resolved.
         workspace, store: What the runs of a command share.
         alphas: Of the points.
+        fresh: Nothing that was kept before.
 
     Raises:
         CheckpointError: The adapter cannot be loaded.
@@ -60,6 +67,34 @@ def select_on_validation(
         return Selection(why_none=first_line(error))
     if isinstance(drawn, str):
         return Selection(why_none=drawn)
+    images_sha256 = workspace.images_sha256(drawn, drawn.val)
+    keys = {
+        alpha: key_of_test(
+            prepared.key,
+            subset=prepared.training.subset,
+            templates=classes_of(prepared)[1],
+            precision=config.precision,
+            split_sha256=drawn.split_sha256,
+            images_sha256=images_sha256,
+            transform="validation",
+            interpolation=alpha,
+        )
+        for alpha in alphas
+    }
+    known = {} if fresh else read_accuracies(prepared.folder)
+    missing = [alpha for alpha, key in keys.items() if key not in known]
+    if missing:
+        made = _accuracies(prepared, workspace, drawn, missing)
+        known |= {keys[alpha]: accuracy for alpha, accuracy in made.items()}
+        keep_accuracies(prepared.folder, {keys[alpha]: known[keys[alpha]] for alpha in missing})
+    return Selection({alpha: known[key] for alpha, key in keys.items()}, num_images=len(drawn.val))
+
+
+def _accuracies(
+    prepared: Prepared, workspace: Workspace, drawn: DataSet, alphas: Sequence[float]
+) -> dict[float, float]:
+    """Return alpha -> accuracy in percent on the validation images of a draw."""
+    config = prepared.config
     val = ValidationImages(workspace.inputs(config.model, config.precision), drawn)
     adapted = attach(prepared, workspace, config.settings)
     load_tensors(adapted, find_adapter(Path(config.adapter or "")), workspace.bundle(config.model))
@@ -76,7 +111,7 @@ def select_on_validation(
             on_smaller=workspace.say_smaller,
         ).scores
         found[alpha] = scores.accuracy_pct
-    return Selection(found, num_images=len(drawn.val))
+    return found
 
 
 def _draw_of(prepared: Prepared, workspace: Workspace) -> DataSet | str:
@@ -88,15 +123,22 @@ def _draw_of(prepared: Prepared, workspace: Workspace) -> DataSet | str:
     card = prepared.card
     if card is None:
         return "nothing was trained"
-    drawn = workspace.lists(
-        card.dataset,
-        card.subset,
+    run = None if prepared.adapter_sha256 else find_run(prepared.folder)
+    draw = partial(
+        workspace.lists,
+        subset=card.subset,
         shots=card.shots,
         seed=card.seed,
         selects=True,
         val_shots=prepared.training.val_shots,
     )
-    run = None if prepared.adapter_sha256 else find_run(prepared.folder)
-    if drawn.class_names != card.class_names or (run and run.split_sha256 != drawn.split_sha256):
-        return f"the {card.dataset} that is here has other lists than the one that was trained on"
-    return drawn
+
+    def is_same(drawn: DataSet) -> bool:
+        return drawn.class_names == card.class_names and (run is None or run.split_sha256 == drawn.split_sha256)
+
+    for name in workspace.own_names if run else ():  # images of the user's own may have another name by now
+        with suppress(ClipfitError):
+            if is_same(drawn := draw(name)):
+                return drawn
+    drawn = draw(card.dataset)
+    return drawn if is_same(drawn) else f"the {card.dataset} that is here has other lists than the one trained on"

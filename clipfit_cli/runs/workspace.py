@@ -83,6 +83,11 @@ class Workspace:
         self._bundle: tuple[ModelConfig, ClipBundle] | None = None
         self._inputs: dict[Precision, Inputs] = {}
 
+    @property
+    def own_names(self) -> tuple[str, ...]:
+        """Names of the data sets of the user's own."""
+        return tuple(self._own)
+
     def say_once(self, *texts: str) -> tuple[str, ...]:
         """Tell the user what this command did not tell already, and return all of it."""
         for text in texts:

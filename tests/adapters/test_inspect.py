@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import shutil
 from collections.abc import Mapping, Sequence
@@ -13,19 +14,28 @@ import pytest
 import torch
 from open_clip import factory
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from clipfit_cli.adapters.export import MODEL_FILE, export
-from clipfit_cli.adapters.inspect import Looking, changes_between, image_cosines, inspect_adapter, inspect_adapters
+from clipfit_cli.adapters.inspect import (
+    Looking,
+    _cosines,
+    _labels,
+    changes_between,
+    image_cosines,
+    inspect_adapter,
+    inspect_adapters,
+)
 from clipfit_cli.config import ModelConfig
-from clipfit_cli.engine.checkpoint import CARD_FILE
-from clipfit_cli.errors import CheckpointError, ConfigError, DataError
+from clipfit_cli.engine.checkpoint import CARD_FILE, WEIGHTS_FILE
+from clipfit_cli.errors import CheckpointError, ConfigError, DataError, UneditedWeights
 from clipfit_cli.methods.clipfit import ClipfitSettings, trained
 from clipfit_cli.models.encode import encode_image
 from clipfit_cli.models.load import load_bundle
 from clipfit_cli.models.text_features import normalised
-from clipfit_cli.reports.inspection import table_of_inspections
+from clipfit_cli.reports.inspection import table_of_inspections, tables_for_people
+from clipfit_cli.reports.tables import to_csv
 from clipfit_cli.results.changes import Change
 from clipfit_cli.runs.workspace import Workspace
 from tests.adapters.saved_adapters import CLASSES, TEMPLATE, register, save_adapter, small_model
@@ -104,7 +114,9 @@ def test_a_saved_adapter_on_every_kind_of_tower(kind: str, tmp_path: Path, monke
     _, found = inspect_adapter(tmp_path / "run", looking())
     assert_direct(found.changes, first, exported)
     assert {one.tower for one in found.changes} == ({"text"} if kind == "resnet" else {"image", "text"})
-    assert set(found.class_cosines) == {*CLASSES} and all(-1 <= value < 1 for value in found.class_cosines.values())
+    assert tuple(found.class_cosines) == tuple(CLASSES) and all(
+        -1 <= value < 1 for value in found.class_cosines.values()
+    )
 
 
 @pytest.mark.parametrize(
@@ -170,6 +182,7 @@ def test_features_of_test_images_are_compared_class_by_class(small_world: SmallW
     for name, values in expected.items():
         assert list(found.image_cosines[name]) == pytest.approx(values, abs=1e-5)
     assert min(map(min, expected.values())) < 0.999, "so that there is something to see"
+    assert (found.images_of, found.precision) == ("dtd", "fp32")
     _, some = inspect_adapter(tmp_path / "run", looking(small_world.data_root, num_images=4))
     assert {name: len(values) for name, values in some.image_cosines.items()} == dict.fromkeys(dataset.class_names, 1)
 
@@ -195,10 +208,13 @@ def test_images_that_are_not_here_are_left_out_or_asked_for(tmp_path: Path) -> N
 @pytest.mark.parametrize(("method", "learns"), [("coop", "vectors in place"), ("linear-probe", "logistic regression")])
 def test_a_method_that_leaves_weights_alone_is_refused(method: str, learns: str, tmp_path: Path) -> None:
     save_adapter(tmp_path / "run", small_model(tmp_path, "small-vit"), method=method)
-    with pytest.raises(ConfigError, match=f"inspect is for methods that edit .* {method} leaves .* is {learns}"):
+    with pytest.raises(ConfigError, match=f"inspect is for methods that edit .* {method} leaves .*; instead: {learns}"):
         inspect_adapter(tmp_path / "run", looking())
     with pytest.raises(CheckpointError, match="no adapter at"):
         inspect_adapter(tmp_path, looking())
+
+
+_KEY = f'"run_key": "{"0" * 64}"'
 
 
 def seeds(tmp_path: Path) -> list[Path]:
@@ -208,9 +224,72 @@ def seeds(tmp_path: Path) -> list[Path]:
         shutil.copytree(tmp_path / "one", tmp_path / name)
         card = tmp_path / name / CARD_FILE
         text = card.read_text()
-        assert old in text
-        card.write_text(text.replace(old, new))
+        assert old in text and text.count(_KEY) == 1
+        card.write_text(text.replace(old, new).replace(_KEY, f'"run_key": "{name}"'))
     return [tmp_path / name for name in ("two", "one", "three")]
+
+
+@pytest.mark.slow
+def test_one_adapter_in_two_folders_counts_once_and_what_cannot_be_inspected_is_left_out(tmp_path: Path) -> None:
+    two, one, _ = seeds(tmp_path)
+    shutil.copytree(one, tmp_path / "copy")
+    save_adapter(tmp_path / "coop", small_model(tmp_path, "small-vit"), method="coop")
+    said: list[str] = []
+    (found,) = inspect_adapters([tmp_path / "coop", one, tmp_path / "copy", two], looking(say=said.append))
+    assert [inspection.seed for inspection in found.inspections] == [1, 2]
+    once, left_out = said
+    assert once == f"{tmp_path / 'copy'} holds the adapter of {one}, which counts once"
+    assert left_out == "left out: coop, which leaves CLIP's own weights as they are"
+    with pytest.raises(UneditedWeights, match="coop leaves them as they are"):
+        inspect_adapters([tmp_path / "coop"], looking())
+
+
+@pytest.mark.slow
+def test_a_damaged_adapter_is_told_before_another_is_looked_into(tmp_path: Path) -> None:
+    _, one, other = seeds(tmp_path)
+    with (other / WEIGHTS_FILE).open("ab") as stream:
+        stream.write(b"x")
+    said: list[str] = []
+    with pytest.raises(CheckpointError, match="three.* is damaged"):
+        inspect_adapters([one, other], looking(tmp_path, num_images=None, say=said.append))
+    assert not said
+
+
+def test_labels_tell_runs_apart_with_and_without_their_records() -> None:
+    recorded = {"method": "clipfit", "shots": 2, "beta": 8.0, "momentum": 0.9, "split": "a"}
+    alone = {"method": "clipfit", "shots": 2, "beta": 4.0, "prompts": ("a {}",), "alone": True}
+    groups = {"a": ("clipfit", recorded), "b": ("clipfit", alone), "c": ("clipfit", {**recorded, "mask": "few"})}
+    assert _labels(groups) == {
+        "a": "clipfit (beta=8.0)",
+        "b": "clipfit (beta=4.0, without its record)",
+        "c": "clipfit (beta=8.0, mask=few)",
+    }
+    assert _labels({"b": groups["b"]}) == {"b": "clipfit"}
+
+
+def test_equal_features_have_a_cosine_of_exactly_one() -> None:
+    rows = normalised(torch.randn(64, 37, generator=torch.Generator().manual_seed(1)))
+    assert _cosines(rows, rows.clone()) == [1.0] * 64
+    others = normalised(rows + 0.1 * rows.roll(1, dims=0))
+    assert _cosines(rows, others) == pytest.approx(torch.cosine_similarity(rows, others).tolist(), abs=1e-6)
+    assert _cosines(rows, -rows) == pytest.approx([-1.0] * 64)
+
+
+@pytest.mark.slow
+def test_features_that_are_not_finite_have_no_cosine(small_world: SmallWorld, tmp_path: Path) -> None:
+    save_adapter(tmp_path / "run", ModelConfig("small-vit", str(small_world.weights)))
+    tensors = {name: 1e30 * tensor for name, tensor in load_file(tmp_path / "run" / WEIGHTS_FILE).items()}
+    card = tmp_path / "run" / CARD_FILE
+    old = hashlib.sha256((tmp_path / "run" / WEIGHTS_FILE).read_bytes()).hexdigest()
+    save_file(tensors, tmp_path / "run" / WEIGHTS_FILE)
+    new = hashlib.sha256((tmp_path / "run" / WEIGHTS_FILE).read_bytes()).hexdigest()
+    card.write_text(card.read_text().replace(old, new))
+    found = inspect_adapters([tmp_path / "run"], looking(small_world.data_root, num_images=2))
+    table = table_of_inspections(found)
+    shown = tables_for_people(found, table, per_tensor=False, per_class=False)[-1]
+    assert [row["cosine"] for row in shown.rows] == [None, None] and "not finite" in shown.captions[0]
+    assert all(cast(float, row["l2"]) > 1e20 for row in table.rows if row["level"] == "tensor")
+    to_csv(table)
 
 
 @pytest.mark.slow

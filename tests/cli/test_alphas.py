@@ -21,6 +21,8 @@ from clipfit_cli.protocols.gather import gather
 from clipfit_cli.results.record import Finished, Test
 from clipfit_cli.results.select import stored_runs
 from clipfit_cli.results.store import all_tests
+from clipfit_cli.results.validation import VALIDATION_FILE
+from clipfit_cli.runs import alphas as alphas_of_runs
 from clipfit_cli.runs.sources import ValidationImages
 from clipfit_cli.runs.workspace import Workspace
 from tests.conftest import SmallWorld, write_small_dataset
@@ -119,6 +121,36 @@ def test_the_best_point_is_that_of_the_validation_images(small_world: SmallWorld
 
 
 @pytest.mark.slow
+def test_validation_images_are_asked_once(small_world: SmallWorld, trained: Path) -> None:
+    """Unless what is kept was edited, other points are wanted, or all is to be made anew; whatever is tested on."""
+    asked: list[float] = []
+    real = alphas_of_runs._accuracies
+
+    def counted(*args: Any) -> dict[float, float]:
+        asked.extend(args[-1])
+        return real(*args)
+
+    def accuracies(points: str, *more: str) -> list[float]:
+        asked.clear()
+        found = rows(small_world, "--adapter", str(trained), "--dataset", "dtd", "--alpha", points, *more)
+        return [row["val_accuracy_pct"] for row in found]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(alphas_of_runs, "_accuracies", counted)
+        first = accuracies("0,0.5,1")
+        assert asked == [0.0, 0.5, 1.0]
+        assert accuracies("0,0.5,1") == first and asked == []
+        assert accuracies("0,0.25,1", "--subset", "base")[::2] == first[::2] and asked == [0.25]
+        assert accuracies("0,0.5,1", "--force") == first and asked == [0.0, 0.5, 1.0]
+        accuracies("0,1", "--precision", "bf16")
+        assert asked == [0.0, 1.0], "another precision is another number"
+        kept = trained / VALIDATION_FILE
+        kept.write_text(kept.read_text().replace(f": {first[0]}", ": 99.0", 1))
+        assert accuracies("0,0.5,1") == first and asked == [0.0, 0.5, 1.0]
+    assert CliRunner().invoke(app, ["runs", "verify", "--runs-dir", str(small_world.runs_dir)]).exit_code == 0
+
+
+@pytest.mark.slow
 def test_points_stand_beside_the_tests_and_in_no_other_table(small_world: SmallWorld, trained: Path) -> None:
     (own,) = all_tests(trained)
     plot = trained.parent / "along.png"
@@ -140,8 +172,13 @@ def test_points_stand_beside_the_tests_and_in_no_other_table(small_world: SmallW
     assert CliRunner().invoke(app, ["runs", "verify", "--runs-dir", str(small_world.runs_dir)]).exit_code == 0
     shown = CliRunner().invoke(app, ["runs", "show", str(trained)], env={"COLUMNS": "200"}).stdout
     assert f"accuracy {own.accuracy_pct:.2f}" in shown and "dtd new interpolation 0.5" in shown
-    plan = ok(small_world, "eval", "--adapter", str(trained), "--dataset", "dtd", "--alpha", "0,1", "--dry-run").stdout
-    assert "alpha=0" in plan and "1 finished, 0 to do" in plan
+    points = ["--adapter", str(trained), "--dataset", "dtd", "--alpha", "0,1", "--dry-run"]
+    assert "1 finished, 0 to do" in ok(small_world, "eval", *points).stdout
+    assert json.loads(ok(small_world, "eval", *points, "--json").stdout)["rows"][0]["tests"] == "dtd/all/alpha=0, 1"
+    (run,) = [one for one in stored_runs(small_world.runs_dir) if one.run.config.method == "clipfit"]
+    assert [(test.subset, test.interpolation) for test in run.tests] == [
+        (subset, alpha) for subset in ("all", "base", "new") for alpha in (0.0, 0.5, 1.0)
+    ]
 
 
 @pytest.mark.slow
@@ -161,7 +198,32 @@ def test_without_validation_images_no_point_is_marked(small_world: SmallWorld) -
 def test_lists_that_are_others_now_choose_nothing(small_world: SmallWorld, trained: Path) -> None:
     write_small_dataset(small_world.data_root, "dtd", ["banded", "lined", "polka-dotted", "woven"], (6, 3, 3))
     said = ok(small_world, "eval", "--adapter", trained, "--dataset", "eurosat", "--alpha", "0,1")
-    assert "the dtd that is here has other lists than the one that was trained on" in " ".join(said.stdout.split())
+    assert "the dtd that is here has other lists than the one trained on" in " ".join(said.stdout.split())
+
+
+@pytest.mark.slow
+def test_images_of_ones_own_choose_under_another_name_too(small_world: SmallWorld, tmp_path: Path) -> None:
+    """If they are the same: validation images of others say nothing."""
+    images = small_world.data_root / "dtd" / "images"
+    for name, keep in (("mine", 6), ("others", 5)):
+        for folder in images.iterdir():
+            (tmp_path / name / folder.name).mkdir(parents=True)
+            for file in [*sorted(folder.glob("train_*")), *folder.glob("val_*"), *folder.glob("test_*")][:keep]:
+                shutil.copy(file, tmp_path / name / folder.name)
+    mine = str(tmp_path / "mine")
+    ok(small_world, "train", "--dataset", mine, "--method", "clipfit", "--shots", "1", "--seeds", "1", "--epochs", "1")
+    points = ["--adapter", "method=clipfit,dataset=mine", "--alpha", "0,1"]
+    first = rows(small_world, *points, "--dataset", mine)
+    (tmp_path / "mine").rename(tmp_path / "moved")
+    again = rows(small_world, *points, "--dataset", str(tmp_path / "moved"))
+    assert [row["val_accuracy_pct"] for row in again] == [row["val_accuracy_pct"] for row in first] != [None, None]
+    assert {row["val_accuracy_pct"] for row in rows(small_world, *points, "--dataset", str(tmp_path / "others"))} == {
+        None
+    }
+    told = CliRunner().invoke(
+        app, ["inspect", "dataset=mine", *small_world.options()[:4]], env={"COLUMNS": "80"}
+    )  # not among those that have a name of their own
+    assert "left out: 'mine' is no data set that is known by its name; --dataset names it" in told.stderr
 
 
 @pytest.mark.slow
@@ -169,7 +231,7 @@ def test_what_leaves_weights_alone_is_refused(small_world: SmallWorld) -> None:
     folder = train(small_world, "taskres")
     result = invoke(small_world, "eval", "--adapter", folder, "--dataset", "dtd", "--alpha", "0,1")
     assert result.exit_code == 2 and result.stdout == ""
-    assert "what it learns is what is added to the text features" in " ".join(result.stderr.split())
+    assert "instead: what is added to the text features" in " ".join(result.stderr.split())
 
 
 @pytest.mark.parametrize(
@@ -237,3 +299,11 @@ def test_the_plot_shows_the_table() -> None:
     assert [(0, 50), (1, 90)] in lines and [(0, 60), (1, 30)] in lines and [(0, 40), (1, 45)] in lines
     assert lines[-1] == [(1, 0), (1, 1)], "an upright line at the chosen point"
     assert len(lines) == 5, "base, new, H, validation, best"
+
+
+@pytest.mark.parametrize("num_datasets", [2, 5, 11])
+def test_no_two_lines_of_the_plot_look_alike(num_datasets: int) -> None:
+    from clipfit_cli.reports.plot_alpha import _styles
+
+    names = [(f"set {number}", group) for number in range(num_datasets) for group in ("base", "new", "all", "H")]
+    assert len({repr(style) for style in _styles(names).values()}) == len(names)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -61,9 +62,33 @@ def test_both_seeds_as_a_table_as_rows_and_as_a_plot(trained: SmallWorld, tmp_pa
 
 
 @pytest.mark.slow
+def test_what_filters_fit_is_shown_without_what_cannot_be(trained: SmallWorld) -> None:
+    """Also with images of another data set, which the table and the rows then name."""
+    folder = next(trained.runs_dir.glob("dtd/clipfit/*seed2*"))
+    words = ["train", "--dataset", "dtd", "--method", "clipfit:beta=2", "--shots", "1", "--seeds", "1", "--epochs", "1"]
+    result = CliRunner().invoke(app, [*words, "--keep-adapters", "none", *trained.options()])
+    assert result.exit_code == 0, result.output
+    result = ok(trained, "dataset=dtd", folder, "--dataset", "eurosat", "--csv", "-")
+    assert "left out: 1 run of dataset=dtd without an adapter" in result.stderr
+    assert "left out: coop, which leaves CLIP's own weights as they are" in result.stderr
+    rows = list(csv.DictReader(io.StringIO(result.stdout)))
+    assert {(row["method"], row["seeds"]) for row in rows} == {("clipfit", "1,2")}
+    about = {(row["level"], row["images_of"], row["precision"]) for row in rows if "features" in row["level"]}
+    assert about == {("class features", "", ""), ("image features", "eurosat", "fp32")}
+    people = ok(trained, "dataset=dtd", "--dataset", "eurosat").stdout
+    assert "images: of the test list of eurosat, in fp32" in " ".join(people.split())
+
+
+@pytest.mark.slow
+def test_an_adapter_of_the_hub_is_looked_for_there(small_world: SmallWorld) -> None:
+    result = inspect(small_world, "hf:org/name", "--offline")
+    assert result.exit_code == 4 and "the adapter hf:org/name: not in the local cache" in result.stderr
+
+
+@pytest.mark.slow
 def test_what_cannot_be_inspected_is_told(trained: SmallWorld) -> None:
     told = {
-        "method=coop": (2, "coop leaves them as they are: what it learns is vectors in place of the words"),
+        "method=coop": (2, "coop leaves them as they are; instead: vectors in place of the words"),
         "method=bitfit": (3, "no run in"),
         "nowhere/at/all": (4, "no adapter at"),
     }
@@ -145,6 +170,44 @@ def test_the_plot_shows_the_table(measure: str) -> None:
     assert drawn == expected and len(expected) == 8
     assert len(text.get_lines()) == 2, "the line and its markers"
     assert {*NAMES} == {*KINDS}
+
+
+@pytest.mark.parametrize("value", [0.0, 3.0])
+def test_no_point_of_the_plot_lies_at_its_edge(value: float) -> None:
+    """Such as those of values that are all nearly the same; and a tower without a change has no block."""
+    only = Inspection(1, (change("image", "behind", "weight", value),), {"cat": 1.0})
+    both = [Inspected("prolip", "m", "dtd", "all", 16, (only,)), *FOUND]
+    text, image, *_ = over_depth(table_of_inspections(both)).axes
+    (low, high), (point,) = image.get_ylim(), cast(Any, image.get_lines()[-1]).get_xydata()
+    assert low == 0 and high >= 1.05 * point[1] and high > 0
+    assert [label.get_text() for label in image.get_xticklabels()] == ["behind"]
+    assert not text.get_lines() and [one.get_text() for one in text.texts] == ["nothing trained"]
+
+
+def test_rows_go_tower_by_tower_from_the_first_block_to_the_last() -> None:
+    places: list[tuple[str, int | str, str]] = [
+        *(("text", "before", "weight"), ("text", "behind", "weight"), ("image", "behind", "weight")),
+        *(("image", 1, "weight"), ("image", 1, "bias"), ("image", 10, "gain"), ("", "behind", "weight")),
+        *(("text", 0, "bias"), ("image", 2, "gain"), ("text", "behind", "gain")),
+    ]
+    mixed = Inspection(1, tuple(change(*place, size=1.0) for place in places), {"cat": 1.0})
+    rows = table_of_inspections([Inspected("full", "m", "dtd", "all", 16, (mixed,))]).rows
+    parts = [(row["tower"], row["block"], row["kind"]) for row in rows if row["level"] == "part"]
+    assert parts == [
+        *(("image", 1, "bias"), ("image", 1, "weight"), ("image", 2, "gain"), ("image", 10, "gain")),
+        *(("image", "behind", "weight"), ("text", "before", "weight"), ("text", 0, "bias")),
+        *(("text", "behind", "gain"), ("text", "behind", "weight"), (None, "behind", "weight")),
+    ]
+    tensors = [row["name"] for row in rows if row["level"] == "tensor"]
+    assert tensors[:2] == ["image.1.weight", "image.1.bias"], "within a block as in a checkpoint"
+    assert [row["tower"] for row in rows if row["level"] == "tower"] == ["image", "text", None]
+
+
+def test_a_class_is_lowest_where_one_is_lower_than_others() -> None:
+    for cosines, lowest in (({"cat": 1.0, "dog": 1.0}, None), ({"cat": 1.0, "dog": 0.5}, "dog"), ({"cat": 0.5}, "cat")):
+        found = [replace(FOUND[0], inspections=(replace(made_up(1, 1.0), class_cosines=cosines, image_cosines={}),))]
+        features = tables_for_people(found, table_of_inspections(found), per_tensor=False, per_class=False)[-1]
+        assert [row["lowest_class"] for row in features.rows] == [lowest]
 
 
 def test_csv_is_a_table_of_all_levels() -> None:

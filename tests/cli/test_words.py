@@ -54,6 +54,12 @@ def test_malformed_alphas(text: str) -> None:
         parse_alphas(text)
 
 
+@pytest.mark.parametrize("text", ["1e-1", "0:1:1e-9", "0.30000000000000004"])
+def test_which_decimals_alphas_are_is_told(text: str) -> None:
+    with pytest.raises(ConfigError, match="in decimals of up to nine places; got"):
+        parse_alphas(text)
+
+
 @pytest.mark.parametrize("text", ["1.1", "-0.1", "0:2:0.5", "0,0.5,7"])
 def test_alphas_beyond_the_two_ends(text: str) -> None:
     with pytest.raises(ConfigError, match=r"from 0 \(zero-shot\) to 1 \(as trained\)"):

@@ -173,5 +173,7 @@ def test_a_method_that_leaves_weights_alone_is_told_by_what_it_learns(
     info = methods.get(name)
     adapted = info.attach(small_clip, NAMES, TEMPLATES, info.settings())
     for alpha in (0, 0.5, 1):
-        with pytest.raises(ConfigError, match=f"--alpha is for methods that edit .* {name} leaves .* is {learns}"):
+        with pytest.raises(
+            ConfigError, match=f"--alpha is for methods that edit .* {name} leaves .*; instead: {learns}"
+        ):
             point(adapted, name, small_clip, alpha)

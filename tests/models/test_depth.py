@@ -6,10 +6,14 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
 from torch import nn
 
+from clipfit_cli.config import ModelConfig
 from clipfit_cli.models.architectures import build_on_meta
 from clipfit_cli.models.depth import Block, Place, depth_blocks, places
+from clipfit_cli.models.load import load_bundle
+from tests.hf_models import HF_KINDS, write_hf_model
 from tests.kinds import ALL_KINDS, build, config_of
 
 BLOCKS = {
@@ -96,6 +100,30 @@ def test_places_of_every_kind_of_tower(kind: str, tmp_path: Path) -> None:
         assert inside and {found[name][:2] for name in inside} == {("text", index)}
     outside = [name for name in found if found[name].tower is None]
     assert all(name.startswith(("logit_", "text_decoder.")) for name in outside) and "logit_scale" in outside
+
+
+BEHIND_OF_TRANSFORMERS = ("post_layernorm", "final_layer_norm", "projection", "head", "transformation", "pre_LN")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", HF_KINDS)
+def test_places_in_the_models_of_transformers(kind: str, tmp_path: Path) -> None:
+    folder = str(write_hf_model(kind, tmp_path, seed=3))
+    model = load_bundle(ModelConfig(folder, folder), device=torch.device("cpu")).model
+    assert [len(depth_blocks(model, tower)) for tower in ("image", "text")] == [2, 2]
+    seen: Counter[tuple[str, Block]] = Counter()
+    for name, place in places(model).items():
+        if place.tower is None:
+            assert name in ("logit_scale", "logit_bias")
+            continue
+        parts = name.split(".")
+        numbers = [int(part) for part in parts if part.isdigit()]
+        is_behind = any(part in BEHIND_OF_TRANSFORMERS for part in parts[:3]) and "embeddings" not in parts
+        assert place.block == (numbers[0] if numbers else "behind" if is_behind else "before"), name
+        seen[place.tower, place.block] += 1
+    behind = [tower for tower in ("image", "text") if seen[tower, "behind"]]
+    assert behind == (["text"] if kind == "align" else ["image", "text"])
+    assert all(seen[tower, block] for tower in ("image", "text") for block in ("before", 0, 1))
 
 
 def test_what_tensors_are(tmp_path: Path) -> None:
