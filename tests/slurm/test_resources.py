@@ -74,6 +74,8 @@ def test_what_submitit_is_given() -> None:
     }
     assert Resources(gpus=0, time="1-0").parameters().keys() & {"gpus_per_node", "cpus_per_task", "setup"} == set()
     assert Resources(time="1-0").parameters()["signal_delay_s"] == 90
+    flags = Resources(sbatch={"exclusive": True, "contiguous": False}).parameters()["additional_parameters"]
+    assert flags == {"requeue": True, "exclusive": True}, "what is false is not asked for"
 
 
 @pytest.mark.parametrize(
@@ -114,6 +116,12 @@ def test_what_cannot_be_asked_for_is_refused(name: str, value: object) -> None:
         ("[sbatch]\narray = '1-5'", "array of sbatch cannot be set"),
         ("[sbatch]\n'job_name' = 'mine'", "job_name of sbatch cannot be set"),
         ("[sbatch]\n'a b' = 1", "Expected `str` matching"),
+        ("[sbatch]\nwait = true", "wait of sbatch cannot be set"),
+        ("[sbatch]\nntasks-per-node = 4", "ntasks-per-node of sbatch cannot be set"),
+        (
+            "[sbatch]\npartition = 'gpu'\nmem = '1G'",
+            "mem, partition of [sbatch] has a name of its own: write memory, partition above it",
+        ),
         ("[sbatch]\nqos = [1]", "Expected `bool | int | str`"),
     ],
 )

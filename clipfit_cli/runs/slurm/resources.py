@@ -27,8 +27,19 @@ _MEMORY = r"^[0-9]{1,12}[KMGT]?B?\Z"
 _TIME = re.compile(
     r"(?:(?P<days>\d{1,4})-)?(?P<first>\d{1,6})(?::(?P<second>\d{1,2}))?(?::(?P<third>\d{1,2}))?", flags=re.ASCII
 )
-_OWN = ("array", "error", "job-name", "open-mode", "output", "requeue", "signal", "wrap")
-"""What the program sets itself."""
+_OWN = ("array", "error", "job-name", "nodes", "ntasks", "ntasks-per-node", "open-mode", "output", "requeue", "signal")
+_UNANSWERED = ("parsable", "quiet", "test-only", "wait", "wrap")
+"""What the program sets itself, and what has sbatch answer otherwise."""
+
+_ABOVE = {
+    "partition": "partition",
+    "account": "account",
+    "time": "time",
+    "gpus-per-node": "gpus",
+    "cpus-per-task": "cpus",
+    "mem": "memory",
+}
+"""What has a name of its own, by sbatch's."""
 
 _Word = Annotated[str, msgspec.Meta(pattern=_WORD)]
 _Count = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
@@ -64,8 +75,14 @@ class Resources:
 
     def __post_init__(self) -> None:
         minutes_of(self.time)
-        if taken := sorted(name for name in self.sbatch if name.strip("-").replace("_", "-") in _OWN):
+        names = {name: name.strip("-").replace("_", "-") for name in self.sbatch}
+        if taken := sorted(name for name, plain in names.items() if plain in (*_OWN, *_UNANSWERED)):
             raise ConfigError(f"{', '.join(taken)} of sbatch cannot be set: the program sets it itself")
+        if above := sorted(name for name, plain in names.items() if plain in _ABOVE):
+            better = ", ".join(_ABOVE[names[name]] for name in above)
+            raise ConfigError(
+                f"{', '.join(above)} of [sbatch] has a name of its own: write {better} above it, where options go first"
+            )
 
     def parameters(self) -> dict[str, Any]:
         """Return them as submitit takes them."""
@@ -86,7 +103,10 @@ class Resources:
             "signal_delay_s": min(_SIGNAL_S, 20 * minutes),
             "array_parallelism": self.array_parallelism,
             "stderr_to_stdout": True,
-            "additional_parameters": {"requeue": True, **self.sbatch},
+            "additional_parameters": {
+                "requeue": True,
+                **{name: value for name, value in self.sbatch.items() if value is not False},
+            },
         }
 
 
