@@ -15,6 +15,7 @@ from clipfit_cli.cli.options import OUTPUT_PANEL, command
 from clipfit_cli.cli.output_options import DEFAULT_RUNS_DIR, OutputOptions
 from clipfit_cli.cli.run_filters import RunsFolder, filters_of
 from clipfit_cli.errors import ResultsError, counted, shortened
+from clipfit_cli.files import expanded
 from clipfit_cli.reports.tables import Column, Table
 
 if TYPE_CHECKING:
@@ -40,7 +41,9 @@ _COLUMNS = (
     Column("failures", "failures", "int"),
     Column("job", "job"),
     Column("slurm_state", "Slurm says", terminal=False),
-    Column("node", "node"),
+    Column("node", "node", terminal=False),
+    Column("reason", "Slurm's reason", terminal=False),
+    Column("where", "node", csv=False),
     Column("submitted_at", "submitted", terminal=False),
     Column("problem", "problem", "prose"),
     Column("log", "log", "prose", terminal=False),
@@ -54,6 +57,7 @@ def jobs(output: OutputOptions, job: JobWords = None, runs_dir: RunsFolder = DEF
 
     The command that handed them over submits anew what failed; this one only looks. CSV and JSON have the logs, too.
     """
+    runs_dir = expanded(runs_dir)
     chosen = _chosen(job, runs_dir, quiet=output.quiet)
     emit(_table(chosen, runs_dir, "Runs on Slurm"), output)
 
@@ -71,6 +75,7 @@ def cancel(
     """
     from clipfit_cli.runs.slurm.overview import cancel as end
 
+    runs_dir = expanded(runs_dir)
     every = _chosen(None, runs_dir, quiet=output.quiet)
     named = {one.task.job for one in _meant(every, job)}
     chosen = [one for one in every if one.task.job in named and not one.task.is_over and one.task.job]
@@ -136,6 +141,8 @@ def _row(one: Known, runs_dir: Path) -> dict[str, object]:
         "job": task.job or None,
         "slurm_state": task.state or None,
         "node": task.node or None,
+        "reason": task.reason or None,
+        "where": f"({task.reason})" if task.reason else task.node or None,
         "submitted_at": one.submission.submitted_at,
         "problem": one.problem or None,
         "log": str(one.submission.log_of(runs_dir, task)) if task.job else None,

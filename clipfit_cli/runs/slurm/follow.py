@@ -71,12 +71,17 @@ class Standing:
 
 def in_words(counts: Mapping[State, int]) -> str:
     """Return how runs stand: ``12 runs: 3 finished, 9 pending``."""
-    parts = ", ".join(f"{counts[state]} {state}" for state in STATES if counts.get(state))
+    words = {"new": "to be submitted"}
+    parts = ", ".join(f"{counts[state]} {words.get(state, state)}" for state in STATES if counts.get(state))
     return f"{counted(sum(counts.values()), 'run')}: {parts}"
 
 
-def look(submissions: Iterable[Submission]) -> list[Submission]:
+def look(submissions: Iterable[Submission], runs_dir: Path) -> list[Submission]:
     """Ask Slurm how the jobs stand that are not over, and write it into them; return which have changed.
+
+    Args:
+        submissions: From a runs folder.
+        runs_dir: The folder.
 
     Raises:
         SchedulerError: Slurm does not answer; nothing is changed.
@@ -94,6 +99,8 @@ def look(submissions: Iterable[Submission]) -> list[Submission]:
         for task in one.tasks:
             if not task.is_over:
                 _update(task, seen, now)
+                if task.missed_at is not None and all(run.is_finished(runs_dir) for run in task.runs):
+                    task.is_over = task.is_done = True
     return [one for one in going if before[one.name] != [_known(task) for task in one.tasks]]
 
 
@@ -128,12 +135,12 @@ class Standings:
         if is_finished:
             return Standing("finished", 0, task, last)
         for one, going, _ in reversed(known):  # whatever tests it makes: two jobs at one training are one too many
-            if not going.is_over:
+            if not (going.is_over or going.is_done):
                 state: State = "ending" if going.missed_at else "running" if going.state in _AT_WORK else "pending"
                 return Standing(state, 0, going, one)
         if task is None or last is None:
             return Standing("new")
-        ended = [one for one, over in covering if over.job and over.cancelled_at is None]
+        ended = [one for one, over in covering if over.job and over.cancelled_at is None and not over.is_done]
         failures = sum(one.told.get(key, self._since) >= self._since for one in ended)
         if task.cancelled_at is not None:
             return Standing("cancelled" if task.cancelled_at >= self._since else "new", failures, task, last)
@@ -141,7 +148,7 @@ class Standings:
 
 
 def _known(task: Task) -> tuple[object, ...]:
-    return task.job, task.state, task.node, task.missed_at, task.is_over
+    return task.job, task.state, task.node, task.reason, task.missed_at, task.is_over, task.is_done
 
 
 def _find_jobs(one: Submission, queue: Mapping[str, Seen]) -> None:
@@ -156,7 +163,7 @@ def _update(task: Task, seen: Mapping[str, Seen], now: float) -> None:
     """Write down how a job stands now."""
     found = seen.get(task.job) if task.job else None
     if found:
-        task.state, task.node = found.state, found.node or task.node
+        task.state, task.node, task.reason = found.state, found.node or task.node, found.reason
     if found and found.state in (*_WAITING, *_AT_WORK):
         task.missed_at = None
     elif found and found.state in _FAILED:

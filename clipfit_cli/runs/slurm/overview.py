@@ -66,14 +66,14 @@ def known_runs(runs_dir: Path, say: Callable[[str], None]) -> list[Known]:
     with held(runs_dir, lambda: say("another command is submitting jobs, waiting for it")):
         submissions = read_all(runs_dir, lambda _: None)
         try:
-            for one in look(submissions):
+            for one in look(submissions, runs_dir):
                 save(runs_dir, one)
         except SchedulerError as error:
             say(f"{error}; this is how the jobs were known to stand")
     last = {(run.key, run.tests): (run, task, one) for one in submissions for task in one.tasks for run in task.runs}
     standings, found = Standings(submissions), []
     for run, task, one in last.values():
-        standing = standings.of(run.key, run.tests, is_finished=run.is_finished())
+        standing = standings.of(run.key, run.tests, is_finished=run.is_finished(runs_dir))
         problem = standing.reason(runs_dir, run.key) if standing.state == "failed" else ""
         found.append(Known(run, standing, task, one, problem))
     return found

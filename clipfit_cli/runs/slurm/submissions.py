@@ -36,7 +36,7 @@ class Handed(msgspec.Struct, frozen=True):
     Attributes:
         config: What was asked for.
         key, tests: Of its training and its tests.
-        folder: Where its record will be.
+        folder: Where its record will be, from the runs folder, which may be moved.
     """
 
     config: RunConfig
@@ -44,9 +44,9 @@ class Handed(msgspec.Struct, frozen=True):
     tests: tuple[Sha256, ...]
     folder: str
 
-    def is_finished(self) -> bool:
+    def is_finished(self, runs_dir: Path) -> bool:
         """Whether its training and all of its tests are recorded; a damaged record is none."""
-        folder = Path(self.folder)
+        folder = runs_dir / self.folder
         try:
             return bool(find_run(folder, self.key)) and all(find_test(folder, key) for key in self.tests)
         except ResultsError:
@@ -63,6 +63,8 @@ class Task(msgspec.Struct):
         node: Where it ran last.
         missed_at: When it was first missed: gone, or at its end, with runs that are not recorded.
         is_over: It will not do anything any more.
+        is_done: All of its runs were recorded. Should a record be gone later, somebody removed it, and nothing failed.
+        reason: Why it waits, in Slurm's words.
         cancelled_at: When somebody ended it with `clipfit cancel`.
     """
 
@@ -72,6 +74,8 @@ class Task(msgspec.Struct):
     node: str = ""
     missed_at: float | None = None
     is_over: bool = False
+    is_done: bool = False
+    reason: str = ""
     cancelled_at: float | None = None
 
 
