@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -30,6 +31,8 @@ JobWords = Annotated[
     ),
 ]
 
+_MOST_LOGS = 3
+_PROBLEM = Column("problem", "problem", "prose")
 _COLUMNS = (
     Column("dataset", "data set"),
     Column("subset", "subset", terminal=False),
@@ -45,7 +48,7 @@ _COLUMNS = (
     Column("reason", "Slurm's reason", terminal=False),
     Column("where", "node", csv=False),
     Column("submitted_at", "submitted", terminal=False),
-    Column("problem", "problem", "prose"),
+    _PROBLEM,
     Column("log", "log", "prose", terminal=False),
     Column("key", "key", terminal=False),
 )
@@ -124,7 +127,11 @@ def _table(chosen: Sequence[Known], runs_dir: Path, title: str) -> Table:
 
     rows = tuple(_row(one, runs_dir) for one in chosen)
     counts = Counter(one.standing.state for one in chosen)
-    return Table(f"{title}: {counted(len(rows), 'run')}", _COLUMNS, rows, (in_words(counts),) if rows else ())
+    failed = [one for one in chosen if one.problem and one.task.job]
+    logs = [f"log of {one.task.job}: {one.submission.log_of(runs_dir, one.task)}" for one in failed[:_MOST_LOGS]]
+    shown = replace(_PROBLEM, terminal=any(one.problem for one in chosen))
+    columns = tuple(shown if one is _PROBLEM else one for one in _COLUMNS)
+    return Table(f"{title}: {counted(len(rows), 'run')}", columns, rows, (in_words(counts), *logs) if rows else ())
 
 
 def _row(one: Known, runs_dir: Path) -> dict[str, object]:

@@ -19,7 +19,7 @@ _SCRIPTS = {
     'if [ -f words ]; then cat words; else echo "Submitted batch job $((number + 6))"; fi',
     "squeue": 'if [ -f silence ]; then sleep 30; fi\necho "$@" >> asked\nenv > squeue-environment\ncat queue',
     "sacct": 'if [ ! -f accounting ]; then echo "Slurm accounting storage is disabled" >&2; exit 1; fi\ncat accounting',
-    "scancel": 'echo "$@" >> cancelled',
+    "scancel": 'echo "$@" >> cancelled\nif [ -f denial ]; then cat denial >&2; exit 1; fi',
     "scontrol": 'echo "$@" >> controlled\necho "MaxArraySize = $(cat array-size)"',
     "srun": "",
 }
@@ -52,8 +52,9 @@ class FakeSlurm:
         """Put a file beside the commands.
 
         Args:
-            name: ``refusal`` and ``words`` are what sbatch says instead; ``room`` is for how many jobs there is some;
-                ``silence`` and ``pause`` let wait; ``accounting`` and ``array-size`` are what is kept and allowed.
+            name: ``refusal`` and ``words`` are what sbatch says instead, ``denial`` is what scancel does; ``room`` is
+                for how many jobs there is some; ``silence`` and ``pause`` let wait; ``accounting`` and ``array-size``
+                are what is kept and allowed.
             text: In it.
         """
         (self.folder / name).write_text(text)

@@ -205,7 +205,7 @@ def test_what_was_cancelled_is_submitted_anew_and_no_failure(world: World) -> No
     known = overview.known_runs(world.folder, world.said.append)
     assert [one.standing.state for one in known] == ["running"] * 5
     overview.cancel(world.folder, known[:2], world.said.append)
-    assert world.slurm.read("cancelled") == ["--quiet 7_0 7_1"]
+    assert world.slurm.read("cancelled") == [f"--quiet --name={world.submissions()[0].name} 7_0 7_1"]
     states = [one.standing.state for one in overview.known_runs(world.folder, world.said.append)]
     assert states == ["cancelled"] * 2 + ["running"] * 3
     assert world.step(retries=0) == {"pending": 2, "running": 3} and world.slurm.num_submitted == 2

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from clipfit_cli.errors import ConfigError, SchedulerError
+from clipfit_cli.runs.slurm import calls, overview, submissions
 from clipfit_cli.runs.slurm.driver import QueueFull
 from clipfit_cli.runs.slurm.submissions import FOLDER, Handed
 from tests.slurm.world import World, key_of
@@ -158,3 +159,36 @@ def test_runs_are_remembered_by_where_they_lie_in_the_runs_folder(
     world.step()
     tasks = world.submissions()[0].tasks
     assert [task.runs[0].folder for task in tasks[:3]] == ["mine/a", "mine/b", str(world.runs[2].folder)]
+
+
+def test_what_slurm_does_not_end_is_not_taken_for_ended(world: World) -> None:
+    """Where it says nothing the jobs are gone, or another's: of another cluster, whose ids are the same."""
+    world.step()
+    world.slurm.show("RUNNING", *JOBS)
+    world.slurm.write("denial", "scancel: error: Kill job error on job id 7: Access/permission denied\n")
+    known = overview.known_runs(world.folder, world.said.append)
+    with pytest.raises(SchedulerError, match="^scancel failed: Kill job error on job id 7: Access/permission denied$"):
+        overview.cancel(world.folder, known, world.said.append)
+    assert {task.is_over for task in world.submissions()[0].tasks} == {False}
+    world.slurm.write("denial", "")
+    overview.cancel(world.folder, known, world.said.append)
+    assert {task.is_over for task in world.submissions()[0].tasks} == {True}
+
+
+def test_a_folder_that_is_held_or_somebody_elses_can_be_looked_at(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.step()
+    world.slurm.show("RUNNING", *JOBS)
+    monkeypatch.setattr(submissions, "_LOCK_S", 0.05)
+    with submissions.held(world.folder, pytest.fail):
+        known = overview.known_runs(world.folder, world.said.append)
+    assert [one.standing.state for one in known] == ["running"] * 5
+    assert "how the jobs stand is shown and not written down" in world.said[-1]
+    assert {task.state for task in world.submissions()[0].tasks} == {""}
+
+
+def test_what_a_command_says_that_fails_in_silence(world: World) -> None:
+    (world.slurm.folder / "bin" / "scontrol").write_text("#!/bin/sh\nexit 3\n")
+    with pytest.raises(SchedulerError, match="scontrol failed: exit code 3, and it says nothing"):
+        calls.requeue("7")

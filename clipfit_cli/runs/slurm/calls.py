@@ -95,14 +95,21 @@ def accounted(jobs: Collection[str]) -> dict[str, Seen]:
     return found
 
 
-def cancel(jobs: Iterable[str]) -> None:
-    """End jobs; those that are over already are passed over.
+def cancel(name: str, jobs: Iterable[str]) -> None:
+    """End jobs; those that are over already, or have another name, are passed over.
+
+    Args:
+        name: Of the jobs: another cluster, or this one in a year, may have a job of somebody else's under the same id.
+        jobs: Their ids.
 
     Raises:
-        SchedulerError: Slurm does not answer.
+        SchedulerError: Slurm does not answer, or does not do it.
     """
     for some in _parts(list(jobs)):
-        call("scancel", "--quiet", *some)
+        words = ("scancel", "--quiet", f"--name={name}", *some)
+        done = _answer(*words)
+        if done.returncode and done.stderr.strip():  # else it found none
+            raise _failure(words[0], done)
 
 
 def requeue(job: str) -> None:
@@ -129,8 +136,15 @@ def call(*words: str) -> str:
     Raises:
         SchedulerError: It is not there, fails, or says nothing for `TIMEOUT_S`.
     """
+    done = _answer(*words)
+    if done.returncode:
+        raise _failure(words[0], done)
+    return done.stdout
+
+
+def _answer(*words: str) -> subprocess.CompletedProcess[str]:
     try:
-        done = subprocess.run(
+        return subprocess.run(
             words,
             capture_output=True,
             text=True,
@@ -143,9 +157,11 @@ def call(*words: str) -> str:
         raise SchedulerError(f"{words[0]} gave no answer in {TIMEOUT_S:g} s; is Slurm's controller up?") from None
     except OSError as error:
         raise SchedulerError(f"{words[0]} cannot be called: {error.strerror or error}") from error
-    if done.returncode:
-        raise SchedulerError(f"{words[0]} failed: {first_line(ValueError(done.stderr or done.stdout))}")
-    return done.stdout
+
+
+def _failure(program: str, done: subprocess.CompletedProcess[str]) -> SchedulerError:
+    said = (done.stderr.strip() or done.stdout.strip()) or f"exit code {done.returncode}, and it says nothing"
+    return SchedulerError(f"{program} failed: {first_line(ValueError(said)).removeprefix(f'{program}: error: ')}")
 
 
 def _environment() -> dict[str, str]:

@@ -245,7 +245,12 @@ class Driver:
                 save(self.runs_dir, one)
 
     def _reason(self, standing: Standing, place: int) -> str:
-        return standing.reason(self.runs_dir, self.plan.runs[place].key)
+        reason, task = standing.reason(self.runs_dir, self.plan.runs[place].key), standing.task
+        return (
+            f"{reason}; log: {standing.submission.log_of(self.runs_dir, task)}"
+            if standing.submission and task
+            else reason
+        )
 
 
 def _range(jobs: Sequence[str]) -> str:

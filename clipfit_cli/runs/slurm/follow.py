@@ -35,6 +35,10 @@ _FAILED = ("FAILED", "TIMEOUT", "OUT_OF_MEMORY", "CANCELLED", "BOOT_FAIL", "DEAD
 """What no job comes back from; one whose node fails, or that is preempted, is begun anew by Slurm itself."""
 
 
+_MOST_SAID = 2_000
+"""Characters of what a job says of a failure that are shown."""
+
+
 @dataclass(frozen=True)
 class Standing:
     """How one run stands.
@@ -52,7 +56,7 @@ class Standing:
     submission: Submission | None = None
 
     def reason(self, runs_dir: Path, key: str) -> str:
-        """Return why a run failed: what its job wrote, or what Slurm says of the job; and where its log lies.
+        """Return why a run failed: what its job wrote, or what Slurm says of the job.
 
         Args:
             runs_dir: From where it was handed over.
@@ -62,11 +66,10 @@ class Standing:
         if one is None or task is None:
             return ""
         try:
-            said = read_text(one.problem_of(runs_dir, key)).strip()
+            return read_text(one.problem_of(runs_dir, key)).strip()[:_MOST_SAID]
         except OSError:
             where = f" on {task.node}" if task.node else ""
-            said = f"job {task.job or one.name} ended without a record ({task.state or 'gone'}{where})"
-        return f"{said}; log: {one.log_of(runs_dir, task)}"
+            return f"job {task.job or one.name} ended without a record ({task.state or 'gone'}{where})"
 
 
 def in_words(counts: Mapping[State, int]) -> str:
