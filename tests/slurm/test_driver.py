@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from types import SimpleNamespace
 
 import msgspec
@@ -323,3 +324,22 @@ def test_who_holds_the_folder_for_long_is_named(world: World, monkeypatch: pytes
     ):
         pytest.fail("two at a time")
     assert waits == [""]
+
+
+def test_who_waits_outlasts_another_that_holds_the_folder(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its sbatch hangs, for as long as it is waited for."""
+    monkeypatch.setattr(submissions, "_LOCK_S", 0.1)
+    other, naps = ExitStack(), list[float]()
+
+    def sleep(seconds: float) -> None:
+        naps.append(seconds)
+        if len(naps) == 1:
+            other.enter_context(submissions.held(world.folder, pytest.fail))
+        if len(naps) == 2:
+            other.close()
+            for run in world.runs:
+                run.is_recorded = True
+
+    monkeypatch.setattr("clipfit_cli.runs.slurm.driver.time", SimpleNamespace(sleep=sleep))
+    assert plain(world.driver().wait(lambda _: None)) == {"finished": 5} and len(naps) == 2
+    assert "another command has held" in world.said[-1] and "asked again" in world.said[-1]

@@ -68,7 +68,7 @@ def test_without_submitit_its_extra_is_named(
         (("--executor", "slurm", "--force"), "--force does not go with --executor slurm"),
         (("--executor", "slurm", "--jobs", "2"), "--jobs is for this machine"),
         (("--executor", "slurm", "--time", "soon"), "'soon' is no time limit"),
-        (("--executor", "slurm", "--memory", "lots"), "not to be asked of Slurm"),
+        (("--executor", "slurm", "--memory", "lots"), "--memory is 'lots'; expected a size such as 16G"),
         (("--executor", "slurm", "--device", "tpu"), "unknown device 'tpu'"),
     ],
 )

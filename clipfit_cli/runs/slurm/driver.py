@@ -22,6 +22,7 @@ from clipfit_cli.runs.slurm.resources import Resources
 from clipfit_cli.runs.slurm.submissions import (
     PLAN_FILE,
     Handed,
+    HeldError,
     Submission,
     folder_of,
     held,
@@ -112,7 +113,8 @@ class Driver:
             on_change: Told how they stand, after each step.
 
         Raises:
-            ClipfitError: See `step`; where Slurm does not answer any more, it is asked again.
+            ClipfitError: See `step`; where Slurm does not answer any more, or another command waits for it and holds
+                the folder, it is asked again.
         """
         pause, has_answered = _FIRST_POLL_S, False
         while True:
@@ -122,7 +124,7 @@ class Driver:
                 has_answered = True
                 if not any(counts[state] for state in _GOING):
                     return counts
-            except SchedulerError as error:
+            except (SchedulerError, HeldError) as error:
                 if not has_answered:
                     raise
                 self.say(f"{error}; asked again in {_LAST_POLL_S:.0f} s")

@@ -30,6 +30,10 @@ _POLL_S = 0.2
 _Job = Annotated[str, msgspec.Meta(pattern=r"^([0-9]{1,20}(_[0-9]{1,20})?)?\Z")]
 
 
+class HeldError(ResultsError):
+    """Another command holds the submissions of a folder for long."""
+
+
 class Handed(msgspec.Struct, frozen=True):
     """A run that was handed over.
 
@@ -168,7 +172,8 @@ def held(runs_dir: Path, on_wait: Callable[[], None]) -> Iterator[None]:
         on_wait: Called once if another command is at it.
 
     Raises:
-        ResultsError: Another command is at it for long, or the folder cannot be made.
+        HeldError: Another command is at it for long.
+        ResultsError: The folder cannot be made.
     """
     path = runs_dir / FOLDER / ".lock"
     try:
@@ -181,7 +186,7 @@ def held(runs_dir: Path, on_wait: Callable[[], None]) -> Iterator[None]:
             on_wait()
             lock.acquire(timeout=_LOCK_S, poll_interval=_POLL_S)
     except Timeout:
-        raise ResultsError(
+        raise HeldError(
             f"another command has held {path} for {_LOCK_S:.0f} s; wait until it has submitted its jobs, or end it"
         ) from None
     except OSError as error:
