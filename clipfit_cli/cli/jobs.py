@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -31,7 +32,10 @@ JobWords = Annotated[
     ),
 ]
 
-_MOST_LOGS = 3
+_MOST_LOGS, _MOST_REASON = 3, 40
+_JOB = re.compile(r"\d{1,3}|\d+_\d+", flags=re.ASCII)
+"""What can be a job alone: a run is named by four digits of its key or more."""
+
 _PROBLEM = Column("problem", "problem", "prose")
 _COLUMNS = (
     Column("dataset", "data set"),
@@ -113,7 +117,7 @@ def _meant(found: Sequence[Known], words: Sequence[str] | None) -> list[Known]:
     named: set[int] = set()
     for word in words:
         here = [place for place, one in enumerate(found) if one.is_job(word)]
-        if not here:
+        if not here and not _JOB.fullmatch(word):
             filters = filters_of(word)
             here = [place for place, one in enumerate(found) if filters.hold(one)]
         if not here:
@@ -149,7 +153,7 @@ def _row(one: Known, runs_dir: Path) -> dict[str, object]:
         "slurm_state": task.state or None,
         "node": task.node or None,
         "reason": task.reason or None,
-        "where": f"({task.reason})" if task.reason else task.node or None,
+        "where": f"({task.reason.partition(',')[0][:_MOST_REASON]})" if task.reason else task.node or None,
         "submitted_at": one.submission.submitted_at,
         "problem": one.problem or None,
         "log": str(one.submission.log_of(runs_dir, task)) if task.job else None,

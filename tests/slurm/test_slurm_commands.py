@@ -148,6 +148,9 @@ def test_jobs_are_shown_and_ended_by_what_they_are(small_world: SmallWorld, slur
         rows = json.loads(run("jobs", "--json", *words, *folder).stdout)["rows"]
         assert len(rows) == count and {row["state"] for row in rows} == {"pending"}
     assert run("jobs", "seed=3", *folder).exit_code == 3
+    for word in ("9", "9_1", "99999"):
+        lost = run("jobs", word, *folder)
+        assert lost.exit_code == 3 and f"nothing on Slurm is '{word}'" in lost.stderr
     assert run("jobs", "9" * 5000, *folder).exit_code in (2, 3)
 
     looked = run("cancel", "seed=2", *folder)
@@ -159,12 +162,12 @@ def test_jobs_are_shown_and_ended_by_what_they_are(small_world: SmallWorld, slur
     assert json.loads(run("cancel", "seed=2", "--yes", "--json", *folder).stdout)["rows"] == []
     assert len(slurm.read("cancelled")) == 1
 
-    slurm.show("PENDING", "7_0", reason="JobHeldUser")
+    slurm.show("PENDING", "7_0", reason="JobHeldUser, and more")
     shown = run("jobs", *folder).stdout
     assert "(JobHeldUser)" in shown and "problem" not in shown
     rows = json.loads(run("jobs", "--json", *folder).stdout)["rows"]
     assert [(row["node"], row["reason"], row["problem"]) for row in rows] == [
-        ("n1", "JobHeldUser", None),
+        ("n1", "JobHeldUser, and more", None),
         ("n1", None, None),
     ]
     slurm.show("FAILED", "7_0")

@@ -102,6 +102,23 @@ def test_so_many_jobs_are_submitted_as_slurm_takes(world: World) -> None:
     assert len(world.submissions()) == 2 and len([*(world.folder / FOLDER).glob("clipfit-*")]) == 4
 
 
+def test_a_command_that_waits_repeats_nothing(world: World) -> None:
+    """A hint that cannot be read, and a run that failed and that a full queue keeps from being submitted again."""
+    world.step()
+    (world.folder / FOLDER / "clipfit-damaged.json").write_text("{")
+    world.slurm.show("FAILED", "7_0")
+    world.slurm.show("RUNNING", *JOBS[1:])
+    world.slurm.write("room", "0")
+    world.said.clear()
+    driver = world.driver()
+    assert driver.step() == driver.step() == {"failed": 1, "running": 4}
+    assert [text.split(":")[0] for text in world.said] == [
+        f"left out {world.folder / FOLDER / 'clipfit-damaged.json'}, which cannot be read",
+        "clipfit on dtd, seed 0 failed, submitted again",
+        "Slurm takes no more jobs now",
+    ]
+
+
 def test_where_slurm_takes_no_job_at_all_it_is_an_error(world: World) -> None:
     world.slurm.write("room", "0")
     with pytest.raises(QueueFull):

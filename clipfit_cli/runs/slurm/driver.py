@@ -81,7 +81,7 @@ class Driver:
             ResultsError: A record is damaged, or nothing can be written.
         """
         with held(self.runs_dir, lambda: self.say("another command is submitting jobs, waiting for it")):
-            submissions = read_all(self.runs_dir, self.say)
+            submissions = read_all(self.runs_dir, self._say_once)
             try:
                 changed = look(submissions, self.runs_dir)
             finally:  # records are looked for last: what ended while Slurm was asked is not taken for failed
@@ -93,9 +93,8 @@ class Driver:
             failed = [place for place, one in enumerate(standing) if one.state == "failed"]
             again = [place for place in failed if standing[place].failures <= self.retries]
             for place in again:
-                self.say(
-                    f"{_name(self.prepared[place])} failed, submitted again: {self._reason(standing[place], place)}"
-                )
+                name, why = _name(self.prepared[place]), self._reason(standing[place], place)
+                self._say_once(f"{name} failed, submitted again: {why}")
             size = self.resources.runs_per_job
             # a run that failed gets a job of its own: what it did to its job it shall not do to other runs
             tasks = [fresh[start : start + size] for start in range(0, len(fresh), size)] + [[one] for one in again]
