@@ -36,10 +36,9 @@ _MOST_LOGS, _MOST_REASON = 3, 40
 _JOB = re.compile(r"\d{1,3}|\d+_\d+", flags=re.ASCII)
 """What can be a job alone: a run is named by four digits of its key or more."""
 
-_PROBLEM = Column("problem", "problem", "prose")
 _COLUMNS = (
     Column("dataset", "data set"),
-    Column("subset", "subset", terminal=False),
+    Column("subset", "subset"),
     Column("method", "method"),
     Column("settings", "settings", "value", terminal=False),
     Column("shots", "shots", "value"),
@@ -52,7 +51,7 @@ _COLUMNS = (
     Column("reason", "Slurm's reason", terminal=False),
     Column("where", "node", csv=False),
     Column("submitted_at", "submitted", terminal=False),
-    _PROBLEM,
+    Column("problem", "problem", "prose"),
     Column("log", "log", "prose", terminal=False),
     Column("key", "key", terminal=False),
 )
@@ -133,8 +132,11 @@ def _table(chosen: Sequence[Known], runs_dir: Path, title: str) -> Table:
     counts = Counter(one.standing.state for one in chosen)
     failed = [one for one in chosen if one.problem and one.task.job]
     logs = [f"log of {one.task.job}: {one.submission.log_of(runs_dir, one.task)}" for one in failed[:_MOST_LOGS]]
-    shown = replace(_PROBLEM, terminal=any(one.problem for one in chosen))
-    columns = tuple(shown if one is _PROBLEM else one for one in _COLUMNS)
+    wanted = {
+        "subset": any(one.config.subset != "all" for one in chosen),
+        "problem": any(one.problem for one in chosen),
+    }
+    columns = tuple(replace(one, terminal=wanted.get(one.key, one.terminal)) for one in _COLUMNS)
     return Table(f"{title}: {counted(len(rows), 'run')}", columns, rows, (in_words(counts), *logs) if rows else ())
 
 

@@ -126,6 +126,17 @@ def test_accounting_tells_what_the_queue_has_forgotten(world: World) -> None:
     assert [task.state for task in tasks] == ["FAILED", "CANCELLED", "", "", ""] and tasks[1].node == "n2"
 
 
+def test_a_job_that_accounting_takes_for_running_is_gone_all_the_same(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The controller was killed: the queue has forgotten the job, and nobody closes its account."""
+    world.step()
+    world.slurm.write("accounting", "".join(f"7_{place}|RUNNING|n1\n" for place in range(5)))
+    assert world.step() == {"ending": 5}
+    later(monkeypatch, 61)
+    assert world.step() == {"pending": 5} and world.slurm.num_submitted == 2
+
+
 def test_jobs_of_a_driver_that_died_are_found_by_their_name(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """It died behind sbatch, before it could write down the ids."""
 

@@ -80,7 +80,7 @@ class Driver:
             SchedulerError: Slurm does not answer; the records that are there are in the result all the same.
             ResultsError: A record is damaged, or nothing can be written.
         """
-        with held(self.runs_dir, lambda: self.say("another command is submitting jobs, waiting for it")):
+        with held(self.runs_dir, lambda: self._say_once("another command is submitting jobs, waiting for it")):
             submissions = read_all(self.runs_dir, self._say_once)
             try:
                 changed = look(submissions, self.runs_dir)

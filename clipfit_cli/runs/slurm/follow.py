@@ -97,7 +97,10 @@ def look(submissions: Iterable[Submission], runs_dir: Path) -> list[Submission]:
     for one in going:
         _find_jobs(one, queue)
     gone = [task.job for one in going for task in one.tasks if not task.is_over and task.job and task.job not in queue]
-    seen = {**queue, **(calls.accounted(gone) if gone else {})}
+    accounts = calls.accounted(gone) if gone else {}
+    # what the queue does not have is not at work, whatever accounts say that somebody forgot to close
+    ended = {job: one for job, one in accounts.items() if one.state not in (*_WAITING, *_AT_WORK)}
+    seen = {**queue, **ended}
     for one in going:
         for task in one.tasks:
             if not task.is_over:
