@@ -71,7 +71,9 @@ def test_where_sbatch_names_no_job_the_next_command_looks_for_it(world: World, w
 
 
 def test_the_line_that_says_why_is_told_and_no_note_before_it(world: World, capfd: pytest.CaptureFixture[str]) -> None:
-    world.slurm.write("refusal", "sbatch: NOTE: time is money\nsbatch: error: invalid account\nsbatch: error: failed\n")
+    world.slurm.write(
+        "refusal", "sbatch: NOTE: connect to our wiki\nsbatch: error: invalid account\nsbatch: error: failed\n"
+    )
     with pytest.raises(ConfigError, match=r"^Slurm refused the jobs: invalid account$"):
         world.step()
     world.slurm.write("refusal", "")

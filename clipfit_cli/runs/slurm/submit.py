@@ -82,9 +82,9 @@ def submit(name: str, plan: Path, tasks: Sequence[Sequence[int]], resources: Res
                 lambda: executor.map_array(work, [str(plan.absolute())] * len(tasks), [list(task) for task in tasks]),
             )
     except FailedJobError as error:
-        said = str(error)
-        refusal = _refusal(said)
-        if _UNREACHABLE.search(said):
+        lines = _errors(str(error))
+        refusal = shortened(lines[0].removeprefix("sbatch: error: "))
+        if any(map(_UNREACHABLE.search, lines)):
             raise SchedulerError(f"sbatch failed: {refusal}") from error
         if _FULL.search(refusal):
             raise QueueFull(f"Slurm takes no more jobs now: {refusal}") from error
@@ -117,11 +117,10 @@ def _environment(asked: Iterable[str]) -> Iterator[None]:
         os.environ.update(hidden)
 
 
-def _refusal(said: str) -> str:
-    """Return the line of sbatch that says why, which sites put notes of their own before."""
+def _errors(said: str) -> list[str]:
+    """Return the lines of sbatch that say why, which sites put notes of their own before; one at least."""
     lines = [line.strip() for line in said.splitlines() if line.strip()]
-    found = next((line for line in lines if "error:" in line), lines[0] if lines else "sbatch fails and says nothing")
-    return shortened(found.removeprefix("sbatch: error: "))
+    return [line for line in lines if "error:" in line] or lines or ["sbatch fails and says nothing"]
 
 
 def _within(seconds: float, make: Callable[[], Any]) -> Any:
