@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -130,14 +131,14 @@ def _table(chosen: Sequence[Known], runs_dir: Path, title: str) -> Table:
 
     rows = tuple(_row(one, runs_dir) for one in chosen)
     counts = Counter(one.standing.state for one in chosen)
-    failed = [one for one in chosen if one.problem and one.task.job]
-    logs = [f"log of {one.task.job}: {one.submission.log_of(runs_dir, one.task)}" for one in failed[:_MOST_LOGS]]
+    logs = {one.task.job: one.submission.log_of(runs_dir, one.task) for one in chosen if one.problem and one.task.job}
+    lines = [f"log of {job}: {path}" for job, path in islice(logs.items(), _MOST_LOGS)]
     wanted = {
         "subset": any(one.config.subset != "all" for one in chosen),
         "problem": any(one.problem for one in chosen),
     }
     columns = tuple(replace(one, terminal=wanted.get(one.key, one.terminal)) for one in _COLUMNS)
-    return Table(f"{title}: {counted(len(rows), 'run')}", columns, rows, (in_words(counts), *logs) if rows else ())
+    return Table(f"{title}: {counted(len(rows), 'run')}", columns, rows, (in_words(counts), *lines) if rows else ())
 
 
 def _row(one: Known, runs_dir: Path) -> dict[str, object]:
