@@ -91,6 +91,8 @@ def cancel(
         ended = {one.task.job for one in chosen}
         chosen = [one for one in _chosen(None, runs_dir, quiet=True) if one.task.job in ended]
     emit(_table(chosen, runs_dir, "Ended" if yes else "To be ended with --yes"), output)
+    if every and not chosen:
+        note("none of these is in the queue", quiet=output.quiet)
     if chosen and not yes:
         note("nothing is ended yet; the same command with --yes ends what is shown", quiet=output.quiet)
 

@@ -11,8 +11,8 @@ import pytest
 
 from clipfit_cli.errors import ConfigError, SchedulerError
 from clipfit_cli.runs.slurm import calls, overview, submissions
-from clipfit_cli.runs.slurm.driver import QueueFull
 from clipfit_cli.runs.slurm.submissions import FOLDER, Handed
+from clipfit_cli.runs.slurm.submit import QueueFull
 from tests.slurm.world import World, key_of
 
 JOBS = tuple(f"7_{place}" for place in range(5))
