@@ -190,8 +190,10 @@ def test_what_slurm_does_not_end_is_not_taken_for_ended(world: World) -> None:
         overview.cancel(world.folder, known, world.said.append)
     assert {task.is_over for task in world.submissions()[0].tasks} == {False}
     world.slurm.write("denial", "")
-    overview.cancel(world.folder, known, world.said.append)
-    assert {task.is_over for task in world.submissions()[0].tasks} == {True}
+    for _ in range(2):
+        overview.cancel(world.folder, known, world.said.append)
+        assert {task.is_over for task in world.submissions()[0].tasks} == {True}
+        assert len(world.slurm.read("cancelled")) == 2, "what is over is not ended once more"
 
 
 def test_a_folder_that_is_held_or_somebody_elses_can_be_looked_at(
