@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +18,7 @@ from clipfit_cli.cli.options import OUTPUT_PANEL, command
 from clipfit_cli.cli.output_options import DEFAULT_RUNS_DIR, OutputOptions
 from clipfit_cli.cli.run_filters import RunsFolder, filters_of
 from clipfit_cli.errors import ResultsError, counted, shortened
+from clipfit_cli.files import expanded
 from clipfit_cli.reports.tables import Column, Table
 
 if TYPE_CHECKING:
@@ -29,9 +33,13 @@ JobWords = Annotated[
     ),
 ]
 
+_MOST_LOGS, _MOST_REASON = 3, 40
+_JOB = re.compile(r"\d{1,3}|\d+_\d+", flags=re.ASCII)
+"""What can be a job alone: a run is named by four digits of its key or more."""
+
 _COLUMNS = (
     Column("dataset", "data set"),
-    Column("subset", "subset", terminal=False),
+    Column("subset", "subset"),
     Column("method", "method"),
     Column("settings", "settings", "value", terminal=False),
     Column("shots", "shots", "value"),
@@ -40,7 +48,9 @@ _COLUMNS = (
     Column("failures", "failures", "int"),
     Column("job", "job"),
     Column("slurm_state", "Slurm says", terminal=False),
-    Column("node", "node"),
+    Column("node", "node", terminal=False),
+    Column("reason", "Slurm's reason", terminal=False),
+    Column("where", "node", csv=False),
     Column("submitted_at", "submitted", terminal=False),
     Column("problem", "problem", "prose"),
     Column("log", "log", "prose", terminal=False),
@@ -54,6 +64,7 @@ def jobs(output: OutputOptions, job: JobWords = None, runs_dir: RunsFolder = DEF
 
     The command that handed them over submits anew what failed; this one only looks. CSV and JSON have the logs, too.
     """
+    runs_dir = expanded(runs_dir)
     chosen = _chosen(job, runs_dir, quiet=output.quiet)
     emit(_table(chosen, runs_dir, "Runs on Slurm"), output)
 
@@ -71,6 +82,7 @@ def cancel(
     """
     from clipfit_cli.runs.slurm.overview import cancel as end
 
+    runs_dir = expanded(runs_dir)
     every = _chosen(None, runs_dir, quiet=output.quiet)
     named = {one.task.job for one in _meant(every, job)}
     chosen = [one for one in every if one.task.job in named and not one.task.is_over and one.task.job]
@@ -79,6 +91,8 @@ def cancel(
         ended = {one.task.job for one in chosen}
         chosen = [one for one in _chosen(None, runs_dir, quiet=True) if one.task.job in ended]
     emit(_table(chosen, runs_dir, "Ended" if yes else "To be ended with --yes"), output)
+    if every and not chosen:
+        note("none of these is in the queue", quiet=output.quiet)
     if chosen and not yes:
         note("nothing is ended yet; the same command with --yes ends what is shown", quiet=output.quiet)
 
@@ -105,7 +119,7 @@ def _meant(found: Sequence[Known], words: Sequence[str] | None) -> list[Known]:
     named: set[int] = set()
     for word in words:
         here = [place for place, one in enumerate(found) if one.is_job(word)]
-        if not here:
+        if not here and not _JOB.fullmatch(word):
             filters = filters_of(word)
             here = [place for place, one in enumerate(found) if filters.hold(one)]
         if not here:
@@ -119,7 +133,14 @@ def _table(chosen: Sequence[Known], runs_dir: Path, title: str) -> Table:
 
     rows = tuple(_row(one, runs_dir) for one in chosen)
     counts = Counter(one.standing.state for one in chosen)
-    return Table(f"{title}: {counted(len(rows), 'run')}", _COLUMNS, rows, (in_words(counts),) if rows else ())
+    logs = {one.task.job: one.submission.log_of(runs_dir, one.task) for one in chosen if one.problem and one.task.job}
+    lines = [f"log of {job}: {path}" for job, path in islice(logs.items(), _MOST_LOGS)]
+    wanted = {
+        "subset": any(one.config.subset != "all" for one in chosen),
+        "problem": any(one.problem for one in chosen),
+    }
+    columns = tuple(replace(one, terminal=wanted.get(one.key, one.terminal)) for one in _COLUMNS)
+    return Table(f"{title}: {counted(len(rows), 'run')}", columns, rows, (in_words(counts), *lines) if rows else ())
 
 
 def _row(one: Known, runs_dir: Path) -> dict[str, object]:
@@ -136,6 +157,8 @@ def _row(one: Known, runs_dir: Path) -> dict[str, object]:
         "job": task.job or None,
         "slurm_state": task.state or None,
         "node": task.node or None,
+        "reason": task.reason or None,
+        "where": f"({task.reason.partition(',')[0][:_MOST_REASON]})" if task.reason else task.node or None,
         "submitted_at": one.submission.submitted_at,
         "problem": one.problem or None,
         "log": str(one.submission.log_of(runs_dir, task)) if task.job else None,

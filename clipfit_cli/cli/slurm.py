@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from clipfit_cli.cli.progress import Reporter
 from clipfit_cli.errors import ConfigError, shortened
+from clipfit_cli.files import expanded
 
 if TYPE_CHECKING:
     from clipfit_cli.cli.output_options import RunOptions
@@ -66,7 +67,7 @@ def find_cluster(output: RunOptions) -> Cluster | None:
 
     check_installed()
     check_submitit()
-    return Cluster(resolve(output.resources(), default_files(output.runs_dir)))
+    return Cluster(resolve(output.resources(), default_files(expanded(output.runs_dir))))
 
 
 def hand_over(

@@ -50,13 +50,16 @@ def work(plan: str, places: list[int]) -> None:
         if number == limit:
             _begin_anew(has_gone_on=made.has_gone_on)
         raise SystemExit(128 + number) from None
+    except ClipfitError as error:
+        say(f"error: {error}")
+        raise SystemExit(error.exit_code) from None
     if made.num_failed:
         say(f"{counted(made.num_failed, 'run')} failed")
         raise SystemExit(SweepError.exit_code)
 
 
 class _Made:
-    """What came of the runs so far."""
+    """What came of the runs so far; those that were finished before are none of them."""
 
     def __init__(self) -> None:
         self.num_finished = self.num_failed = 0
@@ -78,11 +81,13 @@ class _Made:
         found = Plan(whole.setup, tuple(whole.runs[place] for place in places))
         runs_dir = Path(found.setup.runs_dir)
         with offline_if(found.setup.offline), Reporter(quiet=False, runs_dir=runs_dir) as reporter:
-            worker = Worker(found, progress=reporter, say=reporter.note)
+            worker: Worker | None = None
             for place, run in enumerate(found.runs):
-                before = len(worker.result.failures)
+                before = reused = 0
                 problem: str | None = None
                 try:
+                    worker = worker or Worker(found, progress=reporter, say=reporter.note)
+                    before, reused = len(worker.result.failures), worker.result.num_reused
                     self._folder = worker.prepare(place).folder
                     self._before = _files(self._folder)
                     worker.take(place, waits=True)
@@ -93,11 +98,11 @@ class _Made:
 
                     traceback.print_exc()
                     problem = f"{type(error).__name__}: {first_line(error)}"
-                if len(worker.result.failures) > before:
+                if worker and len(worker.result.failures) > before:
                     problem = str(worker.result.failures[-1][1])
-                if problem is None:
-                    self.num_finished += 1
-                else:
+                if worker and problem is None:
+                    self.num_finished += worker.result.num_reused == reused
+                elif problem is not None:
                     self.num_failed += 1
                     say(f"run {places[place]} of the plan failed: {problem}")
                     write_whole(problem_file(plan.parent, run.key), problem)

@@ -10,6 +10,13 @@ from pathlib import Path
 import pytest
 
 from tests.slurm.cluster import Cluster, cluster, missing_programs
+from tests.slurm.world import World, small_plan
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    """Five runs with keys 0 to 4, each with one test; nothing is recorded."""
+    return small_plan(tmp_path, monkeypatch)
 
 
 @pytest.fixture

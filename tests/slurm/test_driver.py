@@ -4,112 +4,18 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Callable
+from contextlib import ExitStack
 from types import SimpleNamespace
-from typing import Any, cast
 
 import msgspec
 import pytest
 
-from clipfit_cli.config import ModelConfig, RunConfig, TestSet
 from clipfit_cli.errors import ConfigError, ResultsError, SchedulerError, SweepError
-from clipfit_cli.results.record import Finished
-from clipfit_cli.runs.plan_file import Plan, PlannedRun, read_plan
-from clipfit_cli.runs.prepare import Prepared
-from clipfit_cli.runs.setup import Setup
+from clipfit_cli.runs.plan_file import read_plan
 from clipfit_cli.runs.slurm import calls, overview, submissions, submit
-from clipfit_cli.runs.slurm.driver import Driver
-from clipfit_cli.runs.slurm.resources import Resources
-from clipfit_cli.runs.slurm.submissions import FOLDER, PLAN_FILE, Submission, read_all
-from clipfit_cli.runs.sweep import SweepResult
-from tests.slurm.fake_slurm import FakeSlurm, fake_slurm
-
-
-def work(plan: str, places: list[int]) -> None:
-    """What a job would do."""
-
-
-@dataclass
-class Run:
-    """A prepared run, as far as the driver asks."""
-
-    config: RunConfig
-    folder: Path
-    is_recorded: bool = False
-
-    def finished(self, *, with_logits: bool) -> Finished | None:
-        assert not with_logits
-        return cast(Finished, self) if self.is_recorded else None
-
-
-@dataclass
-class World:
-    """A plan, a runs folder and a Slurm."""
-
-    slurm: FakeSlurm
-    plan: Plan
-    runs: list[Run]
-    said: list[str] = field(default_factory=list)
-
-    @property
-    def folder(self) -> Path:
-        return Path(self.plan.setup.runs_dir)
-
-    def driver(self, retries: int = 2, **resources: Any) -> Driver:
-        """Return what a new command does about the plan."""
-        asked = Resources(**resources)
-        return Driver(self.plan, cast(list[Prepared], self.runs), asked, retries, work, self.said.append, SweepResult())
-
-    def step(self, **options: Any) -> dict[str, int]:
-        """Return how the runs stand after a new command."""
-        return plain(self.driver(**options).step())
-
-    def submissions(self) -> list[Submission]:
-        return read_all(self.folder, self.said.append)
-
-
-def plain(counts: Mapping[Any, int]) -> dict[str, int]:
-    """Return counts without those of nothing."""
-    return {state: count for state, count in counts.items() if count}
-
-
-def config_of(seed: int) -> RunConfig:
-    return RunConfig(
-        dataset="dtd",
-        subset="all",
-        shots=1,
-        seed=seed,
-        method="clipfit",
-        settings={},
-        model=ModelConfig(),
-        stages=(),
-        precision="fp32",
-        protocol="few-shot",
-        tests=(TestSet("dtd"),),
-    )
-
-
-def key_of(number: int) -> str:
-    return f"{number:064x}"
-
-
-@pytest.fixture
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
-    """Five runs with keys 0 to 4, each with one test; nothing is recorded."""
-    folder = str(tmp_path / "runs")
-    configs = [config_of(seed) for seed in range(5)]
-    runs = tuple(PlannedRun(one, key_of(one.seed), (key_of(100 + one.seed),), {}) for one in configs)
-    plan = Plan(Setup(data_root=str(tmp_path), runs_dir=folder, splits_dir=folder), runs)
-    return World(
-        fake_slurm(tmp_path / "slurm", monkeypatch), plan, [Run(one, tmp_path / f"run-{one.seed}") for one in configs]
-    )
-
-
-def later(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
-    """Have so much time go by for who follows jobs."""
-    monkeypatch.setattr("clipfit_cli.runs.slurm.follow.time", SimpleNamespace(time=lambda: time.time() + seconds))
+from clipfit_cli.runs.slurm.submissions import FOLDER, PLAN_FILE
+from tests.slurm.world import World, key_of, later, plain
 
 
 def test_what_is_not_recorded_is_submitted_once(world: World) -> None:
@@ -220,6 +126,17 @@ def test_accounting_tells_what_the_queue_has_forgotten(world: World) -> None:
     assert [task.state for task in tasks] == ["FAILED", "CANCELLED", "", "", ""] and tasks[1].node == "n2"
 
 
+def test_a_job_that_accounting_takes_for_running_is_gone_all_the_same(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The controller was killed: the queue has forgotten the job, and nobody closes its account."""
+    world.step()
+    world.slurm.write("accounting", "".join(f"7_{place}|RUNNING|n1\n" for place in range(5)))
+    assert world.step() == {"ending": 5}
+    later(monkeypatch, 61)
+    assert world.step() == {"pending": 5} and world.slurm.num_submitted == 2
+
+
 def test_jobs_of_a_driver_that_died_are_found_by_their_name(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """It died behind sbatch, before it could write down the ids."""
 
@@ -300,7 +217,7 @@ def test_what_was_cancelled_is_submitted_anew_and_no_failure(world: World) -> No
     known = overview.known_runs(world.folder, world.said.append)
     assert [one.standing.state for one in known] == ["running"] * 5
     overview.cancel(world.folder, known[:2], world.said.append)
-    assert world.slurm.read("cancelled") == ["--quiet 7_0 7_1"]
+    assert world.slurm.read("cancelled") == [f"--quiet --name={world.submissions()[0].name} 7_0 7_1"]
     states = [one.standing.state for one in overview.known_runs(world.folder, world.said.append)]
     assert states == ["cancelled"] * 2 + ["running"] * 3
     assert world.step(retries=0) == {"pending": 2, "running": 3} and world.slurm.num_submitted == 2
@@ -418,3 +335,22 @@ def test_who_holds_the_folder_for_long_is_named(world: World, monkeypatch: pytes
     ):
         pytest.fail("two at a time")
     assert waits == [""]
+
+
+def test_who_waits_outlasts_another_that_holds_the_folder(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its sbatch hangs, for as long as it is waited for."""
+    monkeypatch.setattr(submissions, "_LOCK_S", 0.1)
+    other, naps = ExitStack(), list[float]()
+
+    def sleep(seconds: float) -> None:
+        naps.append(seconds)
+        if len(naps) == 1:
+            other.enter_context(submissions.held(world.folder, pytest.fail))
+        if len(naps) == 2:
+            other.close()
+            for run in world.runs:
+                run.is_recorded = True
+
+    monkeypatch.setattr("clipfit_cli.runs.slurm.driver.time", SimpleNamespace(sleep=sleep))
+    assert plain(world.driver().wait(lambda _: None)) == {"finished": 5} and len(naps) == 2
+    assert "another command has held" in world.said[-1] and "asked again" in world.said[-1]

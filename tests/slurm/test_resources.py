@@ -74,6 +74,9 @@ def test_what_submitit_is_given() -> None:
     }
     assert Resources(gpus=0, time="1-0").parameters().keys() & {"gpus_per_node", "cpus_per_task", "setup"} == set()
     assert Resources(time="1-0").parameters()["signal_delay_s"] == 90
+    assert resolve({"memory": "16gb"}, ()).parameters()["mem"] == "16gb"
+    flags = Resources(sbatch={"exclusive": True, "contiguous": False}).parameters()["additional_parameters"]
+    assert flags == {"requeue": True, "exclusive": True}, "what is false is not asked for"
 
 
 @pytest.mark.parametrize(
@@ -97,7 +100,14 @@ def test_what_submitit_is_given() -> None:
 def test_what_cannot_be_asked_for_is_refused(name: str, value: object) -> None:
     with pytest.raises(ConfigError) as caught:
         resolve({name: value}, ())
-    assert len(str(caught.value)) < 500
+    assert len(str(caught.value)) < 500 and "expected" in str(caught.value) and "regex" not in str(caught.value)
+
+
+def test_a_file_may_say_minutes_and_megabytes_as_numbers(tmp_path: Path) -> None:
+    path = tmp_path / DEFAULTS_FILE
+    path.write_text("time = 90\nmemory = 16000\n")
+    found = resolve({}, (path,))
+    assert (found.time, found.memory) == ("90", "16000")
 
 
 @pytest.mark.parametrize(
@@ -107,14 +117,23 @@ def test_what_cannot_be_asked_for_is_refused(name: str, value: object) -> None:
         ("\x00", "is no TOML"),
         ("[" * 50_000, "is no TOML"),
         ("partitoin = 'x'", "the unknown name 'partitoin'; known are partition, account, time, gpus"),
-        ("gpus = 'two'", "Expected `int`, got `str`"),
-        ("setup = 'module load'", "Expected `array`, got `str`"),
-        ('setup = ["a\\nb"]', "Expected `str` matching"),
+        ("gpus = 'two'", "gpus is 'two'; expected a number from 0 to 1,000"),
+        ("setup = 'module load'", "setup is 'module load'; expected a list of lines"),
+        ('setup = ["a\\nb"]', "; expected a "),
         ("time = 'soon'", "is no time limit"),
         ("[sbatch]\narray = '1-5'", "array of sbatch cannot be set"),
         ("[sbatch]\n'job_name' = 'mine'", "job_name of sbatch cannot be set"),
-        ("[sbatch]\n'a b' = 1", "Expected `str` matching"),
-        ("[sbatch]\nqos = [1]", "Expected `bool | int | str`"),
+        ("[sbatch]\n'a b' = 1", "; expected a "),
+        ("[sbatch]\nwait = true", "wait of sbatch cannot be set"),
+        ("[sbatch]\nntasks-per-node = 4", "ntasks-per-node of sbatch cannot be set"),
+        (
+            "[sbatch]\npartition = 'gpu'\nmem = '1G'",
+            "mem, partition of [sbatch] has a name of its own: write memory, partition above it",
+        ),
+        ("[sbatch]\nqos = [1]", "sbatch is {'qos': [1]}; expected a table of options of sbatch"),
+        ("cpus = true", "cpus is True; expected a number from 1"),
+        ("memory = true", "memory is True; expected a size such as 16G"),
+        ("time = 1.5", "time is 1.5; expected a time limit"),
     ],
 )
 def test_what_a_file_of_defaults_cannot_say(tmp_path: Path, text: str, said: str) -> None:

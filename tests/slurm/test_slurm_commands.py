@@ -68,7 +68,7 @@ def test_without_submitit_its_extra_is_named(
         (("--executor", "slurm", "--force"), "--force does not go with --executor slurm"),
         (("--executor", "slurm", "--jobs", "2"), "--jobs is for this machine"),
         (("--executor", "slurm", "--time", "soon"), "'soon' is no time limit"),
-        (("--executor", "slurm", "--memory", "lots"), "not to be asked of Slurm"),
+        (("--executor", "slurm", "--memory", "lots"), "--memory is 'lots'; expected a size such as 16G"),
         (("--executor", "slurm", "--device", "tpu"), "unknown device 'tpu'"),
     ],
 )
@@ -148,15 +148,32 @@ def test_jobs_are_shown_and_ended_by_what_they_are(small_world: SmallWorld, slur
         rows = json.loads(run("jobs", "--json", *words, *folder).stdout)["rows"]
         assert len(rows) == count and {row["state"] for row in rows} == {"pending"}
     assert run("jobs", "seed=3", *folder).exit_code == 3
+    for word in ("9", "9_1", "99999"):
+        lost = run("jobs", word, *folder)
+        assert lost.exit_code == 3 and f"nothing on Slurm is '{word}'" in lost.stderr
     assert run("jobs", "9" * 5000, *folder).exit_code in (2, 3)
 
     looked = run("cancel", "seed=2", *folder)
     assert looked.exit_code == 0 and "nothing is ended yet" in looked.stderr and slurm.read("cancelled") == []
     ended = run("cancel", "seed=2", "--yes", "--json", *folder)
-    assert slurm.read("cancelled") == ["--quiet 7_1"]
+    (one,) = read_all(small_world.runs_dir, print)
+    assert slurm.read("cancelled") == [f"--quiet --name={one.name} 7_1"]
     assert [row["state"] for row in json.loads(ended.stdout)["rows"]] == ["cancelled"]
-    assert json.loads(run("cancel", "seed=2", "--yes", "--json", *folder).stdout)["rows"] == []
+    over = run("cancel", "seed=2", "--yes", "--json", *folder)
+    assert json.loads(over.stdout)["rows"] == [] and "none of these is in the queue" in over.stderr
     assert len(slurm.read("cancelled")) == 1
+
+    slurm.show("PENDING", "7_0", reason="JobHeldUser, and more")
+    shown = run("jobs", *folder).stdout
+    assert "(JobHeldUser)" in shown and "problem" not in shown
+    rows = json.loads(run("jobs", "--json", *folder).stdout)["rows"]
+    assert [(row["node"], row["reason"], row["problem"]) for row in rows] == [
+        ("n1", "JobHeldUser, and more", None),
+        ("n1", None, None),
+    ]
+    slurm.show("FAILED", "7_0")
+    shown = run("jobs", *folder).stdout
+    assert "problem" in shown and shown.count("log of 7_0: ") == 1 and "log of 7_1: " not in shown
 
 
 @pytest.mark.slow
@@ -210,6 +227,24 @@ def test_a_run_that_fails_stops_no_other_of_its_job(
     assert "would be another run here" in problem_file(path.parent, "0" * 64).read_text()
     assert problem_file(path.parent, plan.runs[1].key).read_text() == "_Died: a bug"
     assert [record.parent.name.split("-")[2] for record in small_world.runs_dir.glob("*/*/*/record.json")] == ["seed3"]
+    again = slurm_job._Made()
+    again.make(path, [2])
+    assert (again.num_finished, again.num_failed, again.has_gone_on) == (0, 0, False), "it found what it had made"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a machine without a GPU")
+def test_what_keeps_a_job_from_beginning_is_said_of_each_of_its_runs(small_world: SmallWorld, slurm: FakeSlurm) -> None:
+    """A node whose GPU does not work: the command says so, not only that a job is gone."""
+    train(small_world, "--runs-per-job", "2", "--device", "cuda", "--precision", "fp32")
+    (one,) = read_all(small_world.runs_dir, print)
+    path = small_world.runs_dir / FOLDER / one.name / PLAN_FILE
+    job = slurm_job._Made()
+    job.make(path, [0, 1])
+    assert job.num_failed == 2
+    slurm.show("FAILED", "7")
+    failed = train(small_world, "--device", "cuda", "--precision", "fp32", "--retries", "0")
+    assert failed.exit_code == 6 and "CUDA" in failed.stderr and "ended without a record" not in failed.stderr
 
 
 def test_a_job_that_got_nowhere_is_not_begun_anew(

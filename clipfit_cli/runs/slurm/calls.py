@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -14,6 +15,9 @@ TIMEOUT_S = 60.0
 """After so long without an answer a call has failed: a controller that hangs is not waited for."""
 
 _MOST_WORDS = 500
+_OPTIONS = ("SQUEUE_", "SACCT_", "SCANCEL_", "SCONTROL_")
+"""Variables of these stand for options: ``SQUEUE_PARTITION`` hides the jobs of other partitions."""
+
 _ARRAY_SIZE = 1001
 """Slurm's own default of MaxArraySize, which is one more than the tasks of an array."""
 
@@ -26,11 +30,13 @@ class Seen:
         state: Slurm's word, such as ``RUNNING``.
         name: Of the job; empty where Slurm was not asked for it.
         node: Where it runs or ran; may be empty.
+        reason: Why it waits, in Slurm's words, such as ``Priority``; empty where it does not, or Slurm does not say.
     """
 
     state: str
     name: str = ""
     node: str = ""
+    reason: str = ""
 
 
 def check_installed() -> None:
@@ -58,11 +64,12 @@ def queue(names: Iterable[str]) -> dict[str, Seen]:
     """
     found = {}
     for some in _parts(list(names)):
-        options = ("--noheader", "--array", "--states=all", "--format=%i|%T|%j|%N")
+        options = ("--noheader", "--array", "--states=all", "--format=%i|%T|%j|%N|%r")
         for line in call("squeue", *options, f"--name={','.join(some)}").splitlines():
-            words = [word.strip() for word in line.split("|")]
-            if len(words) == 4:
-                found[words[0]] = Seen(*words[1:])
+            words = [word.strip() for word in line.split("|", maxsplit=4)]
+            if len(words) == 5:
+                job, state, name, node, reason = words
+                found[job] = Seen(state, name, node, reason if state == "PENDING" and reason != "None" else "")
     return found
 
 
@@ -88,14 +95,21 @@ def accounted(jobs: Collection[str]) -> dict[str, Seen]:
     return found
 
 
-def cancel(jobs: Iterable[str]) -> None:
-    """End jobs; those that are over already are passed over.
+def cancel(name: str, jobs: Iterable[str]) -> None:
+    """End jobs; those that are over already, or have another name, are passed over.
+
+    Args:
+        name: Of the jobs: another cluster, or this one in a year, may have a job of somebody else's under the same id.
+        jobs: Their ids.
 
     Raises:
-        SchedulerError: Slurm does not answer.
+        SchedulerError: Slurm does not answer, or does not do it.
     """
     for some in _parts(list(jobs)):
-        call("scancel", "--quiet", *some)
+        words = ("scancel", "--quiet", f"--name={name}", *some)
+        done = _answer(*words)
+        if done.returncode and done.stderr.strip():  # else it found none
+            raise _failure(words[0], done)
 
 
 def requeue(job: str) -> None:
@@ -122,17 +136,37 @@ def call(*words: str) -> str:
     Raises:
         SchedulerError: It is not there, fails, or says nothing for `TIMEOUT_S`.
     """
+    done = _answer(*words)
+    if done.returncode:
+        raise _failure(words[0], done)
+    return done.stdout
+
+
+def _answer(*words: str) -> subprocess.CompletedProcess[str]:
     try:
-        done = subprocess.run(
-            words, capture_output=True, text=True, errors="replace", timeout=TIMEOUT_S, stdin=subprocess.DEVNULL
+        return subprocess.run(
+            words,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=TIMEOUT_S,
+            stdin=subprocess.DEVNULL,
+            env=_environment(),
         )
     except subprocess.TimeoutExpired:
         raise SchedulerError(f"{words[0]} gave no answer in {TIMEOUT_S:g} s; is Slurm's controller up?") from None
     except OSError as error:
         raise SchedulerError(f"{words[0]} cannot be called: {error.strerror or error}") from error
-    if done.returncode:
-        raise SchedulerError(f"{words[0]} failed: {first_line(ValueError(done.stderr or done.stdout))}")
-    return done.stdout
+
+
+def _failure(program: str, done: subprocess.CompletedProcess[str]) -> SchedulerError:
+    said = (done.stderr.strip() or done.stdout.strip()) or f"exit code {done.returncode}, and it says nothing"
+    return SchedulerError(f"{program} failed: {first_line(ValueError(said)).removeprefix(f'{program}: error: ')}")
+
+
+def _environment() -> dict[str, str]:
+    """Return the environment without what would have Slurm's commands leave out jobs, or ask back."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(_OPTIONS)}
 
 
 def _parts(words: list[str]) -> list[list[str]]:

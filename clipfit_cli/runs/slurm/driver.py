@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import time
 from collections import Counter
@@ -21,6 +22,7 @@ from clipfit_cli.runs.slurm.resources import Resources
 from clipfit_cli.runs.slurm.submissions import (
     PLAN_FILE,
     Handed,
+    HeldError,
     Submission,
     folder_of,
     held,
@@ -28,10 +30,15 @@ from clipfit_cli.runs.slurm.submissions import (
     read_all,
     save,
 )
-from clipfit_cli.runs.slurm.submit import Work, submit
+from clipfit_cli.runs.slurm.submit import QueueFull, Work, submit
 from clipfit_cli.runs.sweep import SweepResult
 
 _FIRST_POLL_S, _LAST_POLL_S = 2.0, 15.0
+_GOING: tuple[State, ...] = ("running", "pending", "ending")
+_STUCK = re.compile(
+    r"held|NeverSatisfied|BadConstraints|^Invalid|Partition(TimeLimit|NodeLimit|Down|Inactive)|PerJob", flags=re.I
+)
+"""Why a job waits that waits for ever, unless somebody changes something."""
 
 
 @dataclass
@@ -47,6 +54,7 @@ class Driver:
         say: Told what was submitted, and what went wrong on the way.
         result: Filled as records are found.
         began_at: When the command began.
+        said: What is said once.
     """
 
     plan: Plan
@@ -57,6 +65,7 @@ class Driver:
     say: Callable[[str], None]
     result: SweepResult = field(default_factory=SweepResult)
     began_at: float = field(default_factory=time.time)
+    said: set[str] = field(default_factory=set)
 
     @property
     def runs_dir(self) -> Path:
@@ -71,32 +80,29 @@ class Driver:
             SchedulerError: Slurm does not answer; the records that are there are in the result all the same.
             ResultsError: A record is damaged, or nothing can be written.
         """
-        with held(self.runs_dir, lambda: self.say("another command is submitting jobs, waiting for it")):
-            submissions = read_all(self.runs_dir, self.say)
+        with held(self.runs_dir, lambda: self._say_once("another command is submitting jobs, waiting for it")):
+            submissions = read_all(self.runs_dir, self._say_once)
             try:
-                for one in look(submissions):
-                    save(self.runs_dir, one)
+                changed = look(submissions, self.runs_dir)
             finally:  # records are looked for last: what ended while Slurm was asked is not taken for failed
                 self._collect()
+            self._mark_done(submissions, changed)
             known = Standings(submissions, since=self.began_at)
             standing = [self._standing(place, known) for place in range(len(self.prepared))]
             fresh = [place for place, one in enumerate(standing) if one.state == "new"]
             failed = [place for place, one in enumerate(standing) if one.state == "failed"]
             again = [place for place in failed if standing[place].failures <= self.retries]
             for place in again:
-                self.say(
-                    f"{_name(self.prepared[place])} failed, submitted again: {self._reason(standing[place], place)}"
-                )
+                name, why = _name(self.prepared[place]), self._reason(standing[place], place)
+                self._say_once(f"{name} failed, submitted again: {why}")
             size = self.resources.runs_per_job
             # a run that failed gets a job of its own: what it did to its job it shall not do to other runs
             tasks = [fresh[start : start + size] for start in range(0, len(fresh), size)] + [[one] for one in again]
-            if tasks:
-                most = calls.array_size()
-                for start in range(0, len(tasks), most):
-                    self._submit(tasks[start : start + most])
+            self._say_what_is_stuck(standing)
+            later = self._hand_over(tasks, others=any(one.state in _GOING for one in standing)) if tasks else set()
             ended = [place for place, one in enumerate(standing) if one.state in ("failed", "cancelled")]
             self._tell({place: standing[place] for place in ended if place not in again}, submissions)
-        submitted = {*fresh, *again}
+        submitted = {*fresh, *again} - later
         return Counter("pending" if place in submitted else one.state for place, one in enumerate(standing))
 
     def wait(self, on_change: Callable[[Counter[State]], None]) -> Counter[State]:
@@ -106,7 +112,8 @@ class Driver:
             on_change: Told how they stand, after each step.
 
         Raises:
-            ClipfitError: See `step`; where Slurm does not answer any more, it is asked again.
+            ClipfitError: See `step`; where Slurm does not answer any more, or another command waits for it and holds
+                the folder, it is asked again.
         """
         pause, has_answered = _FIRST_POLL_S, False
         while True:
@@ -114,9 +121,9 @@ class Driver:
                 counts = self.step()
                 on_change(counts)
                 has_answered = True
-                if not any(counts[state] for state in ("running", "pending", "ending")):
+                if not any(counts[state] for state in _GOING):
                     return counts
-            except SchedulerError as error:
+            except (SchedulerError, HeldError) as error:
                 if not has_answered:
                     raise
                 self.say(f"{error}; asked again in {_LAST_POLL_S:.0f} s")
@@ -128,6 +135,65 @@ class Driver:
         for place, one in enumerate(self.prepared):
             if place not in self.result.finished and (found := self._found(one)):
                 self.result.finished[place] = found
+
+    def _mark_done(self, submissions: Iterable[Submission], changed: Sequence[Submission]) -> None:
+        """Remember which jobs have done their work, and write down what has changed."""
+        finished = {
+            (run.key, test)
+            for place in self.result.finished
+            for run in [self.plan.runs[place]]
+            for test in ("", *run.test_keys)
+        }
+        for one in submissions:
+            done = [
+                task
+                for task in one.tasks
+                if not task.is_done
+                and all((run.key, test) in finished for run in task.runs for test in ("", *run.tests))
+            ]
+            for task in done:
+                task.is_done = True
+            if done or one in changed:
+                save(self.runs_dir, one)
+
+    def _say_what_is_stuck(self, standing: Sequence[Standing]) -> None:
+        waiting = [one.task for one in standing if one.state == "pending" and one.task]
+        for reason, count in Counter(task.reason for task in waiting if _STUCK.search(task.reason)).items():
+            job = next(task.job for task in waiting if task.reason == reason)
+            self._say_once(
+                f"Slurm does not begin {counted(count, 'run')} as things are ({reason}): `scontrol show job {job}` "
+                "tells more, `clipfit cancel` ends them"
+            )
+
+    def _say_once(self, text: str) -> None:
+        if text not in self.said:
+            self.said.add(text)
+            self.say(text)
+
+    def _hand_over(self, tasks: list[list[int]], *, others: bool) -> set[int]:
+        """Submit jobs, as many as Slurm takes, and return the places of those that wait until others are over.
+
+        Args:
+            tasks: The jobs.
+            others: There are jobs of this plan in the queue.
+
+        Raises:
+            QueueFull: It takes none, and no other job will make room.
+        """
+        most = calls.array_size()
+        while tasks:
+            try:
+                self._submit(tasks[:most])
+            except QueueFull as error:
+                if others:
+                    self._say_once(f"{error}; the others are submitted when some are over")
+                    break
+                if len(tasks[:most]) == 1:
+                    raise
+                most = len(tasks[:most]) // 2
+            else:
+                tasks, others = tasks[most:], True
+        return {place for task in tasks for place in task}
 
     def _found(self, one: Prepared) -> Finished | None:
         return one.finished(with_logits=self.plan.setup.keep.logits)
@@ -149,7 +215,7 @@ class Driver:
         save(self.runs_dir, one)
         try:
             jobs = submit(one.name, path, [[next(local) for _ in task] for task in tasks], self.resources, self.work)
-        except ConfigError:
+        except (ConfigError, QueueFull):
             (folder.parent / f"{one.name}.json").unlink()
             shutil.rmtree(folder, ignore_errors=True)
             raise
@@ -162,7 +228,9 @@ class Driver:
 
     def _handed(self, place: int) -> Handed:
         run = self.plan.runs[place]
-        return Handed(run.config, run.key, run.test_keys, str(self.prepared[place].folder))
+        folder, runs_dir = self.prepared[place].folder.absolute(), self.runs_dir.absolute()
+        within = folder.relative_to(runs_dir) if folder.is_relative_to(runs_dir) else folder
+        return Handed(run.config, run.key, run.test_keys, str(within))
 
     def _tell(self, told: Mapping[int, Standing], submissions: Iterable[Submission]) -> None:
         """Put failures into the result, and remember when they were told: commands after that try the runs anew."""
@@ -178,7 +246,12 @@ class Driver:
                 save(self.runs_dir, one)
 
     def _reason(self, standing: Standing, place: int) -> str:
-        return standing.reason(self.runs_dir, self.plan.runs[place].key)
+        reason, task = standing.reason(self.runs_dir, self.plan.runs[place].key), standing.task
+        return (
+            f"{reason}; log: {standing.submission.log_of(self.runs_dir, task)}"
+            if standing.submission and task
+            else reason
+        )
 
 
 def _range(jobs: Sequence[str]) -> str:

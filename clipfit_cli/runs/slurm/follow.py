@@ -35,6 +35,10 @@ _FAILED = ("FAILED", "TIMEOUT", "OUT_OF_MEMORY", "CANCELLED", "BOOT_FAIL", "DEAD
 """What no job comes back from; one whose node fails, or that is preempted, is begun anew by Slurm itself."""
 
 
+_MOST_SAID = 2_000
+"""Characters of what a job says of a failure that are shown."""
+
+
 @dataclass(frozen=True)
 class Standing:
     """How one run stands.
@@ -52,7 +56,7 @@ class Standing:
     submission: Submission | None = None
 
     def reason(self, runs_dir: Path, key: str) -> str:
-        """Return why a run failed: what its job wrote, or what Slurm says of the job; and where its log lies.
+        """Return why a run failed: what its job wrote, or what Slurm says of the job.
 
         Args:
             runs_dir: From where it was handed over.
@@ -62,21 +66,25 @@ class Standing:
         if one is None or task is None:
             return ""
         try:
-            said = read_text(one.problem_of(runs_dir, key)).strip()
+            return read_text(one.problem_of(runs_dir, key)).strip()[:_MOST_SAID]
         except OSError:
             where = f" on {task.node}" if task.node else ""
-            said = f"job {task.job or one.name} ended without a record ({task.state or 'gone'}{where})"
-        return f"{said}; log: {one.log_of(runs_dir, task)}"
+            return f"job {task.job or one.name} ended without a record ({task.state or 'gone'}{where})"
 
 
 def in_words(counts: Mapping[State, int]) -> str:
     """Return how runs stand: ``12 runs: 3 finished, 9 pending``."""
-    parts = ", ".join(f"{counts[state]} {state}" for state in STATES if counts.get(state))
+    words = {"new": "to be submitted"}
+    parts = ", ".join(f"{counts[state]} {words.get(state, state)}" for state in STATES if counts.get(state))
     return f"{counted(sum(counts.values()), 'run')}: {parts}"
 
 
-def look(submissions: Iterable[Submission]) -> list[Submission]:
+def look(submissions: Iterable[Submission], runs_dir: Path) -> list[Submission]:
     """Ask Slurm how the jobs stand that are not over, and write it into them; return which have changed.
+
+    Args:
+        submissions: From a runs folder.
+        runs_dir: The folder.
 
     Raises:
         SchedulerError: Slurm does not answer; nothing is changed.
@@ -89,11 +97,16 @@ def look(submissions: Iterable[Submission]) -> list[Submission]:
     for one in going:
         _find_jobs(one, queue)
     gone = [task.job for one in going for task in one.tasks if not task.is_over and task.job and task.job not in queue]
-    seen = {**queue, **(calls.accounted(gone) if gone else {})}
+    accounts = calls.accounted(gone) if gone else {}
+    # what the queue does not have is not at work, whatever accounts say that somebody forgot to close
+    ended = {job: one for job, one in accounts.items() if one.state not in (*_WAITING, *_AT_WORK)}
+    seen = {**queue, **ended}
     for one in going:
         for task in one.tasks:
             if not task.is_over:
                 _update(task, seen, now)
+                if task.missed_at is not None and all(run.is_finished(runs_dir) for run in task.runs):
+                    task.is_over = task.is_done = True
     return [one for one in going if before[one.name] != [_known(task) for task in one.tasks]]
 
 
@@ -128,12 +141,12 @@ class Standings:
         if is_finished:
             return Standing("finished", 0, task, last)
         for one, going, _ in reversed(known):  # whatever tests it makes: two jobs at one training are one too many
-            if not going.is_over:
+            if not (going.is_over or going.is_done):
                 state: State = "ending" if going.missed_at else "running" if going.state in _AT_WORK else "pending"
                 return Standing(state, 0, going, one)
         if task is None or last is None:
             return Standing("new")
-        ended = [one for one, over in covering if over.job and over.cancelled_at is None]
+        ended = [one for one, over in covering if over.job and over.cancelled_at is None and not over.is_done]
         failures = sum(one.told.get(key, self._since) >= self._since for one in ended)
         if task.cancelled_at is not None:
             return Standing("cancelled" if task.cancelled_at >= self._since else "new", failures, task, last)
@@ -141,7 +154,7 @@ class Standings:
 
 
 def _known(task: Task) -> tuple[object, ...]:
-    return task.job, task.state, task.node, task.missed_at, task.is_over
+    return task.job, task.state, task.node, task.reason, task.missed_at, task.is_over, task.is_done
 
 
 def _find_jobs(one: Submission, queue: Mapping[str, Seen]) -> None:
@@ -156,7 +169,7 @@ def _update(task: Task, seen: Mapping[str, Seen], now: float) -> None:
     """Write down how a job stands now."""
     found = seen.get(task.job) if task.job else None
     if found:
-        task.state, task.node = found.state, found.node or task.node
+        task.state, task.node, task.reason = found.state, found.node or task.node, found.reason
     if found and found.state in (*_WAITING, *_AT_WORK):
         task.missed_at = None
     elif found and found.state in _FAILED:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from clipfit_cli.config import RunConfig
-from clipfit_cli.errors import SchedulerError
+from clipfit_cli.errors import ResultsError, SchedulerError
 from clipfit_cli.runs.slurm import calls
 from clipfit_cli.runs.slurm.follow import Standing, Standings, look
 from clipfit_cli.runs.slurm.submissions import Handed, Submission, Task, held, read_all, save
@@ -21,7 +21,7 @@ class Known:
     Attributes:
         run: As it was handed over last.
         standing: How it stands.
-        task, submission: That it was handed over with.
+        task, submission: That it was handed over with last, or that is at its training for other tests.
         problem: Why it failed; empty where it did not.
     """
 
@@ -55,28 +55,37 @@ def known_runs(runs_dir: Path, say: Callable[[str], None]) -> list[Known]:
     """Return every run that was handed over, as it was handed over last; how it stands is asked of Slurm.
 
     Args:
-        runs_dir: Need not exist.
-        say: Told of what cannot be read, and where Slurm does not answer: then all is as it was known to stand.
-
-    Raises:
-        ResultsError: What Slurm says cannot be written down.
+        runs_dir: Need not exist, and may be somebody else's.
+        say: Told of what cannot be read or written down, and where Slurm does not answer: then all is as it was known
+            to stand.
     """
     if not (submissions := read_all(runs_dir, say)):
         return []
-    with held(runs_dir, lambda: say("another command is submitting jobs, waiting for it")):
-        submissions = read_all(runs_dir, lambda _: None)
-        try:
-            for one in look(submissions):
+    try:
+        with held(runs_dir, lambda: say("another command is submitting jobs, waiting for it")):
+            submissions = read_all(runs_dir, lambda _: None)
+            for one in _look(submissions, runs_dir, say):
                 save(runs_dir, one)
-        except SchedulerError as error:
-            say(f"{error}; this is how the jobs were known to stand")
+    except ResultsError as error:
+        say(f"{error}; how the jobs stand is shown and not written down")
+        submissions = read_all(runs_dir, lambda _: None)
+        _look(submissions, runs_dir, say)
     last = {(run.key, run.tests): (run, task, one) for one in submissions for task in one.tasks for run in task.runs}
     standings, found = Standings(submissions), []
     for run, task, one in last.values():
-        standing = standings.of(run.key, run.tests, is_finished=run.is_finished())
+        standing = standings.of(run.key, run.tests, is_finished=run.is_finished(runs_dir))
         problem = standing.reason(runs_dir, run.key) if standing.state == "failed" else ""
-        found.append(Known(run, standing, task, one, problem))
+        found.append(Known(run, standing, standing.task or task, standing.submission or one, problem))
     return found
+
+
+def _look(submissions: Sequence[Submission], runs_dir: Path, say: Callable[[str], None]) -> list[Submission]:
+    """Return the submissions whose jobs have come to stand otherwise; none where Slurm does not answer."""
+    try:
+        return look(submissions, runs_dir)
+    except SchedulerError as error:
+        say(f"{error}; this is how the jobs were known to stand")
+        return []
 
 
 def cancel(runs_dir: Path, chosen: Iterable[Known], say: Callable[[str], None]) -> None:
@@ -91,14 +100,13 @@ def cancel(runs_dir: Path, chosen: Iterable[Known], say: Callable[[str], None]) 
         SchedulerError: Slurm does not answer.
         ResultsError: It cannot be written down.
     """
-    jobs = {one.task.job for one in chosen if one.task.job}
-    if not jobs:
-        return
+    meant = {(one.submission.name, one.task.job) for one in chosen}
     with held(runs_dir, lambda: say("another command is submitting jobs, waiting for it")):
-        calls.cancel(sorted(jobs))
         for one in read_all(runs_dir, say):
-            ended = [task for task in one.tasks if task.job in jobs and not task.is_over]
+            ended = [task for task in one.tasks if task.job and (one.name, task.job) in meant and not task.is_over]
+            if ended:
+                calls.cancel(one.name, [task.job for task in ended])
             for task in ended:
-                task.is_over, task.state, task.cancelled_at = True, "CANCELLED", time.time()
+                task.is_over, task.state, task.reason, task.cancelled_at = True, "CANCELLED", "", time.time()
             if ended:
                 save(runs_dir, one)

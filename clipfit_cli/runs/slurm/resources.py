@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,12 +23,37 @@ _SIGNAL_S = 90
 
 _WORD = r"^[A-Za-z0-9_.,:@*/+-]{1,200}\Z"
 _LINE = r"^[^\x00-\x1f\x7f]{1,2000}\Z"
-_MEMORY = r"^[0-9]{1,12}[KMGT]?B?\Z"
+_MEMORY = r"^[0-9]{1,12}([KMGTkmgt][Bb]?)?\Z"
 _TIME = re.compile(
     r"(?:(?P<days>\d{1,4})-)?(?P<first>\d{1,6})(?::(?P<second>\d{1,2}))?(?::(?P<third>\d{1,2}))?", flags=re.ASCII
 )
-_OWN = ("array", "error", "job-name", "open-mode", "output", "requeue", "signal", "wrap")
-"""What the program sets itself."""
+_OWN = ("array", "error", "job-name", "nodes", "ntasks", "ntasks-per-node", "open-mode", "output", "requeue", "signal")
+_UNANSWERED = ("parsable", "quiet", "test-only", "wait", "wrap")
+"""What the program sets itself, and what has sbatch answer otherwise."""
+
+_ABOVE = {
+    "partition": "partition",
+    "account": "account",
+    "time": "time",
+    "gpus-per-node": "gpus",
+    "cpus-per-task": "cpus",
+    "mem": "memory",
+}
+"""What has a name of its own, by sbatch's."""
+
+_A_NAME, _A_COUNT = "a name of letters, digits and _.,:@*/+-", "a number from 1 to 1,000,000"
+_EXPECTED = {
+    "partition": _A_NAME,
+    "account": _A_NAME,
+    "time": "a time limit such as '4:00:00'",
+    "gpus": "a number from 0 to 1,000",
+    "cpus": _A_COUNT,
+    "memory": "a size such as 16G or 800M",
+    "array_parallelism": _A_COUNT,
+    "runs_per_job": _A_COUNT,
+    "setup": "a list of lines of shell",
+    "sbatch": "a table of options of sbatch, each a text of one line, a number, true or false",
+}
 
 _Word = Annotated[str, msgspec.Meta(pattern=_WORD)]
 _Count = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
@@ -64,8 +89,14 @@ class Resources:
 
     def __post_init__(self) -> None:
         minutes_of(self.time)
-        if taken := sorted(name for name in self.sbatch if name.strip("-").replace("_", "-") in _OWN):
+        names = {name: name.strip("-").replace("_", "-") for name in self.sbatch}
+        if taken := sorted(name for name, plain in names.items() if plain in (*_OWN, *_UNANSWERED)):
             raise ConfigError(f"{', '.join(taken)} of sbatch cannot be set: the program sets it itself")
+        if above := sorted(name for name, plain in names.items() if plain in _ABOVE):
+            better = ", ".join(_ABOVE[names[name]] for name in above)
+            raise ConfigError(
+                f"{', '.join(above)} of [sbatch] has a name of its own: write {better} above it, where options go first"
+            )
 
     def parameters(self) -> dict[str, Any]:
         """Return them as submitit takes them."""
@@ -86,7 +117,10 @@ class Resources:
             "signal_delay_s": min(_SIGNAL_S, 20 * minutes),
             "array_parallelism": self.array_parallelism,
             "stderr_to_stdout": True,
-            "additional_parameters": {"requeue": True, **self.sbatch},
+            "additional_parameters": {
+                "requeue": True,
+                **{name: value for name, value in self.sbatch.items() if value is not False},
+            },
         }
 
 
@@ -134,7 +168,7 @@ def resolve(options: dict[str, Any], files: Iterable[Path]) -> Resources:
     try:
         return msgspec.convert(given, Resources)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"not to be asked of Slurm: {shortened(first_line(error))}") from error
+        raise ConfigError(f"--{_explained(error, given)}") from error
 
 
 def read_defaults(path: Path) -> dict[str, Any]:
@@ -151,7 +185,11 @@ def read_defaults(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} cannot be read: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is no TOML: {shortened(first_line(error))}") from error
-    values = {name.replace("-", "_"): value for name, value in found.items()}
+    values = {
+        # minutes and megabytes are numbers for whoever writes TOML
+        name.replace("-", "_"): str(value) if name in ("time", "memory") and type(value) is int else value
+        for name, value in found.items()
+    }
     known = [one.name for one in fields(Resources)]
     for name in values:
         if name not in known:
@@ -159,6 +197,17 @@ def read_defaults(path: Path) -> dict[str, Any]:
             raise ConfigError(f"{path} has the unknown name {shortened(name)!r}; known are {names}")
     try:
         msgspec.convert(values, Resources)
-    except (msgspec.ValidationError, ConfigError) as error:
-        raise ConfigError(f"{path}: {shortened(first_line(error))}") from error
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{path}: {_explained(error, values)}") from error
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {shortened(str(error))}") from error
     return values
+
+
+def _explained(error: msgspec.ValidationError, values: Mapping[str, Any]) -> str:
+    """Return what was given and what was expected; msgspec speaks of types and patterns."""
+    place = re.search(r"`\$\.(\w+)", str(error))
+    name = place[1] if place else ""
+    if name not in _EXPECTED:
+        return shortened(first_line(error))
+    return f"{name.replace('_', '-')} is {shortened(repr(values.get(name)))}; expected {_EXPECTED[name]}"

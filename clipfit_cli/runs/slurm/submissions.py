@@ -30,13 +30,17 @@ _POLL_S = 0.2
 _Job = Annotated[str, msgspec.Meta(pattern=r"^([0-9]{1,20}(_[0-9]{1,20})?)?\Z")]
 
 
+class HeldError(ResultsError):
+    """Another command holds the submissions of a folder for long."""
+
+
 class Handed(msgspec.Struct, frozen=True):
     """A run that was handed over.
 
     Attributes:
         config: What was asked for.
         key, tests: Of its training and its tests.
-        folder: Where its record will be.
+        folder: Where its record will be, from the runs folder, which may be moved.
     """
 
     config: RunConfig
@@ -44,9 +48,9 @@ class Handed(msgspec.Struct, frozen=True):
     tests: tuple[Sha256, ...]
     folder: str
 
-    def is_finished(self) -> bool:
+    def is_finished(self, runs_dir: Path) -> bool:
         """Whether its training and all of its tests are recorded; a damaged record is none."""
-        folder = Path(self.folder)
+        folder = runs_dir / self.folder
         try:
             return bool(find_run(folder, self.key)) and all(find_test(folder, key) for key in self.tests)
         except ResultsError:
@@ -63,6 +67,8 @@ class Task(msgspec.Struct):
         node: Where it ran last.
         missed_at: When it was first missed: gone, or at its end, with runs that are not recorded.
         is_over: It will not do anything any more.
+        is_done: All of its runs were recorded. Should a record be gone later, somebody removed it, and nothing failed.
+        reason: Why it waits, in Slurm's words.
         cancelled_at: When somebody ended it with `clipfit cancel`.
     """
 
@@ -72,6 +78,8 @@ class Task(msgspec.Struct):
     node: str = ""
     missed_at: float | None = None
     is_over: bool = False
+    is_done: bool = False
+    reason: str = ""
     cancelled_at: float | None = None
 
 
@@ -164,7 +172,8 @@ def held(runs_dir: Path, on_wait: Callable[[], None]) -> Iterator[None]:
         on_wait: Called once if another command is at it.
 
     Raises:
-        ResultsError: Another command is at it for long, or the folder cannot be made.
+        HeldError: Another command is at it for long.
+        ResultsError: The folder cannot be made.
     """
     path = runs_dir / FOLDER / ".lock"
     try:
@@ -177,7 +186,7 @@ def held(runs_dir: Path, on_wait: Callable[[], None]) -> Iterator[None]:
             on_wait()
             lock.acquire(timeout=_LOCK_S, poll_interval=_POLL_S)
     except Timeout:
-        raise ResultsError(
+        raise HeldError(
             f"another command has held {path} for {_LOCK_S:.0f} s; wait until it has submitted its jobs, or end it"
         ) from None
     except OSError as error:
