@@ -54,13 +54,30 @@ def test_the_first_signal_keeps_what_all_processes_are_at(tmp_path: Path) -> Non
     process = start(tmp_path, *LONG, "--checkpoint-every", "1")
     wait_for_training(tmp_path, process, 2)
     children = children_of(process.pid)
-    process.send_signal(signal.SIGINT)
+    for told in (process.pid, *children, process.pid):  # as whoever stops a service or a job does: all, and some twice
+        os.kill(told, signal.SIGINT)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130 and all(map(ends, children)), stderr
     last = stderr.splitlines()[-1]
     kept = re.findall(r"bitfit on textures, 1 shot, seed (\d) up to step [\d,]+", last)
     assert sorted(kept) == ["1", "2"] and last.startswith("interrupted; what is finished is kept, and "), last
     assert "Traceback" not in stderr and not list((tmp_path / "runs").rglob("*.unfinished"))
+
+
+@pytest.mark.slow
+def test_a_signal_while_processes_start_ends_them_without_a_word(tmp_path: Path) -> None:
+    process = start(tmp_path, *LONG)
+    until = time.monotonic() + 120
+    while not (children := children_of(process.pid)):
+        assert process.poll() is None and time.monotonic() < until, process.communicate()
+        time.sleep(0.002)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130 and all(map(ends, children)), stderr
+    assert stderr.splitlines()[-2:] == [
+        "ending: what is under way is kept first; the same signal again ends at once",
+        "interrupted; what is finished is kept, the same command goes on from here",
+    ]
 
 
 @pytest.mark.slow
