@@ -135,8 +135,9 @@ class _Jobs:
                 self._ended(worker)
             elif isinstance(message, Done):
                 self._done(message)
-                if not is_ending:
-                    self.hand_out(worker, last=message.index)
+                if is_ending:  # and the process did not hear of it, which happens while Python throws something away
+                    self.left.clear()
+                self.hand_out(worker, last=message.index)
             elif isinstance(message, Ready):
                 worker.is_ready = True
             elif isinstance(message, Ended):

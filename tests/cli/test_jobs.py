@@ -65,22 +65,6 @@ def test_the_first_signal_keeps_what_all_processes_are_at(tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-def test_a_signal_while_processes_start_ends_them_without_a_word(tmp_path: Path) -> None:
-    process = start(tmp_path, *LONG)
-    until = time.monotonic() + 120
-    while not (children := children_of(process.pid)):
-        assert process.poll() is None and time.monotonic() < until, process.communicate()
-        time.sleep(0.002)
-    process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 130 and all(map(ends, children)), stderr
-    assert stderr.splitlines()[-2:] == [
-        "ending: what is under way is kept first; the same signal again ends at once",
-        "interrupted; what is finished is kept, the same command goes on from here",
-    ]
-
-
-@pytest.mark.slow
 def test_the_second_signal_ends_at_once(tmp_path: Path) -> None:
     process = start(tmp_path, *LONG)
     until = time.monotonic() + 120
