@@ -189,7 +189,7 @@ class _Jobs:
             tries, config = self.crashes[index], self.plan[index].config
             what = f"the process of {config.method} on {config.dataset}, seed {config.seed}, ended {how}"
             if tries > self.retries:
-                self._lost(index, WorkerCrash(f"{what}, {counted(tries, 'time')}"))
+                self._lost(index, WorkerCrash(what if tries == 1 else f"{what}, {counted(tries, 'time')}"))
             else:
                 self.left[index] = self.plan[index]
                 self.progress.say(f"{what}: the run is tried again ({tries} of {counted(self.retries, 'time')})")

@@ -219,6 +219,8 @@ def test_a_run_that_always_crashes_is_a_failure_and_stops_no_other(world: World)
     ((config, error),) = result.failures
     assert config.seed == 1 and isinstance(error, WorkerCrash) and error.exit_code == SweepError.exit_code == 6
     assert str(error) == "the process of bitfit on dtd, seed 1, ended with exit code 9, 2 times"
+    result = world.make(world.plan("bitfit"), in_child=lambda: before_runs(die), retries=0)
+    assert str(result.failures[0][1]).endswith("ended with exit code 9")
 
 
 @pytest.mark.slow
