@@ -122,7 +122,8 @@ def _tell_or_come_again(unraisable: sys.UnraisableHookArgs) -> None:
     if not isinstance(error, Terminated):
         sys.__unraisablehook__(unraisable)
         return
-    number = error.args[0]
+    global _heard_at
+    number, _heard_at = error.args[0], -math.inf  # it was not heard after all
     signal.signal(signal.SIGALRM, lambda *_: _terminate(number, None))
     signal.setitimer(signal.ITIMER_REAL, _AGAIN_S)
 

@@ -135,7 +135,7 @@ class _Jobs:
                 self._ended(worker)
             elif isinstance(message, Done):
                 self._done(message)
-                if is_ending:  # and the process did not hear of it, which happens while Python throws something away
+                if is_ending:  # and the process did not hear of it, wherever that was lost
                     self.left.clear()
                 self.hand_out(worker, last=message.index)
             elif isinstance(message, Ready):
