@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import gc
 import io
+import math
 import os
 import re
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -32,6 +34,10 @@ class Terminated(KeyboardInterrupt):
 
 _told: list[int] | None = None
 """Who waits for the first signal; None = nobody, each ends the process at once."""
+
+_one_s, _heard_at = 0.5, -math.inf
+"""For how long signals are one and the same, and when the last one was heard: `timeout` tells a command twice, by its
+number and with its group, and what stops a service tells all of its processes."""
 
 
 def set_up() -> None:
@@ -67,8 +73,9 @@ def set_up() -> None:
 def first_signal_waits() -> Iterator[list[int]]:
     """Yield a list that takes the number of the first signal to end, which does nothing else; the second ends at once.
 
-    Whoever looks at the list ends as soon as all is in order. At the end of the block a signal that came is raised.
-    Where a program has handlers of its own, the list stays empty.
+    One that comes within half a second of another is the same. Whoever looks at the list ends as soon as all is in
+    order. At the end of the block a signal that came is raised. Where a program has handlers of its own, the list stays
+    empty.
 
     Raises:
         Terminated: There was a signal.
@@ -90,7 +97,18 @@ def heed(*numbers: int) -> None:
         signal.signal(number, _terminate)
 
 
+def hear_one_signal() -> None:
+    """Take all signals to end for the first: somebody else sees to it that the process ends at once."""
+    global _one_s
+    _one_s = math.inf
+
+
 def _terminate(number: int, _: object) -> None:
+    global _heard_at
+    now = time.monotonic()
+    if now - _heard_at < _one_s:
+        return
+    _heard_at = now
     if _told is not None:
         _told.append(number)
         if len(_told) == 1:
@@ -104,7 +122,8 @@ def _tell_or_come_again(unraisable: sys.UnraisableHookArgs) -> None:
     if not isinstance(error, Terminated):
         sys.__unraisablehook__(unraisable)
         return
-    number = error.args[0]
+    global _heard_at
+    number, _heard_at = error.args[0], -math.inf  # it was not heard after all
     signal.signal(signal.SIGALRM, lambda *_: _terminate(number, None))
     signal.setitimer(signal.ITIMER_REAL, _AGAIN_S)
 

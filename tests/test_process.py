@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -37,25 +39,54 @@ print(os.environ["OMP_WAIT_POLICY"], os.environ["GOMP_SPINCOUNT"], gc.get_thresh
 
 
 @pytest.fixture
-def own_handler() -> Iterator[None]:
+def own_handler(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(process, "_heard_at", -math.inf)
+    monkeypatch.setattr(process, "_one_s", process._one_s)
     before = signal.signal(signal.SIGTERM, process._terminate)
     yield
     signal.signal(signal.SIGTERM, before)
 
 
 @pytest.mark.usefixtures("own_handler")
-def test_the_first_signal_waits_and_the_second_does_not() -> None:
+def test_the_first_signal_waits_and_the_second_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "_one_s", 0.05)
     seen: list[list[int]] = []
     with pytest.raises(Terminated) as caught, first_signal_waits() as told:
         signal.raise_signal(signal.SIGTERM)
         seen.append([*told])
+        time.sleep(0.06)
         signal.raise_signal(signal.SIGTERM)
         seen.append([])
     assert seen == [[signal.SIGTERM]] and caught.value.args == (signal.SIGTERM,)
 
 
 @pytest.mark.usefixtures("own_handler")
-def test_a_signal_that_nobody_looked_at_ends_the_block_at_its_end() -> None:
+def test_a_signal_that_is_told_twice_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `timeout` does: it tells its command, and then its whole group."""
+    with pytest.raises(Terminated), first_signal_waits() as told:
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+        assert told == [signal.SIGTERM]
+    signal.raise_signal(signal.SIGTERM)  # outside of any block, too
+    monkeypatch.setattr(process, "_one_s", 0.05)
+    time.sleep(0.06)
+    with pytest.raises(Terminated):
+        signal.raise_signal(signal.SIGTERM)
+
+
+@pytest.mark.usefixtures("own_handler")
+def test_where_another_process_kills_no_second_signal_is_heard() -> None:
+    process.hear_one_signal()
+    with pytest.raises(Terminated), first_signal_waits() as told:
+        for passed_s in (0.0, 0.0, 1e6):
+            process._heard_at -= passed_s
+            signal.raise_signal(signal.SIGTERM)
+        assert told == [signal.SIGTERM]
+
+
+@pytest.mark.usefixtures("own_handler")
+def test_a_signal_that_nobody_looked_at_ends_the_block_at_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "_one_s", 0.0)
     done: list[str] = []
     with pytest.raises(Terminated), first_signal_waits():
         signal.raise_signal(signal.SIGTERM)

@@ -89,18 +89,27 @@ class Reporter(DataProgress):
 
     note = DataProgress.say
 
-    def __init__(self, *, quiet: bool, runs_dir: Path, advice: str = " (--force runs them again)") -> None:
+    def __init__(
+        self,
+        *,
+        quiet: bool,
+        runs_dir: Path,
+        advice: str = " (--force runs them again)",
+        num_runs: int = 0,
+    ) -> None:
         """Decide how much is shown.
 
         Args:
             quiet: Show nothing.
             runs_dir: Named where finished runs are taken from it.
             advice: Said then.
+            num_runs: How many of the plan are made here; 0 = all of them.
         """
         super().__init__(quiet=quiet, counts_bytes=False)
         self._plan: int | None = None
         self._runs_dir, self._advice, self._place, self._name = runs_dir, advice, "", ""
-        self._reused = self._done = self._total = 0
+        self._reused = self._done = 0
+        self._num_runs = self._total = num_runs
         self._took: list[float] = []
         self._started = time.monotonic()
         self._running: dict[int, Any] = {}
@@ -116,7 +125,7 @@ class Reporter(DataProgress):
     def begin(self, index: int, total: int, config: RunConfig) -> None:
         """See `SweepProgress`."""
         self._place, self._name = f"[{index + 1}/{total}]", name_of(config)
-        self._started, self._total = time.monotonic(), total
+        self._started, self._total = time.monotonic(), self._num_runs or total
         if self._bars and self._plan is None:
             self._plan = self._bars.add_task("", left="", extra="runs")
         self._show("preparing", 0, 1)

@@ -105,7 +105,7 @@ def put_back(
         elif like is None or tensor.dtype != like.dtype or (tensor.shape != like.shape and kind != _OPTIMISER):
             raise CheckpointError(f"the checkpoint's {name} is {tensor.dtype} {tuple(tensor.shape)}, not as it is here")
         elif kind == _OPTIMISER:
-            if tensor.shape not in (like.shape, ()):
+            if tensor.shape != (() if of_parameter == "step" else like.shape):
                 raise CheckpointError(f"the checkpoint's {name} is {tuple(tensor.shape)}, not {tuple(like.shape)}")
             states.setdefault(int(place), {})[of_parameter] = tensor.clone()  # torch may take it as it is
     if missing := sorted(own.keys() - tensors.keys()):

@@ -1,8 +1,8 @@
 """The process that a sweep starts to make runs: ``python -m clipfit_cli.runs.child PARENT``.
 
 It reads on stdin what to make and writes on stdout what came of it, see `messages`. What libraries print goes to
-stderr. It dies with its parent, however that dies. Of a signal it heeds what any command does: the first ends the step
-and keeps the training, the second ends at once.
+stderr. It dies with its parent, however that dies. A signal ends the step and keeps the training, as in any command; it
+does not hear a second one, which the parent may send on: the parent kills it to end it at once.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ _TELLS_EVERY_S = 0.2
 def main() -> None:
     """Make runs until there is nothing more to do."""
     process.set_up()
+    process.hear_one_signal()
     die_with(int(sys.argv[1]))
     told, tell = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -46,13 +47,14 @@ def main() -> None:
 def _work(asked: _Asked, teller: Teller) -> None:
     from clipfit_cli.errors import ClipfitError
     from clipfit_cli.models.hub import network_closed
-    from clipfit_cli.runs.messages import Make, Start, done
+    from clipfit_cli.runs.messages import Make, Ready, Start, done
     from clipfit_cli.runs.worker import Worker
 
     start = asked.next()
     assert isinstance(start, Start)
     closed: AbstractContextManager[None] = network_closed() if start.plan.setup.offline else nullcontext()
     with closed:
+        teller.tell(Ready())
         worker = Worker(start.plan, progress=teller, say=teller.say)
         while isinstance(make := asked.next(), Make):
             teller.index = make.index

@@ -16,7 +16,7 @@ from clipfit_cli.files import remove_unfinished, temporary_folder
 from clipfit_cli.process import Terminated, first_signal_waits
 from clipfit_cli.results.record import Finished
 from clipfit_cli.runs.event_log import is_logged
-from clipfit_cli.runs.messages import At, Began, Done, Ended, FromWorker, Said, error_of
+from clipfit_cli.runs.messages import At, Began, Done, Ended, FromWorker, Ready, Said, error_of
 from clipfit_cli.runs.places import Place
 from clipfit_cli.runs.plan_file import Plan, plan_of
 from clipfit_cli.runs.prepare import Prepared, check_served, prepare
@@ -119,22 +119,27 @@ class _Jobs:
         """
         kept, is_ending = [], False
         while self.workers:
+            told: tuple[WorkerProcess, FromWorker | None] | None = None
+            with suppress(Empty):
+                told = self.told.get(timeout=_LOOKS_EVERY_S)
             if signals and not is_ending:
                 self.progress.say("ending: what is under way is kept first; the same signal again ends at once")
                 is_ending = True
                 self.left.clear()
                 for worker in self.workers:
                     worker.signal(signals[0])
-            try:
-                worker, message = self.told.get(timeout=_LOOKS_EVERY_S)
-            except Empty:
+            if told is None:
                 continue
+            worker, message = told
             if message is None:
                 self._ended(worker)
             elif isinstance(message, Done):
                 self._done(message)
-                if not is_ending:
-                    self.hand_out(worker, last=message.index)
+                if is_ending:  # and the process did not hear of it, wherever that was lost
+                    self.left.clear()
+                self.hand_out(worker, last=message.index)
+            elif isinstance(message, Ready):
+                worker.is_ready = True
             elif isinstance(message, Ended):
                 kept += [message.kept] if message.kept else []
             else:
@@ -184,7 +189,7 @@ class _Jobs:
             tries, config = self.crashes[index], self.plan[index].config
             what = f"the process of {config.method} on {config.dataset}, seed {config.seed}, ended {how}"
             if tries > self.retries:
-                self._lost(index, WorkerCrash(f"{what}, {counted(tries, 'time')}"))
+                self._lost(index, WorkerCrash(what if tries == 1 else f"{what}, {counted(tries, 'time')}"))
             else:
                 self.left[index] = self.plan[index]
                 self.progress.say(f"{what}: the run is tried again ({tries} of {counted(self.retries, 'time')})")

@@ -32,6 +32,10 @@ class Stop(msgspec.Struct, tag=True, frozen=True):
     """To a worker: there is nothing more to do."""
 
 
+class Ready(msgspec.Struct, tag=True, frozen=True):
+    """From a worker, first of all: from now on it may have something to keep."""
+
+
 class Said(msgspec.Struct, tag=True, frozen=True):
     """From a worker: a line for the user."""
 
@@ -70,7 +74,7 @@ class Ended(msgspec.Struct, tag=True, frozen=True):
 
 
 ToWorker = Start | Make | Stop
-FromWorker = Said | Began | At | Done | Ended
+FromWorker = Ready | Said | Began | At | Done | Ended
 
 _KINDS: dict[str, type[ClipfitError]] = {
     kind.__name__: kind

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 
 from clipfit_cli.engine.environment import resolve_device
+from clipfit_cli.runs.setup import MOST_THREADS
 
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
 _ALL_DEVICES = ("auto", "cuda")
@@ -54,9 +55,12 @@ def places(device: str, jobs: int) -> list[Place]:
 
 
 def threads_of_each(jobs: int, threads: int | None) -> int:
-    """Return how many threads each of so many processes has: as given, here or by the environment, else its share."""
+    """Return how many threads each of so many processes has: as given, here or by the environment, else its share.
+
+    What is no number of threads in the environment counts for nothing, as it does for OpenMP.
+    """
     given = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
-    if threads is None and given.isdecimal() and int(given) > 0:
+    if threads is None and given.isdecimal() and len(given) < 9 and 0 < int(given) <= MOST_THREADS:
         threads = int(given)
     return threads or max(1, _usable_cores() // jobs)
 

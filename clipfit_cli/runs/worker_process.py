@@ -43,6 +43,7 @@ class WorkerProcess:
         place: Where it runs.
         index: Of the run that it is at; None = of none.
         is_stopping: Whether it was told that there is nothing more to do.
+        is_ready: Whether it has told that it is.
     """
 
     def __init__(self, place: Place, plan: Plan, on_told: Callable[[WorkerProcess, FromWorker | None], None]) -> None:
@@ -56,7 +57,7 @@ class WorkerProcess:
         Raises:
             OSError: It cannot be started.
         """
-        self.place, self.is_stopping = place, False
+        self.place, self.is_stopping, self.is_ready = place, False, False
         self.index: int | None = None
         threads = dict.fromkeys(_THREADS, str(plan.setup.threads)) if plan.setup.threads else {}
         self._process = start(
@@ -87,9 +88,12 @@ class WorkerProcess:
         self._tell(Stop())
 
     def signal(self, number: int) -> None:
-        """Send a signal; where the system has none, it is killed."""
+        """Send a signal; where the system has none, or before it is ready, which takes seconds, it is killed."""
         self.is_stopping = True
-        self._process.send_signal(number if os.name != "nt" else signal.SIGTERM)
+        if os.name == "nt" or not self.is_ready:
+            self._process.kill()
+        else:
+            self._process.send_signal(number)
 
     def end(self) -> None:
         """Have it gone; what has nothing more to do gets some seconds to end by itself."""

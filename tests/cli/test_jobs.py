@@ -11,7 +11,10 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from clipfit_cli.process import Terminated
+from clipfit_cli.runs.worker import Worker
 from tests.cli.test_commands import invoke
 from tests.cli.test_processes import clipfit, start
 from tests.conftest import SmallWorld
@@ -54,7 +57,8 @@ def test_the_first_signal_keeps_what_all_processes_are_at(tmp_path: Path) -> Non
     process = start(tmp_path, *LONG, "--checkpoint-every", "1")
     wait_for_training(tmp_path, process, 2)
     children = children_of(process.pid)
-    process.send_signal(signal.SIGINT)
+    for told in (process.pid, *children, process.pid):  # as whoever stops a service or a job does: all, and some twice
+        os.kill(told, signal.SIGINT)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130 and all(map(ends, children)), stderr
     last = stderr.splitlines()[-1]
@@ -94,6 +98,46 @@ def test_a_run_that_failed_is_told_by_the_exit_code(small_world: SmallWorld, tmp
     assert [(row["index"], row["state"]) for row in rows] == [(0, "finished"), (1, "failed")], rows
     assert done.exit_code == 6 and rows[1]["problem"] and "1 of 2 runs failed" in done.stderr
     assert invoke("runs", "execute", str(path), "--index", "1", "-q").exit_code == 1
+
+
+def write_plan(world: SmallWorld, path: Path) -> None:
+    planned = invoke("eval", "--dataset", "dtd,eurosat", *world.options(), "--dry-run", "--json", "-q")
+    path.write_text(planned.stdout)
+
+
+@pytest.mark.slow
+def test_a_run_that_is_refused_stops_no_other(small_world: SmallWorld, tmp_path: Path) -> None:
+    write_plan(small_world, path := tmp_path / "plan.json")
+    for image in (small_world.data_root / "dtd").rglob("test_*.jpg"):
+        Image.new("RGB", (99, 99)).save(image)
+    other = invoke("runs", "execute", str(path), "--index", "1")
+    assert other.exit_code == 0 and "[2/2] zero-shot on eurosat" in other.stderr and "other 1" not in other.stderr
+    done = invoke("runs", "execute", str(path), "--json")
+    rows = json.loads(done.stdout)["rows"]
+    assert [(row["dataset"], row["state"]) for row in rows] == [("dtd", "failed"), ("eurosat", "finished")], rows
+    assert "would be another run here" in rows[0]["problem"] and done.exit_code == 6
+    assert "zero-shot on dtd failed: " in done.stderr
+    alone = invoke("runs", "execute", str(path), "--index", "0", "-q")
+    assert alone.exit_code == 2 and "would be another run here" in alone.stderr and "failed" not in alone.stderr
+
+
+@pytest.mark.slow
+def test_what_a_signal_leaves_of_a_plan_is_told(
+    small_world: SmallWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_plan(small_world, path := tmp_path / "plan.json")
+    original = Worker.take
+
+    def take(self: Worker, index: int, *, waits: bool = False) -> bool:
+        if index:
+            raise Terminated(signal.SIGTERM)
+        return original(self, index, waits=waits)
+
+    monkeypatch.setattr(Worker, "take", take)
+    done = invoke("runs", "execute", str(path), "--json")
+    rows = json.loads(done.stdout)["rows"]
+    assert [row["state"] for row in rows] == ["finished", "not made"] and done.exit_code == 143
+    assert done.stderr.endswith("terminated; what is finished is kept, the same command goes on from here\n")
 
 
 def test_a_plan_of_a_machine_without_the_data_is_none(tmp_path: Path) -> None:

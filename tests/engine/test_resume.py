@@ -172,6 +172,7 @@ def test_what_is_of_another_stage_is_refused_and_changes_nothing(small_clip: Cli
         replace(past, tensors={**past.tensors, first: past.tensors[first].double()}),
         replace(past, tensors={**past.tensors, first: past.tensors[first][:-1]}),
         replace(past, tensors={**past.tensors, momentum: past.tensors[momentum][:-1]}),
+        replace(past, tensors={**past.tensors, momentum: torch.tensor(0.0)}),
         replace(past, done=7, losses=torch.zeros(7)),
         replace(past, done=2),
     ]

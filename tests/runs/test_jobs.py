@@ -5,20 +5,24 @@ The processes are real ones, forked, so that they know the small architecture of
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from clipfit_cli import process
 from clipfit_cli.config import MethodChoice, ModelConfig, Request, RunConfig
 from clipfit_cli.errors import ClipfitError, ResultsError, SweepError, TrainingError
+from clipfit_cli.process import Terminated
 from clipfit_cli.protocols import base2new
 from clipfit_cli.results.record import Finished
 from clipfit_cli.runs import frozen_features, run, sweep, worker_process
@@ -215,6 +219,8 @@ def test_a_run_that_always_crashes_is_a_failure_and_stops_no_other(world: World)
     ((config, error),) = result.failures
     assert config.seed == 1 and isinstance(error, WorkerCrash) and error.exit_code == SweepError.exit_code == 6
     assert str(error) == "the process of bitfit on dtd, seed 1, ended with exit code 9, 2 times"
+    result = world.make(world.plan("bitfit"), in_child=lambda: before_runs(die), retries=0)
+    assert str(result.failures[0][1]).endswith("ended with exit code 9")
 
 
 @pytest.mark.slow
@@ -228,6 +234,58 @@ def test_a_failed_run_stops_no_other(world: World) -> None:
     ((config, error),) = result.failures
     assert config.seed == 2 and type(error) is TrainingError and str(error) == "the loss is not finite"
     assert "lost 1: the loss is not finite" in world.log.events and not world.log.said
+
+
+def test_a_signal_ends_processes_that_are_not_ready_at_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They import torch for seconds, some of which no signal ends, and others only with a traceback."""
+
+    def start_slowly() -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        world.note("started")
+        time.sleep(20)
+
+    with told_to_end_after(2, world, monkeypatch):
+        world.make(world.plan("bitfit"), in_child=start_slowly)
+    assert not world.log.events
+
+
+@pytest.mark.slow
+def test_a_process_that_did_not_hear_a_signal_makes_no_other_run(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def be_deaf(config: RunConfig) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        world.note(config.seed)
+        time.sleep(2)
+
+    with told_to_end_after(2, world, monkeypatch):
+        world.make(world.plan("bitfit", seeds=(1, 2, 3)), in_child=lambda: before_runs(be_deaf))
+    assert sorted(world.noted()) == ["1", "2"]
+    assert sorted(world.log.events) == ["made 0", "made 1", "starts 0 of 3", "starts 1 of 3"]
+
+
+@contextmanager
+def told_to_end_after(notes: int, world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Have this process be told to end when its processes have noted so much, and heed that as the command does."""
+    has_ended, is_late = threading.Event(), threading.Event()
+
+    def tell() -> None:
+        while len(world.noted()) < notes:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+        if not has_ended.wait(15):
+            is_late.set()
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(process, "_heard_at", -math.inf)
+    before, teller = signal.signal(signal.SIGTERM, process._terminate), threading.Thread(target=tell, daemon=True)
+    try:
+        teller.start()
+        with pytest.raises(Terminated):
+            yield
+        has_ended.set()
+        teller.join()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert not is_late.is_set()
 
 
 @pytest.mark.slow

@@ -65,6 +65,8 @@ def test_without_a_gpu_there_is_one_process(monkeypatch: pytest.MonkeyPatch) -> 
         (2, None, "5,2", 5),
         (2, None, "many", 4),
         (2, None, "0", 4),
+        (2, None, "1025", 4),
+        (2, None, "9" * 5000, 4),
     ],
 )
 def test_threads(

@@ -35,8 +35,9 @@ TIMES = ("created_at", "train_time_s", "eval_time_s", "peak_memory_mib", "times_
 
 
 @pytest.fixture(autouse=True)
-def own_handlers() -> Iterator[None]:
-    """Handle signals as the command does."""
+def own_handlers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Handle signals as the command does, but each by itself, however soon it comes."""
+    monkeypatch.setattr(process, "_one_s", 0.0)
     before = {number: signal.signal(number, process._terminate) for number in (signal.SIGINT, signal.SIGTERM)}
     yield
     for number, handler in before.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -88,7 +89,7 @@ def _be_the_child(parent: str, env: Mapping[str, str], asks: int, tells: int) ->
         os.environ.update(env)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
-        process._told = None
+        process._told, process._heard_at = None, -math.inf
         ForkedProcess.in_child()
         sys.argv = ["child", parent]
         child.main()
