@@ -203,6 +203,19 @@ def test_the_readme_is_short_and_leads_to_everything() -> None:
         assert f"]({name})" in README, name
 
 
+@pytest.mark.parametrize("name", TEXTS)
+def test_tables_are_whole(name: str) -> None:
+    """Rows behind an empty line are text, a cell too many is lost, and of two rows for one thing a reader sees one."""
+    outside = re.sub(r"^```.*?^```$", "", TEXTS[name], flags=re.S | re.M)
+    for table in re.findall(r"(?:^\|.*\n)+", outside, flags=re.M):
+        head, rule, *rows = table.splitlines()
+        assert re.fullmatch(r"\|(---\|)+", rule), f"no table: {head}"
+        told = [re.split(r"(?<!\\)\|", row)[1:-1] for row in rows]
+        assert {len(cells) for cells in told} == {rule.count("---")}, head
+        named = ["|".join(cells[:-1]) for cells in told if cells[0].strip()]
+        assert not [name for name in named if named.count(name) > 1]
+
+
 def test_every_block_has_a_kind() -> None:
     """A line that should run and stands in a block without one would never run."""
     for name, text in TEXTS.items():
