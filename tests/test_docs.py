@@ -70,6 +70,15 @@ def test_every_command_shows_its_help() -> None:
     assert sorted(block["words"] for block in HELP_BLOCK.finditer(COMMANDS)) == sorted(commands())
 
 
+def test_every_command_stands_under_a_heading() -> None:
+    """In the help of the program, and in the contents of the page that has them all."""
+    assert "─ Commands ─" not in help_block("")
+    contents = COMMANDS[: COMMANDS.index("```text")]
+    heads = re.findall(r"^## (.+)$", PROSE["docs/commands.md"], flags=re.M)
+    assert len(heads) > 20
+    assert not {head for head in heads if f"](#{head.lower().replace(' ', '-')})" not in contents}
+
+
 def test_help_blocks_are_the_real_help() -> None:
     """`make docs` writes them anew."""
     for name, text in TEXTS.items():
@@ -92,7 +101,7 @@ def test_every_option_that_is_named_exists() -> None:
 
 def test_the_options_that_commands_share_are_those_that_are_written() -> None:
     """A list for all that make runs, and one for those of them that train."""
-    of_all, of_training = COMMANDS.split("**What the commands share.**")[1].split("**Words.**")[0].split("Four of them")
+    of_all, of_training = COMMANDS.split("## What the commands share\n")[1].split("**Words.**")[0].split("Four of them")
     sets = [{name for option in commands()[words].params for name in option.opts} for words in MAKES_RUNS]
     shared = set.intersection(*sets) - {"-q", "--help"}
     training = set.intersection(*(names for names in sets if "--method" in names)) - shared - {"-q", "--help"}
