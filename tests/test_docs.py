@@ -212,6 +212,14 @@ def test_the_readme_is_short_and_leads_to_everything() -> None:
         assert f"]({name})" in README, name
 
 
+@pytest.mark.parametrize("name", [*TEXTS, "CHANGELOG.md"])
+def test_no_sentence_is_told_twice_on_a_page(name: str) -> None:
+    prose = re.sub(r"^(```.*?^```|\|.*?)$", "", (ROOT / name).read_text(encoding="utf-8"), flags=re.S | re.M)
+    paragraphs = [" ".join(one.split()) for one in re.split(r"\n\s*\n|\n(?=\s*[*-] )", prose)]
+    sentences = [one for paragraph in paragraphs for one in re.split(r"(?<=[.:;]) ", paragraph) if len(one) > 40]
+    assert not {one for one in sentences if sentences.count(one) > 1}
+
+
 @pytest.mark.parametrize("name", TEXTS)
 def test_tables_are_whole(name: str) -> None:
     """Rows behind an empty line are text, a cell too many is lost, and of two rows for one thing a reader sees one."""
