@@ -300,6 +300,18 @@ def _adapter(world: SmallWorld, seeds: str = "1") -> str:
     return str(next(world.runs_dir.rglob("adapter_config.json")).parent)
 
 
+def test_the_rooms_that_are_written_are_those_that_there_are() -> None:
+    tree = TEXTS["CONTRIBUTING.md"].split("clipfit_cli/\n")[1].split("```")[0]
+    names = {
+        name for line in tree.splitlines() for name in re.findall(r"[a-z]+(?:\.py|/)", line[:26]) if line[2] != " "
+    }
+    package = ROOT / "clipfit_cli"
+    assert {path.name for path in package.iterdir() if (path / "__init__.py").exists()} == {
+        name[:-1] for name in names if name.endswith("/")
+    }
+    assert not {name for name in names if not (package / name).exists()}
+
+
 def test_the_changelog_has_this_version() -> None:
     from clipfit_cli import __version__
 
