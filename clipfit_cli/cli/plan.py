@@ -12,6 +12,9 @@ from clipfit_cli.reports.tables import Column, Table
 if TYPE_CHECKING:
     from clipfit_cli.runs.forecast import Forecast
 
+_SHOWN = 4
+"""So many tests of a run are named to people; programs have all."""
+
 
 def plan_table(configs: Sequence[RunConfig], keys: Sequence[str], found: Sequence[Forecast], problem: str) -> Table:
     """Return a row a run.
@@ -39,7 +42,8 @@ def plan_table(configs: Sequence[RunConfig], keys: Sequence[str], found: Sequenc
         Column("lr", "lr", "number", terminal=False),
         Column("precision", "precision", terminal=False),
         Column("templates", "templates", "prose", terminal=False),
-        Column("tests", "tests", "prose"),
+        Column("shown_tests", "tests", "prose", csv=False),
+        Column("tests", "tests", terminal=False),
         Column("is_finished", "finished", terminal=False),
         Column("num_train_images", "training images", "int", terminal=False),
         Column("num_test_images", "test images", "int", terminal=False),
@@ -53,6 +57,7 @@ def plan_table(configs: Sequence[RunConfig], keys: Sequence[str], found: Sequenc
     for place, config in enumerate(configs):
         making = [stage for stage in config.stages if stage.makes_steps]
         stage = making[0] if making else None
+        places = [_place(test) for test in config.tests]
         row: dict[str, object] = {
             "protocol": config.protocol,
             "dataset": config.dataset,
@@ -70,7 +75,8 @@ def plan_table(configs: Sequence[RunConfig], keys: Sequence[str], found: Sequenc
             "lr": stage.lr if stage else None,
             "precision": config.precision,
             "templates": " | ".join(config.templates) or None,
-            "tests": " ".join(map(_place, config.tests)),
+            "shown_tests": " ".join(places if len(places) <= _SHOWN else [*places[:3], f"and {len(places) - 3} more"]),
+            "tests": " ".join(places),
         }
         if found:
             is_finished = "yes" if found[place].is_finished else "no"
