@@ -122,7 +122,7 @@ def table_of_run(one: Stored, command: str, signatures: Sequence[str] = ()) -> T
         **{" ".join(_place(test)): _test(test) for test in one.tests},
     }
     rows = tuple({"what": what, "value": str(value)} for what, value in facts.items() if value)
-    return Table("", (Column("what", config.method), Column("value", run.key, "prose")), rows)
+    return Table("", (Column("what", config.method, "prose"), Column("value", run.key, "prose")), rows)
 
 
 def table_of_differences(first: Stored, second: Stored, found: Sequence[Difference]) -> Table:
@@ -185,10 +185,8 @@ def _recipe(stage: Recipe) -> str:
 
 def _place(test: Test) -> list[str]:
     """Return what tells a test from others of its training."""
-    found = [test.dataset, test.subset, test.transform, f"interpolation {test.interpolation:g}"]
-    return [
-        word for word, usual in zip(found, (None, None, "identity", "interpolation 1"), strict=True) if word != usual
-    ]
+    found = [test.dataset, test.subset, test.transform, f"alpha {test.interpolation:g}"]
+    return [word for word, usual in zip(found, (None, None, "identity", "alpha 1"), strict=True) if word != usual]
 
 
 def _test(test: Test) -> str:
