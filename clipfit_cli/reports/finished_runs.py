@@ -121,8 +121,9 @@ def table_of_run(one: Stored, command: str, signatures: Sequence[str] = ()) -> T
         "again": command,
         **{" ".join(_place(test)): _test(test) for test in one.tests},
     }
-    rows = tuple({"what": what, "value": str(value)} for what, value in facts.items() if value)
-    return Table("", (Column("what", config.method, "prose"), Column("value", run.key, "prose")), rows)
+    rows = tuple({"what": w, "shown": _folded(w), "value": str(value)} for w, value in facts.items() if value)
+    columns = (Column("what", "", terminal=False), Column("shown", config.method, csv=False))
+    return Table("", (*columns, Column("value", run.key, "prose")), rows)
 
 
 def table_of_differences(first: Stored, second: Stored, found: Sequence[Difference]) -> Table:
@@ -181,6 +182,11 @@ def _recipe(stage: Recipe) -> str:
     usual = vars(Recipe())
     always = ("optimiser", "lr", "epochs" if stage.steps is None else "steps", "batch_size")
     return _pairs({name: value for name, value in shown.items() if name in always or value != usual[name]})
+
+
+def _folded(what: str) -> str:
+    """Return a head of two lines where one would leave a key too little of 80 columns."""
+    return what if len(what) <= 14 else what.replace(" ", "\n", 1)
 
 
 def _place(test: Test) -> list[str]:
