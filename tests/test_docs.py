@@ -70,6 +70,15 @@ def test_every_command_shows_its_help() -> None:
     assert sorted(block["words"] for block in HELP_BLOCK.finditer(COMMANDS)) == sorted(commands())
 
 
+def test_every_command_stands_under_a_heading() -> None:
+    """In the help of the program, and in the contents of the page that has them all."""
+    assert "─ Commands ─" not in help_block("")
+    contents = COMMANDS[: COMMANDS.index("```text")]
+    heads = re.findall(r"^## (.+)$", PROSE["docs/commands.md"], flags=re.M)
+    assert len(heads) > 20
+    assert not {head for head in heads if f"](#{head.lower().replace(' ', '-')})" not in contents}
+
+
 def test_help_blocks_are_the_real_help() -> None:
     """`make docs` writes them anew."""
     for name, text in TEXTS.items():
@@ -92,7 +101,7 @@ def test_every_option_that_is_named_exists() -> None:
 
 def test_the_options_that_commands_share_are_those_that_are_written() -> None:
     """A list for all that make runs, and one for those of them that train."""
-    of_all, of_training = COMMANDS.split("**What the commands share.**")[1].split("**Words.**")[0].split("Four of them")
+    of_all, of_training = COMMANDS.split("## What the commands share\n")[1].split("**Words.**")[0].split("Four of them")
     sets = [{name for option in commands()[words].params for name in option.opts} for words in MAKES_RUNS]
     shared = set.intersection(*sets) - {"-q", "--help"}
     training = set.intersection(*(names for names in sets if "--method" in names)) - shared - {"-q", "--help"}
@@ -203,6 +212,27 @@ def test_the_readme_is_short_and_leads_to_everything() -> None:
         assert f"]({name})" in README, name
 
 
+@pytest.mark.parametrize("name", [*TEXTS, "CHANGELOG.md"])
+def test_no_sentence_is_told_twice_on_a_page(name: str) -> None:
+    prose = re.sub(r"^(```.*?^```|\|.*?)$", "", (ROOT / name).read_text(encoding="utf-8"), flags=re.S | re.M)
+    paragraphs = [" ".join(one.split()) for one in re.split(r"\n\s*\n|\n(?=\s*[*-] )", prose)]
+    sentences = [one for paragraph in paragraphs for one in re.split(r"(?<=[.:;]) ", paragraph) if len(one) > 40]
+    assert not {one for one in sentences if sentences.count(one) > 1}
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_tables_are_whole(name: str) -> None:
+    """Rows behind an empty line are text, a cell too many is lost, and of two rows for one thing a reader sees one."""
+    outside = re.sub(r"^```.*?^```$", "", TEXTS[name], flags=re.S | re.M)
+    for table in re.findall(r"(?:^\|.*\n)+", outside, flags=re.M):
+        head, rule, *rows = table.splitlines()
+        assert re.fullmatch(r"\|(---\|)+", rule), f"no table: {head}"
+        told = [re.split(r"(?<!\\)\|", row)[1:-1] for row in rows]
+        assert {len(cells) for cells in told} == {rule.count("---")}, head
+        named = ["|".join(cells[:-1]) for cells in told if cells[0].strip()]
+        assert not [name for name in named if named.count(name) > 1]
+
+
 def test_every_block_has_a_kind() -> None:
     """A line that should run and stands in a block without one would never run."""
     for name, text in TEXTS.items():
@@ -268,6 +298,18 @@ def _adapter(world: SmallWorld, seeds: str = "1") -> str:
     quick = ["--shots", "1", "--seeds", seeds, "--epochs", "1"]
     assert CliRunner().invoke(app, ["train", "--dataset", "dtd", *quick, *world.options()]).exit_code == 0
     return str(next(world.runs_dir.rglob("adapter_config.json")).parent)
+
+
+def test_the_rooms_that_are_written_are_those_that_there_are() -> None:
+    tree = TEXTS["CONTRIBUTING.md"].split("clipfit_cli/\n")[1].split("```")[0]
+    names = {
+        name for line in tree.splitlines() for name in re.findall(r"[a-z]+(?:\.py|/)", line[:26]) if line[2] != " "
+    }
+    package = ROOT / "clipfit_cli"
+    assert {path.name for path in package.iterdir() if (path / "__init__.py").exists()} == {
+        name[:-1] for name in names if name.endswith("/")
+    }
+    assert not {name for name in names if not (package / name).exists()}
 
 
 def test_the_changelog_has_this_version() -> None:

@@ -19,7 +19,7 @@ from clipfit_cli.data.shifts import FRAME, KINDS, SEVERITIES
 from clipfit_cli.errors import ConfigError, counted
 from clipfit_cli.reports.tables import Column, Table
 
-app = typer.Typer(no_args_is_help=True, help="Data sets: fetch them, check them, and see which images a draw takes.")
+app = typer.Typer(no_args_is_help=True, help="Fetch data sets, check them, and see which images a draw takes.")
 app.command("get")(get)
 app.command("check")(check)
 

@@ -21,7 +21,7 @@ from clipfit_cli.reports.tables import Column, Table
 _METHOD, _PRESET, _GIVEN = "method", "preset", "given"
 _SELECTS = {"never": "nothing", "tune": "validation, with --tune", "always": "validation"}
 
-app = typer.Typer(cls=ListUnlessNamed, help="Methods: which there are, and how one of them is trained.")
+app = typer.Typer(cls=ListUnlessNamed, help="List the methods, and show how one of them is trained.")
 
 
 @app.command("list")

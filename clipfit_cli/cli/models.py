@@ -39,7 +39,7 @@ Shots = Annotated[
 _NUMBERED = re.compile(r".*\.\d+(?=\.)")
 
 
-app = typer.Typer(cls=ListUnlessNamed, help="Backbones and weights: which there are, and what a method trains in one.")
+app = typer.Typer(cls=ListUnlessNamed, help="List backbones and weights, and show what a method trains in one.")
 
 
 @app.command("list")

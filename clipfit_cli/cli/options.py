@@ -241,7 +241,9 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
         }
         function(**filled, **values)
 
-    wrapper.__name__, wrapper.__doc__ = function.__name__, function.__doc__
+    paragraphs = inspect.cleandoc(function.__doc__ or "").split("\n\n")
+    wrapper.__name__ = function.__name__
+    wrapper.__doc__ = "\n\n".join(" ".join(one.split()) for one in paragraphs)  # lines end where the terminal does
     wrapper.__signature__ = inspect.Signature(list(parameters.values()))  # type: ignore[attr-defined]
     wrapper.__annotations__ = {name: parameter.annotation for name, parameter in parameters.items()}
     return wrapper

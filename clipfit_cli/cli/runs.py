@@ -22,8 +22,7 @@ from clipfit_cli.cli.run_filters import (
 from clipfit_cli.errors import ConfigError, ResultsError, counted
 from clipfit_cli.reports.tables import Column, Table
 
-app = typer.Typer(cls=ListUnlessNamed, help="Finished runs: list, show, compare, check and prune them.")
-app.command("execute")(execute_plan)
+app = typer.Typer(cls=ListUnlessNamed, help="List, show, compare, check and prune finished runs; make those of a plan.")
 
 
 @app.command("list")
@@ -180,3 +179,6 @@ def prune(
     emit(Table(title, columns, rows, (f"{len(found):,} of them, {size:,.1f} MiB",) if found else ()), output)
     if found and not yes:
         note("nothing is removed yet; the same command with --yes removes what is shown", quiet=output.quiet)
+
+
+app.command("execute")(execute_plan)

@@ -121,8 +121,9 @@ def table_of_run(one: Stored, command: str, signatures: Sequence[str] = ()) -> T
         "again": command,
         **{" ".join(_place(test)): _test(test) for test in one.tests},
     }
-    rows = tuple({"what": what, "value": str(value)} for what, value in facts.items() if value)
-    return Table("", (Column("what", config.method), Column("value", run.key, "prose")), rows)
+    rows = tuple({"what": w, "shown": _folded(w), "value": str(value)} for w, value in facts.items() if value)
+    columns = (Column("what", "", terminal=False), Column("shown", config.method, csv=False))
+    return Table("", (*columns, Column("value", run.key, "prose")), rows)
 
 
 def table_of_differences(first: Stored, second: Stored, found: Sequence[Difference]) -> Table:
@@ -183,12 +184,15 @@ def _recipe(stage: Recipe) -> str:
     return _pairs({name: value for name, value in shown.items() if name in always or value != usual[name]})
 
 
+def _folded(what: str) -> str:
+    """Return a head of two lines where one would leave a key too little of 80 columns."""
+    return what if len(what) <= 14 else what.replace(" ", "\n", 1)
+
+
 def _place(test: Test) -> list[str]:
     """Return what tells a test from others of its training."""
-    found = [test.dataset, test.subset, test.transform, f"interpolation {test.interpolation:g}"]
-    return [
-        word for word, usual in zip(found, (None, None, "identity", "interpolation 1"), strict=True) if word != usual
-    ]
+    found = [test.dataset, test.subset, test.transform, f"alpha {test.interpolation:g}"]
+    return [word for word, usual in zip(found, (None, None, "identity", "alpha 1"), strict=True) if word != usual]
 
 
 def _test(test: Test) -> str:

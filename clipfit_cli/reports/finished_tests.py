@@ -21,7 +21,7 @@ CONDITION_COLUMNS = (
     Column("shots", "shots", "value"),
     Column("seed", "seed", "value"),
     Column("transform", "transform"),
-    Column("interpolation", "interpolation", "number"),
+    Column("interpolation", "alpha", "number"),
     Column("run", "run"),
 )
 """What tells tests apart. People see those in which the rows differ; what is the same in all is in the title.
@@ -43,12 +43,12 @@ RECORD_COLUMNS = (
 CLASS_COLUMNS = (
     Column("label", "label", "value", terminal=False),
     Column("class_name", "class", "prose"),
-    Column("num_images", "images", "int"),
-    Column("num_predicted", "predicted", "int"),
+    Column("num_images", "images", "int", narrow=False),
+    Column("num_predicted", "predicted", "int", narrow=False),
     Column("accuracy_pct", "accuracy", "pct"),
     Column("precision_pct", "precision", "pct"),
     Column("f1_pct", "F1", "pct"),
-    Column("mean_confidence_pct", "confidence", "pct"),
+    Column("mean_confidence_pct", "confidence", "pct", narrow=False),
 )
 CONFUSION_COLUMNS = (
     Column("label", "label", "value", terminal=False),
@@ -150,7 +150,7 @@ def _in_title(column: Column, value: object) -> str:
         "source": f"trained on {value}",
         "shots": "all images" if value == "all" else f"{value} shot{'' if value == 1 else 's'}",
         "seed": f"seed {value}",
-        "interpolation": f"interpolation {value}",
+        "interpolation": f"alpha {value}",
     }
     return texts.get(column.key, str(value))
 

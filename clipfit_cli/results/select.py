@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from clipfit_cli.errors import ConfigError, ResultsError, check_known, counted, shortened
 from clipfit_cli.results.filters import Filters, conditions_of, differing, protocols_of
@@ -36,9 +36,13 @@ class Stored:
 
     @cached_property
     def tests(self) -> tuple[Test, ...]:
-        """Its finished tests, read when they are first asked for: by data set, class group, shift and alpha."""
-        found = [test for path in test_files(self.folder) if (test := _read(read_test, path, self.on_damage))]
-        return tuple(sorted(found, key=_place))  # others in the order of the files' names
+        """Its finished tests, those on what was trained on first, rising in alpha; read when first asked for."""
+        found = (_read(read_test, path, self.on_damage) for path in test_files(self.folder))
+        return tuple(sorted(filter(None, found), key=self._order))
+
+    def _order(self, test: Test) -> tuple[Any, ...]:
+        is_elsewhere, is_shifted = test.dataset != self.run.config.dataset, test.transform != "identity"
+        return is_elsewhere, test.dataset, test.subset, is_shifted, test.transform, test.interpolation, test.key
 
     def is_meant(self, filters: Filters) -> bool:
         """Whether filters hold, but for that by folder; tests are read only where a protocol is asked for."""
@@ -148,10 +152,6 @@ def _in_folder(folder: Path, on_damage: OnDamage | None) -> Stored:
     if run is None:
         raise ResultsError(f"{folder} holds no run: there is no {RECORD_FILE} in it")
     return Stored(folder, run, on_damage)
-
-
-def _place(test: Test) -> tuple[str, str, bool, str, float]:
-    return test.dataset, test.subset, test.transform != "identity", test.transform, test.interpolation
 
 
 def _read(read: Callable[[Path], _Kind | None], path: Path, on_damage: OnDamage | None) -> _Kind | None:

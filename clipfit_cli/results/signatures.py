@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 Code = Literal["learnt_nothing", "collapse", "few_classes", "new_below_zero_shot", "no_gain"]
 MEANINGS: dict[Code, tuple[str, str]] = {
     "learnt_nothing": ("learnt nothing", "try another --lr or more --epochs"),
-    "collapse": ("collapse onto few classes", "try a lower --lr; the notes of each run say more"),
+    "collapse": (
+        "collapse onto few classes",
+        "look at class names and prompts, or try a lower --lr; the notes of each run say more",
+    ),
     "few_classes": ("tested on images of a single class", "its accuracy says nothing; add test images of the others"),
     "new_below_zero_shot": (
         "new classes below zero-shot",

@@ -75,14 +75,3 @@ class Worker:
                 return False
             self._maker.wait(prepared)
         return True
-
-
-def execute_run(plan: Plan, index: int, *, progress: SweepProgress, say: Callable[[str], None]) -> SweepResult:
-    """Make one run of a plan in this process and return its record, or why it failed; see `Worker.take`.
-
-    Raises:
-        ClipfitError: See `Worker.take`.
-    """
-    worker = Worker(plan, progress=progress, say=say)
-    worker.take(index, waits=True)
-    return worker.result

@@ -72,11 +72,6 @@ class WorkerProcess:
         self._listener.start()
         self._tell(Start(msgspec.structs.replace(plan, setup=replace(plan.setup, device=place.device))))
 
-    @property
-    def process_id(self) -> int:
-        """Its number."""
-        return self._process.pid
-
     def make(self, index: int, *, waits: bool) -> None:
         """Have it make a run; see `Make`."""
         self.index = index

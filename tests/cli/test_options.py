@@ -15,6 +15,7 @@ from clipfit_cli.cli.errors import reported
 from clipfit_cli.config import Execution, ModelConfig, Recipe, Request
 from clipfit_cli.errors import ClipfitError, ConfigError
 from clipfit_cli.process import Terminated
+from tests.update_docs import commands
 
 RUNNER = CliRunner()
 COMMANDS = {
@@ -50,6 +51,13 @@ def parameters(name: str) -> set[str]:
     callback = COMMANDS[name].callback
     assert callback is not None
     return set(inspect.signature(callback).parameters)
+
+
+def test_lines_of_help_end_where_the_terminal_does() -> None:
+    """Typer keeps the line ends of a second paragraph."""
+    texts = [command.help for words, command in commands().items() if words]
+    assert len(texts) > 25 and any("\n\n" in text for text in texts)
+    assert not [text for text in texts if "\n" in text.replace("\n\n", "")]
 
 
 def test_the_commands() -> None:

@@ -124,12 +124,9 @@ def test_other_data_sets_and_shifts_have_columns(runs: Path) -> None:
     )
     result = invoke("--runs-dir", str(runs), "--metric", "nll", "--method", "clipfit", "--seeds", "1,9")
     head = result.stdout.splitlines()[1].split()
-    assert head == ["data", "set", "subset", "seed", "transform", "interpolation", "NLL"]
+    assert head == ["data", "set", "subset", "seed", "transform", "alpha", "NLL"]
     alone = " ".join(invoke("--runs-dir", str(runs), "--metric", "nll", "--seeds", "9").stdout.split())
-    assert (
-        "eurosat · all classes · trained on dtd · clipfit · 16 shots · seed 9 · gaussian_blur · interpolation 0.5"
-        in alone
-    )
+    assert "eurosat · all classes · trained on dtd · clipfit · 16 shots · seed 9 · gaussian_blur · alpha 0.5" in alone
 
 
 def test_per_class(runs: Path) -> None:

@@ -52,6 +52,24 @@ def test_paths(text: str, name: str, kind: str, location: str, here: Path, monke
     assert (own.name, own.kind, Path(own.location)) == (name, kind, root / location)
 
 
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("my-imagse", "Did you mean 'my-images' or "),
+        ("labels", "Did you mean 'labels.csv'"),
+        ("phto.jpg", "none of them close|Known: "),
+        ("dtdd", "Did you mean 'dtd'\\?"),
+    ],
+)
+def test_a_name_that_is_mistyped_is_looked_for_in_the_folder_too(text: str, hint: str, here: Path) -> None:
+    for folder in ("my-images", "dtd"):
+        (here / folder).mkdir()
+    for file in ("labels.csv", "photo.jpg"):
+        (here / file).touch()
+    with pytest.raises(UnknownNameError, match=hint):
+        find_own(text)
+
+
 def test_home(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(here))
     monkeypatch.setenv("USERPROFILE", str(here))

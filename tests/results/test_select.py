@@ -9,9 +9,10 @@ import pytest
 from clipfit_cli.errors import ConfigError, ResultsError, UnknownNameError
 from clipfit_cli.results import store
 from clipfit_cli.results.filters import Filters, parse_run
-from clipfit_cli.results.record import Run
-from clipfit_cli.results.select import find_one, meant, select, stored_runs, unreadable
+from clipfit_cli.results.record import Run, to_json
+from clipfit_cli.results.select import Stored, find_one, meant, select, stored_runs, unreadable
 from tests.results.finished_runs import add_run, add_zero_shot
+from tests.results.result_examples import make_run, make_test
 
 
 @pytest.fixture(scope="module")
@@ -95,3 +96,21 @@ def test_a_folder_that_is_named_has_to_hold_a_run(tmp_path: Path) -> None:
     (folder / "record.json").write_bytes(b"{}")
     with pytest.raises(ResultsError):
         select(tmp_path, Filters(folder=(folder,)))
+
+
+def test_tests_come_in_an_order_that_can_be_read(tmp_path: Path) -> None:
+    """The files' names end in a key, which is as good as a lot."""
+    run = make_run()
+    (tmp_path / "tests").mkdir()
+    asked: list[dict[str, Any]] = [
+        {"subset": "all"},
+        *({"interpolation": alpha} for alpha in (0.0, 0.25, 0.5, 1.0)),
+        {"transform": "blur:1"},
+        {"transform": "blur:2"},
+        {"subset": "new"},
+        {"dataset": "caltech101"},
+    ]
+    tests = tuple(make_test(run, **one) for one in asked)
+    for test in tests:
+        (tmp_path / "tests" / f"{test.dataset}-{test.subset}-{test.key}.json").write_text(to_json(test))
+    assert Stored(tmp_path, run).tests == tests

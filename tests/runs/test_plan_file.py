@@ -21,7 +21,7 @@ from clipfit_cli.runs.plan_file import PLAN_KEY, Plan, plan_of, read_plan, to_pl
 from clipfit_cli.runs.prepare import prepare
 from clipfit_cli.runs.run import Keep
 from clipfit_cli.runs.setup import Setup
-from clipfit_cli.runs.worker import Worker, execute_run
+from clipfit_cli.runs.worker import Worker
 from tests.conftest import SMALL_ARCHITECTURE, SmallWorld
 from tests.runs.test_sweep import Log
 
@@ -84,8 +84,9 @@ def test_paths_of_a_plan_hold_in_any_folder(
 def test_a_run_of_a_plan_is_made_once(small_world: SmallWorld) -> None:
     plan, log = planned(small_world), Log()
     for _ in range(2):
-        result = execute_run(plan, 1, progress=log, say=print)
-    (record,) = result.finished.values()
+        worker = Worker(plan, progress=log, say=print)
+        worker.take(1, waits=True)
+    (record,) = worker.result.finished.values()
     assert log.events == ["begin 2/3 bitfit", "finished bitfit", "reused bitfit"]
     assert (record.run.key, tuple(test.key for test in record.tests)) == (plan.runs[1].key, plan.runs[1].test_keys)
     assert record.run.threads == 1
@@ -134,7 +135,7 @@ def test_a_plan_of_other_code_is_refused(small_world: SmallWorld, monkeypatch: p
 def test_only_runs_that_there_are_can_be_made(small_world: SmallWorld) -> None:
     for index in (-1, 3):
         with pytest.raises(ConfigError, match=f"has 3 runs, counted from 0; there is no run {index}"):
-            execute_run(planned(small_world), index, progress=Log(), say=print)
+            Worker(planned(small_world), progress=Log(), say=print).take(index)
 
 
 @pytest.mark.parametrize(
@@ -237,7 +238,7 @@ def test_whatever_stands_in_a_plan_ends_in_words(
             found = msgspec.structs.replace(
                 found, setup=replace(found.setup, runs_dir=str(small_world.runs_dir), splits_dir=str(tmp_path / "s"))
             )
-            execute_run(found, 0, progress=Log(), say=print)
+            Worker(found, progress=Log(), say=print).take(0, waits=True)
             ends["made"] += 1
         except (ClipfitError, OSError):
             ends["refused"] += 1

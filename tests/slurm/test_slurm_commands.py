@@ -23,7 +23,7 @@ from clipfit_cli.models.source import find_blueprint
 from clipfit_cli.runs.plan_file import PLAN_KEY, Plan, read_plan, to_plain
 from clipfit_cli.runs.run import run as make_run
 from clipfit_cli.runs.slurm.submissions import FOLDER, PLAN_FILE, problem_file, read_all
-from clipfit_cli.runs.worker import execute_run
+from clipfit_cli.runs.worker import Worker
 from tests.conftest import SmallWorld
 from tests.runs.test_sweep import Log
 from tests.slurm.fake_slurm import FakeSlurm, fake_slurm
@@ -94,7 +94,7 @@ def test_from_the_submission_to_the_table(small_world: SmallWorld, slurm: FakeSl
     plan = read_plan(small_world.runs_dir / FOLDER / one.name / PLAN_FILE)
     assert plan.setup.threads == 1 and plan.setup.device == "cpu"
     for place in range(3):
-        execute_run(plan, place, progress=Log(), say=print)
+        Worker(plan, progress=Log(), say=print).take(place, waits=True)
     slurm.show("RUNNING", "7_1")
     slurm.show("COMPLETED", "7_0")
     again = train(small_world, "--method", "clipfit", "--method", "bitfit", "--csv", "-")
@@ -121,7 +121,7 @@ def test_a_comparison_shows_what_is_finished_though_its_leader_is_not(
     (one,) = read_all(small_world.runs_dir, print)
     plan = read_plan(small_world.runs_dir / FOLDER / one.name / PLAN_FILE)
     for place in (0, 1):
-        execute_run(plan, place, progress=Log(), say=print)
+        Worker(plan, progress=Log(), say=print).take(place, waits=True)
     slurm.show("PENDING", *(task.job for task in one.tasks))
     found = run(*words, "--json")
     assert found.exit_code == 0 and "5 runs: 2 finished, 3 pending" in found.stderr, found.output

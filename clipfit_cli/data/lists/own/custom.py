@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -83,7 +84,8 @@ def find_own(text: str) -> OwnDataSet | None:
         raise ConfigError(f"{rest} is a URL; download it and give its path, or give hf:ORG/NAME for the hub")
     if "/" in rest or os.sep in rest or rest[:1] in (".", "~") or rest.lower().endswith(_TABLES):
         raise DataError(f"there is no folder or file {rest}", path=rest)
-    catalog.row(rest)
+    if not catalog.is_known(rest):
+        raise UnknownNameError("data set", rest, (*_near_here(rest), *catalog.ALL))
     raise ConfigError(f"{rest!r} has its name already; NAME= goes before a folder, a file, hf: or wds:")
 
 
@@ -195,6 +197,16 @@ def _on_disk(text: str) -> Path | None:
         return path if text and path.exists() else None
     except (OSError, ValueError):  # too long for a name, or a NUL in it
         return None
+
+
+def _near_here(text: str) -> list[str]:
+    """Return the folder or list of images in the current folder whose name is much like a text, if any."""
+    try:
+        names = [path.name for path in Path().iterdir() if not catalog.is_known(path.name)]
+    except OSError:
+        return []
+    near = difflib.get_close_matches(text, names, n=1, cutoff=0.75)
+    return [name for name in near if Path(name).is_dir() or name.lower().endswith(_TABLES)]
 
 
 def _stem(location: str) -> str:
