@@ -221,7 +221,7 @@ class _Rows:
         return found
 
     def _parts_of_retention(self, one: Series, tests: Sequence[TestSet], clean: TestSet) -> list[Part]:
-        return parts_of_retention([self._right(one, test) for test in tests], self._right(one, clean))
+        return parts_of_retention([[self._right(one, test) for test in tests]], [self._right(one, clean)])
 
     def _parts_of_gain(self, one: Series, other: Series, tests: Sequence[TestSet]) -> list[Part]:
         ours, theirs = ([self._right(side, test) for test in tests] for side in (one, other))
