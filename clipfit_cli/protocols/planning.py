@@ -8,6 +8,7 @@ from typing import Any
 from clipfit_cli import methods
 from clipfit_cli.config import Conditions, MethodChoice, ProtocolName, Request, RunConfig, Subset, TestSet
 from clipfit_cli.data import catalog
+from clipfit_cli.errors import ClipfitError
 
 
 def plan_of_trainings(
@@ -100,6 +101,22 @@ def ignored(request: Request) -> tuple[str, ...]:
         if request.tune and info.trains and info.selects == "never":
             found.append(f"{info.name} has no grid, so --tune says nothing to it")
     return tuple(found)
+
+
+def own_settings(config: RunConfig) -> dict[str, Any]:
+    """Return the settings in which a training is not that of the method by itself: name -> value.
+
+    Nothing of a saved adapter, nor of a method that is not here any more.
+    """
+    try:
+        info = methods.get(config.method)
+        conditions = conditions_of(config.protocol, config.dataset, config.subset, config.shots)
+        usual, own = (
+            info.all_settings(one) for one in (methods.resolve(info, {}, conditions).settings, config.settings)
+        )
+    except (ClipfitError, TypeError):
+        return {}
+    return {} if config.adapter else {name: value for name, value in own.items() if value != usual[name]}
 
 
 def common_of(request: Request) -> dict[str, Any]:
