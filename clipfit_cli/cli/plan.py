@@ -39,7 +39,8 @@ def plan_table(configs: Sequence[RunConfig], keys: Sequence[str], found: Sequenc
         Column("lr", "lr", "number", terminal=False),
         Column("precision", "precision", terminal=False),
         Column("templates", "templates", "prose", terminal=False),
-        Column("tests", "tests", "prose"),
+        Column("tests_told", "tests", "prose", csv=False),
+        Column("tests", "tests", "value", terminal=False),
         Column("is_finished", "finished", terminal=False),
         Column("num_train_images", "training images", "int", terminal=False),
         Column("num_test_images", "test images", "int", terminal=False),
@@ -70,6 +71,7 @@ def plan_table(configs: Sequence[RunConfig], keys: Sequence[str], found: Sequenc
             "lr": stage.lr if stage else None,
             "precision": config.precision,
             "templates": " | ".join(config.templates) or None,
+            "tests_told": ", ".join(_told(config.tests)),
             "tests": " ".join(map(_place, config.tests)),
         }
         if found:
@@ -85,6 +87,18 @@ def _place(test: TestSet) -> str:
     """Return a test in short."""
     alpha = "" if test.alpha is None else f"/alpha={test.alpha:g}"
     return f"{test.dataset}/{test.subset}{alpha}" + ("" if test.shift == TestSet.shift else f"/{test.shift}")
+
+
+def _told(tests: Sequence[TestSet]) -> list[str]:
+    """Return tests in short, those that are of one list of images together."""
+    found = []
+    for dataset, subset in dict.fromkeys((test.dataset, test.subset) for test in tests):
+        here = [test for test in tests if (test.dataset, test.subset) == (dataset, subset)]
+        shifts = sum(test.shift != TestSet.shift for test in here)
+        alphas = len({test.alpha for test in here} - {None})
+        told = [counted(number, word) for number, word in ((shifts, "shift"), (alphas, "alpha")) if number]
+        found.append(" + ".join([f"{dataset}/{subset}", *told]))
+    return found
 
 
 def _total(found: Sequence[Forecast]) -> str:
