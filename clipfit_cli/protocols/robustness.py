@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from clipfit_cli.config import Request, RunConfig, TestSet
+from clipfit_cli.config import MethodChoice, Request, RunConfig, TestSet
 from clipfit_cli.data.shifts import KINDS, Shift, parse_shift
-from clipfit_cli.errors import ResultsError
+from clipfit_cli.errors import ConfigError, ModelError, ResultsError
 from clipfit_cli.protocols.extra_metrics import ExtraMetrics
-from clipfit_cli.protocols.planning import plan_of_trainings
+from clipfit_cli.protocols.planning import plan_of_trainings, trained_by
 from clipfit_cli.protocols.series import (
     CONDITION_COLUMNS,
     ROW,
@@ -33,6 +34,9 @@ from clipfit_cli.results.metrics import Metric
 from clipfit_cli.results.predictions import ReadPredictions
 from clipfit_cli.results.record import Finished
 from clipfit_cli.results.summary import mean
+
+if TYPE_CHECKING:
+    from torch import nn
 
 TITLE = "Accuracy on shifted images (%)"
 CLEAN, DOMAIN, ALL, MEAN = "clean", "domain", "all", "mean"
@@ -77,6 +81,32 @@ def plan(request: Request, *, shifts: Sequence[Shift], domains: Mapping[str, Seq
             *(TestSet(name, subset) for name in domains.get(dataset, ())),
         ),
     )
+
+
+def telling(choices: Sequence[MethodChoice], model: nn.Module) -> tuple[list[MethodChoice], list[str]]:
+    """Return those of several choices that say something on a model, and why the others do not, a sentence each.
+
+    What trains nothing there says nothing, nor what trains the same as its method without settings.
+
+    Args:
+        choices: All of which train something on some model.
+        model: open_clip's, maybe on the meta device.
+    """
+    kept, left_out = [], []
+    for choice in choices:
+        settings = ",".join(f"{name}={value}" for name, value in choice.overrides.items())
+        said = f"left out {choice.name}{settings and f':{settings}'}: "
+        try:
+            trained = trained_by(choice, model)
+            if not trained:
+                left_out.append(f"{said}on this model it trains nothing")
+            elif settings and trained == trained_by(MethodChoice(choice.name), model):
+                left_out.append(f"{said}on this model it trains what {choice.name} trains")
+            else:
+                kept.append(choice)
+        except (ConfigError, ModelError) as error:
+            left_out.append(f"{said}{error}")
+    return kept, left_out
 
 
 def summarise(

@@ -134,6 +134,25 @@ def test_a_plan_of_other_data_is_that_of_the_paper(small_world: SmallWorld) -> N
     assert half[1]["tests"] == "dtd/new dtd/new/jpeg:1" and half[1]["subset"] == "new"
 
 
+def test_the_usual_baselines_are_those_that_say_something_on_the_backbone(small_world: SmallWorld) -> None:
+    asked = ["--dataset", "dtd", "--backbone", "RN50", "--seeds", "1", *small_world.options()[:4], "--dry-run"]
+    usual = ok("robustness", *asked, "--csv", "-", "--offline")
+    assert [row["method"] for row in rows_of(usual.stdout)] == ["zero-shot", "clipfit", "layer-norm", "bitfit"]
+    assert "left out clipfit:image_layer_norms=none: on this model it trains what clipfit trains" in usual.stderr
+    assert "left out clipfit:text_biases=none: on this model it trains nothing" in usual.stderr
+    named = ok("robustness", *asked, "--csv", "-", "--offline", "--baseline", "clipfit:text_biases=none")
+    assert len(rows_of(named.stdout)) == 3 and "left out" not in named.stderr, "what is asked for by name stays"
+
+
+def test_a_plan_for_people_counts_shifts_and_names_none(small_world: SmallWorld) -> None:
+    asked = ["--dataset", "dtd", *small_world.options(), "--dry-run", "--baseline", "zero-shot", "--seeds", "1"]
+    told = [ok("robustness", *asked, *words).stdout for words in (["--subset", "base"], ["--severity", "2", *FEW[:2]])]
+    assert "jpeg" not in told[0] and "blur" not in told[1]
+    assert all(
+        text in " ".join(one.split()) for text, one in zip(["dtd/base + 65 shifts", "dtd/all + 2"], told, strict=True)
+    )
+
+
 def test_the_baselines_are_methods_with_their_settings() -> None:
     for choice in parse_methods(BASELINES):
         resolve(get(choice.name), choice.overrides)
