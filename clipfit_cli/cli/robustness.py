@@ -152,6 +152,10 @@ def robustness(
     shifts = [Shift(name, severity) for name in kinds for severity in severities]
     with_known = not words or _DOMAIN in words
     domains = {name: _domains(name, asked, with_known=with_known) for name in asked.request.datasets}
+    if any(rules.MEAN in names for names in domains.values()):
+        raise ConfigError(
+            f"no domain can be called {rules.MEAN!r}, as tables call their averages; write --shift OTHER=PATH"
+        )
     if not shifts and not any(domains.values()):
         raise ConfigError("no data set here has other domains; name other --shifts, or a domain with --shift")
     for text in planning.ignored(asked.request):

@@ -186,25 +186,32 @@ class _Rows:
         self._extra = extra
         self._as_they_are = {one.config.dataset: one for one in as_they_are}
         self._lacking = ""
+        self._of_others: dict[str, None] = {}
+        self._nothing_right: dict[str, None] = {}
 
     @property
     def captions(self) -> tuple[str, ...]:
         """What a reader of the table should know."""
-        return (f"No intervals over images: {self._lacking.rstrip('.')}.",) if self._lacking else ()
+        found = [f"No intervals over images: {self._lacking.rstrip('.')}."] if self._lacking else []
+        if self._of_others:
+            found.append(f"No retention among another number of classes: {', '.join(self._of_others)}.")
+        if self._nothing_right:
+            found.append(f"No retention of nothing that is right on clean images: {', '.join(self._nothing_right)}.")
+        return tuple(found)
 
     def of(self, group: Sequence[Series], row: str) -> Iterator[Entry]:
-        """Yield the rows of a method on one data set, or averaged over several; none where it has no answer."""
+        """Yield the rows of a method on one data set, or averaged over several; empty ones where it has no answer."""
         clean, *others = _places(group)
         for place in (clean, *others):
             accuracy = [_accuracies(one, tests) for one, tests in zip(group, place.tests, strict=True)]
-            if all(accuracy):
-                yield self._entry(group, clean, place, accuracy, row)
+            yield self._entry(group, clean, place, accuracy, row)
 
     def _entry(
         self, group: Sequence[Series], clean: _Place, place: _Place, accuracy: Sequence[Sequence[float]], row: str
     ) -> Entry:
         first, tests = group[0], place.tests[0]
-        is_one, is_average = len(group) == 1, len(group) > 1 or place.shift == MEAN
+        is_one, is_average, is_known = len(group) == 1, len(group) > 1 or place.shift == MEAN, all(accuracy)
+        means = [mean([mean(values) for values in accuracy])] if is_known else []
         cells: dict[str, object] = {
             **condition_cells(first, dataset=None if is_one else f"average of {len(group)}"),
             ROW: "average" if is_average and row == "data set" else row,
@@ -212,9 +219,9 @@ class _Rows:
             "shift": place.shift,
             "group": place.group,
             "severity": place.severity,
-            **spread_cells("accuracy", accuracy[0] if is_one else [mean([mean(values) for values in accuracy])]),
-            **self._known("retention", [] if place is clean else self._retention(group, clean, place)),
-            **self._known("gain", self._gain(group, place)),
+            **spread_cells("accuracy", accuracy[0] if is_one else means),
+            **self._known("retention", self._retention(group, clean, place) if is_known and place is not clean else []),
+            **self._known("gain", self._gain(group, place) if is_known else []),
         }
         if is_one:
             cells |= run_cells(first, *tests)
@@ -226,12 +233,17 @@ class _Rows:
         return Entry(cells, (first.config.dataset, place.shift), first.label, first.config.shots, runs=about)
 
     def _retention(self, group: Sequence[Series], clean: _Place, place: _Place) -> list[Score]:
-        """Return what is left of clean accuracy on each data set; nothing where one has other classes, or is 0."""
+        """Return what is left of clean accuracy on each data set; nothing, but told, where it is of others, or 0."""
         found = []
         for one, tests, (before,) in zip(group, place.tests, clean.tests, strict=True):
             above, below = _accuracies(one, tests), _accuracies(one, [before])
             counts = {made.num_classes for test in (*tests, before) if (made := metrics_of(one.records[0], test))}
-            if len(counts) > 1 or not all(below):
+            if len(counts) > 1:
+                if place.shift != MEAN:
+                    self._of_others[place.shift] = None
+                return []
+            if not all(below):
+                self._nothing_right[one.label] = None
                 return []
             values = [100 * a / b for a, b in zip(above, below, strict=True)]
             parts = partial(self._parts_of_retention, one, tests, before)

@@ -96,6 +96,8 @@ def test_domains_of_ones_own_are_tested_beside_the_shifts(small_world: SmallWorl
     found = {(row["method"], row["shift"]): row for row in rows_of(result.stdout)}
     assert found["clipfit", "art"]["group"] == "domain" and found["clipfit", "art"]["num_images"] == "12"
     assert found["clipfit", "art"]["retention_pct"] and not found["clipfit", "art"]["severity"]
+    wrong = invoke("robustness", *asked[:2], "--shift", f"mean={tmp_path / 'art'}", *small_world.options())
+    assert wrong.exit_code == 2 and "no domain can be called 'mean'" in " ".join(wrong.stderr.split())
     told = ok("runs", "show", "method=clipfit", "--runs-dir", str(small_world.runs_dir)).stdout
     assert "--shift art=" in " ".join(told.split()).replace("= ", "=")
 
@@ -168,6 +170,7 @@ def test_the_baselines_are_methods_with_their_settings() -> None:
         (["--shift", "art"], "--shift is a domain of one data set, and --dataset names none"),
         (["--shift", "art", "--dataset", "dtd,eurosat"], "--dataset names 2"),
         (["--dataset", "dtd", "--shifts", "domain"], "no data set here has other domains"),
+        (["--shift", "dtd", "--dataset", "dtd"], "besides the source dtd; name one with --shift"),
         (["--plot", "shifts.doc"], "--plot shifts.doc is no plot by its ending"),
         (["--plot", "nowhere/shifts.pdf"], "lies in a folder that does not exist"),
         (["--baseline", "nothing"], "unknown method 'nothing'"),
