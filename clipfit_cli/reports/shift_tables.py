@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from string import ascii_lowercase
 
+from clipfit_cli.errors import counted
 from clipfit_cli.reports.plot_cells import distinct, methods_of, number, rows_of, text
 from clipfit_cli.reports.tables import AVERAGE_ROW, MISSING, Column, Row, Table
 
@@ -32,7 +33,8 @@ def tables_of(table: Table) -> list[Table]:
     for dataset, shots in places:
         here = [row for row in rows_of(rows, dataset=dataset) if text(row, "shots") in ("0", shots)]
         several = [dataset] * (len({one for one, _ in places}) > 1)
-        several += [f"{shots} shots"] * (len({one for _, one in places}) > 1)
+        words = "all images" if shots == "all" else counted(int(shots), "shot")
+        several += [words] * (len({one for _, one in places}) > 1)
         found.append(_table(" · ".join([table.title, *several]), here, table.captions if not found else ()))
     return found
 
