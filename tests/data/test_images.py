@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -152,7 +153,7 @@ def test_shifted_crops_are_made_once_while_memory_lasts(dataset: DataSet, monkey
     monkeypatch.setattr("clipfit_cli.data.pixels.images.shifted", noted)
     shifts = (Shift("noise", 2), Shift("noise", 3), Shift("blur", 3))
 
-    def turn(store: ImageStore, items: list[Item], spec: ImageSpec = SPEC) -> list[bytes]:
+    def turn(store: ImageStore, items: Sequence[Item], spec: ImageSpec = SPEC) -> list[bytes]:
         found = [batch for shift in shifts for batch in store.test_batches(dataset, items, spec, 4, shift)]
         return [images.numpy().tobytes() for images, _ in found]
 
