@@ -127,7 +127,8 @@ def robustness(
     named = split_names(data.dataset, is_one_source)
     if shifting.shift and len(named) != 1:
         raise ConfigError(f"--shift is a domain of one data set, and --dataset names {len(named) or 'none'}")
-    own, others = parse_methods(training.method, training.set_), parse_methods(baseline or BASELINES)
+    own = parse_methods(training.method, training.set_)
+    others: Sequence[MethodChoice] = parse_methods(baseline or BASELINES)
     asked = ask(
         methods=(ZERO_SHOT, *own, *others),
         data=None if shifting.shift else data,

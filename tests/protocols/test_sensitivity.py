@@ -349,7 +349,9 @@ def test_retention_is_known_over_seeds_or_over_test_images() -> None:
             images = right[record.run.key, test.subset, test.transform]
             mean = float(np.average(images, weights=weights[test.subset]))
             means.setdefault((test.transform != "identity", test.subset), []).append(mean)
-        scores = [harmonic_mean(*(float(np.mean(means[way, half])) for half in ("base", "new"))) for way in (1, 0)]
+        scores = [
+            harmonic_mean(*(float(np.mean(means[way, half])) for half in ("base", "new"))) for way in (True, False)
+        ]
         return 100 * scores[0] / scores[1]
 
     even = {"base": np.ones(300), "new": np.ones(200)}
@@ -361,7 +363,7 @@ def test_retention_is_known_over_seeds_or_over_test_images() -> None:
     )
     assert row["retention_method"] == "t over seeds"
     table, _ = sensitivity.summarise("base2new", several[:2], points=POINTS[:1], common={}, predictions=read)
-    for record, row in zip(several, table.rows, strict=False):
+    for record, row in zip(several[:2], rows_of(table).values(), strict=True):
         variance, step = 0.0, 1e-4
         for half, ones in even.items():
             for image in range(len(ones)):
