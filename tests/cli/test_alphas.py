@@ -141,7 +141,7 @@ def test_points_stand_beside_the_tests_and_in_no_other_table(small_world: SmallW
     shown = CliRunner().invoke(app, ["runs", "show", str(trained)], env={"COLUMNS": "200"}).stdout
     assert f"accuracy {own.accuracy_pct:.2f}" in shown and "dtd new interpolation 0.5" in shown
     plan = ok(small_world, "eval", "--adapter", str(trained), "--dataset", "dtd", "--alpha", "0,1", "--dry-run").stdout
-    assert "alpha=0" in plan and "1 finished, 0 to do" in plan
+    assert "alphas" in plan and "alpha=" not in plan and "1 finished, 0 to do" in plan
 
 
 @pytest.mark.slow
