@@ -178,8 +178,16 @@ class Reporter(DataProgress):
 
 def name_of(config: RunConfig) -> str:
     """Return what a run is called in a line."""
+    from clipfit_cli.protocols.planning import own_settings
+
+    own = ", ".join(f"{name}={_short(value)}" for name, value in own_settings(config).items())
+    method = f"{config.method} ({own})" if own else config.method
     draw = f", {counted(config.shots, 'shot')}, seed {config.seed}" if config.shots else ""
-    return f"{config.method} on {config.dataset}{draw}"
+    return f"{method} on {config.dataset}{draw}"
+
+
+def _short(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _told(test: Test, record: Finished) -> str:

@@ -188,7 +188,8 @@ def choose_transfer(
             say(f"not under {data_root}, so not tested: {', '.join(absent)}")
     names, own = own_datasets([chosen, *found], class_names)
     if len(names) < 2:
-        raise ConfigError(f"no data set to test on besides the source {names[0]}; name one with --target")
+        option = "--shift" if asked.shift and not asked.target else "--target"
+        raise ConfigError(f"no data set to test on besides the source {names[0]}; name one with {option}")
     own = {name: replace(one, all_test=name != names[0]) for name, one in own.items()}
     return names[:1], own, names[1:], own_datasets(domains)[0]
 

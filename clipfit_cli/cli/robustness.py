@@ -11,7 +11,7 @@ import typer
 
 from clipfit_cli.cli.console import emit, note, save
 from clipfit_cli.cli.execute import execute
-from clipfit_cli.cli.model_options import ModelOptions
+from clipfit_cli.cli.model_options import ModelOptions, offline_if
 from clipfit_cli.cli.options import (
     DATA_PANEL,
     OUTPUT_PANEL,
@@ -36,10 +36,11 @@ from clipfit_cli.cli.words import parse_methods, split_names
 from clipfit_cli.data import catalog
 from clipfit_cli.data.lists.own.custom import is_one_source
 from clipfit_cli.data.shifts import GROUPS, KINDS, SEVERITIES, Shift, kinds_of
-from clipfit_cli.errors import ConfigError, shortened
+from clipfit_cli.errors import ConfigError, ModelError, shortened
 from clipfit_cli.reports.figures import FORMS
 
 if TYPE_CHECKING:
+    from clipfit_cli.config import MethodChoice
     from clipfit_cli.reports.tables import Table
     from clipfit_cli.results.record import Finished
 
@@ -100,7 +101,7 @@ def robustness(
         typer.Option(
             metavar="NAME",
             help="Method beside it, settings behind a colon; repeatable. Zero-shot CLIP is always there. Default: "
-            f"{', '.join(BASELINES)}.",
+            f"those of {', '.join(BASELINES)} that say something on the backbone.",
             rich_help_panel="Method",
             autocompletion=complete_method,
         ),
@@ -126,9 +127,10 @@ def robustness(
     named = split_names(data.dataset, is_one_source)
     if shifting.shift and len(named) != 1:
         raise ConfigError(f"--shift is a domain of one data set, and --dataset names {len(named) or 'none'}")
-    choices = (*parse_methods(training.method, training.set_), *parse_methods(baseline or BASELINES))
+    own = parse_methods(training.method, training.set_)
+    others: Sequence[MethodChoice] = parse_methods(baseline or BASELINES)
     asked = ask(
-        methods=(ZERO_SHOT, *(choice for choice in choices if choice != ZERO_SHOT)),
+        methods=(ZERO_SHOT, *own, *others),
         data=None if shifting.shift else data,
         transfer=TransferOptions(source=named[0], shift=shifting.shift) if shifting.shift else None,
         root=root,
@@ -139,7 +141,10 @@ def robustness(
         output=output,
         subset=classes.subset,
     )
-    asked = replace(asked, request=drawn(asked.request, draw))
+    if not baseline:
+        others = _telling(others, asked.request.model.backbone, machine, output)
+    chosen = (ZERO_SHOT, *(choice for choice in (*own, *others) if choice != ZERO_SHOT))
+    asked = replace(asked, request=replace(drawn(asked.request, draw), methods=chosen))
     severities = parse_severities(shifting.severity or ("3" if is_small(asked.request) else "1-5"))
     from clipfit_cli.protocols import planning
     from clipfit_cli.protocols import robustness as rules
@@ -148,6 +153,10 @@ def robustness(
     shifts = [Shift(name, severity) for name in kinds for severity in severities]
     with_known = not words or _DOMAIN in words
     domains = {name: _domains(name, asked, with_known=with_known) for name in asked.request.datasets}
+    if any(rules.MEAN in names for names in domains.values()):
+        raise ConfigError(
+            f"no domain can be called {rules.MEAN!r}, as tables call their averages; write --shift OTHER=PATH"
+        )
     if not shifts and not any(domains.values()):
         raise ConfigError("no data set here has other domains; name other --shifts, or a domain with --shift")
     for text in planning.ignored(asked.request):
@@ -172,6 +181,24 @@ def parse_severities(text: str) -> tuple[int, ...]:
             raise ConfigError(f"--severity is from 1 to 5, such as 3, 1-5 or 1,3,5; got {shortened(text)!r}")
         found |= set(range(digits[first], digits[last] + 1))
     return tuple(sorted(found))
+
+
+def _telling(
+    choices: Sequence[MethodChoice], backbone: str, machine: ModelOptions, output: RunOptions
+) -> Sequence[MethodChoice]:
+    """Return those of the usual baselines that say something on a backbone; tell of the others why they do not."""
+    from clipfit_cli.models.architectures import build_on_meta
+    from clipfit_cli.protocols.robustness import telling
+
+    try:
+        with offline_if(machine.offline):
+            model = build_on_meta(backbone)
+    except ModelError:  # whoever loads it says so
+        return choices
+    kept, left_out = telling(choices, model)
+    for text in left_out:
+        note(text, quiet=output.quiet)
+    return kept
 
 
 def _domains(dataset: str, asked: Asked, *, with_known: bool) -> list[str]:

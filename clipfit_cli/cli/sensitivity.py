@@ -113,9 +113,11 @@ def sensitivity(
     check_known("protocol", options.protocol, _PROTOCOLS)
     if options.plot:
         form_of("--plot", options.plot)
+    kinds = kinds_of(split_names(options.shifts) or _SHIFTS)
     chosen = parse_methods(training.method, training.set_)
     if len(chosen) > 1:
-        raise ConfigError("sensitivity takes one --method")
+        names = ", ".join(choice.name for choice in chosen)
+        raise ConfigError(f"sensitivity takes one --method, got {shortened(names)}")
     asked = ask(
         methods=chosen,
         data=data,
@@ -160,7 +162,6 @@ def sensitivity(
 
             save(options.plot, front(table, form_of("--plot", options.plot)), quiet=output.quiet)
 
-    kinds = kinds_of(split_names(options.shifts) or _SHIFTS)
     shifts = [Shift(name, options.severity) for name in kinds if options.severity]
     runs = sensitivity_grid.plan(options.protocol, request, grid.points, ZERO_SHOT, shifts)
     execute(runs, replace(asked, request=request), machine, output, summarise, show)

@@ -14,7 +14,7 @@ from clipfit_cli.reports import statistics
 from clipfit_cli.reports.statistics import Floats, MeanDifference
 from clipfit_cli.results.predictions import ReadPredictions
 from clipfit_cli.results.record import Finished
-from clipfit_cli.results.summary import harmonic_mean, mean
+from clipfit_cli.results.summary import mean, score_of, slopes_of
 
 
 @dataclass(frozen=True)
@@ -116,14 +116,14 @@ def lead_of(ours: Entry, theirs: Entry, predictions: ReadPredictions | None = No
     is_one_training = len({series.config.dataset for series, _ in ours.runs}) == 1
     lead = Lead(
         parts,
-        _score(means[0]) - _score(means[1]),
+        score_of(means[0]) - score_of(means[1]),
         differences,
         statistics.mean_difference(differences, alike=is_one_training),
-        tuple(_score(_means(a)) - _score(_means(b)) for a, b in zip(*sides, strict=True)),
+        tuple(score_of(_means(a)) - score_of(_means(b)) for a, b in zip(*sides, strict=True)),
     )
     if predictions is None:
         return lead
-    middle = _gradient([(a + b) / 2 for a, b in zip(*means, strict=True)])
+    middle = slopes_of([(a + b) / 2 for a, b in zip(*means, strict=True)])
     try:
         return _with_images(lead, pairs, middle, predictions)
     except ResultsError as error:
@@ -139,7 +139,7 @@ def linearised(ours: Sequence[Floats], theirs: Sequence[Floats]) -> list[Floats]
     Args:
         ours, theirs: Accuracies in percent on each data set, (num_seeds, num_tests).
     """
-    mine, other = (_gradient(_overall(side)) for side in (ours, theirs))
+    mine, other = (np.array(slopes_of(_overall(side))) for side in (ours, theirs))
     return [a @ mine - b @ other for a, b in zip(ours, theirs, strict=True)]
 
 
@@ -175,20 +175,7 @@ def _means(accuracies: Floats) -> list[float]:
     return [mean(column) for column in accuracies.T.tolist()]
 
 
-def _score(means: Sequence[float]) -> float:
-    return means[0] if len(means) == 1 else harmonic_mean(*means)
-
-
-def _gradient(means: Sequence[float]) -> Floats:
-    """Return how the score moves with each accuracy; where both are 0, as where they are equal."""
-    if len(means) == 1:
-        return np.ones(1)
-    base, new = means
-    both = (base + new) ** 2
-    return np.array([2 * new**2 / both, 2 * base**2 / both]) if both else np.full(2, 0.5)
-
-
-def _with_images(lead: Lead, pairs: Sequence[_Pairs], gradient: Floats, predictions: ReadPredictions) -> Lead:
+def _with_images(lead: Lead, pairs: Sequence[_Pairs], gradient: Sequence[float], predictions: ReadPredictions) -> Lead:
     """Return the lead with the tests over images.
 
     An image counts with its mean over seeds, and the images of a half with the gradient of H.
@@ -201,7 +188,7 @@ def _with_images(lead: Lead, pairs: Sequence[_Pairs], gradient: Floats, predicti
         tables = [
             [_votes(*pair, test, predictions) for pair in one.runs.values()] for test in one.tests
         ]  # of each test, of each seed, (num_images,)
-        for votes, slope in zip(tables, gradient.tolist(), strict=True):
+        for votes, slope in zip(tables, gradient, strict=True):
             if len({len(of_seed) for of_seed in votes}) != 1:
                 raise ResultsError("the seeds were tested on different images")
             parts.append((np.sum(votes, axis=0), slope / max(1, len(votes[0]) * len(votes))))

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from clipfit_cli import methods
 from clipfit_cli.config import Conditions, MethodChoice, ProtocolName, Request, RunConfig, Subset, TestSet
 from clipfit_cli.data import catalog
+from clipfit_cli.errors import ClipfitError
+from clipfit_cli.methods.base import Trained
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def plan_of_trainings(
@@ -103,6 +108,34 @@ def ignored(request: Request) -> tuple[str, ...]:
         if request.tune and info.trains and info.selects == "never":
             found.append(f"{info.name} has no grid, so --tune says nothing to it")
     return tuple(found)
+
+
+def trained_by(choice: MethodChoice, model: nn.Module) -> list[Trained]:
+    """Return what a method with its settings would train of a model, with two classes; see `MethodInfo.describe`.
+
+    Raises:
+        ConfigError: The settings are none.
+        ModelError: The method cannot serve the model.
+    """
+    info = methods.get(choice.name)
+    settings = info.settings(**methods.resolve(info, choice.overrides).settings)
+    return list(info.describe(model, settings, 2, 2))
+
+
+def own_settings(config: RunConfig) -> dict[str, Any]:
+    """Return the settings in which a training is not that of the method by itself: name -> value.
+
+    Nothing of a saved adapter, nor of a method that is not here any more.
+    """
+    try:
+        info = methods.get(config.method)
+        conditions = conditions_of(config.protocol, config.dataset, config.subset, config.shots)
+        usual, own = (
+            info.all_settings(one) for one in (methods.resolve(info, {}, conditions).settings, config.settings)
+        )
+    except (ClipfitError, TypeError):
+        return {}
+    return {} if config.adapter else {name: value for name, value in own.items() if value != usual[name]}
 
 
 def common_of(request: Request) -> dict[str, Any]:

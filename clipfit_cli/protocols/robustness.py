@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from clipfit_cli.config import Request, RunConfig, TestSet
+from clipfit_cli.config import MethodChoice, Request, RunConfig, TestSet
 from clipfit_cli.data.shifts import KINDS, Shift, parse_shift
-from clipfit_cli.errors import ResultsError
+from clipfit_cli.errors import ConfigError, ModelError, ResultsError
 from clipfit_cli.protocols.extra_metrics import ExtraMetrics
-from clipfit_cli.protocols.planning import plan_of_trainings
+from clipfit_cli.protocols.planning import plan_of_trainings, trained_by
 from clipfit_cli.protocols.series import (
     CONDITION_COLUMNS,
     ROW,
@@ -33,6 +34,9 @@ from clipfit_cli.results.metrics import Metric
 from clipfit_cli.results.predictions import ReadPredictions
 from clipfit_cli.results.record import Finished
 from clipfit_cli.results.summary import mean
+
+if TYPE_CHECKING:
+    from torch import nn
 
 TITLE = "Accuracy on shifted images (%)"
 CLEAN, DOMAIN, ALL, MEAN = "clean", "domain", "all", "mean"
@@ -77,6 +81,32 @@ def plan(request: Request, *, shifts: Sequence[Shift], domains: Mapping[str, Seq
             *(TestSet(name, subset) for name in domains.get(dataset, ())),
         ),
     )
+
+
+def telling(choices: Sequence[MethodChoice], model: nn.Module) -> tuple[list[MethodChoice], list[str]]:
+    """Return those of several choices that say something on a model, and why the others do not, a sentence each.
+
+    What trains nothing there says nothing, nor what trains the same as its method without settings.
+
+    Args:
+        choices: All of which train something on some model.
+        model: open_clip's, maybe on the meta device.
+    """
+    kept, left_out = [], []
+    for choice in choices:
+        settings = ",".join(f"{name}={value}" for name, value in choice.overrides.items())
+        said = f"left out {choice.name}{settings and f':{settings}'}: "
+        try:
+            trained = trained_by(choice, model)
+            if not trained:
+                left_out.append(f"{said}on this model it trains nothing")
+            elif settings and trained == trained_by(MethodChoice(choice.name), model):
+                left_out.append(f"{said}on this model it trains what {choice.name} trains")
+            else:
+                kept.append(choice)
+        except (ConfigError, ModelError) as error:
+            left_out.append(f"{said}{error}")
+    return kept, left_out
 
 
 def summarise(
@@ -156,25 +186,32 @@ class _Rows:
         self._extra = extra
         self._as_they_are = {one.config.dataset: one for one in as_they_are}
         self._lacking = ""
+        self._of_others: dict[str, None] = {}
+        self._nothing_right: dict[str, None] = {}
 
     @property
     def captions(self) -> tuple[str, ...]:
         """What a reader of the table should know."""
-        return (f"No intervals over images: {self._lacking.rstrip('.')}.",) if self._lacking else ()
+        found = [f"No intervals over images: {self._lacking.rstrip('.')}."] if self._lacking else []
+        if self._of_others:
+            found.append(f"No retention among another number of classes: {', '.join(self._of_others)}.")
+        if self._nothing_right:
+            found.append(f"No retention of nothing that is right on clean images: {', '.join(self._nothing_right)}.")
+        return tuple(found)
 
     def of(self, group: Sequence[Series], row: str) -> Iterator[Entry]:
-        """Yield the rows of a method on one data set, or averaged over several; none where it has no answer."""
+        """Yield the rows of a method on one data set, or averaged over several; empty ones where it has no answer."""
         clean, *others = _places(group)
         for place in (clean, *others):
             accuracy = [_accuracies(one, tests) for one, tests in zip(group, place.tests, strict=True)]
-            if all(accuracy):
-                yield self._entry(group, clean, place, accuracy, row)
+            yield self._entry(group, clean, place, accuracy, row)
 
     def _entry(
         self, group: Sequence[Series], clean: _Place, place: _Place, accuracy: Sequence[Sequence[float]], row: str
     ) -> Entry:
         first, tests = group[0], place.tests[0]
-        is_one, is_average = len(group) == 1, len(group) > 1 or place.shift == MEAN
+        is_one, is_average, is_known = len(group) == 1, len(group) > 1 or place.shift == MEAN, all(accuracy)
+        means = [mean([mean(values) for values in accuracy])] if is_known else []
         cells: dict[str, object] = {
             **condition_cells(first, dataset=None if is_one else f"average of {len(group)}"),
             ROW: "average" if is_average and row == "data set" else row,
@@ -182,9 +219,9 @@ class _Rows:
             "shift": place.shift,
             "group": place.group,
             "severity": place.severity,
-            **spread_cells("accuracy", accuracy[0] if is_one else [mean([mean(values) for values in accuracy])]),
-            **self._known("retention", [] if place is clean else self._retention(group, clean, place)),
-            **self._known("gain", self._gain(group, place)),
+            **spread_cells("accuracy", accuracy[0] if is_one else means),
+            **self._known("retention", self._retention(group, clean, place) if is_known and place is not clean else []),
+            **self._known("gain", self._gain(group, place) if is_known else []),
         }
         if is_one:
             cells |= run_cells(first, *tests)
@@ -196,12 +233,17 @@ class _Rows:
         return Entry(cells, (first.config.dataset, place.shift), first.label, first.config.shots, runs=about)
 
     def _retention(self, group: Sequence[Series], clean: _Place, place: _Place) -> list[Score]:
-        """Return what is left of clean accuracy on each data set; nothing where one has other classes, or is 0."""
+        """Return what is left of clean accuracy on each data set; nothing, but told, where it is of others, or 0."""
         found = []
         for one, tests, (before,) in zip(group, place.tests, clean.tests, strict=True):
             above, below = _accuracies(one, tests), _accuracies(one, [before])
             counts = {made.num_classes for test in (*tests, before) if (made := metrics_of(one.records[0], test))}
-            if len(counts) > 1 or not all(below):
+            if len(counts) > 1:
+                if place.shift != MEAN:
+                    self._of_others[place.shift] = None
+                return []
+            if not all(below):
+                self._nothing_right[one.label] = None
                 return []
             values = [100 * a / b for a, b in zip(above, below, strict=True)]
             parts = partial(self._parts_of_retention, one, tests, before)
@@ -221,7 +263,7 @@ class _Rows:
         return found
 
     def _parts_of_retention(self, one: Series, tests: Sequence[TestSet], clean: TestSet) -> list[Part]:
-        return parts_of_retention([self._right(one, test) for test in tests], self._right(one, clean))
+        return parts_of_retention([[self._right(one, test) for test in tests]], [self._right(one, clean)])
 
     def _parts_of_gain(self, one: Series, other: Series, tests: Sequence[TestSet]) -> list[Part]:
         ours, theirs = ([self._right(side, test) for test in tests] for side in (one, other))

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from clipfit_cli.errors import ResultsError
 from clipfit_cli.protocols.again import commands_of
 from clipfit_cli.protocols.compare import check_comparable, is_of, protocol
 from clipfit_cli.protocols.extra_metrics import ExtraMetrics
@@ -13,6 +14,7 @@ from clipfit_cli.protocols.leads import Lead, lead_of
 from clipfit_cli.protocols.retained import is_shifted, on_clean_images, retention
 from clipfit_cli.protocols.sensitivity_grid import DEFAULTS, Point
 from clipfit_cli.protocols.series import ROW, Entry, table_of
+from clipfit_cli.reports.retention import Score, known
 from clipfit_cli.reports.tables import Column, Row, Table
 from clipfit_cli.results.compare import trains_nothing
 from clipfit_cli.results.metrics import Metric
@@ -33,6 +35,10 @@ EFFECT_COLUMNS = (
     Column("effect_p", "p", "number", terminal=False),
     Column("effect_method", "how", terminal=False),
     Column("retention_pct", "retention", "pct"),
+    Column("retention_ci95", "95% interval", "value", csv=False, narrow=False),
+    Column("retention_ci95_low_pct", "", "pct", terminal=False),
+    Column("retention_ci95_high_pct", "", "pct", terminal=False),
+    Column("retention_method", "how", terminal=False),
     Column("front", "front", terminal=False),
     Column("front_mark", "", csv=False),
     Column("command", "command", terminal=False),
@@ -77,7 +83,7 @@ def summarise(
     """
     check_comparable(records)
     shifts = tuple(dict.fromkeys(test.shift for one in records for test in one.config.tests if is_shifted(test)))
-    rules, kept = protocol(name), {(one.run.key, one.config.dataset): retention(one) for one in records}
+    rules, whole = protocol(name), {(one.run.key, one.config.dataset): one for one in records}
     records = [on_clean_images(one) for one in records]
     score, extra = f"{rules.METRICS[-1]}_pct", ExtraMetrics(tuple(metrics), predictions)
     untrained = [one for one in records if trains_nothing(one)]
@@ -90,7 +96,7 @@ def summarise(
         for entry in rules.entries(own, per_seed=per_seed, extra=extra)
     ]
     usual = {entry.place: entry for point, entry in entries if point.level == DEFAULTS}
-    rows = [replace(entry, row=_row(point, entry, usual, predictions, kept)) for point, entry in entries]
+    rows = [replace(entry, row=_row(point, entry, usual, predictions, whole)) for point, entry in entries]
     best = [_is_on_front(one, rows, score) for one in rows]
     rows = [
         replace(one, row={**one.row, "front": front, "front_mark": "◂" if front == "yes" else ""})
@@ -107,32 +113,44 @@ def _row(
     entry: Entry,
     usual: Mapping[tuple[str, ...], Entry],
     read: ReadPredictions | None,
-    kept: Mapping[tuple[str, str], float | None],
+    whole: Mapping[tuple[str, str], Finished],
 ) -> Row:
     base, lead = usual.get(entry.place), Lead()
     if base and point.level != DEFAULTS:
         lead = lead_of(entry, base, read)
     commands = commands_of([series for series, _ in entry.runs])
-    retained = [[kept[one.run.key, one.config.dataset] for one in series.records] for series, _ in entry.runs]
-    known = [[value for value in values if value is not None] for values in retained]
+    runs = [[whole[one.run.key, one.config.dataset] for one in series.records] for series, _ in entry.runs]
     return {
         **entry.row,
         "factor": point.factor or None,
         "level": point.level,
-        **_interval_cells("effect", lead),
+        **_interval_cells("effect", lead.score, lead.interval),
         "effect_p": lead.p,
         "effect_method": lead.method,
-        "retention_pct": mean([mean(values) for values in known]) if known == retained else None,
+        **_retention_cells([retention(records, read) for records in runs]),
         "command": " && ".join(commands) or None,
     }
 
 
-def _interval_cells(name: str, lead: Lead) -> Row:
-    if lead.score is None:
+def _retention_cells(scores: Sequence[Score | None]) -> Row:
+    """Return the mean over data sets with its interval; nothing where one has none."""
+    made = [one for one in scores if one]
+    if len(made) < len(scores):
         return {}
-    cells: dict[str, object] = {f"{name}_pct": lead.score}
-    if lead.interval:
-        low, high = lead.interval
+    try:
+        found = known(made)
+    except ResultsError:  # predictions cannot be read: no interval over images
+        return {"retention_pct": mean([mean(list(one.values.values())) for one in made])}
+    interval = None if found.low is None or found.high is None else (found.low, found.high)
+    return {**_interval_cells("retention", found.mean, interval), "retention_method": found.how}
+
+
+def _interval_cells(name: str, value: float | None, interval: tuple[float, float] | None) -> Row:
+    if value is None:
+        return {}
+    cells: dict[str, object] = {f"{name}_pct": value}
+    if interval:
+        low, high = interval
         cells |= {
             f"{name}_ci95_low_pct": low,
             f"{name}_ci95_high_pct": high,
@@ -181,6 +199,7 @@ def _factors(
             if len(scores) < 2:
                 continue
             (_, worst), (_, best) = (choose(scores, key=lambda pair: pair[0]) for choose in (min, max))
+            span = lead_of(best, worst, read)
             rows.append(
                 {
                     "dataset": base.row["dataset"],
@@ -188,7 +207,7 @@ def _factors(
                     "num_levels": len(scores),
                     "worst": worst.label if worst is not best else None,
                     "best": best.label if worst is not best else None,
-                    **_interval_cells("span", lead_of(best, worst, read)),
+                    **_interval_cells("span", span.score, span.interval),
                 }
             )
     several = len({row["dataset"] for row in rows}) > 1
@@ -213,7 +232,10 @@ def _columns(rules: Any, entries: Sequence[Entry]) -> list[Column]:
         columns.append(replace(column, terminal=shown, narrow=narrow))
         columns += POINT_COLUMNS if column.key == "dataset" else ()
         columns += EFFECT_COLUMNS if column.key == f"{rules.METRICS[-1]}_pct" else ()
-    return [replace(one, terminal=has_retention) if one.key == "retention_pct" else one for one in columns]
+    return [
+        replace(one, terminal=has_retention) if one.key in ("retention_pct", "retention_ci95") else one
+        for one in columns
+    ]
 
 
 def _captions(metric: str, rows: Sequence[Row], shifts: Sequence[str]) -> tuple[str, ...]:

@@ -10,9 +10,9 @@ from clipfit_cli import methods
 from clipfit_cli.config import MethodChoice, Request, RunConfig, Subset
 from clipfit_cli.data.shifts import Shift
 from clipfit_cli.errors import ConfigError, ModelError, check_known
-from clipfit_cli.methods.base import MethodInfo, Trained
+from clipfit_cli.methods.base import MethodInfo
 from clipfit_cli.protocols.compare import protocol
-from clipfit_cli.protocols.planning import conditions_of
+from clipfit_cli.protocols.planning import conditions_of, trained_by
 
 if TYPE_CHECKING:
     from torch import nn
@@ -73,14 +73,14 @@ def grid(request: Request, model: nn.Module, only: Sequence[str] = ()) -> Grid:
     for name in only:
         check_known(f"factor of {info.name}", name, factors)
     points, left_out = [Point("", DEFAULTS, base)], list[str]()
-    usual = _described(info, base, model)
+    usual = trained_by(base, model)
     for factor in (name for name in factors if name in (only or factors)):
         seen = [usual]
         for level in factors[factor].levels:
             text = ",".join(f"{name}={value}" for name, value in level.items())
             choice = MethodChoice(base.name, {**base.overrides, **level})
             try:
-                trained = _described(info, choice, model)
+                trained = trained_by(choice, model)
             except (ConfigError, ModelError) as error:
                 left_out.append(f"left out {text}: {error}")
                 continue
@@ -111,11 +111,6 @@ def plan(
         replace(one, tests=(*one.tests, *(replace(test, shift=str(shift)) for shift in shifts for test in one.tests)))
         for one in protocol(name).plan(replace(request, methods=chosen))
     ]
-
-
-def _described(info: MethodInfo, choice: MethodChoice, model: nn.Module) -> Sequence[Trained]:
-    settings = info.settings(**methods.resolve(info, choice.overrides).settings)
-    return list(info.describe(model, settings, 2, 2))
 
 
 def _are_alike(request: Request, info: MethodInfo, first: MethodChoice, second: MethodChoice) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipfit_cli.reports.statistics import LEVEL, mean_difference
-from clipfit_cli.results.summary import mean
+from clipfit_cli.results.summary import mean, score_of, slopes_of
 
 OVER_IMAGES = "over test images"
 """How an interval is made that says nothing of another seed."""
@@ -83,20 +83,23 @@ def parts_of_gain(ours: Sequence[Part], theirs: Sequence[Part]) -> list[Part]:
     return [(images, sign * right / len(ours)) for sign, side in ((1, ours), (-1, theirs)) for images, right in side]
 
 
-def parts_of_retention(tests: Sequence[Part], clean: Part) -> list[Part]:
-    """Return the parts of 100 times the mean accuracy of tests over that on clean images (delta method).
+def parts_of_retention(tests: Sequence[Sequence[Part]], clean: Sequence[Part]) -> list[Part]:
+    """Return the parts of 100 times the score of tests over that on clean images (delta method).
+
+    The score is the mean accuracy of the tests, or of two halves H of theirs.
 
     Args:
-        tests: As of `parts_of_gain`.
+        tests: Of all images, or of each half, its tests as of `parts_of_gain`.
         clean: The same of clean images, not all of them wrong.
     """
-    images, right = clean
-    below = float(right.mean())
-    above = mean([float(one.mean()) for _, one in tests])
-    return [
-        *((where, 100 / below / len(tests) * one) for where, one in tests),
-        (images, -100 * above / below**2 * right),
-    ]
+    above = [mean([float(right.mean()) for _, right in half]) for half in tests]
+    below = [float(right.mean()) for _, right in clean]
+    scores, sides = (score_of(above), score_of(below)), (slopes_of(above), slopes_of(below))
+    found: list[Part] = []
+    for half, (images, right), up, down in zip(tests, clean, *sides, strict=True):
+        found += [(where, 100 / scores[1] * up / len(half) * one) for where, one in half]
+        found.append((images, -100 * scores[0] / scores[1] ** 2 * down * right))
+    return found
 
 
 def _quantile() -> float:

@@ -51,6 +51,24 @@ def harmonic_mean(base: float, new: float) -> float:
     return 2 * base * new / (base + new) if base + new > 0 else 0.0
 
 
+def score_of(means: Sequence[float]) -> float:
+    """The score of a protocol: an accuracy, or of those on base and new classes H.
+
+    Args:
+        means: One accuracy or two, 0 or more.
+    """
+    return means[0] if len(means) == 1 else harmonic_mean(*means)
+
+
+def slopes_of(means: Sequence[float]) -> tuple[float, ...]:
+    """How `score_of` moves with each of the accuracies; where both are 0, as where they are equal."""
+    if len(means) == 1:
+        return (1.0,)
+    base, new = means
+    both = (base + new) ** 2
+    return (2 * new**2 / both, 2 * base**2 / both) if both else (0.5, 0.5)
+
+
 def harmonic_of_means(pairs: Sequence[tuple[float, float]]) -> float:
     """H of the mean base and the mean new accuracy: the "average" row of published tables.
 

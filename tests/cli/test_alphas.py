@@ -173,8 +173,10 @@ def test_points_stand_beside_the_tests_and_in_no_other_table(small_world: SmallW
     shown = CliRunner().invoke(app, ["runs", "show", str(trained)], env={"COLUMNS": "200"}).stdout
     assert f"accuracy {own.accuracy_pct:.2f}" in shown and "dtd new alpha 0.5" in shown
     points = ["--adapter", str(trained), "--dataset", "dtd", "--alpha", "0,1", "--dry-run"]
-    assert "1 finished, 0 to do" in ok(small_world, "eval", *points).stdout
-    assert json.loads(ok(small_world, "eval", *points, "--json").stdout)["rows"][0]["tests"] == "dtd/all/alpha=0 dtd/all/alpha=1"
+    plan = ok(small_world, "eval", *points).stdout
+    assert "alphas" in plan and "alpha=" not in plan and "1 finished, 0 to do" in plan
+    (row,) = json.loads(ok(small_world, "eval", *points, "--json").stdout)["rows"]
+    assert row["tests"] == "dtd/all/alpha=0 dtd/all/alpha=1"
     (run,) = [one for one in stored_runs(small_world.runs_dir) if one.run.config.method == "clipfit"]
     assert [(test.subset, test.interpolation) for test in run.tests] == [
         (subset, alpha) for subset in ("all", "base", "new") for alpha in (0.0, 0.5, 1.0)

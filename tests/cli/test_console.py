@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -12,7 +13,9 @@ from rich.console import Console
 
 from clipfit_cli.cli import progress
 from clipfit_cli.cli.progress import DataProgress, Reporter
-from clipfit_cli.config import ModelConfig, RunConfig, TestSet
+from clipfit_cli.cli.words import parse_methods
+from clipfit_cli.config import ModelConfig, Request, RunConfig, TestSet
+from clipfit_cli.protocols import few_shot
 
 RECORD: Any = SimpleNamespace(
     tests=[SimpleNamespace(dataset="x", subset="all", transform="identity", interpolation=1.0, accuracy_pct=61.25)]
@@ -27,7 +30,7 @@ def config(seed: int, dataset: str = "oxford_flowers") -> RunConfig:
         shots=1,
         seed=seed,
         method="clipfit",
-        settings={},
+        settings={"beta": 2.0},
         model=ModelConfig(),
         stages=(),
         precision="fp32",
@@ -86,6 +89,28 @@ def test_bars_keep_the_times_in_a_narrow_terminal(width: int, clock: SimpleNames
     assert "1/12" in plan and "10:50:00 runs" in plan and "seed 2" in plan
     assert "training" in step and "1200/12500" in step and "loss 1.234" in step
     assert "[red]" in out.getvalue() and "\x1b[31m" not in out.getvalue()
+
+
+def test_runs_of_one_method_are_told_apart_by_their_settings() -> None:
+    request = Request(
+        ("eurosat",),
+        (*parse_methods(["clipfit", "clipfit:tuned_pct=10,beta=0", "clipfit:beta=2", "coop", "zero-shot"]),),
+        seeds=(1,),
+    )
+    assert [progress.name_of(one) for one in few_shot.plan(replace(request, subset="base"))] == [
+        "clipfit on eurosat, 16 shots, seed 1",
+        "clipfit (beta=0, tuned_pct=10) on eurosat, 16 shots, seed 1",
+        "clipfit (beta=2) on eurosat, 16 shots, seed 1",
+        "coop on eurosat, 16 shots, seed 1",
+        "zero-shot on eurosat",
+    ], "and not by what a protocol or a data set has by itself"
+    (whole,) = few_shot.plan(replace(request, methods=request.methods[2:3]))
+    assert progress.name_of(whole) == "clipfit on eurosat, 16 shots, seed 1"
+    assert progress.name_of(replace(whole, method="no-more")) == "no-more on eurosat, 16 shots, seed 1"
+    assert progress.name_of(replace(whole, settings={"gone": 1})) == "clipfit on eurosat, 16 shots, seed 1"
+    assert (
+        progress.name_of(replace(whole, settings={"beta": 5.0}, adapter="a")) == "clipfit on eurosat, 16 shots, seed 1"
+    )
 
 
 def test_a_long_description_leaves_the_amounts_in_sight() -> None:

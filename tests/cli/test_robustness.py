@@ -96,6 +96,8 @@ def test_domains_of_ones_own_are_tested_beside_the_shifts(small_world: SmallWorl
     found = {(row["method"], row["shift"]): row for row in rows_of(result.stdout)}
     assert found["clipfit", "art"]["group"] == "domain" and found["clipfit", "art"]["num_images"] == "12"
     assert found["clipfit", "art"]["retention_pct"] and not found["clipfit", "art"]["severity"]
+    wrong = invoke("robustness", *asked[:2], "--shift", f"mean={tmp_path / 'art'}", *small_world.options())
+    assert wrong.exit_code == 2 and "no domain can be called 'mean'" in " ".join(wrong.stderr.split())
     told = ok("runs", "show", "method=clipfit", "--runs-dir", str(small_world.runs_dir)).stdout
     assert "--shift art=" in " ".join(told.split()).replace("= ", "=")
 
@@ -136,6 +138,25 @@ def test_a_plan_of_other_data_is_that_of_the_paper(small_world: SmallWorld) -> N
     assert half[1]["tests"] == "dtd/new dtd/new/jpeg:1" and half[1]["subset"] == "new"
 
 
+def test_the_usual_baselines_are_those_that_say_something_on_the_backbone(small_world: SmallWorld) -> None:
+    asked = ["--dataset", "dtd", "--backbone", "RN50", "--seeds", "1", *small_world.options()[:4], "--dry-run"]
+    usual = ok("robustness", *asked, "--csv", "-", "--offline")
+    assert [row["method"] for row in rows_of(usual.stdout)] == ["zero-shot", "clipfit", "layer-norm", "bitfit"]
+    assert "left out clipfit:image_layer_norms=none: on this model it trains what clipfit trains" in usual.stderr
+    assert "left out clipfit:text_biases=none: on this model it trains nothing" in usual.stderr
+    named = ok("robustness", *asked, "--csv", "-", "--offline", "--baseline", "clipfit:text_biases=none")
+    assert len(rows_of(named.stdout)) == 3 and "left out" not in named.stderr, "what is asked for by name stays"
+
+
+def test_a_plan_for_people_counts_shifts_and_names_none(small_world: SmallWorld) -> None:
+    asked = ["--dataset", "dtd", *small_world.options(), "--dry-run", "--baseline", "zero-shot", "--seeds", "1"]
+    told = [ok("robustness", *asked, *words).stdout for words in (["--subset", "base"], ["--severity", "2", *FEW[:2]])]
+    assert "jpeg" not in told[0] and "blur" not in told[1]
+    assert all(
+        text in " ".join(one.split()) for text, one in zip(["dtd/base + 65 shifts", "dtd/all + 2"], told, strict=True)
+    )
+
+
 def test_the_baselines_are_methods_with_their_settings() -> None:
     for choice in parse_methods(BASELINES):
         resolve(get(choice.name), choice.overrides)
@@ -151,6 +172,7 @@ def test_the_baselines_are_methods_with_their_settings() -> None:
         (["--shift", "art"], "--shift is a domain of one data set, and --dataset names none"),
         (["--shift", "art", "--dataset", "dtd,eurosat"], "--dataset names 2"),
         (["--dataset", "dtd", "--shifts", "domain"], "no data set here has other domains"),
+        (["--shift", "dtd", "--dataset", "dtd"], "besides the source dtd; name one with --shift"),
         (["--plot", "shifts.doc"], "--plot shifts.doc is no plot by its ending"),
         (["--plot", "nowhere/shifts.pdf"], "lies in a folder that does not exist"),
         (["--baseline", "nothing"], "unknown method 'nothing'"),

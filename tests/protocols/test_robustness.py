@@ -155,12 +155,50 @@ def test_data_sets_are_averaged_but_for_their_domains() -> None:
     assert ("average of 2", "art", "domain", None) not in own
 
 
-def test_a_missing_test_leaves_its_rows_out() -> None:
+def test_a_missing_test_leaves_its_rows_empty() -> None:
     made = finished("bitfit", 80, (60, 40, 48, 32))
     own = rows(robustness.summarise([replace(made, tests=made.tests[:-1])], predictions=read), "bitfit")
     assert ("dtd", "blur", "blur", 4) in own
     for gone in (("dtd", "noise", "noise", 4), ("dtd", "noise", "noise", None), ("dtd", "mean", "all", None)):
-        assert gone not in own
+        assert {own[gone].get(f"{name}_pct") for name in ("accuracy", "retention", "gain")} == {None}
+    assert own["dtd", "noise", "noise", 2]["retention_pct"] == pytest.approx(60)
+    nowhere = finished("linear-probe", 60, (40, 30, 20, 10), {"art": 40, "sketch": 20})
+    pair = [
+        finished("bitfit", 80, (60, 40, 48, 32), {"art": 40, "sketch": 20}),
+        replace(nowhere, tests=nowhere.tests[:-1]),
+    ]
+    table = robustness.summarise(pair, predictions=read)
+    assert len(rows(table, "linear-probe")) == len(rows(table, "bitfit")), "a row a method, shift and severity"
+    (told,) = tables_of(table)
+    lines = {row["shift"]: row for row in told.rows}
+    assert lines["sketch"] == {"shift": "sketch", "bitfit": "20.00", "linear-probe": "–"}
+    assert lines["mean of 2 domains"]["linear-probe"] == "–" and lines["art"]["linear-probe"] == "40.00"
+
+
+def test_why_there_is_no_retention_is_told() -> None:
+    made = finished("bitfit", 80, (60, 40, 48, 32), {"art": 40, "sketch": 20})
+    fewer = replace(made, tests=tuple(replace(t, num_classes=7) if t.dataset == "art" else t for t in made.tests))
+    (told,) = tables_of(robustness.summarise([fewer, finished("coop", 0, (0, 0, 10, 0))], predictions=read))
+    assert told.captions[-2:] == (
+        "No retention among another number of classes: art.",
+        "No retention of nothing that is right on clean images: coop.",
+    )
+    assert not any("gain" in line for line in told.captions), "nothing stands beside it"
+
+
+def test_a_single_shift_has_what_a_mean_has_below_it() -> None:
+    def only(one: Finished) -> Finished:
+        wanted = [test for test in one.config.tests if test.dataset == "art" or test.shift in ("identity", "blur:2")]
+        return replace(one, config=replace(one.config, tests=tuple(wanted)))
+
+    runs = [
+        only(finished("zero-shot", 50, (40, 30, 20, 10), {"art": 30})),
+        only(finished("bitfit", 80, (60, 40, 48, 32), {"art": 40})),
+    ]
+    (told,) = tables_of(robustness.summarise(runs, predictions=read))
+    below = ["retention", "  ± 95%", "gain over zero-shot", "  ± 95%"]
+    assert [row["shift"] for row in told.rows] == ["clean", below[2], "blur", *below, "art", *below]
+    assert [row["bitfit"] for row in told.rows if row["shift"] == "retention"] == ["75.00", "50.00"]
 
 
 def test_people_see_a_column_a_method_and_letters_for_settings() -> None:
@@ -192,16 +230,16 @@ def test_people_see_a_table_a_data_set_and_a_number_of_shots() -> None:
         *(
             finished("bitfit", 80, (60, 40, 48, 32), dataset=name, shots=shots)
             for name in ("dtd", "ucf101")
-            for shots in (4, 8)
+            for shots in (1, None)
         ),
     ]
     found = tables_of(robustness.summarise(runs, predictions=read))
     assert [one.title.split(" · ")[-2:] for one in found] == [
-        ["dtd", "4 shots"],
-        ["dtd", "8 shots"],
-        ["ucf101", "4 shots"],
-        ["ucf101", "8 shots"],
-        ["average of 2", "4 shots"],
-        ["average of 2", "8 shots"],
+        ["dtd", "1 shot"],
+        ["dtd", "all images"],
+        ["ucf101", "1 shot"],
+        ["ucf101", "all images"],
+        ["average of 2", "1 shot"],
+        ["average of 2", "all images"],
     ]
     assert all([column.head for column in one.columns] == ["shift", "zero-shot", "bitfit"] for one in found)

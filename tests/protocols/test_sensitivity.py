@@ -314,9 +314,68 @@ def test_retention_is_the_score_on_shifted_images_over_that_on_clean_ones() -> N
     assert [row["retention_pct"] for row in table.rows] == pytest.approx([expected] * 3)
     assert rows_of(table)["zero-shot"]["harmonic_mean_pct"] == pytest.approx(harmonic_mean(80, 60))
     assert any("on shifted images (blur:3, rotation:3) in percent of H" in caption for caption in table.captions)
+    two = rows_of(table)["defaults"]
+    assert two["retention_method"] == "none: every seed gives the same" and "retention_ci95" not in two
+    assert rows_of(table)["zero-shot"].get("retention_method") is None, "one value, and no predictions at hand"
     incomplete = [replace(records[0], tests=records[0].tests[:-1]), *records[1:]]
     table, _ = sensitivity.summarise("base2new", incomplete, points=POINTS[:2], common={})
-    assert rows_of(table)["zero-shot"]["retention_pct"] is None and rows_of(table)["defaults"]["retention_pct"]
+    assert rows_of(table)["zero-shot"].get("retention_pct") is None and rows_of(table)["defaults"]["retention_pct"]
+
+
+def test_retention_is_known_over_seeds_or_over_test_images() -> None:
+    rng, shifts = np.random.default_rng(3), [Shift("blur", 3), Shift("rotation", 3)]
+    right: dict[tuple[str, str, str], Any] = {}
+    several = []
+    for config in plan("base2new", request_of("dtd", seeds=[1, 2, 3]), POINTS[:1], UNTRAINED, shifts):
+        one = make_finished(replace(config, precision="fp32"))
+        tests = []
+        for asked, test in zip(config.tests, one.tests, strict=True):
+            counts = {"base": 300, "new": 200}
+            images = rng.random(counts[asked.subset]) < (0.8 if asked.shift == "identity" else 0.5)
+            right[one.run.key, asked.subset, asked.shift] = images
+            accuracy = 100 * float(images.mean())
+            tests.append(replace(test, transform=asked.shift, accuracy_pct=accuracy))
+        several.append(replace(one, tests=tuple(tests)))
+
+    def read(run: Run, test: Test) -> Predictions:
+        found = right[run.key, test.subset, test.transform].astype(np.int32)
+        nothing = np.zeros(len(found))
+        return Predictions(np.zeros(len(found), np.int32), 1 - found, nothing, nothing, nothing)
+
+    def kept(record: Finished, weights: Mapping[str, Any]) -> float:
+        """Retention where images of the halves weigh differently."""
+        means: dict[tuple[bool, str], list[float]] = {}
+        for test in record.tests:
+            images = right[record.run.key, test.subset, test.transform]
+            mean = float(np.average(images, weights=weights[test.subset]))
+            means.setdefault((test.transform != "identity", test.subset), []).append(mean)
+        scores = [
+            harmonic_mean(*(float(np.mean(means[way, half])) for half in ("base", "new"))) for way in (True, False)
+        ]
+        return 100 * scores[0] / scores[1]
+
+    even = {"base": np.ones(300), "new": np.ones(200)}
+    table, _ = sensitivity.summarise("base2new", several, points=POINTS[:1], common={}, predictions=read)
+    expected = mean_difference([{one.config.seed: kept(one, even) for one in several[1:]}])
+    row = rows_of(table)["defaults"]
+    assert (row["retention_pct"], row["retention_ci95_low_pct"], row["retention_ci95_high_pct"]) == pytest.approx(
+        (expected.mean, expected.low, expected.high)
+    )
+    assert row["retention_method"] == "t over seeds"
+    table, _ = sensitivity.summarise("base2new", several[:2], points=POINTS[:1], common={}, predictions=read)
+    for record, row in zip(several[:2], rows_of(table).values(), strict=True):
+        variance, step = 0.0, 1e-4
+        for half, ones in even.items():
+            for image in range(len(ones)):
+                weights = ones.copy()
+                weights[image] += step
+                variance += ((kept(record, {**even, half: weights}) - kept(record, even)) / step) ** 2
+        reach = 1.959964 * variance**0.5
+        found = [row[f"retention_ci95_{end}_pct"] - row["retention_pct"] for end in ("low", "high")]
+        assert found == pytest.approx([-reach, reach], rel=1e-3)
+        assert row["retention_method"] == "over test images"
+        low, high = (row[f"retention_ci95_{end}_pct"] for end in ("low", "high"))
+        assert row["retention_ci95"] == f"{low:.1f} to {high:.1f}"
 
 
 def test_a_factor_whose_levels_are_all_alike_has_no_best() -> None:

@@ -46,7 +46,7 @@ def bootstrapped(clean: Any, shifted: list[Any], other: Any) -> float:
 def test_the_interval_of_retention_is_that_of_images_drawn_anew() -> None:
     clean, one, two = drawn(1, 0.8, 0.6, 0.4)
     (other,) = drawn(2, 0.5, images=250)
-    parts = parts_of_retention([("own", one), ("own", two), ("other", other)], ("own", clean))
+    parts = parts_of_retention([[("own", one), ("own", two), ("other", other)]], [("own", clean)])
     value = sum(float(part.mean()) for _, part in parts[:-1])
     assert value == pytest.approx(retention_of(clean, one, two, other))
     expected = bootstrapped(clean, [one, two], other)

@@ -9,6 +9,8 @@ from clipfit_cli.results.summary import (
     mean,
     mean_of_harmonics,
     population_std,
+    score_of,
+    slopes_of,
 )
 
 # Zero-shot CLIP ViT-B/16 on the eleven data sets: base and new accuracy as published with CoCoOp.
@@ -48,6 +50,15 @@ def test_no_values_are_an_error(function: object) -> None:
     assert callable(function)
     with pytest.raises(ResultsError, match="no values"):
         function([])
+
+
+def test_slopes_are_those_of_the_score() -> None:
+    assert score_of([61.5]) == 61.5 and slopes_of([61.5]) == (1.0,)
+    base, new, step = 62.0, 41.0, 1e-5
+    assert score_of([base, new]) == harmonic_mean(base, new)
+    moved = score_of([base + step, new]), score_of([base, new + step])
+    assert slopes_of([base, new]) == pytest.approx([(one - score_of([base, new])) / step for one in moved], rel=1e-4)
+    assert slopes_of([0.0, 0.0]) == slopes_of([30.0, 30.0]) == (0.5, 0.5)
 
 
 def test_harmonic_mean() -> None:
