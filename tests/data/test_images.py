@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ from clipfit_cli.data.dataset import DataSet, Item
 from clipfit_cli.data.load import load_dataset
 from clipfit_cli.data.pixels.image_cache import ImageCache
 from clipfit_cli.data.pixels.images import ImageStore
-from clipfit_cli.data.pixels.shifted import shifted
 from clipfit_cli.data.pixels.transforms import ImageSpec, eval_crop, normalise
 from clipfit_cli.data.shifts import Shift
 from clipfit_cli.data.splits import class_subset
@@ -143,51 +141,6 @@ def test_images_are_decoded_once_while_memory_lasts(dataset: DataSet) -> None:
     assert store.decoded_images == 30, "another size is another crop"
 
 
-def test_shifted_crops_are_made_once_while_memory_lasts(dataset: DataSet, monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[Shift] = []
-
-    def noted(crop: torch.Tensor, shift: Shift, digest: bytes) -> torch.Tensor:
-        made.append(shift)
-        return shifted(crop, shift, digest)
-
-    monkeypatch.setattr("clipfit_cli.data.pixels.images.shifted", noted)
-    shifts = (Shift("noise", 2), Shift("noise", 3), Shift("blur", 3))
-
-    def turn(store: ImageStore, items: Sequence[Item], spec: ImageSpec = SPEC) -> list[bytes]:
-        found = [batch for shift in shifts for batch in store.test_batches(dataset, items, spec, 4, shift)]
-        return [images.numpy().tobytes() for images, _ in found]
-
-    store, bare = ImageStore(), ImageStore(0)
-    first = turn(store, dataset.test)
-    assert len(made) == 30 and store.decoded_images == 10
-    assert turn(store, dataset.test) == first and len(made) == 30
-    half = class_subset(dataset, "base")
-    turn(store, half.test)
-    assert len(made) == 30, "a half is made of the same images"
-    assert turn(bare, dataset.test) == turn(bare, dataset.test) == first and len(made) == 90
-    with store.decoding_anew():
-        assert turn(store, dataset.test) == first and len(made) == 120 and store.decoded_images == 40
-    turn(store, dataset.test, ImageSpec(size=8))
-    assert len(made) == 150, "another size is another crop"
-    list(store.test_batches(dataset, dataset.test, SPEC, 4))
-    assert store.decoded_images == 50, "clean crops are kept beside them"
-
-
-def test_shifted_crops_never_displace_decoded_images() -> None:
-    rows, spec = [(f"k{k}", 0) for k in range(50)], ImageSpec(size=64)
-    many = toy(rows, (), rows, num_classes=1, load_image=plain_image)
-    store, most = ImageStore(1), 2**20
-    for _ in range(2):
-        for shift in (Shift("blur", 1), Shift("jpeg", 1)):
-            list(store.test_batches(many, many.test, spec, 25, shift))
-        assert store.decoded_images == 50, "36 shifted crops fit beside those"
-        assert most - 3 * 64 * 64 < store._cache.used_bytes <= most
-    elsewhere = replace(many, location="/elsewhere")
-    list(store.test_batches(elsewhere, elsewhere.test[:30], spec, 25))
-    list(store.test_batches(many, many.test, spec, 25))
-    assert store.decoded_images == 80, "decoded ones take the room of shifted ones"
-
-
 def test_without_memory_every_image_is_decoded_anew(dataset: DataSet) -> None:
     store = ImageStore(0)
     for _ in range(2):
@@ -304,26 +257,6 @@ def test_cache_keeps_what_came_first_and_drops_other_groups() -> None:
     assert (holds("a", 1), holds("b", 4), holds("c", 5)) == (False, False, True)
     assert cache.used_bytes == 3
     assert not put("d", 6, 11) and holds("c", 5)
-
-
-def test_spare_pixels_take_only_the_room_that_others_leave() -> None:
-    cache = ImageCache(10)
-
-    def put(group: str, number: int, num_bytes: int, *, is_spare: bool) -> bool:
-        return cache.put(group, number, np.full((num_bytes,), number, dtype=np.uint8), is_spare=is_spare)
-
-    def held(*places: tuple[str, int]) -> list[bool]:
-        return [cache.get(*place) is not None for place in places]
-
-    assert put("a", 1, 3, is_spare=False) and put("b", 2, 3, is_spare=False)
-    assert put("spare", 3, 4, is_spare=True) and not put("spare", 4, 1, is_spare=True)
-    assert held(("spare", 3), ("a", 1), ("b", 2)) == [True] * 3, "the last is the latest"
-    assert not put("new", 5, 5, is_spare=True) and put("new", 5, 4, is_spare=True)
-    assert held(("spare", 3), ("a", 1), ("b", 2), ("new", 5)) == [False, True, True, True], "spare ones for one another"
-    assert held(("a", 1), ("b", 2), ("new", 5)) == [True] * 3 and cache.used_bytes == 10
-    assert put("c", 6, 2, is_spare=False)
-    assert held(("a", 1), ("b", 2), ("new", 5)) == [True, True, False], "however lately they were used"
-    assert cache.used_bytes == 8
 
 
 def test_cache_counts_a_key_once() -> None:

@@ -21,7 +21,6 @@ class _Group:
     memory. Of a piece only what was written to counts as taken.
     """
 
-    is_spare: bool = False
     entries: dict[Hashable, NDArray[np.uint8]] = field(default_factory=dict)
     num_bytes: int = 0
     _slab: NDArray[np.uint8] = field(default_factory=lambda: np.empty(0, dtype=np.uint8))
@@ -60,23 +59,15 @@ class ImageCache:
             self._groups[group] = self._groups.pop(group)  # a dict remembers the order: the last is the latest
             return self._groups[group].entries.get(key)
 
-    def put(self, group: Hashable, key: Hashable, pixels: NDArray[np.uint8], *, is_spare: bool = False) -> bool:
-        """Keep a copy of the pixels, not empty, if the budget allows; return whether they are kept.
-
-        Args:
-            group, key: What they are found by.
-            pixels: Of an image.
-            is_spare: The group is cheaper to make again than those that are not; the same for all of its pixels.
-        """
+    def put(self, group: Hashable, key: Hashable, pixels: NDArray[np.uint8]) -> bool:
+        """Keep a copy of the pixels, not empty, if the budget allows; return whether they are kept."""
         with self._lock:
-            kept = self._groups.get(group) or _Group(is_spare)
-            others = {name: one for name, one in self._groups.items() if one is not kept}
-            stay = sum(one.num_bytes for one in others.values() if is_spare and not one.is_spare)
-            if pixels.nbytes + kept.num_bytes + stay > self.budget_bytes:
+            kept = self._groups.get(group, _Group())
+            if pixels.nbytes + kept.num_bytes > self.budget_bytes:
                 return False
             if key in kept.entries:
                 return True
-            for other in sorted(others, key=lambda name: not others[name].is_spare):
+            for other in [name for name in self._groups if name != group]:
                 if self.used_bytes + pixels.nbytes <= self.budget_bytes:
                     break
                 self.used_bytes -= self._groups.pop(other).num_bytes

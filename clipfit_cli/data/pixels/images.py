@@ -33,7 +33,7 @@ Batch = tuple[Tensor, Tensor]
 
 _MOST_THREADS, _PARTS_PER_THREAD = 8, 2
 _HOST = torch.device("cpu")
-_DIGEST, _SHIFTED = "digest", "shifted"
+_DIGEST = "digest"
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,8 @@ class _Begun:
 class ImageStore:
     """Gives batches of crops; a sweep owns one, so that its runs decode an image once.
 
-    Training images are kept whole, test images as ready crops, and shifted ones where these leave room. What exceeds
-    the budget is made anew each time and not kept. Neither the order of calls nor any other user of random numbers
-    changes a pixel.
+    Training images are kept whole, test images as ready crops. What exceeds the budget is decoded anew each time
+    and not kept. Neither the order of calls nor any other user of random numbers changes a pixel.
 
     Attributes:
         decoded_images: How often an image was decoded (or drawn) so far.
@@ -143,7 +142,7 @@ class ImageStore:
             items: In order.
             spec: Size, filter, resize mode.
             batch_size: The last batch may be smaller.
-            shift: What is done to each crop.
+            shift: What is done to each crop; shifted crops are made anew each time.
 
         Raises:
             ValueError: `batch_size` is below 1.
@@ -210,19 +209,7 @@ class ImageStore:
             images[place] = self._shifted(dataset, item, spec, shift) if shift else self._kept(dataset, item, spec)
 
     def _shifted(self, dataset: DataSet, item: Item, spec: ImageSpec, shift: Shift) -> NDArray[np.uint8]:
-        """Return the shifted centre crop (3, size, size) of an image, and keep it, and what other shifts need of it."""
-        group, key = group_of(dataset), (item.path, spec, shift)
-        found = None if self._is_anew else self._cache.get((*group, _SHIFTED), key)
-        if found is None:
-            crop, digest = self._with_digest(dataset, item, spec)
-            found = shifted(torch.from_numpy(crop), shift, digest.tobytes()).numpy()
-            self._cache.put((*group, _SHIFTED), key, found, is_spare=True)
-        return found
-
-    def _with_digest(
-        self, dataset: DataSet, item: Item, spec: ImageSpec
-    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Return the centre crop (3, size, size) of an image and the digest of the whole, and keep both."""
+        """Return the shifted centre crop (3, size, size) of an image, and keep what other shifts need of it."""
         group = group_of(dataset)
         kept = (None if self._is_anew else self._cache.get(group, (item.path, what)) for what in (spec, _DIGEST))
         crop, digest = kept
@@ -231,7 +218,8 @@ class ImageStore:
             crop, digest = eval_crop(image, spec).numpy(), np.frombuffer(digest_of(image), np.uint8)
             self._cache.put(group, (item.path, spec), crop)
             self._cache.put(group, (item.path, _DIGEST), digest)
-        return crop, digest
+        found: NDArray[np.uint8] = shifted(torch.from_numpy(crop), shift, digest.tobytes()).numpy()
+        return found
 
     def _whole(self, dataset: DataSet, item: Item) -> NDArray[np.uint8]:
         """Return the pixels (height, width, 3) of an image, and keep them.
