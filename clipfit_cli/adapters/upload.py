@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _OF_THE_HUB = {".gitattributes"}
 _MOST_SUMMARY = 1 << 26
+_PATIENCE_S = 120.0
 _LOGIN = "run `hf auth login`, or set HF_TOKEN, with a token that may write"
 
 _REFUSALS = {
@@ -35,6 +36,9 @@ _REFUSALS = {
     429: "the hub is asked too often; try again later",
 }
 """Status of an answer -> what it means, and what to do."""
+
+_NOT_UNDERSTOOD = ValueError, LookupError, TypeError, AttributeError
+"""What the hub's library raises where an answer is not in the hub's form, as the log-in page of a network is not."""
 
 
 @dataclass(frozen=True)
@@ -97,8 +101,9 @@ class Uploader:
             ConfigError: There is no token; or the repository holds something else, is public, or has been renamed.
             ResultsError: The hub cannot be reached, or refuses.
         """
-        from huggingface_hub import HfApi, constants, get_token
+        from huggingface_hub import HfApi, constants, get_session, get_token
 
+        get_session().timeout = _PATIENCE_S  # the library waits for ever
         logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
         self.target = target
         self.address = f"{constants.ENDPOINT}/{target.repository}"
@@ -227,12 +232,21 @@ class Uploader:
         except ClipfitError:
             raise
         except Exception as error:  # the hub, its transport and ssl each raise their own kinds
-            status = getattr(getattr(error, "response", None), "status_code", None)
-            if status in _REFUSALS:
+            if (status := _status(error)) in _REFUSALS:
                 raise ResultsError(f"{self.address}: {_REFUSALS[status]}") from None
-            reason = plain_reason(error)
-            if isinstance(error, ValueError) and "metadata" in reason:
+            if isinstance(error, ValueError) and "metadata" in plain_reason(error):
                 more = " ".join(str(error).split())
                 raise ConfigError(f"the hub refuses the page of {self.address}: {shortened(more)}") from None
-            what = f"the hub answers {status}" if status else "it cannot be reached"
-            raise ResultsError(f"{self.address}: {what} ({reason})") from None
+            cause: BaseException = error
+            while cause.__cause__ and not _status(cause):  # the library's own words hide what the store of files said
+                cause = cause.__cause__
+            if status := _status(cause):
+                what = f"the hub answers {status}"
+            else:
+                what = "what answers is no hub" if isinstance(cause, _NOT_UNDERSTOOD) else "it cannot be reached"
+            raise ResultsError(f"{self.address}: {what} ({plain_reason(cause)})") from None
+
+
+def _status(error: BaseException) -> int | None:
+    """Return the status of the answer that an error is about; None where there was none."""
+    return getattr(getattr(error, "response", None), "status_code", None)
