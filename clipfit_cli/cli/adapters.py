@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clipfit_cli.cli.console import emit, note
+from clipfit_cli.cli.console import emit, note, print_path
 from clipfit_cli.cli.model_options import MODEL_PANEL, DeviceName, PrecisionName, offline_if
 from clipfit_cli.cli.options import command
 from clipfit_cli.cli.output_options import DEFAULT_RUNS_DIR, OutputOptions
@@ -161,7 +161,7 @@ def export(
 
     with offline_if(base.offline):
         folder = write(found, out, force=force, backbone=base.backbone, pretrained=base.pretrained, say=say)
-    typer.echo(folder)
+    print_path(folder)
     say(f"load it with {loading_of(folder)}")
 
 

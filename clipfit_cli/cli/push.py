@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from clipfit_cli.cli.adapters import BaseModelOptions
-from clipfit_cli.cli.console import note
+from clipfit_cli.cli.console import note, print_path
 from clipfit_cli.cli.model_options import offline_if
 from clipfit_cli.cli.options import METHOD_PANEL, OUTPUT_PANEL, command
 from clipfit_cli.cli.output_options import DEFAULT_RUNS_DIR
@@ -92,7 +92,7 @@ def push(
         say("no licence is named, so nobody else may use what is pushed: --licence NAME names one")
     with offline_if(base.offline):
         if dry_run is not None:
-            typer.echo(rules.write_pushed(found, dry_run, repository, shared, say=say))
+            print_path(rules.write_pushed(found, dry_run, repository, shared, say=say))
             return
         from huggingface_hub import constants
         from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]

@@ -92,7 +92,7 @@ def test_the_home_of_nobody(arguments: list[str]) -> None:
         ([*PLAN, "--backbone", LONG], 2, "unknown backbone"),
         (["data", "list", "--data-root", LONG], 0, "missing"),
         (["predict", "--adapter", "x", LONG], 3, "there is no such image or folder"),
-        (["export", "x", "--out", LONG], 4, "no adapter at x"),
+        (["export", "x", "--out", LONG], 2, "File name too long; name another folder"),
     ],
     ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else None,
 )
@@ -100,6 +100,33 @@ def test_names_that_are_too_long(arguments: list[str], code: int, message: str) 
     result = invoke(*arguments)
     assert result.exit_code == code and message in result.output, result
     assert len(result.stderr) < 2000, "a name is not repeated without end"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["export", "x", "--out"], "--out /dev/null/x cannot be made: /dev/null is no folder; name another"),
+        (["push", "x", "org/name", "--dry-run"], "--dry-run /dev/null/x cannot be made: /dev/null is no folder"),
+        ([*PLAN, "--csv"], "--csv /dev/null/x lies in what is no folder; give a file in a folder of yours"),
+        (["report", "--format", "json", "--out"], "--out /dev/null/x lies in what is no folder"),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_no_folder_is_made_of_a_device(arguments: list[str], message: str) -> None:
+    result = invoke(*arguments, "/dev/null/x")
+    assert result.exit_code == 2 and message in result.stderr and result.stdout == "", result
+
+
+def test_a_link_that_leads_round_in_a_circle_is_no_file() -> None:
+    Path("round").symlink_to("round")
+    result = invoke(*PLAN, "--csv", "round")
+    assert result.exit_code == 2 and "--csv round is a link that leads round in a circle" in result.stderr, result
+    assert Path("round").is_symlink()
+
+
+def test_a_path_that_is_no_utf8_is_printed_as_it_is() -> None:
+    result = invoke("data", "path", "--data-root", "a\udcff")
+    assert result.exit_code == 0 and result.stdout_bytes.endswith(b"a\xff\n"), result
 
 
 def test_a_long_list_of_classes_is_no_path() -> None:
