@@ -136,6 +136,8 @@ def _write(folder: Path, run: Path, repository: str, shared: Shared, say: Callab
     weights = found / WEIGHTS_FILE
     public = replace(card, backbone=named.backbone, pretrained=named.pretrained, adapter_sha256=file_sha256(weights))
     summary, transformers_class = summary_of(shared.kind, found, card.run_key), None
+    if summary.training is None:
+        say(f"the record of its run does not lie beside the adapter in {found}: it goes without results")
     if shared.merged:
         write_model(folder, merge(found, shared.backbone, shared.pretrained, say))
         _remove_places(folder)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from clipfit_cli.adapters.run_summary import SUMMARY_FILE, Kind
+from clipfit_cli.adapters.run_summary import MOST_SUMMARY, SUMMARY_FILE, Kind
 from clipfit_cli.adapters.shared import check_repository, check_revision
 from clipfit_cli.errors import ClipfitError, ConfigError, ResultsError, shortened
 from clipfit_cli.files import read_bytes
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 _OF_THE_HUB = {".gitattributes"}
-_MOST_SUMMARY = 1 << 26
 _PATIENCE_S = 120.0
 _LOGIN = "run `hf auth login`, or set HF_TOKEN, with a token that may write"
 
@@ -216,11 +215,11 @@ class Uploader:
 
     def _earlier(self, commit: str | None, size: int | None) -> Earlier | None:
         """Return what an earlier push wrote; None where the file is not there, or not of a push."""
-        if size is None or size > _MOST_SUMMARY:
+        if size is None or size > MOST_SUMMARY:
             return None
         path = self._api.hf_hub_download(self.target.repository, SUMMARY_FILE, revision=commit)
         try:
-            return msgspec.json.decode(read_bytes(Path(path), _MOST_SUMMARY), type=Earlier)
+            return msgspec.json.decode(read_bytes(Path(path), MOST_SUMMARY), type=Earlier)
         except (ValueError, RecursionError):
             return None
 

@@ -17,10 +17,11 @@ from clipfit_cli.cli.options import DATA_PANEL, OUTPUT_PANEL, RootOptions, comma
 from clipfit_cli.cli.output_options import DEFAULT_RUNS_DIR, OutputOptions
 from clipfit_cli.cli.plot import form_of
 from clipfit_cli.cli.request import data_root_of, own_datasets, splits_dir_of
-from clipfit_cli.cli.run_filters import RunFilters, RunsFolder, chosen_runs
+from clipfit_cli.cli.run_filters import RunFilters, RunsFolder, chosen_runs, find_folder
 from clipfit_cli.config import PRECISIONS, Precision
 from clipfit_cli.errors import ConfigError, check_known, counted
 from clipfit_cli.files import expanded
+from clipfit_cli.models.hub import HUB_PREFIXES
 
 _MEASURES = {"l2": "l2", "relative": "relative_pct", "rms": "rms", "largest": "largest"}
 
@@ -32,7 +33,8 @@ def inspect(
         typer.Argument(
             metavar="RUN",
             help="Folder of a run, first digits of its key, or filters, which may fit several: "
-            "dataset=dtd,method=clipfit. Runs that differ in their seeds alone are averaged. Or an adapter file.",
+            "dataset=dtd,method=clipfit. Runs that differ in their seeds alone are averaged. Or an adapter file, or "
+            "hf:ORG/NAME[@REVISION] for one of the hub.",
         ),
     ],
     root: RootOptions,
@@ -91,7 +93,7 @@ def inspect(
     check_known("precision", precision, PRECISIONS)
     form = form_of("--plot", plot) if plot else None
     say = partial(note, quiet=output.quiet)
-    folders = _folders(run, runs_dir)
+    folders = _folders(run, runs_dir, quiet=output.quiet, offline=base.offline)
     say(f"looking into {counted(len(folders), 'adapter')}: loading torch and open_clip ...")
     from clipfit_cli.adapters.inspect import Looking, inspect_adapters
     from clipfit_cli.engine.environment import resolve_device
@@ -129,11 +131,17 @@ def inspect(
         save(plot, to_bytes(over_depth(table, _MEASURES[measure]), form), quiet=output.quiet)
 
 
-def _folders(words: Sequence[str], runs_dir: Path) -> list[Path]:
+def _folders(words: Sequence[str], runs_dir: Path, *, quiet: bool, offline: bool) -> list[Path]:
     """Return the folders that words name, each once: a path as it is, else those of all runs that are meant.
+
+    Args:
+        words, runs_dir: As typed.
+        quiet: Do not say what is fetched of the hub.
+        offline: Do not touch the network.
 
     Raises:
         ConfigError: A word is not possible, or names what trains nothing.
+        ModelError: An adapter of the hub is not to be had.
         ResultsError: A word names no run, or one whose record cannot be read.
     """
     from clipfit_cli.results.filters import names_runs
@@ -141,6 +149,9 @@ def _folders(words: Sequence[str], runs_dir: Path) -> list[Path]:
 
     found: list[Path] = []
     for word in words:
+        if word.startswith(HUB_PREFIXES):
+            found.append(find_folder(word, runs_dir, quiet=quiet, offline=offline))
+            continue
         if not names_runs(word) and not os.path.isfile(expanded(word) / RECORD_FILE):  # noqa: PTH113 - may be too long
             found.append(expanded(word))
             continue

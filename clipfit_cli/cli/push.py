@@ -14,7 +14,8 @@ from clipfit_cli.cli.model_options import offline_if
 from clipfit_cli.cli.options import METHOD_PANEL, OUTPUT_PANEL, command
 from clipfit_cli.cli.output_options import DEFAULT_RUNS_DIR
 from clipfit_cli.cli.run_filters import FOUND_RUN, RunsFolder, find_folder
-from clipfit_cli.errors import ConfigError
+from clipfit_cli.errors import ConfigError, shortened
+from clipfit_cli.models.hub import HUB_PREFIXES
 
 
 @command
@@ -81,6 +82,8 @@ def push(
     Nothing of this machine goes along: no path, no name of a user. The address goes to stdout.
     """
     say = partial(note, quiet=quiet)
+    if run.startswith(HUB_PREFIXES):
+        raise ConfigError(f"{shortened(run)} is on the hub already, where its results are; give a run of your own")
     found = find_folder(run, runs_dir, quiet=quiet, offline=base.offline)
     say("loading torch and open_clip ...")
     from clipfit_cli.adapters import push as rules
