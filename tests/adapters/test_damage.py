@@ -164,7 +164,7 @@ def test_settings_that_ask_for_all_memory(
         CheckpointError, match=r"ask for tensors of [\d,]{13,} bytes, adapter_model.safetensors has [\d,]+;"
     ):
         attach_adapter(run, device=CPU)
-    places = ["--data-root", small_world.data_root, "--runs-dir", small_world.runs_dir]
+    places: list[str | Path] = ["--data-root", small_world.data_root, "--runs-dir", small_world.runs_dir]
     result = invoke("eval", "--adapter", run, "--dataset", "dtd", *places)
     assert result.exit_code == 4 and "the card is not of this adapter" in " ".join(result.stderr.split()), result.output
     assert not attached
