@@ -113,6 +113,26 @@ def why_unreadable(path: Path) -> str | None:
     return None
 
 
+def why_no_folder(path: Path) -> str | None:
+    """Return what keeps a folder from being made, as the end of a sentence about it; None where nothing does.
+
+    As far as one can tell beforehand: nothing is made.
+
+    Args:
+        path: What is there of it, or nothing; the folders above it need not be there.
+    """
+    above = next((one for one in path.parents if os.path.lexists(one)), path)
+    if not os.path.isdir(above):  # noqa: PTH112 (Path's raises on a loop of links)
+        return f"cannot be made: {above} is no folder"
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return None if os.access(above, os.W_OK | os.X_OK) else f"cannot be made: you may not write into {above}"
+    except OSError as error:
+        return f"cannot be made: {error.strerror}"
+    return None
+
+
 @contextmanager
 def written_whole(path: Path) -> Iterator[IO[bytes]]:
     """Yield a file to write in; at the end of the block, and not before, it takes the place of `path`, on the disk.

@@ -22,6 +22,7 @@ from clipfit_cli.files import (
     read_bytes,
     read_text,
     remove_unfinished,
+    why_no_folder,
     write_through,
     write_whole,
     written_whole,
@@ -168,6 +169,35 @@ def test_paths_that_lead_nowhere_are_refused() -> None:
     with pytest.raises(ConfigError, match="NUL"):
         expanded("a\0b")
     assert expanded("~") == Path.home()
+
+
+@pytest.mark.parametrize(
+    ("place", "reason"),
+    [
+        ("there", None),
+        ("not/there/yet", None),
+        ("file/x", "cannot be made: {}/file is no folder"),
+        ("pipe/x/y", "cannot be made: {}/pipe is no folder"),
+        ("/dev/null/x", "cannot be made: /dev/null is no folder"),
+        ("round/x", "cannot be made: {}/round is no folder"),
+        ("n" * 300, "cannot be made: File name too long"),
+        ("there/" + "n/" * 5000, "cannot be made: File name too long"),
+    ],
+    ids=lambda value: str(value)[:12],
+)
+def test_what_keeps_a_folder_from_being_made(place: str, reason: str | None, tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "file").touch()
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "round").symlink_to("round")
+    before = sorted(tmp_path.rglob("*"))
+    assert why_no_folder(tmp_path / place) == (reason and reason.replace("{}", str(tmp_path)))
+    assert sorted(tmp_path.rglob("*")) == before, "nothing is made"
+
+
+def test_a_folder_that_one_may_not_write_into(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
+    assert why_no_folder(tmp_path / "a" / "b") == f"cannot be made: you may not write into {tmp_path}"
 
 
 def test_the_digest_is_of_all_files_in_a_row(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import torch
 from clipfit_cli import methods
 from clipfit_cli.engine.checkpoint import (
     AdapterCard,
+    check_size,
     check_weights,
     find_adapter,
     load_tensors,
@@ -74,6 +75,7 @@ def attach_adapter(
     source = find_source(config, say=say)
     check_weights(card, folder, config, source.sha256)
     bundle = load_bundle(config, device=device, source=source)
+    check_size(folder, info.describe(bundle.model, settings, len(card.class_names), 0))
     adapted = info.attach(bundle, card.class_names, card.prompt_templates, settings)
     load_tensors(adapted, folder, bundle)
     return AttachedAdapter(adapted, bundle, source, card, folder)

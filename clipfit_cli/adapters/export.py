@@ -16,8 +16,15 @@ import torch
 from clipfit_cli._version import __version__
 from clipfit_cli.adapters.attach import attach_adapter, merged_model
 from clipfit_cli.engine.checkpoint import CARD_FILE, WEIGHTS_FILE, tensors_to_bytes
-from clipfit_cli.errors import CheckpointError, ConfigError, ResultsError
-from clipfit_cli.files import expanded, file_sha256, folder_written_whole, read_bytes, remove_unfinished
+from clipfit_cli.errors import CheckpointError, ConfigError, ResultsError, shortened
+from clipfit_cli.files import (
+    expanded,
+    file_sha256,
+    folder_written_whole,
+    read_bytes,
+    remove_unfinished,
+    why_no_folder,
+)
 from clipfit_cli.models.bundle import ClipBundle
 from clipfit_cli.models.hf_weights import save_hf
 from clipfit_cli.models.load import load_bundle
@@ -154,7 +161,9 @@ def _write_for_open_clip(folder: Path, merged: Merged) -> None:
 
 
 def _check_target(out: Path, *, force: bool) -> None:
-    """Refuse to overwrite what is there, unless told to, and anything but an export even then."""
+    """Refuse what cannot be made, to overwrite what is there, unless told to, and anything but an export even then."""
+    if reason := why_no_folder(out):
+        raise ConfigError(f"--out {shortened(str(out))} {reason}; name another folder")
     if not os.path.lexists(out):
         return
     if not force:

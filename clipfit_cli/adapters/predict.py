@@ -26,7 +26,7 @@ from clipfit_cli.engine.micro_batches import MicroBatches, is_out_of_memory
 from clipfit_cli.engine.precision import autocast, resolve_precision
 from clipfit_cli.errors import CheckpointError, ConfigError, OutOfMemoryError, UnknownNameError
 from clipfit_cli.models.encode import tapped
-from clipfit_cli.models.hub import SHARED_PREFIX
+from clipfit_cli.models.hub import HUB_PREFIXES
 from clipfit_cli.runs.frozen_features import BATCH_SIZE
 from clipfit_cli.runs.workspace import image_spec
 
@@ -218,7 +218,7 @@ def load_adapter(
     if precision not in PRECISIONS:
         raise UnknownNameError("precision", precision, PRECISIONS)
     machine = resolve_device(device)
-    folder = fetch_adapter(str(path), say=say) if str(path).startswith(SHARED_PREFIX) else Path(path)
+    folder = fetch_adapter(str(path), say=say) if str(path).startswith(HUB_PREFIXES) else Path(path)
     attached = attach_adapter(folder, device=machine, backbone=backbone, pretrained=pretrained, say=say)
     return Classifier(
         attached, precision=resolve_precision(cast(Precision, precision), machine, attached.source), say=say

@@ -28,7 +28,7 @@ from clipfit_cli.engine.checkpoint import (
     read_tensors,
 )
 from clipfit_cli.errors import CheckpointError, ConfigError, ResultsError, shortened
-from clipfit_cli.files import expanded, file_sha256, folder_written_whole
+from clipfit_cli.files import expanded, file_sha256, folder_written_whole, why_no_folder
 from clipfit_cli.models.model_folder import CONFIG_FILE
 from clipfit_cli.runs.prepare import run_beside
 
@@ -113,6 +113,8 @@ def write_pushed(
         ResultsError: The folder cannot be written.
     """
     out = Path(os.path.realpath(expanded(out)))
+    if reason := why_no_folder(out):
+        raise ConfigError(f"--dry-run {shortened(str(out))} {reason}; name another folder")
     if os.path.lexists(out) and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out} exists already; name another folder with --dry-run, or remove it")
     try:
@@ -134,6 +136,8 @@ def _write(folder: Path, run: Path, repository: str, shared: Shared, say: Callab
     weights = found / WEIGHTS_FILE
     public = replace(card, backbone=named.backbone, pretrained=named.pretrained, adapter_sha256=file_sha256(weights))
     summary, transformers_class = summary_of(shared.kind, found, card.run_key), None
+    if summary.training is None:
+        say(f"the record of its run does not lie beside the adapter in {found}: it goes without results")
     if shared.merged:
         write_model(folder, merge(found, shared.backbone, shared.pretrained, say))
         _remove_places(folder)

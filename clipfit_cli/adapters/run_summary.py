@@ -13,7 +13,8 @@ from clipfit_cli._version import __version__
 from clipfit_cli.adapters.public_names import public_location, public_model
 from clipfit_cli.config import Recipe
 from clipfit_cli.engine.checkpoint import AdapterCard
-from clipfit_cli.errors import ResultsError
+from clipfit_cli.errors import ClipfitError, ResultsError
+from clipfit_cli.files import read_bytes
 from clipfit_cli.protocols.again import commands_of_runs
 from clipfit_cli.results.record import Run, Test
 from clipfit_cli.results.select import Stored
@@ -22,6 +23,7 @@ from clipfit_cli.runs.prepare import run_beside
 
 SUMMARY_FILE = "run.json"
 SUMMARY_VERSION = 1
+MOST_SUMMARY = 1 << 26
 
 Kind = Literal["adapter", "model"]
 
@@ -117,7 +119,7 @@ def summary_of(kind: Kind, folder: Path, run_key: str) -> Summary:
 
     Args:
         kind: What is shared.
-        folder: Of its adapter; where the record of another run, or none, lies there, nothing is known.
+        folder: Of its adapter; where the record of another run, or none, lies there, what an earlier summary says.
         run_key: Of the run.
 
     Raises:
@@ -125,7 +127,7 @@ def summary_of(kind: Kind, folder: Path, run_key: str) -> Summary:
     """
     run = run_beside(folder, run_key)
     if run is None:
-        return Summary(kind, run_key)
+        return _earlier(kind, folder, run_key) or Summary(kind, run_key)
     seeds = _with_other_seeds(folder, run)
     names = {one.name for one in fields(Training)}
     known = {name: getattr(run.config, name) for name in names & vars(run.config).keys()}
@@ -141,6 +143,18 @@ def summary_of(kind: Kind, folder: Path, run_key: str) -> Summary:
         results=_results(seeds),
         commands=tuple(commands_of_runs([_with_public_names(one) for one in seeds])),
     )
+
+
+def _earlier(kind: Kind, folder: Path, run_key: str) -> Summary | None:
+    """Return what stands in the summary beside a shared adapter; nothing where it is of another run, or damaged."""
+    try:
+        found = msgspec.json.decode(read_bytes(folder / SUMMARY_FILE, MOST_SUMMARY), type=Summary)
+    except (OSError, ValueError, RecursionError, ClipfitError):
+        return None
+    if (found.run_key, found.schema_version) != (run_key, SUMMARY_VERSION):
+        return None
+    commands = tuple(one for one in found.commands if one.startswith("clipfit ") and len(one.splitlines()) == 1)
+    return replace(found, kind=kind, card=None, files={}, commands=commands)
 
 
 def _with_other_seeds(folder: Path, run: Run) -> list[Stored]:

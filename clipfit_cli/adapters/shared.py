@@ -11,7 +11,7 @@ from pathlib import Path
 from clipfit_cli.engine.checkpoint import CARD_FILE, MOST_CARD, WEIGHTS_FILE, read_card
 from clipfit_cli.errors import CheckpointError, ConfigError, ModelError, shortened
 from clipfit_cli.files import file_sha256
-from clipfit_cli.models.hub import SHARED_PREFIX, explained, plain_reason, reach
+from clipfit_cli.models.hub import SHARED_PREFIX, explained, plain_reason, reach, repository_of
 
 _MOST_WEIGHTS = 1 << 36
 _REVISION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._/+-]{0,199}")
@@ -56,7 +56,7 @@ def parse_shared(text: str) -> tuple[str, str | None]:
     Raises:
         ConfigError: It names no repository, or no revision.
     """
-    name, at, revision = text.removeprefix(SHARED_PREFIX).partition("@")
+    name, at, revision = (repository_of(text) or "").partition("@")
     return check_repository(name), check_revision(revision) if at else None
 
 

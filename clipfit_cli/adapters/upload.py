@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from clipfit_cli.adapters.run_summary import SUMMARY_FILE, Kind
+from clipfit_cli.adapters.run_summary import MOST_SUMMARY, SUMMARY_FILE, Kind
 from clipfit_cli.adapters.shared import check_repository, check_revision
 from clipfit_cli.errors import ClipfitError, ConfigError, ResultsError, shortened
 from clipfit_cli.files import read_bytes
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 _OF_THE_HUB = {".gitattributes"}
-_MOST_SUMMARY = 1 << 26
+_PATIENCE_S = 120.0
 _LOGIN = "run `hf auth login`, or set HF_TOKEN, with a token that may write"
 
 _REFUSALS = {
@@ -35,6 +35,9 @@ _REFUSALS = {
     429: "the hub is asked too often; try again later",
 }
 """Status of an answer -> what it means, and what to do."""
+
+_NOT_UNDERSTOOD = ValueError, LookupError, TypeError, AttributeError
+"""What the hub's library raises where an answer is not in the hub's form, as the log-in page of a network is not."""
 
 
 @dataclass(frozen=True)
@@ -97,8 +100,9 @@ class Uploader:
             ConfigError: There is no token; or the repository holds something else, is public, or has been renamed.
             ResultsError: The hub cannot be reached, or refuses.
         """
-        from huggingface_hub import HfApi, constants, get_token
+        from huggingface_hub import HfApi, constants, get_session, get_token
 
+        get_session().timeout = _PATIENCE_S  # the library waits for ever
         logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
         self.target = target
         self.address = f"{constants.ENDPOINT}/{target.repository}"
@@ -211,11 +215,11 @@ class Uploader:
 
     def _earlier(self, commit: str | None, size: int | None) -> Earlier | None:
         """Return what an earlier push wrote; None where the file is not there, or not of a push."""
-        if size is None or size > _MOST_SUMMARY:
+        if size is None or size > MOST_SUMMARY:
             return None
         path = self._api.hf_hub_download(self.target.repository, SUMMARY_FILE, revision=commit)
         try:
-            return msgspec.json.decode(read_bytes(Path(path), _MOST_SUMMARY), type=Earlier)
+            return msgspec.json.decode(read_bytes(Path(path), MOST_SUMMARY), type=Earlier)
         except (ValueError, RecursionError):
             return None
 
@@ -227,12 +231,21 @@ class Uploader:
         except ClipfitError:
             raise
         except Exception as error:  # the hub, its transport and ssl each raise their own kinds
-            status = getattr(getattr(error, "response", None), "status_code", None)
-            if status in _REFUSALS:
+            if (status := _status(error)) in _REFUSALS:
                 raise ResultsError(f"{self.address}: {_REFUSALS[status]}") from None
-            reason = plain_reason(error)
-            if isinstance(error, ValueError) and "metadata" in reason:
+            if isinstance(error, ValueError) and "metadata" in plain_reason(error):
                 more = " ".join(str(error).split())
                 raise ConfigError(f"the hub refuses the page of {self.address}: {shortened(more)}") from None
-            what = f"the hub answers {status}" if status else "it cannot be reached"
-            raise ResultsError(f"{self.address}: {what} ({reason})") from None
+            cause: BaseException = error
+            while cause.__cause__ and not _status(cause):  # the library's own words hide what the store of files said
+                cause = cause.__cause__
+            if status := _status(cause):
+                what = f"the hub answers {status}"
+            else:
+                what = "what answers is no hub" if isinstance(cause, _NOT_UNDERSTOOD) else "it cannot be reached"
+            raise ResultsError(f"{self.address}: {what} ({plain_reason(cause)})") from None
+
+
+def _status(error: BaseException) -> int | None:
+    """Return the status of the answer that an error is about; None where there was none."""
+    return getattr(getattr(error, "response", None), "status_code", None)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clipfit_cli.cli.console import emit, note
+from clipfit_cli.cli.console import emit, note, print_path
 from clipfit_cli.cli.model_options import MODEL_PANEL, DeviceName, PrecisionName, offline_if
 from clipfit_cli.cli.options import command
 from clipfit_cli.cli.output_options import DEFAULT_RUNS_DIR, OutputOptions
@@ -20,7 +20,7 @@ from clipfit_cli.cli.progress import DataProgress
 from clipfit_cli.cli.prompts import read_words
 from clipfit_cli.cli.run_filters import FOUND_ADAPTER, RunsFolder, find_folder
 from clipfit_cli.config import TOP_CLASSES
-from clipfit_cli.errors import ConfigError, counted
+from clipfit_cli.errors import ConfigError, counted, shortened
 from clipfit_cli.files import expanded
 from clipfit_cli.reports.tables import Column, Table
 
@@ -161,7 +161,7 @@ def export(
 
     with offline_if(base.offline):
         folder = write(found, out, force=force, backbone=base.backbone, pretrained=base.pretrained, say=say)
-    typer.echo(folder)
+    print_path(folder)
     say(f"load it with {loading_of(folder)}")
 
 
@@ -169,11 +169,13 @@ def _class_names(text: str) -> tuple[str, ...]:
     """Return the names of a comma list, or of a file where that is what the text names.
 
     Raises:
-        ConfigError: It names a file that is not there, or cannot be used.
+        ConfigError: It names a file that is not there, or cannot be used; or it is JSON.
     """
     file = expanded(text)
     if os.path.isfile(file):  # noqa: PTH113 - a list of names may be longer than a path can be
         return read_words(file, what="class names")
+    if text.lstrip().startswith("["):
+        raise ConfigError(f"{shortened(text)} is no comma list of class names; a JSON list stands in a file")
     if re.search(r"/|\\|\.\w{1,5}$", text) and "," not in text:
         raise ConfigError(f"there is no file {text} of class names; names of classes stand in a comma list")
     return tuple(name.strip() for name in text.split(","))

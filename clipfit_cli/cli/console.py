@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import typer
 from rich.console import Console
@@ -74,6 +76,11 @@ def save(where: str, content: bytes, *, quiet: bool) -> None:
 def csv_bytes(table: Table) -> bytes:
     """Return a table as a CSV file."""
     return to_csv(table).encode(errors="backslashreplace")
+
+
+def print_path(path: Path) -> None:
+    """Print a path on stdout, on a line of its own; a name that is no UTF-8 as the bytes that it is."""
+    print_plain(os.fsencode(path) + b"\n")
 
 
 def print_plain(content: bytes) -> None:

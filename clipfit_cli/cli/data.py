@@ -6,7 +6,7 @@ from typing import Annotated, cast
 
 import typer
 
-from clipfit_cli.cli.console import emit, note
+from clipfit_cli.cli.console import emit, note, print_path
 from clipfit_cli.cli.data_get import check, get
 from clipfit_cli.cli.options import RootOptions, SubsetOptions, command, complete_dataset
 from clipfit_cli.cli.output_options import DEFAULT_RUNS_DIR, CacheFolderOptions, OutputOptions, RunsDir
@@ -105,7 +105,7 @@ def path(
     row = catalog.row(dataset) if dataset is not None else None
     if row and not row.folder:
         raise ConfigError(f"data set {row.name!r} is built in: it has no folder")
-    typer.echo(data_root / row.folder if row else data_root)
+    print_path(data_root / row.folder if row else data_root)
 
 
 @app.command("show")

@@ -135,6 +135,11 @@ def _folders(words: Sequence[str], runs_dir: Path, *, quiet: bool, offline: bool
 
     Where a word names several runs, those without an adapter are left out.
 
+    Args:
+        words, runs_dir: As typed.
+        quiet: Do not say what is fetched of the hub.
+        offline: Do not touch the network.
+
     Raises:
         ConfigError: A word is not possible, or names nothing but what trains nothing.
         ResultsError: A word names no run, or one whose record cannot be read.

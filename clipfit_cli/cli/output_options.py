@@ -12,7 +12,7 @@ import typer
 from clipfit_cli.cli.options import DATA_PANEL, OUTPUT_PANEL, complete_from
 from clipfit_cli.cli.slurm_options import SlurmOptions
 from clipfit_cli.data.pixels.disk_cache import DEFAULT_SIZE_GIB
-from clipfit_cli.errors import ConfigError
+from clipfit_cli.errors import ConfigError, shortened
 from clipfit_cli.files import expanded
 
 
@@ -63,6 +63,10 @@ def check_can_be_written(option: str, text: str) -> None:
     problem = (
         "is a folder; give the name of a file in it"
         if path.is_dir()
+        else "is a link that leads round in a circle; give another name"
+        if Path(os.path.realpath(path)).is_symlink()
+        else "lies in what is no folder; give a file in a folder of yours"
+        if os.path.lexists(path.parent) and not path.parent.is_dir()
         else "lies in a folder that does not exist; make it first"
         if not path.parent.is_dir()
         else "cannot be written; give a file in a folder of yours"
@@ -70,7 +74,7 @@ def check_can_be_written(option: str, text: str) -> None:
         else ""
     )
     if problem:
-        raise ConfigError(f"{option} {text} {problem}")
+        raise ConfigError(f"{option} {shortened(text)} {problem}")
 
 
 def csv_file(text: str) -> tuple[Path, bool]:

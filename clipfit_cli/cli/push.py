@@ -9,12 +9,13 @@ from typing import Annotated
 import typer
 
 from clipfit_cli.cli.adapters import BaseModelOptions
-from clipfit_cli.cli.console import note
+from clipfit_cli.cli.console import note, print_path
 from clipfit_cli.cli.model_options import offline_if
 from clipfit_cli.cli.options import METHOD_PANEL, OUTPUT_PANEL, command
 from clipfit_cli.cli.output_options import DEFAULT_RUNS_DIR
 from clipfit_cli.cli.run_filters import FOUND_RUN, RunsFolder, find_folder
-from clipfit_cli.errors import ConfigError
+from clipfit_cli.errors import ConfigError, shortened
+from clipfit_cli.models.hub import HUB_PREFIXES
 
 
 @command
@@ -81,6 +82,8 @@ def push(
     Nothing of this machine goes along: no path, no name of a user. The address goes to stdout.
     """
     say = partial(note, quiet=quiet)
+    if run.startswith(HUB_PREFIXES):
+        raise ConfigError(f"{shortened(run)} is on the hub already, where its results are; give a run of your own")
     found = find_folder(run, runs_dir, quiet=quiet, offline=base.offline)
     say("loading torch and open_clip ...")
     from clipfit_cli.adapters import push as rules
@@ -92,7 +95,7 @@ def push(
         say("no licence is named, so nobody else may use what is pushed: --licence NAME names one")
     with offline_if(base.offline):
         if dry_run is not None:
-            typer.echo(rules.write_pushed(found, dry_run, repository, shared, say=say))
+            print_path(rules.write_pushed(found, dry_run, repository, shared, say=say))
             return
         from huggingface_hub import constants
         from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]

@@ -25,7 +25,7 @@ from clipfit_cli.cli.words import split_names
 from clipfit_cli.data import catalog
 from clipfit_cli.errors import ConfigError, ResultsError, counted, shortened
 from clipfit_cli.files import expanded
-from clipfit_cli.models.hub import SHARED_PREFIX
+from clipfit_cli.models.hub import HUB_PREFIXES
 
 if TYPE_CHECKING:
     from clipfit_cli.results.filters import Filters
@@ -212,7 +212,7 @@ def find_folder(text: str, runs_dir: Path, *, quiet: bool = True, offline: bool 
     """
     from clipfit_cli.results.filters import names_runs
 
-    if text.startswith(SHARED_PREFIX):
+    if text.startswith(HUB_PREFIXES):
         from clipfit_cli.adapters.shared import fetch_adapter
 
         with offline_if(offline):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,9 +14,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from clipfit_cli.config import BnMode, ModelConfig, Subset
-from clipfit_cli.errors import CheckpointError, ConfigError, ModelError, first_line
+from clipfit_cli.errors import CheckpointError, ConfigError, ModelError, first_line, shortened
 from clipfit_cli.files import expanded, read_bytes, why_unreadable
-from clipfit_cli.methods.base import Adapted, MethodInfo
+from clipfit_cli.methods.base import Adapted, MethodInfo, Trained
 from clipfit_cli.models.bundle import ClipBundle
 from clipfit_cli.models.templates import check_templates
 
@@ -27,6 +28,8 @@ CARD_VERSION = 2
 # Data sets whose published list of class names has some twice.
 _NAMED_TWICE = ("imagenet",)
 MOST_CARD, _MOST_WEIGHTS = 1 << 26, 1 << 40
+_SLACK = 1 << 26
+"""Bytes that tensors may have over those in the file: what is lacking by so few is told by its name."""
 
 UNPUBLISHED = "unpublished"
 """In the card of a shared adapter in place of weights that nobody else can find by a name."""
@@ -86,8 +89,9 @@ def find_adapter(path: Path) -> Path:
     for file in (folder / CARD_FILE, folder / WEIGHTS_FILE):
         if reason := why_unreadable(file):
             raise CheckpointError(
-                f"no adapter at {path}: {file} {reason}; expected a folder with {CARD_FILE} and {WEIGHTS_FILE}, which "
-                "--keep-adapters none does not keep; the run's command with --force trains it again"
+                f"no adapter at {shortened(str(path))}: {file.name} {reason}; expected a folder with {CARD_FILE} and "
+                f"{WEIGHTS_FILE}, which a run lacks whose method trains nothing, or that --keep-adapters none made; the "
+                "run's command with --force trains it again"
             )
     return folder
 
@@ -205,6 +209,27 @@ def load_tensors(adapted: Adapted, folder: Path, bundle: ClipBundle, *, sha256: 
                 f"the adapter's {name} holds numbers that are not finite; its training broke down, so train it again"
             )
     adapted.load(tensors)
+
+
+def check_size(folder: Path, trained: Sequence[Trained]) -> None:
+    """Do nothing unless the settings of an adapter ask for far more numbers than its file can hold.
+
+    What somebody else wrote there would take all memory before a tensor is compared.
+
+    Args:
+        folder: Of the adapter.
+        trained: What the method trains with these settings, all of it float32.
+
+    Raises:
+        CheckpointError: They do.
+    """
+    path = folder / WEIGHTS_FILE
+    asked, held = 4 * sum(one.num_values for one in trained), path.stat().st_size
+    if asked > held + _SLACK:
+        raise CheckpointError(
+            f"the settings in {folder / CARD_FILE} ask for tensors of {asked:,} bytes, {WEIGHTS_FILE} has {held:,}; "
+            "the card is not of this adapter"
+        )
 
 
 def check_weights(card: AdapterCard, folder: Path, model: ModelConfig, weights_sha256: str) -> None:

@@ -25,6 +25,9 @@ SCALE = 100.0
 _AT_ONCE = 1 << 24
 """Numbers that `tried_pairs` keeps in memory at a time, for each of two tensors."""
 
+_MOST = 3.4e38
+"""What float32 holds; a larger number cannot be put into a tensor."""
+
 ClassKey = tuple[tuple[str, ...], int, "Shortcuts"]
 """What a class set is known by: its prompts, how many a class has, how they are encoded."""
 
@@ -42,7 +45,7 @@ def reference_templates(dataset: str) -> tuple[str, ...]:
 
 
 def check_numbers(method: str, numbers: Mapping[str, float], *, above: float | None = None) -> None:
-    """Do nothing if all numbers are finite and 0 or more.
+    """Do nothing if all numbers are 0 or more and not above what float32 holds.
 
     Args:
         method: For the message.
@@ -53,8 +56,9 @@ def check_numbers(method: str, numbers: Mapping[str, float], *, above: float | N
         ConfigError: One is not.
     """
     for name, value in numbers.items():
-        if not ((value >= 0 if above is None else value > above) and value < float("inf")):
+        if not ((value >= 0 if above is None else value > above) and value <= _MOST):
             expected = "a number of 0 or more" if above is None else f"a number above {above:g}"
+            expected += f", at most {_MOST:g}" if value > _MOST else ""
             raise ConfigError(f"{method}'s {name} must be {expected}, got {value}")
 
 

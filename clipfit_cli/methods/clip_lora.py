@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from clipfit_cli.config import TEXTURES, Conditions, Recipe
 from clipfit_cli.errors import ConfigError, ModelError
+from clipfit_cli.methods._frozen import check_numbers
 from clipfit_cli.methods._official import TowersSettings
 from clipfit_cli.methods.base import Adapted, MethodInfo, Trained
 
@@ -36,8 +37,7 @@ class ClipLoraSettings(TowersSettings):
     def __post_init__(self) -> None:
         if self.rank < 1:
             raise ConfigError(f"clip-lora's rank must be at least 1, got {self.rank}")
-        if not 0 < self.alpha < float("inf"):
-            raise ConfigError(f"clip-lora's alpha must be a number above 0, got {self.alpha}")
+        check_numbers("clip-lora", {"alpha": self.alpha}, above=0)
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"clip-lora's dropout must be from 0 to below 1, got {self.dropout}")
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from clipfit_cli.errors import ConfigError
+from clipfit_cli.errors import ConfigError, shortened
 from clipfit_cli.models.bundle import ClipBundle
 from clipfit_cli.models.encode import Prompts, Shortcuts, encode_text, prepare_prompts
 from clipfit_cli.models.templates import check_templates
@@ -56,8 +56,8 @@ def tokens_of(bundle: ClipBundle, prompts: Sequence[str]) -> Tensor:
         length, context = bundle.count_tokens(prompt), tokens.shape[1]
         if length > context:
             raise ConfigError(
-                f"the prompt {prompt!r} has {length} tokens, the text tower of {bundle.backbone} reads {context}; "
-                "shorten the class name or the template"
+                f"the prompt {shortened(prompt)!r} has {length} tokens, the text tower of {bundle.backbone} reads "
+                f"{context}; shorten the class name or the template"
             )
     return tokens
 

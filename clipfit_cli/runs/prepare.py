@@ -15,7 +15,15 @@ from clipfit_cli.config import RunConfig, TestSet, TrainingConfig
 from clipfit_cli.data.catalog import prompt_template
 from clipfit_cli.data.dataset import DataSet
 from clipfit_cli.data.shifts import CLEAN, Shift, parse_shift
-from clipfit_cli.engine.checkpoint import CARD_FILE, WEIGHTS_FILE, AdapterCard, check_weights, find_adapter, read_card
+from clipfit_cli.engine.checkpoint import (
+    CARD_FILE,
+    WEIGHTS_FILE,
+    AdapterCard,
+    check_size,
+    check_weights,
+    find_adapter,
+    read_card,
+)
 from clipfit_cli.errors import CheckpointError
 from clipfit_cli.files import file_sha256
 from clipfit_cli.methods.base import MethodInfo
@@ -213,6 +221,7 @@ def check_served(plan: Iterable[Prepared]) -> None:
     Raises:
         ModelError: A method cannot serve a tower of its model.
         ConfigError: A setting does not fit the model.
+        CheckpointError: The settings of an adapter that is scored ask for more than it holds.
     """
     kinds = {repr((one.config.method, one.config.settings, one.config.model.backbone)): one for one in plan}
     models: dict[str, nn.Module] = {}
@@ -220,7 +229,10 @@ def check_served(plan: Iterable[Prepared]) -> None:
         backbone = one.config.model.backbone
         if backbone not in models:
             models[backbone] = build_on_meta(backbone)
-        one.info.describe(models[backbone], one.settings, one.training_set.num_classes, len(one.training_set.train))
+        known = len(one.card.class_names) if one.card else one.training_set.num_classes
+        trained = one.info.describe(models[backbone], one.settings, known, len(one.training_set.train))
+        if one.config.adapter and one.card:
+            check_size(find_adapter(Path(one.config.adapter)), trained)
 
 
 def templates_of(config: TrainingConfig, dataset: DataSet) -> tuple[str, ...]:

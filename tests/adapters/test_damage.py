@@ -17,6 +17,7 @@ from clipfit_cli.adapters.attach import attach_adapter
 from clipfit_cli.cli.app import app
 from clipfit_cli.engine.checkpoint import CARD_FILE, WEIGHTS_FILE, find_adapter, read_card, read_tensors
 from clipfit_cli.errors import CheckpointError
+from clipfit_cli.methods._deep_prompts import DeepPrompts
 from tests.adapters.saved_adapters import CLASSES, register, save_adapter, small_model
 from tests.conftest import SmallWorld
 
@@ -146,6 +147,27 @@ def test_cards_that_are_no_json_object(content: bytes, run: Path) -> None:
     (run / CARD_FILE).write_bytes(content)
     with pytest.raises(CheckpointError):
         read_card(run)
+
+
+@pytest.mark.parametrize("settings", [{"num_context": 10**9}, {"num_context": 10**30}])
+def test_settings_that_ask_for_all_memory(
+    settings: dict[str, Any], small_world: SmallWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register(monkeypatch)
+    run = tmp_path / "prompts"
+    save_adapter(run, small_model(tmp_path, "small-vit"), method="maple")
+    card = json.loads((run / CARD_FILE).read_text())
+    change_card(run, settings={**card["settings"], **settings})
+    attached: list[object] = []
+    monkeypatch.setattr(DeepPrompts, "__init__", lambda *arguments, **_: attached.append(arguments))
+    with pytest.raises(
+        CheckpointError, match=r"ask for tensors of [\d,]{13,} bytes, adapter_model.safetensors has [\d,]+;"
+    ):
+        attach_adapter(run, device=CPU)
+    places: list[str | Path] = ["--data-root", small_world.data_root, "--runs-dir", small_world.runs_dir]
+    result = invoke("eval", "--adapter", run, "--dataset", "dtd", *places)
+    assert result.exit_code == 4 and "the card is not of this adapter" in " ".join(result.stderr.split()), result.output
+    assert not attached
 
 
 def test_imagenet_names_two_classes_twice(run: Path) -> None:

@@ -148,6 +148,24 @@ def test_hostile_names_stay_text(run: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_hostile_summary_stays_text(run: Path, tmp_path: Path) -> None:
+    first = pushed(run, tmp_path / "first")
+    plain = json.loads((first / "run.json").read_text())
+    plain["clipfit"] = plain["training"]["device"] = plain["training"]["hub_dataset"] = HOSTILE
+    plain["training"] |= {"versions": {HOSTILE: HOSTILE}, "chosen": {HOSTILE: HOSTILE}, "origin": HOSTILE}
+    plain["results"][0] |= {"dataset": HOSTILE, "transform": HOSTILE, "precision": HOSTILE, "subset": HOSTILE}
+    plain["commands"] = ["clipfit train", f"clipfit {HOSTILE}", "rm -rf ~"]
+    (first / "run.json").write_text(json.dumps(plain))
+    out = pushed(first, tmp_path / "out")
+    head, text = split_page(out)
+    tokens = MarkdownIt("gfm-like", {"linkify": False}).enable("table").parse(text)
+    kinds = {one.type for token in tokens for one in (token, *(token.children or ()))}
+    assert not kinds & {"html_block", "html_inline", "link_open", "image"}
+    assert sum(token.type == "heading_open" for token in tokens) == 6 and head["license"] == "cc-by-4.0"
+    assert json.loads((out / "run.json").read_text())["commands"] == ["clipfit train"]
+
+
+@pytest.mark.slow
 def test_a_hostile_data_set_in_the_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Path) -> None:
     folder = add_run(tmp_path / "hostile", seed=1)[0]
     for path in (folder / "tests").glob("*.json"):
@@ -170,6 +188,29 @@ def test_an_adapter_without_its_record(record: str | None, run: Path, tmp_path: 
     head, text = split_page(out)
     assert "model-index" not in head and "## Results" not in text and head["datasets"] == ["dtd"]
     assert json.loads((out / "run.json").read_text())["training"] is None
+
+
+@pytest.mark.slow
+def test_a_folder_that_was_written_before_is_pushed_with_its_results(run: Path, tmp_path: Path) -> None:
+    first = pushed(run, tmp_path / "first")
+    again = pushed(first, tmp_path / "again")
+    assert all((again / name).read_bytes() == (first / name).read_bytes() for name in PUSHED)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "content", [b"", b"{}", b"[" * 100_000, b'{"kind":"adapter","run_key":"KEY","schema_version":9}', b"other"]
+)
+def test_a_summary_that_is_not_of_the_run(content: bytes, run: Path, tmp_path: Path) -> None:
+    first = pushed(run, tmp_path / "first")
+    plain = json.loads((first / "run.json").read_text())
+    if content == b"other":
+        content = json.dumps({**plain, "run_key": "0" * 64}).encode()
+    (first / "run.json").write_bytes(content.replace(b"KEY", plain["run_key"].encode()))
+    said: list[str] = []
+    out = write_pushed(first, tmp_path / "out", "org/name", Shared(), say=said.append)
+    assert json.loads((out / "run.json").read_text())["results"] == []
+    assert said == [f"the record of its run does not lie beside the adapter in {first}: it goes without results"]
 
 
 @pytest.mark.slow

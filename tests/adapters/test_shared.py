@@ -40,7 +40,8 @@ def held(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize(
-    ("text", "found"), [("hf:org/name", (NAME, None)), ("hf:org/na.me@v1/x", ("org/na.me", "v1/x"))]
+    ("text", "found"),
+    [("hf:org/name", (NAME, None)), ("hf-hub:org/name", (NAME, None)), ("hf:org/na.me@v1/x", ("org/na.me", "v1/x"))],
 )
 def test_what_a_name_means(text: str, found: tuple[str, str | None]) -> None:
     assert parse_shared(text) == found

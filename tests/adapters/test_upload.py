@@ -152,7 +152,10 @@ def test_with_a_token_that_reads(hub: Hub, run: Path) -> None:
         ("/api/repos/create", (402, ""), r"the hub answers 402"),
         ("/commit/main", (403, ""), "the token may not write there"),
         ("/commit/main", (500, ""), "the hub answers 500"),
-        ("/store/", (403, ""), "the token may not write there|the hub answers|cannot be reached"),
+        ("/store/", (403, ""), r"the hub answers 403 \("),
+        ("/store/", (400, ""), r"the hub answers 400 \("),
+        ("/api/validate-yaml", (404, ""), r"what answers is no hub \("),
+        ("/api/whoami-v2", (302, ""), r"what answers is no hub \("),
         ("/api/whoami-v2", (429, ""), "asked too often"),
     ],
 )
@@ -179,6 +182,15 @@ def test_a_repository_that_was_renamed(hub: Hub, run: Path, monkeypatch: pytest.
     moved = SimpleNamespace(id="org/other", private=False, sha="", siblings=[])
     monkeypatch.setattr(HfApi, "model_info", lambda *_, **__: moved)
     refused(hub, run, "is called org/other now", ConfigError)
+
+
+@pytest.mark.slow
+def test_a_hub_that_never_answers(hub: Hub, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_PATIENCE_S", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        use_endpoint(f"http://127.0.0.1:{silent.getsockname()[1]}", hub.cache, monkeypatch)
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        refused(hub, run, r"it cannot be reached \(.*timed out")
 
 
 @pytest.mark.slow

@@ -92,7 +92,7 @@ def test_the_home_of_nobody(arguments: list[str]) -> None:
         ([*PLAN, "--backbone", LONG], 2, "unknown backbone"),
         (["data", "list", "--data-root", LONG], 0, "missing"),
         (["predict", "--adapter", "x", LONG], 3, "there is no such image or folder"),
-        (["export", "x", "--out", LONG], 4, "no adapter at x"),
+        (["export", "x", "--out", LONG], 2, "File name too long; name another folder"),
     ],
     ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else None,
 )
@@ -110,6 +110,33 @@ def test_a_plan_whose_weights_are_not_here_says_so_whole(monkeypatch: pytest.Mon
     assert "cannot be told" not in plain.output and "cannot be told: the weights" in invoke(*plan, "--json").stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["export", "x", "--out"], "--out /dev/null/x cannot be made: /dev/null is no folder; name another"),
+        (["push", "x", "org/name", "--dry-run"], "--dry-run /dev/null/x cannot be made: /dev/null is no folder"),
+        ([*PLAN, "--csv"], "--csv /dev/null/x lies in what is no folder; give a file in a folder of yours"),
+        (["report", "--format", "json", "--out"], "--out /dev/null/x lies in what is no folder"),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_no_folder_is_made_of_a_device(arguments: list[str], message: str) -> None:
+    result = invoke(*arguments, "/dev/null/x")
+    assert result.exit_code == 2 and message in result.stderr and result.stdout == "", result
+
+
+def test_a_link_that_leads_round_in_a_circle_is_no_file() -> None:
+    Path("round").symlink_to("round")
+    result = invoke(*PLAN, "--csv", "round")
+    assert result.exit_code == 2 and "--csv round is a link that leads round in a circle" in result.stderr, result
+    assert Path("round").is_symlink()
+
+
+def test_a_path_that_is_no_utf8_is_printed_as_it_is() -> None:
+    result = invoke("data", "path", "--data-root", "a\udcff")
+    assert result.exit_code == 0 and result.stdout_bytes.endswith(b"a\xff\n"), result
+
+
 def test_a_long_list_of_classes_is_no_path() -> None:
     names = ",".join(f"class number {i}" for i in range(40))
     result = invoke("predict", "--adapter", "no-run", "a.jpg", "--classes", names)
@@ -120,6 +147,11 @@ def test_a_long_list_of_classes_is_no_path() -> None:
 def test_a_mistyped_file_of_class_names_is_said_to_be_missing(text: str) -> None:
     result = invoke("predict", "--adapter", "no-run", "a.jpg", "--classes", text)
     assert result.exit_code == 2 and f"there is no file {text}" in result.stderr
+
+
+def test_a_json_list_of_class_names_is_no_comma_list() -> None:
+    result = invoke("predict", "--adapter", "no-run", "a.jpg", "--classes", '["cat", "dog"]')
+    assert result.exit_code == 2 and "no comma list of class names; a JSON list stands in a file" in result.stderr
 
 
 @pytest.mark.skipif(os.geteuid() == 0 and not shutil.which("setpriv"), reason="root reads everything")

@@ -168,7 +168,7 @@ def test_what_export_refuses(run: Path, tmp_path: Path) -> None:
     (tmp_path / "other.pt").write_bytes(b"other")
     refused(4, "was made for", "export", run, "--out", tmp_path / "model", "--pretrained", tmp_path / "other.pt")
     (tmp_path / "file").touch()
-    refused(3, "cannot write", "export", run, "--out", tmp_path / "file" / "model")
+    refused(2, "is no folder", "export", run, "--out", tmp_path / "file" / "model")
     assert invoke("export", run).exit_code == 2
     assert not (tmp_path / "model").exists()
 

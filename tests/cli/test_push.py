@@ -62,6 +62,9 @@ def test_pushed_and_used_by_its_name(run: Path, picture: Path, hub: Hub, tmp_pat
     with Image.open(picture) as image:
         images = own.preprocess(image).unsqueeze(0)
     assert torch.equal(loaded.logits(images), own.logits(images))
+    assert predicted("--adapter", "hf-hub:org/name", picture) == predicted("--adapter", run, picture)
+    change = invoke("inspect", "hf:org/name", "--images", "0", "--dataset", "textures", "--json").stdout
+    assert change == invoke("inspect", run, "--images", "0", "--dataset", "textures", "--json").stdout
     invoke("export", "hf:org/name", "--out", tmp_path / "model", "--quiet")
     open_clip.create_model_and_transforms(f"local-dir:{tmp_path / 'model'}")
 
@@ -151,6 +154,7 @@ def test_a_merged_model(run: Path, hub: Hub, picture: Path, tmp_path: Path) -> N
         (["{run}", "org/name", "--offline"], 2, "push needs the network"),
         (["{run}", "org/name"], 2, "there is no token for"),
         (["nowhere", "org/name"], 4, "no adapter at"),
+        (["hf:org/name", "org/name"], 2, "hf:org/name is on the hub already"),
         (["{run}", "org/name", "--dry-run", "{run}"], 2, "exists already"),
     ],
 )

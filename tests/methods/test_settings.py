@@ -137,6 +137,12 @@ def test_bad_settings(overrides: dict[str, str], error: type[Exception], message
         resolve(CLIPFIT, overrides)
 
 
+@pytest.mark.parametrize("name", ["clip-lora", "taskres"])
+def test_no_number_is_larger_than_a_tensor_holds(name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"{name}'s alpha must be a number above 0, at most 3\.4e\+38, got 1e\+308"):
+        resolve(methods.get(name), {"alpha": "1e308"})
+
+
 def test_a_method_without_settings() -> None:
     zero_shot = methods.get("zero-shot")
     for name in ("beta", "lr"):
