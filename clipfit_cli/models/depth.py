@@ -1,4 +1,4 @@
-"""Where in its tower a tensor of an open_clip model stands, counted in blocks, and what it is there."""
+"""Where in its tower a tensor of a model stands, counted in blocks, and what it is there."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from open_clip.modified_resnet import ModifiedResNet
 from open_clip.timm_model import TimmModel
 from torch import nn
 
+from clipfit_cli.models.hf_encoder import HfImageSide, HfTextSide
 from clipfit_cli.models.towers import BEHIND_BLOCKS, Tower, image_blocks, text_blocks, text_tower, tower_of
 
 Kind = Literal["bias", "gain", "shift", "weight", "statistic"]
@@ -55,7 +56,7 @@ def depth_blocks(model: nn.Module, tower: Tower) -> list[str]:
     """Return the names of what a tower is a chain of, first to last; empty where that is not known.
 
     Those are the transformer blocks, of a ResNet its bottlenecks, of a tower of stages (ConvNeXt, Swin, FastViT) the
-    blocks of all stages, one after the other.
+    blocks of all stages, one after the other; ALIGN's EfficientNet has them in one list.
 
     Raises:
         ModelError: The blocks of the text tower cannot be told with certainty.
@@ -65,6 +66,9 @@ def depth_blocks(model: nn.Module, tower: Tower) -> list[str]:
     if found := image_blocks(model):
         return found
     visual: Any = cast(Any, model).visual
+    if isinstance(visual, HfImageSide):
+        lists = [(name, one) for name, one in visual.tower.named_modules() if isinstance(one, nn.ModuleList)]
+        return [f"visual.tower.{name}.{index}" for name, one in lists[:1] for index in range(len(one))]
     trunk = visual.trunk if isinstance(visual, TimmModel) else visual
     prefix = "visual.trunk." if isinstance(visual, TimmModel) else "visual."
     return [f"{prefix}{name}" for stage, module in _stages(trunk) for name in _blocks_of_stage(stage, module)]
@@ -119,8 +123,8 @@ def _within(name: str, blocks: list[str]) -> int | None:
 def _stands_in_order(model: nn.Module, tower: Tower) -> bool:
     """Return whether a tower lists its tensors as it computes with them; open_clip's own do not."""
     if tower == "text":
-        return isinstance(text_tower(model), HFTextEncoder)
-    return isinstance(cast(Any, model).visual, TimmModel)
+        return isinstance(text_tower(model), HFTextEncoder | HfTextSide)
+    return isinstance(cast(Any, model).visual, TimmModel | HfImageSide)
 
 
 def _is_behind(model: nn.Module, tower: Tower, name: str, *, is_late: bool) -> bool:

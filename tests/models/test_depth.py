@@ -10,6 +10,8 @@ from torch import nn
 
 from clipfit_cli.models.architectures import build_on_meta
 from clipfit_cli.models.depth import Block, Place, depth_blocks, places
+from clipfit_cli.models.hf_kinds import KINDS as HF_KINDS
+from clipfit_cli.models.hf_weights import sketch_by_default
 from tests.kinds import ALL_KINDS, build, config_of
 
 BLOCKS = {
@@ -134,3 +136,20 @@ def test_depth_of_real_architectures(backbone: str, image: int, text: int) -> No
         list(range(text)),
     ]
     assert all(blocks[tower][end] for tower in blocks for end in ("before", "behind"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", HF_KINDS)
+def test_depth_in_models_of_transformers(kind: str) -> None:
+    model = sketch_by_default(HF_KINDS[kind])
+    image, text = (55, 12) if kind == "align" else (12, 24 if kind == "altclip" else 12)
+    assert (len(depth_blocks(model, "image")), len(depth_blocks(model, "text"))) == (image, text)
+    for name, place in places(model).items():
+        parts = name.split(".")
+        if parts[0].startswith("logit"):
+            assert place.tower is None and place.block == "behind"
+        elif index := [int(part) for part in parts if part.isdigit()][:1]:
+            assert place.block == index[0], name
+        else:
+            is_before = "embeddings" in parts or "pre_layrnorm" in parts
+            assert place.block == ("before" if is_before else "behind"), name
