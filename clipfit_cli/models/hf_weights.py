@@ -21,6 +21,9 @@ from clipfit_cli.models.model_folder import HF_CONFIG_FILE
 _WHOLE_NUMBERS = ("position_ids", "token_type_ids", "num_batches_tracked")
 """What is no number with a fraction in some models' files."""
 
+_STORED = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+"""How numbers with a fraction may be stored; smaller types stand for quantised weights, whose scales are elsewhere."""
+
 
 def notes_on(model: HfModel, image_size: int) -> tuple[str, ...]:
     """Return what a reader of the numbers should know of a model.
@@ -83,6 +86,9 @@ def _check(model: HfModel, config: Any) -> None:
     for name, value in needed.items():
         if type(value) is not int or value < 0:
             raise ValueError(f"{name} is {value!r}, expected a number")
+    for tower, part in (("text", text), ("image", config.vision_config)):
+        if getattr(part, "num_hidden_layers", 1) < 1:
+            raise ValueError(f"its {tower} tower has {part.num_hidden_layers} layers, expected at least 1")
     if getattr(config.vision_config, "vision_use_head", True) is not True:
         raise ValueError("its image tower has no head, so it has no image features")
 
@@ -119,7 +125,8 @@ def _built(model: HfModel, config: Any) -> Any:
         with quiet():
             return getattr(transformers(), model.kind.model)(config).eval()
     except Exception as error:  # some sizes do not go together
-        raise ModelError(f"transformers cannot build {model.given}: {first_line(error)}") from error
+        reason = f"it has no {error}" if isinstance(error, KeyError) else first_line(error)
+        raise ModelError(f"transformers cannot build {model.given}: {reason}") from error
 
 
 def sketch_by_default(kind: Kind) -> DualEncoder:
@@ -166,19 +173,25 @@ def _filled(model: HfModel, config: Any, weights: tuple[Path, ...]) -> Any:
         if path.suffix != ".json":
             state |= read_state_dict(path)
     for name, tensor in state.items():
-        if not tensor.is_floating_point() and not name.endswith(_WHOLE_NUMBERS):
-            raise CheckpointError(f"{weights[0]} does not fit {model.given}: {name} holds {tensor.dtype}")
+        if tensor.dtype not in _STORED and not name.endswith(_WHOLE_NUMBERS):
+            raise CheckpointError(
+                f"{weights[0]} does not fit {model.given}: {name} holds {tensor.dtype}, expected numbers of 16 to 64 "
+                "bits with a fraction"
+            )
     try:
         with quiet():
             filled, found = getattr(transformers(), model.kind.model).from_pretrained(
-                None, config=config, state_dict=state, output_loading_info=True
+                None, config=config, state_dict=state, ignore_mismatched_sizes=True, output_loading_info=True
             )
     except Exception as error:  # of shapes, types and names, each in words of its own
         raise CheckpointError(f"{weights[0]} does not fit {model.given}: {first_line(error)}") from error
     problems = [
         f"{len(names)} tensors are missing, such as {min(names)}" for names in (found["missing_keys"],) if names
     ]
-    problems += [f"{name} is of another shape" for name, *_ in found["mismatched_keys"]][:1]
+    problems += [
+        f"{name} is {tuple(stored)}, expected {tuple(own)}"
+        for name, stored, own in sorted(found["mismatched_keys"])[:1]
+    ]
     if problems:
         raise CheckpointError(f"{weights[0]} does not fit {model.given}: {'; '.join(problems)}")
     return filled.eval()

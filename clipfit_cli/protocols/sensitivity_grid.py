@@ -52,7 +52,7 @@ class Grid:
 def grid(request: Request, model: nn.Module, only: Sequence[str] = ()) -> Grid:
     """Return the points of the one method of a request on a model.
 
-    A level that is the method by itself, or that trains nothing or what another level of its factor trains, is no point.
+    A level that is the method by itself, or trains nothing, or what another level of its factor trains, is no point.
 
     Args:
         request: What was asked for.
