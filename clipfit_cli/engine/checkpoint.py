@@ -17,6 +17,7 @@ from clipfit_cli.errors import CheckpointError, ConfigError, ModelError, first_l
 from clipfit_cli.files import expanded, read_bytes, why_unreadable
 from clipfit_cli.methods.base import Adapted, MethodInfo
 from clipfit_cli.models.bundle import ClipBundle
+from clipfit_cli.models.hf_encoder import DualEncoder
 from clipfit_cli.models.templates import check_templates
 
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -197,6 +198,8 @@ def load_tensors(adapted: Adapted, folder: Path, bundle: ClipBundle, *, sha256: 
             f"runs with {bundle.activation}; its own backbone is {card.backbone}"
         )
     tensors, own = read_tensors(folder, sha256, card.adapter_sha256), adapted.state()
+    if isinstance(bundle.model, DualEncoder):
+        tensors = bundle.model.named_here(tensors)
     for name in sorted(tensors.keys() & own.keys()):
         if tensors[name].dtype != own[name].dtype:
             raise CheckpointError(f"the adapter's {name} holds {tensors[name].dtype}, expected {own[name].dtype}")

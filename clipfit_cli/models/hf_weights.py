@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import math
+import re
 import shutil
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from clipfit_cli.errors import CheckpointError, ModelError, first_line
 from clipfit_cli.models.checkpoints import read_state_dict
 from clipfit_cli.models.hf_encoder import DualEncoder
-from clipfit_cli.models.hf_folder import TEMPERATURE_FIELD, TOKENIZER_PARTS, HfModel
+from clipfit_cli.models.hf_folder import HF_WEIGHTS_FILES, TEMPERATURE_FIELD, TOKENIZER_PARTS, HfModel
 from clipfit_cli.models.hf_kinds import PLAIN_TEMPERATURE, Kind
 from clipfit_cli.models.hf_preparation import image_preparation, quiet, transformers
 from clipfit_cli.models.model_folder import HF_CONFIG_FILE
 
 _WHOLE_NUMBERS = ("position_ids", "token_type_ids", "num_batches_tracked")
 """What is no number with a fraction in some models' files."""
+
+_LIST = re.compile(r"\.layers?\.")
 
 _STORED = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 """How numbers with a fraction may be stored; smaller types stand for quantised weights, whose scales are elsewhere."""
@@ -170,8 +174,7 @@ def _filled(model: HfModel, config: Any, weights: tuple[Path, ...]) -> Any:
         )
     state: dict[str, torch.Tensor] = {}
     for path in weights:
-        if path.suffix != ".json":
-            state |= read_state_dict(path)
+        state |= _tensors(path)
     for name, tensor in state.items():
         if tensor.dtype not in _STORED and not name.endswith(_WHOLE_NUMBERS):
             raise CheckpointError(
@@ -197,6 +200,11 @@ def _filled(model: HfModel, config: Any, weights: tuple[Path, ...]) -> Any:
     return filled.eval()
 
 
+def _tensors(path: Path) -> dict[str, torch.Tensor]:
+    """Return the tensors in one of a model's files; an index has none."""
+    return {} if path.suffix == ".json" else read_state_dict(path)
+
+
 def save_hf(model: HfModel, weights: tuple[Path, ...], tuned: nn.Module, folder: Path) -> None:
     """Write a tuned model as a folder that transformers loads, float32, with all that its class has beside both sides.
 
@@ -217,6 +225,27 @@ def save_hf(model: HfModel, weights: tuple[Path, ...], tuned: nn.Module, folder:
                 own[theirs].copy_(tensor)
     with quiet():
         filled.save_pretrained(folder)
+    _name_as_before(folder / HF_WEIGHTS_FILES[0], {name for path in weights for name in _tensors(path)})
     for path in sorted(model.folder.iterdir()):
         if path.name in (model.preparation.name, *TOKENIZER_PARTS):
             shutil.copyfile(path, folder / path.name)
+
+
+def _name_as_before(path: Path, names: set[str]) -> None:
+    """Call tensors in a written file as in the files that they came from, which all releases of transformers read.
+
+    Some releases write AltCLIP's image blocks, ``layers``, as ``layer``, which others leave at random values.
+
+    Args:
+        path: The written file.
+        names: Of the tensors in those files.
+    """
+    if not path.exists():  # several parts, for which no model of these kinds is large enough
+        return
+    tensors, changed = load_file(path), dict[str, str]()
+    for name in tensors.keys() - names:
+        other = _LIST.sub(lambda found: ".layers." if found[0] == ".layer." else ".layer.", name)
+        if other in names:
+            changed[name] = other
+    if changed:
+        save_file({changed.get(name, name): tensor for name, tensor in tensors.items()}, path, {"format": "pt"})
