@@ -31,7 +31,7 @@ from clipfit_cli.errors import (
     OutOfMemoryError,
     TrainingError,
 )
-from clipfit_cli.methods.base import Trained
+from clipfit_cli.methods.base import MethodInfo, Trained
 from clipfit_cli.models import encode
 from clipfit_cli.protocols import base2new, few_shot, planning, xdataset
 from clipfit_cli.results.predictions import read_predictions
@@ -296,7 +296,7 @@ def test_what_a_model_cannot_serve_is_told_before_the_first_run(
     several = few_shot.plan(request_of(small_world, methods=tuple(map(MethodChoice, asked))))
     alone = few_shot.plan(request_of(small_world, methods=(MethodChoice("bitfit"),)))
 
-    def get(name: str) -> methods.MethodInfo:
+    def get(name: str) -> MethodInfo:
         return replace(real(name), describe=describe) if name in ("bitfit", "full") else real(name)
 
     monkeypatch.setattr(methods, "get", get)
