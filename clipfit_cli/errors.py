@@ -121,9 +121,14 @@ class SweepError(ClipfitError):
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of a foreign error's message, cut to 200 characters, without its full stop."""
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:200].rstrip(".")
+    """Return the first line of a foreign error's message, cut to 200 characters, without its full stop.
+
+    Where it ends in a colon, the second says what the matter is, and is joined to it.
+    """
+    first, *rest = (str(error).strip() or type(error).__name__).splitlines()
+    if first.endswith(":") and rest:
+        first = f"{first} {rest[0].strip()}"
+    return first[:200].rstrip(".")
 
 
 def shortened(text: str) -> str:

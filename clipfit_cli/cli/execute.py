@@ -148,7 +148,7 @@ def _execute(
     from clipfit_cli.models.source import find_blueprint
     from clipfit_cli.runs.forecast import forecast
     from clipfit_cli.runs.plan_file import PLAN_KEY, plan_of, to_plain
-    from clipfit_cli.runs.prepare import prepare
+    from clipfit_cli.runs.prepare import check_served, prepare
 
     setup = setup_of(asked, machine, output)
     if cluster:
@@ -163,6 +163,7 @@ def _execute(
         ]
         if output.dry_run:
             plan = [prepare(config, workspace, store) for config in configs]
+            check_served(plan)
             takes = forecast(plan, store, keep_adapters=setup.keep.adapter)
             table = plan_table(configs, [one.key for one in plan], takes, "")
             return Planned(table, {PLAN_KEY: to_plain(plan_of(setup, plan, workspace))} if output.json else {})

@@ -9,6 +9,7 @@ import typer
 
 from clipfit_cli.cli.console import emit, note
 from clipfit_cli.cli.groups import ListUnlessNamed
+from clipfit_cli.cli.model_options import offline_if
 from clipfit_cli.cli.options import command, complete_method
 from clipfit_cli.cli.output_options import OutputOptions
 from clipfit_cli.cli.words import parse_methods
@@ -161,7 +162,8 @@ def show(
     from clipfit_cli.models.towers import kinds_of
 
     info, settings = _one_method(method)
-    model = build_on_meta(backbone)
+    with offline_if(False):
+        model = build_on_meta(backbone)
     tensors = info.describe(model, settings, num_classes, num_classes * shots)
     rows = [
         {

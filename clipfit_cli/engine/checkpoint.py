@@ -18,6 +18,7 @@ from clipfit_cli.errors import CheckpointError, ConfigError, ModelError, first_l
 from clipfit_cli.files import expanded, read_bytes, why_unreadable
 from clipfit_cli.methods.base import Adapted, MethodInfo, Trained
 from clipfit_cli.models.bundle import ClipBundle
+from clipfit_cli.models.hf_encoder import DualEncoder
 from clipfit_cli.models.templates import check_templates
 
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -90,8 +91,8 @@ def find_adapter(path: Path) -> Path:
         if reason := why_unreadable(file):
             raise CheckpointError(
                 f"no adapter at {shortened(str(path))}: {file.name} {reason}; expected a folder with {CARD_FILE} and "
-                f"{WEIGHTS_FILE}, which a run lacks whose method trains nothing, or that --keep-adapters none made; the "
-                "run's command with --force trains it again"
+                f"{WEIGHTS_FILE}, which a run lacks whose method trains nothing, or that --keep-adapters none made; "
+                "the run's command with --force trains it again"
             )
     return folder
 
@@ -201,6 +202,8 @@ def load_tensors(adapted: Adapted, folder: Path, bundle: ClipBundle, *, sha256: 
             f"runs with {bundle.activation}; its own backbone is {card.backbone}"
         )
     tensors, own = read_tensors(folder, sha256, card.adapter_sha256), adapted.state()
+    if isinstance(bundle.model, DualEncoder):
+        tensors = bundle.model.named_here(tensors)
     for name in sorted(tensors.keys() & own.keys()):
         if tensors[name].dtype != own[name].dtype:
             raise CheckpointError(f"the adapter's {name} holds {tensors[name].dtype}, expected {own[name].dtype}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -9,6 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from clipfit_cli.models.hf_kinds import Kind, Part
+
+_IN_BLOCK = re.compile(r"((?:visual|text)\.tower\.(?:\w+\.)*?)(layers?)(\.\d+\..*)")
+"""A name of what is in a block: what stands before the list of blocks, how that is called, what stands behind."""
 
 
 class _Side(nn.Module):
@@ -151,3 +155,17 @@ class DualEncoder(nn.Module):
             return name if name == "logit_bias" else None
         place, _, rest = rest.partition(".")
         return f"{part.encoder if place == 'tower' else part.projection}.{rest}"
+
+    def named_here(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return tensors of an adapter by the names that they have in this release of transformers.
+
+        AltCLIP's list of text blocks is ``layer`` in some releases, ``layers`` in others.
+        """
+        found = (_IN_BLOCK.fullmatch(name) for name in self.state_dict())
+        own = {match[1]: match[2] for match in found if match}
+
+        def named(name: str) -> str:
+            match = _IN_BLOCK.fullmatch(name)
+            return f"{match[1]}{own.get(match[1], match[2])}{match[3]}" if match else name
+
+        return {named(name): tensor for name, tensor in tensors.items()}

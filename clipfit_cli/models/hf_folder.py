@@ -94,9 +94,10 @@ def open_hf_model(
             f"{shortened(str(plain.get('model_type')))!r}; expected {', '.join(KINDS)}"
         )
     classes = plain.get("architectures") or [kind.model]
-    if kind.model not in (classes if isinstance(classes, list) else []):
+    classes = list(map(str, classes)) if isinstance(classes, list) else [str(classes)]
+    if kind.model not in classes:
         raise ModelError(
-            f"{given} holds a {shortened(str(classes))}, expected {kind.model}, which has features of both"
+            f"{given} holds a {shortened(', '.join(classes))}, expected {kind.model}, which has features of both"
         )
     _check_library(given)
     if temperature is not None and kind.temperature:

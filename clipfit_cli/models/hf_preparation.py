@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import math
 import os
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -23,6 +24,9 @@ _FILTERS = {2: "bilinear", 3: "bicubic"}
 _LARGEST = 4096
 """Pixels of a side that no model comes near."""
 
+_MOST_ROUNDING = 0.05
+"""Of a pixel in [0, 1]: by which libraries round and filter edges, and place a centre, otherwise."""
+
 
 def transformers() -> Any:
     """Return the library, imported when it is first needed: without it the rest works, and it takes a second."""
@@ -31,13 +35,14 @@ def transformers() -> Any:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Let transformers neither reach the network nor print meanwhile: what matters is checked here."""
+    """Let transformers neither reach the network nor print or warn meanwhile: what matters is checked here."""
     logging = transformers().utils.logging
     level, shows_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity(logging.CRITICAL)
     logging.disable_progress_bar()
     try:
-        with network_closed():
+        with network_closed(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             yield
     finally:
         logging.set_verbosity(level)
@@ -74,6 +79,8 @@ def image_preparation(model: HfModel, config: Any) -> dict[str, Any]:
         own = config.vision_config.image_size if model.kind.takes == "squares" else found["size"]
         if own not in (found["size"], [found["size"]] * 2, (found["size"],) * 2):
             raise ValueError(f"images are made {found['size']} pixels large, the image tower takes {own}")
+        if model.kind.takes != "patches":
+            _check_pixels(processor, **found)
     except (ValueError, TypeError, AttributeError, KeyError, ArithmeticError) as error:
         raise ModelError(
             f"{model.preparation} asks for what clipfit does not do to images: {shortened(first_line(error))}"
@@ -118,10 +125,10 @@ def _scale(processor: Any) -> dict[str, Any]:
     factor = 255 * float(processor.rescale_factor) if processor.do_rescale else 255.0
     offset = 1.0 if processor.do_rescale and getattr(processor, "rescale_offset", False) else 0.0
     normalises = processor.do_normalize
-    mean = [float(value) for value in processor.image_mean] if normalises else [0.0] * 3
-    std = [float(value) for value in processor.image_std] if normalises else [1.0] * 3
+    mean = _of_colours(processor.image_mean) if normalises else [0.0] * 3
+    std = _of_colours(processor.image_std) if normalises else [1.0] * 3
     if getattr(processor, "include_top", False):
-        std = [first * float(second) for first, second in zip(std, processor.image_std, strict=True)]
+        std = [first * second for first, second in zip(std, _of_colours(processor.image_std), strict=True)]
     if abs(factor - 1) < 1e-6:
         factor = 1.0
     found = {"mean": tuple((m + offset) / factor for m in mean), "std": tuple(s / factor for s in std)}
@@ -130,6 +137,46 @@ def _scale(processor: Any) -> dict[str, Any]:
     if min(found["std"]) <= 0:
         raise ValueError(f"the standard deviation is {found['std']}, expected numbers above 0")
     return found
+
+
+def _of_colours(values: Any) -> list[float]:
+    """Return a number for each colour, of one a colour or one for all."""
+    return [float(values)] * 3 if isinstance(values, int | float) else [float(value) for value in values]
+
+
+def _check_pixels(processor: Any, *, size: int, resize_mode: str, mean: Sequence[float], std: Sequence[float]) -> None:
+    """Do nothing for a processor that makes of a picture of smooth colours what is made of it here.
+
+    So what is not asked for by name is seen, too: padding, colours in another order, steps of a class of its own.
+
+    Raises:
+        ValueError: It makes something else, or nothing.
+    """
+    height, width = 48, 72
+    across = size * (width / height if resize_mode == "shortest" else 1)  # what is not in the centre is cut off
+    rows, columns = (torch.arange(height) + 0.5) / height, (torch.arange(width) + 0.5) / width
+    expected_rows = (torch.arange(size) + 0.5) / size
+    expected_columns = (torch.arange(size) + (across - size) / 2 + 0.5) / across
+    picture = (255 * _colours(rows, columns)).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
+    try:
+        with quiet():
+            made = torch.as_tensor(processor(picture, return_tensors="pt")["pixel_values"]).float()
+    except Exception as error:  # what it raises has no end of kinds
+        raise ValueError(f"it cannot prepare a picture ({first_line(error)})") from error
+    if made.shape != (1, 3, size, size):
+        raise ValueError(f"of a picture it makes {tuple(made.shape)} numbers, expected {(1, 3, size, size)}")
+    pixels = made[0] * torch.tensor(std).view(3, 1, 1) + torch.tensor(mean).view(3, 1, 1)
+    difference = float((pixels - _colours(expected_rows, expected_columns)).abs().max())
+    if not difference <= _MOST_ROUNDING + 1 / size:
+        raise ValueError(
+            f"it makes other pixels than size, crop, mean and standard deviation tell ({difference:.2g} off)"
+        )
+
+
+def _colours(rows: Tensor, columns: Tensor) -> Tensor:
+    """Return a picture (3, rows, columns) that is smooth, and another when it is turned or its colours are swapped."""
+    down, across = rows[:, None].expand(-1, len(columns)), columns.expand(len(rows), -1)
+    return torch.stack([across, down, 1 - (across + down) / 2])
 
 
 def hf_tokenizer(model: HfModel, config: Any) -> tuple[Callable[[list[str]], Tensor], Callable[[str], int]]:

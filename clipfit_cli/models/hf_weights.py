@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import math
+import re
 import shutil
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from clipfit_cli.errors import CheckpointError, ModelError, first_line
 from clipfit_cli.models.checkpoints import read_state_dict
 from clipfit_cli.models.hf_encoder import DualEncoder
-from clipfit_cli.models.hf_folder import TEMPERATURE_FIELD, TOKENIZER_PARTS, HfModel
+from clipfit_cli.models.hf_folder import HF_WEIGHTS_FILES, TEMPERATURE_FIELD, TOKENIZER_PARTS, HfModel
 from clipfit_cli.models.hf_kinds import PLAIN_TEMPERATURE, Kind
 from clipfit_cli.models.hf_preparation import image_preparation, quiet, transformers
 from clipfit_cli.models.model_folder import HF_CONFIG_FILE
 
 _WHOLE_NUMBERS = ("position_ids", "token_type_ids", "num_batches_tracked")
 """What is no number with a fraction in some models' files."""
+
+_LIST = re.compile(r"\.layers?\.")
+
+_STORED = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+"""How numbers with a fraction may be stored; smaller types stand for quantised weights, whose scales are elsewhere."""
 
 
 def notes_on(model: HfModel, image_size: int) -> tuple[str, ...]:
@@ -83,6 +90,9 @@ def _check(model: HfModel, config: Any) -> None:
     for name, value in needed.items():
         if type(value) is not int or value < 0:
             raise ValueError(f"{name} is {value!r}, expected a number")
+    for tower, part in (("text", text), ("image", config.vision_config)):
+        if getattr(part, "num_hidden_layers", 1) < 1:
+            raise ValueError(f"its {tower} tower has {part.num_hidden_layers} layers, expected at least 1")
     if getattr(config.vision_config, "vision_use_head", True) is not True:
         raise ValueError("its image tower has no head, so it has no image features")
 
@@ -119,7 +129,8 @@ def _built(model: HfModel, config: Any) -> Any:
         with quiet():
             return getattr(transformers(), model.kind.model)(config).eval()
     except Exception as error:  # some sizes do not go together
-        raise ModelError(f"transformers cannot build {model.given}: {first_line(error)}") from error
+        reason = f"it has no {error}" if isinstance(error, KeyError) else first_line(error)
+        raise ModelError(f"transformers cannot build {model.given}: {reason}") from error
 
 
 def sketch_by_default(kind: Kind) -> DualEncoder:
@@ -163,25 +174,35 @@ def _filled(model: HfModel, config: Any, weights: tuple[Path, ...]) -> Any:
         )
     state: dict[str, torch.Tensor] = {}
     for path in weights:
-        if path.suffix != ".json":
-            state |= read_state_dict(path)
+        state |= _tensors(path)
     for name, tensor in state.items():
-        if not tensor.is_floating_point() and not name.endswith(_WHOLE_NUMBERS):
-            raise CheckpointError(f"{weights[0]} does not fit {model.given}: {name} holds {tensor.dtype}")
+        if tensor.dtype not in _STORED and not name.endswith(_WHOLE_NUMBERS):
+            raise CheckpointError(
+                f"{weights[0]} does not fit {model.given}: {name} holds {tensor.dtype}, expected numbers of 16 to 64 "
+                "bits with a fraction"
+            )
     try:
         with quiet():
             filled, found = getattr(transformers(), model.kind.model).from_pretrained(
-                None, config=config, state_dict=state, output_loading_info=True
+                None, config=config, state_dict=state, ignore_mismatched_sizes=True, output_loading_info=True
             )
     except Exception as error:  # of shapes, types and names, each in words of its own
         raise CheckpointError(f"{weights[0]} does not fit {model.given}: {first_line(error)}") from error
     problems = [
         f"{len(names)} tensors are missing, such as {min(names)}" for names in (found["missing_keys"],) if names
     ]
-    problems += [f"{name} is of another shape" for name, *_ in found["mismatched_keys"]][:1]
+    problems += [
+        f"{name} is {tuple(stored)}, expected {tuple(own)}"
+        for name, stored, own in sorted(found["mismatched_keys"])[:1]
+    ]
     if problems:
         raise CheckpointError(f"{weights[0]} does not fit {model.given}: {'; '.join(problems)}")
     return filled.eval()
+
+
+def _tensors(path: Path) -> dict[str, torch.Tensor]:
+    """Return the tensors in one of a model's files; an index has none."""
+    return {} if path.suffix == ".json" else read_state_dict(path)
 
 
 def save_hf(model: HfModel, weights: tuple[Path, ...], tuned: nn.Module, folder: Path) -> None:
@@ -204,6 +225,27 @@ def save_hf(model: HfModel, weights: tuple[Path, ...], tuned: nn.Module, folder:
                 own[theirs].copy_(tensor)
     with quiet():
         filled.save_pretrained(folder)
+    _name_as_before(folder / HF_WEIGHTS_FILES[0], {name for path in weights for name in _tensors(path)})
     for path in sorted(model.folder.iterdir()):
         if path.name in (model.preparation.name, *TOKENIZER_PARTS):
             shutil.copyfile(path, folder / path.name)
+
+
+def _name_as_before(path: Path, names: set[str]) -> None:
+    """Call tensors in a written file as in the files that they came from, which all releases of transformers read.
+
+    Some releases write AltCLIP's image blocks, ``layers``, as ``layer``, which others leave at random values.
+
+    Args:
+        path: The written file.
+        names: Of the tensors in those files.
+    """
+    if not path.exists():  # several parts, for which no model of these kinds is large enough
+        return
+    tensors, changed = load_file(path), dict[str, str]()
+    for name in tensors.keys() - names:
+        other = _LIST.sub(lambda found: ".layers." if found[0] == ".layer." else ".layer.", name)
+        if other in names:
+            changed[name] = other
+    if changed:
+        save_file({changed.get(name, name): tensor for name, tensor in tensors.items()}, path, {"format": "pt"})

@@ -48,6 +48,7 @@ def load_bundle(config: ModelConfig, *, device: torch.device, source: ModelSourc
     source = source or find_source(config)
     model = _load(source)
     check_supported(model, config.backbone)
+    _check_finite(model, source)
     model.to(device).float().eval().requires_grad_(False)
     bundle = bundle_of(model, config, weights_sha256=source.sha256, tokenizer=tokenizer_of(source))
     return replace(bundle, notes=notes_on(source.hf, bundle.image_size)) if source.hf else bundle
@@ -115,6 +116,14 @@ def _build(source: ModelSource) -> torch.nn.Module:
         state = convert_to_custom_text_state_dict(state)  # of before text towers became modules of their own
     _load_strictly(model, state, source)
     return model
+
+
+def _check_finite(model: torch.nn.Module, source: ModelSource) -> None:
+    """Refuse weights with numbers that are none: every logit would be none, and a training be blamed for it."""
+    for name, parameter in model.named_parameters():
+        ends = torch.stack(parameter.detach().aminmax()) if parameter.numel() else torch.zeros(1)
+        if not ends.isfinite().all():
+            raise CheckpointError(f"{source.path} holds numbers that are not finite, in {name}; fetch or copy it anew")
 
 
 def _check_size(sketch: torch.nn.Module, source: ModelSource) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Any
 import open_clip
 
 from clipfit_cli.config import TINY_BACKBONE, TINY_PRETRAINED, ModelConfig
-from clipfit_cli.errors import ConfigError, ModelError, UnknownNameError
+from clipfit_cli.errors import ConfigError, ModelError, UnknownNameError, shortened
 from clipfit_cli.files import expanded, file_sha256, why_unreadable
 from clipfit_cli.models.hf_folder import HfModel, hf_weights_of, open_hf_model
 from clipfit_cli.models.hf_weights import embed_dim_of, hf_config
@@ -29,6 +31,8 @@ from clipfit_cli.models.model_folder import (
 )
 from clipfit_cli.models.text_models import resolve_text_model
 from clipfit_cli.models.tiny import TINY_CONFIG, tiny_weights_path
+
+_ON_HUB = re.compile(r"\w[\w.-]{0,95}/\w[\w.-]{0,95}")
 
 
 @dataclass(frozen=True)
@@ -121,6 +125,8 @@ def find_blueprint(
         raise ModelError(
             f"there is no folder {backbone} with a model of open_clip's or transformers'; it may have been moved"
         )
+    elif "/" in backbone or "\\" in backbone:
+        raise ModelError(_no_folder(backbone))
     else:
         raise UnknownNameError("backbone", backbone, [TINY_BACKBONE, *open_clip.list_models()])
     return Blueprint(
@@ -131,6 +137,15 @@ def find_blueprint(
         text_cfg=resolve_text_model(model_cfg["text_cfg"], backbone, say=say, offline=offline),
         folder=folder,
     )
+
+
+def _no_folder(backbone: str) -> str:
+    """Return what a path or a name of the hub is taken for that is no folder."""
+    if os.path.lexists(expanded(backbone)):
+        return f"{shortened(backbone)} is no folder; for weights alone give the file: --backbone NAME --pretrained FILE"
+    on_hub = _ON_HUB.fullmatch(backbone)
+    hint = f"; a model of the hub is written hf:{backbone}" if on_hub else ""
+    return f"there is no folder {shortened(backbone)}{hint}"
 
 
 def find_source(model: ModelConfig, *, say: Callable[[str], None] | None = None, offline: bool = False) -> ModelSource:
@@ -267,4 +282,5 @@ def _sha256(*paths: Path) -> str:
     try:
         return file_sha256(*paths)
     except OSError as error:
-        raise ModelError(f"the weights {paths[-1]} cannot be read: {error.strerror or error}") from error
+        bad = next((path for path in paths if why_unreadable(path)), paths[-1])
+        raise ModelError(f"{bad} cannot be read: {error.strerror or error}") from error

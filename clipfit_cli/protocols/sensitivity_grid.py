@@ -52,7 +52,7 @@ class Grid:
 def grid(request: Request, model: nn.Module, only: Sequence[str] = ()) -> Grid:
     """Return the points of the one method of a request on a model.
 
-    A level that is the method by itself, or that trains what another level of its factor trains, is no point.
+    A level that is the method by itself, or trains nothing, or what another level of its factor trains, is no point.
 
     Args:
         request: What was asked for.
@@ -83,6 +83,9 @@ def grid(request: Request, model: nn.Module, only: Sequence[str] = ()) -> Grid:
                 trained = trained_by(choice, model)
             except (ConfigError, ModelError) as error:
                 left_out.append(f"left out {text}: {error}")
+                continue
+            if not trained:
+                left_out.append(f"left out {text}: on this model it trains nothing")
                 continue
             if _are_alike(request, info, base, choice):
                 continue

@@ -24,7 +24,7 @@ from clipfit_cli.engine.checkpoint import (
     find_adapter,
     read_card,
 )
-from clipfit_cli.errors import CheckpointError
+from clipfit_cli.errors import CheckpointError, ConfigError, ModelError
 from clipfit_cli.files import file_sha256
 from clipfit_cli.methods.base import MethodInfo
 from clipfit_cli.models.architectures import build_on_meta
@@ -219,20 +219,38 @@ def check_served(plan: Iterable[Prepared]) -> None:
     """Look, before any of the runs begins, whether each method can train in its model.
 
     Raises:
-        ModelError: A method cannot serve a tower of its model.
-        ConfigError: A setting does not fit the model.
+        ModelError: A method cannot serve a tower of its model; it names all such methods, and those that can.
+        ConfigError: A setting does not fit the model, or leaves nothing to train in it.
         CheckpointError: The settings of an adapter that is scored ask for more than it holds.
     """
     kinds = {repr((one.config.method, one.config.settings, one.config.model.backbone)): one for one in plan}
     models: dict[str, nn.Module] = {}
+    refused: dict[str, ModelError] = {}
     for one in kinds.values():
-        backbone = one.config.model.backbone
+        backbone, name = one.config.model.backbone, one.config.method
         if backbone not in models:
             models[backbone] = build_on_meta(backbone)
-        known = len(one.card.class_names) if one.card else one.training_set.num_classes
-        trained = one.info.describe(models[backbone], one.settings, known, len(one.training_set.train))
+        num_classes = len(one.card.class_names) if one.card else one.training_set.num_classes
+        try:
+            trained = one.info.describe(models[backbone], one.settings, num_classes, len(one.training_set.train))
+        except ModelError as error:
+            refused.setdefault(name, error)
+            continue
         if one.config.adapter and one.card:
             check_size(find_adapter(Path(one.config.adapter)), trained)
+        if not trained and one.trains and any(stage.steps != 0 for stage in one.training.stages):
+            raise ConfigError(f"with these settings {name} has nothing to train in {backbone}")
+    if not refused:
+        return
+    can = list(dict.fromkeys(one.config.method for one in kinds.values() if one.config.method not in refused))
+    reason = next(iter(refused.values()))
+    if len(refused) > 1 or can:
+        among = "" if len(refused) == 1 else "the first, "
+        others = f". Those that can: {','.join(can)}" if can else ""
+        raise ModelError(
+            f"{', '.join(refused)} cannot train in {' and '.join(models)} ({among}{reason}){others}"
+        ) from reason
+    raise reason
 
 
 def templates_of(config: TrainingConfig, dataset: DataSet) -> tuple[str, ...]:

@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner, Result
 
 from clipfit_cli import load_adapter
 from clipfit_cli.cli.app import app
 from clipfit_cli.config import ModelConfig
+from clipfit_cli.engine import checkpoint
 from clipfit_cli.methods import available, get
 from clipfit_cli.models import towers
 from clipfit_cli.models.hf_kinds import KINDS
@@ -167,5 +168,37 @@ def test_methods_that_reach_into_a_tower_say_so_before_anything_trains(world: Wo
         if name == "two-stage" and world.kind != "align":
             continue  # it trains LayerNorms of blocks, which these have
         result = world.invoke("train", "--dataset", "dtd", "--method", name, "--method", "bitfit", *QUICK, code=4)
-        assert "Hugging Face" in result.stderr, name
+        assert f"{name} cannot train in ./model" in result.stderr and "Hugging Face" in result.stderr, name
+        assert result.stderr.rstrip().endswith("Those that can: bitfit")
         assert not list(Path("runs").rglob("record.json"))
+
+
+@pytest.mark.parametrize("world", ["altclip"], indirect=True)
+def test_names_of_other_releases_of_transformers(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some call AltCLIP's list of text blocks otherwise; some write its image blocks as others do not read them."""
+    written = world.model / "model.safetensors"
+    published = {
+        name.replace("vision_model.encoder.layer.", "vision_model.encoder.layers."): tensor
+        for name, tensor in load_file(written).items()
+    }
+    save_file(published, written, {"format": "pt"})
+    world.invoke("train", "--dataset", "dtd", "--method", "clipfit", *QUICK)
+    (run,) = (path.parent for path in Path("runs").rglob("adapter_model.safetensors"))
+    world.invoke("export", str(run), "--out", "exported")
+    assert load_file("exported/model.safetensors").keys() == published.keys()
+
+    images = torch.randn(2, 3, 32, 32)
+    expected = load_adapter(run, device="cpu").logits(images)
+    real, given = checkpoint.read_tensors, set[str]()
+
+    def renamed(*arguments: Any) -> dict[str, torch.Tensor]:
+        tensors = real(*arguments)
+        swapped = {".layers.": ".layer.", ".layer.": ".layers."}
+        other = next(pair for pair in swapped.items() if any(f"roberta.encoder{pair[0]}" in name for name in tensors))
+        found = {name.replace(*other) if name.startswith("text.") else name: one for name, one in tensors.items()}
+        given.update(found.keys() - tensors.keys())
+        return found
+
+    monkeypatch.setattr(checkpoint, "read_tensors", renamed)
+    assert torch.equal(load_adapter(run, device="cpu").logits(images), expected)
+    assert len(given) == 2

@@ -108,6 +108,13 @@ def test_every_command_can_be_offline(command: str, how: str, world: SmallWorld,
     assert hub.asked == []
 
 
+@pytest.mark.parametrize("variable", ["CLIPFIT_OFFLINE", "HF_HUB_OFFLINE"])
+def test_showing_what_trains_in_a_model_can_be_offline(variable: str, world: SmallWorld, hub: Hub) -> None:
+    result = invoke("models", "show", REPOSITORY, **{variable: "1"})
+    assert result.exit_code == 4 and "the network is not to be touched" in result.stderr
+    assert hub.asked == []
+
+
 def test_refusals_of_the_hub_are_one_message(world: SmallWorld, hub: Hub) -> None:
     hub.refusals["org/model"] = (403, "GatedRepo")
     result = invoke("eval", "--dataset", "dtd", *where(world), "--pretrained", REPOSITORY)

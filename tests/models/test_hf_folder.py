@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import shutil
 from importlib.metadata import PackageNotFoundError
@@ -134,7 +135,7 @@ def test_nothing_in_a_checkpoint_runs(folder: Path, monkeypatch: pytest.MonkeyPa
         ({"model_type": "bert"}, "the model_type in its config.json is 'bert'; expected clip, metaclip_2"),
         ({"model_type": ["clip"]}, r"is \"\['clip'\]\"; expected"),
         ({"model_type": "x" * 5000}, "xxx.*; expected clip"),
-        ({"architectures": ["CLIPTextModel"]}, "holds a .*CLIPTextModel.*, expected CLIPModel"),
+        ({"architectures": ["CLIPTextModel"]}, "holds a CLIPTextModel, expected CLIPModel"),
         ({"architectures": 7}, "holds a 7, expected CLIPModel"),
         ({"quantization_config": {"load_in_4bit": True}}, "its weights are quantised"),
         ({"projection_dim": "wide"}, "is not transformers' configuration of a CLIPModel"),
@@ -142,6 +143,10 @@ def test_nothing_in_a_checkpoint_runs(folder: Path, monkeypatch: pytest.MonkeyPa
         ({"projection_dim": 10**12}, "is not .*configuration|cannot build|cannot hold"),
         ({"text_config": {"num_hidden_layers": 10**9}}, "num_hidden_layers is 1000000000, more than the 1000"),
         ({"text_config": {"hidden_size": 65_536, "num_attention_heads": 1}}, "cannot hold its"),
+        ({"text_config": {"num_hidden_layers": 0}}, "its text tower has 0 layers, expected at least 1"),
+        ({"vision_config": {"num_hidden_layers": -1}}, "its image tower has -1 layers, expected at least 1"),
+        ({"vision_config": {"hidden_act": "wild", "image_size": 32}}, "cannot build .*: it has no 'wild'"),
+        ({"vision_config": {"layer_norm_eps": "x"}}, "Validation error .*: TypeError: Field 'layer_norm_eps' expected"),
         ({"text_config": {"num_attention_heads": 7}}, "cannot build|is not transformers' configuration"),
         ({"text_config": None, "vision_config": None}, "images are made 32 pixels large, the image tower takes 224"),
         (
@@ -174,6 +179,14 @@ def test_files_that_are_not_there(group: tuple[str, ...], folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["preprocessor_config.json", "tokenizer.json", SAFE])
+def test_files_that_are_none_are_named(name: str, folder: Path) -> None:
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    with pytest.raises(ModelError, match=f"^{folder / name} cannot be read: it is no regular file$"):
+        source_of(folder)
+
+
+@pytest.mark.parametrize("name", ["preprocessor_config.json", "tokenizer.json", SAFE])
 def test_files_that_are_damaged(name: str, folder: Path) -> None:
     (folder / name).write_bytes(b"{\x00" * 50_000)
     with pytest.raises(ModelError, match=f"{folder}.*cannot be (read|used)"):
@@ -184,7 +197,9 @@ def test_weights_that_do_not_fit(folder: Path) -> None:
     state = load_file(folder / SAFE)
     name = "vision_model.post_layernorm.weight"
     for changed, message in (
-        ({**state, name: torch.ones(7)}, "does not fit"),
+        ({**state, name: torch.ones(7)}, rf"does not fit .*: {name} is \(7,\), expected \(48,\)$"),
+        ({**state, name: torch.ones(48).to(torch.float8_e4m3fn)}, f"{name} holds torch.float8_e4m3fn, expected"),
+        ({**state, name: torch.full((48,), torch.nan)}, "not finite, in visual.tower.post_layernorm.weight"),
         ({one: tensor for one, tensor in state.items() if one != name}, f"1 tensors are missing, such as {name}"),
         ({**state, name: torch.ones(48, dtype=torch.int64)}, "does not fit"),
         ({"unknown": torch.ones(100_000)}, "tensors are missing"),

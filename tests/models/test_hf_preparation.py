@@ -79,6 +79,9 @@ def test_pictures_become_what_the_processor_makes_of_them(kind: str, made: dict[
         ("clip", {"image_mean": "grey"}, "asks for what clipfit does not do"),
         ("clip", {"rescale_factor": 0}, "asks for what clipfit does not do"),
         ("clip", {"size": {"shortest_edge": 64}, "crop_size": {"height": 64, "width": 64}}, "the image tower takes 32"),
+        ("clip", {"do_pad": True, "pad_size": {"height": 64, "width": 64}}, r"it makes \(1, 3, 64, 64\) numbers"),
+        ("clip", {"image_processor_type": "MobileViTImageProcessor"}, "it makes other pixels than size, crop, mean"),
+        ("clip", {"rescale_factor": "x"}, "asks for what clipfit does not do|cannot be read"),
         ("blip", {"size": {"height": 32, "width": 48}}, "resized to"),
         ("align", {"size": {"height": 10**7, "width": 10**7}}, "images are of 10000000 pixels, expected 1 to 4096"),
         ("align", {"size": {"height": 0, "width": 0}}, "images are of 0 pixels|cannot be read"),
@@ -102,6 +105,13 @@ def test_a_processor_that_leaves_out_a_step(made: dict[str, Path], tmp_path: Pat
     change_json(folder / PROCESSOR, do_normalize=False, resample=2)
     bundle = loaded(folder)
     assert (bundle.image_mean, bundle.image_std, bundle.interpolation) == ((0.0,) * 3, (1.0,) * 3, "bilinear")
+
+
+def test_one_number_for_all_colours(made: dict[str, Path], tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(made["blip"], tmp_path / "model"))
+    change_json(folder / PROCESSOR, image_mean=0.25, image_std=0.5)
+    bundle = loaded(folder)
+    assert (bundle.image_mean, bundle.image_std) == ((0.25,) * 3, (0.5,) * 3)
 
 
 @pytest.mark.parametrize("kind", HF_KINDS)

@@ -112,6 +112,41 @@ def test_unknown_backbone(backbone: str) -> None:
         find_source(ModelConfig(backbone, "openai"))
 
 
+@pytest.mark.parametrize(
+    ("backbone", "message"),
+    [
+        ("./none", "^there is no folder ./none$"),
+        (
+            "some-org/clip.base",
+            "^there is no folder some-org/clip.base; a model of the hub is written hf:some-org/clip.ba",
+        ),
+        ("./weights.safetensors", "^./weights.safetensors is no folder; for weights alone give the file: --backbone N"),
+        (".\\none", "there is no folder"),
+        ("a/" + "b" * 5000, r"there is no folder a/b+ \.\.\. b+$"),
+    ],
+    ids=lambda text: text[:30],
+)
+def test_a_backbone_that_is_a_path_to_no_model(
+    backbone: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("weights.safetensors").touch()
+    with pytest.raises(ModelError, match=message):
+        find_source(ModelConfig(backbone, "openai"))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_numbers_that_are_none(
+    value: float, small_architecture: str, state: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    name = "transformer.resblocks.1.mlp.c_fc.weight"
+    damaged = state[name].clone()
+    damaged[3, 4] = value
+    path = as_safetensors({**state, name: damaged}, tmp_path / "weights")
+    with pytest.raises(CheckpointError, match=f"holds numbers that are not finite, in {name}; fetch"):
+        load_bundle(ModelConfig(small_architecture, str(path)), device=CPU)
+
+
 def test_unknown_tag_names_the_nearest() -> None:
     with pytest.raises(UnknownNameError, match="laion2b_s34b_b88k"):
         find_source(ModelConfig("ViT-B-16", "laion2b_s34b"))

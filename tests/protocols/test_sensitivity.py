@@ -68,6 +68,12 @@ def test_what_a_tower_lacks_is_said_before_anything_runs() -> None:
     assert "left out image_layer_norms=none: on this model it trains what another level trains" in told
 
 
+def test_what_would_train_nothing_is_no_point() -> None:
+    found = grid(request_of("dtd"), RESNET, ["biases"])
+    assert "text_biases=all" in levels(found) and "text_biases=none" not in levels(found)
+    assert "left out text_biases=none: on this model it trains nothing" in found.left_out
+
+
 def test_what_cannot_be_asked() -> None:
     with pytest.raises(UnknownNameError, match="unknown factor of clipfit 'betas'. Did you mean 'beta'"):
         grid(request_of(), TINY, ["betas"])

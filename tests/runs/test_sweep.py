@@ -31,7 +31,7 @@ from clipfit_cli.errors import (
     OutOfMemoryError,
     TrainingError,
 )
-from clipfit_cli.methods.base import Trained
+from clipfit_cli.methods.base import MethodInfo, Trained
 from clipfit_cli.models import encode
 from clipfit_cli.protocols import base2new, few_shot, planning, xdataset
 from clipfit_cli.results.predictions import read_predictions
@@ -291,10 +291,23 @@ def test_what_a_model_cannot_serve_is_told_before_the_first_run(
     def describe(*_: object) -> list[Trained]:
         raise ModelError("the image tower does not end in one linear projection")
 
-    unfit = replace(methods.get("bitfit"), describe=describe)
-    monkeypatch.setattr(methods, "get", lambda _: unfit)
-    with pytest.raises(ModelError, match="does not end in one linear projection"):
-        execute(small_world, few_shot.plan(request_of(small_world, methods=(MethodChoice("bitfit"),))))
+    real = methods.get
+    asked = ("bitfit", "clipfit", "full", "tip-adapter")
+    several = few_shot.plan(request_of(small_world, methods=tuple(map(MethodChoice, asked))))
+    alone = few_shot.plan(request_of(small_world, methods=(MethodChoice("bitfit"),)))
+
+    def get(name: str) -> MethodInfo:
+        return replace(real(name), describe=describe) if name in ("bitfit", "full") else real(name)
+
+    monkeypatch.setattr(methods, "get", get)
+    with pytest.raises(ModelError, match="^the image tower does not end in one linear projection$"):
+        execute(small_world, alone)
+    told = r"^bitfit, full cannot train in .* \(the first, the image tower .*\)\. Those that can: clipfit,tip-adapter$"
+    with pytest.raises(ModelError, match=told):
+        execute(small_world, several)
+    monkeypatch.setattr(methods, "get", lambda name: replace(real(name), describe=lambda *_: []))
+    with pytest.raises(ConfigError, match="^with these settings bitfit has nothing to train in "):
+        execute(small_world, several)
     assert not small_world.runs_dir.exists()
 
 
