@@ -35,7 +35,7 @@ class Terminated(KeyboardInterrupt):
 _told: list[int] | None = None
 """Who waits for the first signal; None = nobody, each ends the process at once."""
 
-_one_s, _heard_at = 0.5, -math.inf
+_one_s, _heard_at = 0.2, -math.inf
 """For how long signals are one and the same, and when the last one was heard: `timeout` tells a command twice, by its
 number and with its group, and what stops a service tells all of its processes."""
 
@@ -73,9 +73,9 @@ def set_up() -> None:
 def first_signal_waits() -> Iterator[list[int]]:
     """Yield a list that takes the number of the first signal to end, which does nothing else; the second ends at once.
 
-    One that comes within half a second of another is the same. Whoever looks at the list ends as soon as all is in
-    order. At the end of the block a signal that came is raised. Where a program has handlers of its own, the list stays
-    empty.
+    One that comes within a fifth of a second of another is the same. Whoever looks at the list ends as soon as all is
+    in order. At the end of the block a signal that came is raised. Where a program has handlers of its own, the list
+    stays empty.
 
     Raises:
         Terminated: There was a signal.

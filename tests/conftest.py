@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import io
 import json
+import math
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+from clipfit_cli import process
 from clipfit_cli.models.bundle import ClipBundle
 from clipfit_cli.testing import build_small_clip, small_bundle
 
@@ -32,6 +34,12 @@ def pytest_collection_finish() -> None:
 def golden_json(name: str) -> Any:
     """Return the content of a golden JSON file."""
     return json.loads((GOLDEN / name).read_text(encoding="utf-8"))
+
+
+@pytest.fixture(autouse=True)
+def no_signal_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no signal of another test stand for one that comes soon after it."""
+    monkeypatch.setattr(process, "_heard_at", -math.inf)
 
 
 @pytest.fixture

@@ -233,6 +233,7 @@ def test_only_regular_files_of_a_bounded_size_are_read(tmp_path: Path) -> None:
         file_sha256(tmp_path / "file", tmp_path / "pipe")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="has no pipes")
 def test_a_pipe_without_a_reader_is_no_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pipe = tmp_path / "pipe"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import signal
 import subprocess
@@ -40,7 +39,6 @@ print(os.environ["OMP_WAIT_POLICY"], os.environ["GOMP_SPINCOUNT"], gc.get_thresh
 
 @pytest.fixture
 def own_handler(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(process, "_heard_at", -math.inf)
     monkeypatch.setattr(process, "_one_s", process._one_s)
     before = signal.signal(signal.SIGTERM, process._terminate)
     yield

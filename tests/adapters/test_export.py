@@ -175,6 +175,7 @@ def test_the_tokenizer_of_the_hub_comes_along(run: Path, tmp_path: Path, monkeyp
     assert (out / "tokenizer.json").is_file()
 
 
+@pytest.mark.slow
 def test_an_export_runs_in_the_precision_of_what_it_was_made_from(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

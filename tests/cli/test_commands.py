@@ -61,6 +61,7 @@ def test_train_and_eval(small_world: SmallWorld) -> None:
     assert sum(scores) / 2 == pytest.approx(float(row["accuracy_pct"]))
 
 
+@pytest.mark.slow
 def test_eval_of_an_adapter_elsewhere(small_world: SmallWorld) -> None:
     trained = ok("train", "--dataset", "dtd", *QUICK, "--subset", "base", *small_world.options())
     folder = next(line for line in trained.stderr.splitlines() if line.startswith("adapter: "))[len("adapter: ") :]
@@ -116,6 +117,7 @@ def test_compare(protocol: str, small_world: SmallWorld) -> None:
     assert "lead" in shown and "of clipfit minus that of the row" in shown
 
 
+@pytest.mark.slow
 def test_compare_across_data_sets(small_world: SmallWorld) -> None:
     options = ["--protocol", "xdataset", "--source", "dtd", "--target", "eurosat", "--baseline", "full"]
     rows = rows_of(ok("compare", *options, *QUICK, *small_world.options(), "--csv", "-").stdout)
@@ -134,6 +136,7 @@ def test_compare_settings_of_one_method(small_world: SmallWorld) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_compare_takes_runs_of_other_commands(small_world: SmallWorld) -> None:
     shared = ["--dataset", "dtd", *QUICK, *small_world.options()]
     ok("base2new", "--method", "bitfit", *shared)

@@ -32,6 +32,7 @@ def evaluate(world: SmallWorld, *arguments: str, **environment: str) -> None:
     assert result.exit_code == 0, result.stderr
 
 
+@pytest.mark.slow
 def test_off_by_default_on_by_option_and_variable(small_world: SmallWorld, tmp_path: Path) -> None:
     folder = tmp_path / "cache"
     evaluate(small_world)

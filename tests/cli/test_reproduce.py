@@ -95,6 +95,7 @@ def test_wrong_words(arguments: list[str], message: str, nowhere: list[str]) -> 
     assert result.exit_code == 2 and message in result.stderr and len(result.stderr) < 800
 
 
+@pytest.mark.slow
 def test_it_ends_in_a_verdict_on_whatever_model(small_world: SmallWorld) -> None:
     write_small_dataset(small_world.data_root, "caltech101", ["face", "leopard", "ant", "watch"], (3, 1, 1))
     asked = ["reproduce", "gda-seeds", "--dataset", "dtd,caltech101", "--seeds", "1", *small_world.options()]

@@ -319,6 +319,7 @@ print(found)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("limit", "fewest"), [(10**7, 80), (20_000, 0)], ids=["roomy", "tight"])
 def test_two_processes_fill_one_cache(limit: int, fewest: int, tmp_path: Path) -> None:
     command = [sys.executable, "-c", FILL, str(tmp_path), str(limit)]

@@ -370,7 +370,7 @@ def test_templates_of_the_references() -> None:
 
 @pytest.mark.parametrize("bad", [-1.0, 0.0, float("nan"), float("inf")])
 def test_numbers_out_of_range(bad: float) -> None:
-    with pytest.raises(ConfigError, match="taskres's alpha must be a number above 0, got"):
+    with pytest.raises(ConfigError, match="taskres's alpha must be a number above 0, "):
         TaskResSettings(alpha=bad)
     with pytest.raises(ConfigError, match="clip-adapter's ratio must be between 0 and 1, got"):
         ClipAdapterSettings(ratio=bad)

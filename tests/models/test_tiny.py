@@ -111,6 +111,7 @@ def test_it_knows_clean_drawings(tiny: CLIP) -> None:
     assert _accuracy_pct(tiny, drawings, labels) > 80
 
 
+@pytest.mark.slow
 def test_it_is_better_than_chance_on_photo_like_textures(tiny: CLIP) -> None:
     data = textures_dataset("textures")
     items = data.test[::8]

@@ -200,6 +200,7 @@ def test_sign_flips_of_nothing_tell_nothing() -> None:
     assert sign_flip_p([(votes((1, 5), (-1, 5)), 0.1)]) == 1.0
 
 
+@pytest.mark.slow
 def test_holm_is_statsmodels() -> None:
     from statsmodels.stats.multitest import multipletests
 

@@ -86,6 +86,7 @@ def test_two_processes_train_one_run_once(tmp_path: Path) -> None:
     assert [find_run(folder) for folder in RunStore(tmp_path / "runs").all_folders()] == [RECORD]
 
 
+@pytest.mark.slow
 def test_two_processes_that_save_one_run_never_mix(tmp_path: Path) -> None:
     both = [PROCESSES.Process(target=save_often, args=(tmp_path, steps)) for steps in (5, 7)]
     for process in both:

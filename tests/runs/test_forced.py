@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner
 
 from clipfit_cli.cli.app import app
@@ -22,6 +23,7 @@ def content(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}
 
 
+@pytest.mark.slow
 def test_a_forced_evaluation_of_an_adapter_leaves_its_training_alone(small_world: SmallWorld) -> None:
     trained = clipfit(small_world, "train", "--dataset", "dtd", "--shots", "2", "--seeds", "1", "--epochs", "3")
     (folder,) = (path.parent for path in small_world.runs_dir.rglob("record.json"))

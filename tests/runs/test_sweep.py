@@ -521,6 +521,7 @@ def test_logits_are_kept_where_they_are_asked_for(small_world: SmallWorld) -> No
     assert execute(small_world, plan, keep=Keep(logits=True))[0].num_reused == 1
 
 
+@pytest.mark.slow
 def test_without_adapters_a_further_test_trains_anew_and_loses_nothing(small_world: SmallWorld) -> None:
     request = request_of(small_world, methods=(MethodChoice("clipfit", {"beta": "8"}),))
     (record,) = execute(small_world, few_shot.plan(request), keep=Keep(adapter=False))[0].records
@@ -534,6 +535,7 @@ def test_without_adapters_a_further_test_trains_anew_and_loses_nothing(small_wor
     assert execute(small_world, xdataset.plan(targets))[0].num_reused == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [WEIGHTS_FILE, CARD_FILE])
 def test_an_adapter_that_is_gone_is_made_again_for_a_further_test(name: str, small_world: SmallWorld) -> None:
     request, said = request_of(small_world, methods=(MethodChoice("clipfit", {"beta": "8"}),)), list[str]()
@@ -548,6 +550,7 @@ def test_an_adapter_that_is_gone_is_made_again_for_a_further_test(name: str, sma
     assert gone.read_bytes() == content and wider.tests[0] == record.tests[0]
 
 
+@pytest.mark.slow
 def test_a_forced_run_replaces_record_adapter_and_tests_together(
     small_world: SmallWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -564,6 +567,7 @@ def test_a_forced_run_replaces_record_adapter_and_tests_together(
     assert before.keys() == {path for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_an_adapter_of_another_training_is_not_taken_for_the_runs_own(small_world: SmallWorld) -> None:
     request = request_of(small_world, methods=(MethodChoice("clipfit"),), seeds=(1, 2))
     one, other = execute(small_world, few_shot.plan(request))[0].records
@@ -578,6 +582,7 @@ def test_an_adapter_of_another_training_is_not_taken_for_the_runs_own(small_worl
         execute(small_world, planning.plan_of_tests(request, adapter=str(here), settings=one.config.settings))
 
 
+@pytest.mark.slow
 def test_an_adapter_that_came_alone_is_scored_in_a_folder_of_its_own(small_world: SmallWorld, tmp_path: Path) -> None:
     request = request_of(small_world, methods=(MethodChoice("clipfit"),))
     (record,) = execute(small_world, few_shot.plan(request))[0].records
@@ -606,6 +611,7 @@ def test_classes_that_a_method_has_no_answer_for_are_left_out(
     assert execute(small_world, plan)[0].num_reused == 1
 
 
+@pytest.mark.slow
 def test_whether_there_is_an_answer_for_new_classes_may_depend_on_settings(small_world: SmallWorld) -> None:
     for overrides, tested in (({}, ["base", "new"]), ({"class_contexts": "true"}, ["base"])):
         choice = MethodChoice("coop", {"epochs": "1", **overrides})
@@ -625,6 +631,7 @@ def test_a_collapse_is_told(small_world: SmallWorld) -> None:
     assert {*record.run.notes, *record.tests[0].notes} <= set(said)
 
 
+@pytest.mark.slow
 def test_a_training_that_goes_nowhere_is_told(small_world: SmallWorld) -> None:
     said: list[str] = []
     for lr, goes_nowhere in ((1e-9, True), (0.3, False)):

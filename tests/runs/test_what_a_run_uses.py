@@ -56,6 +56,7 @@ def execute(
     return result.records
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [ZERO_SHOT, CLIPFIT])
 def test_a_target_is_asked_for_by_its_own_template(method: MethodChoice, small_world: SmallWorld) -> None:
     asked: list[list[str]] = []
