@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -89,10 +90,11 @@ def find_adapter(path: Path) -> Path:
     folder = path.parent if path.name in (CARD_FILE, WEIGHTS_FILE) else path
     for file in (folder / CARD_FILE, folder / WEIGHTS_FILE):
         if reason := why_unreadable(file):
+            anew = "" if os.path.lexists(file) else "; the run's command with --force trains it again"
             raise CheckpointError(
                 f"no adapter at {shortened(str(path))}: {file.name} {reason}; expected a folder with {CARD_FILE} and "
-                f"{WEIGHTS_FILE}, which a run lacks whose method trains nothing, or that --keep-adapters none made; "
-                "the run's command with --force trains it again"
+                f"{WEIGHTS_FILE}, which a run lacks whose method trains nothing, or that --keep-adapters none "
+                f"made{anew}"
             )
     return folder
 

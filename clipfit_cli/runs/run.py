@@ -241,7 +241,7 @@ class _Work:
     def _training(self, done: int, total: int, loss: float) -> None:
         """See `Progress`; says besides where `--compile` has nothing to do."""
         if self.workspace.execution.compile and compiled_calls() == self.calls_before:
-            self.workspace.say_once(f"--compile says nothing to the steps of {self.config.method}: none is compiled")
+            self.workspace.say_once(f"--compile has no effect on steps of {self.config.method}: none is compiled")
         self.progress.training(done, total, loss)
 
     @property

@@ -171,7 +171,7 @@ def test_points_stand_beside_the_tests_and_in_no_other_table(small_world: SmallW
     assert [test.key for test in record.tests] == [own.key]
     assert CliRunner().invoke(app, ["runs", "verify", "--runs-dir", str(small_world.runs_dir)]).exit_code == 0
     shown = CliRunner().invoke(app, ["runs", "show", str(trained)], env={"COLUMNS": "200"}).stdout
-    assert f"accuracy {own.accuracy_pct:.2f}" in shown and "dtd new alpha 0.5" in shown
+    assert f"accuracy {own.accuracy_pct:.2f}" in shown and "new alpha 0.5" in shown
     points = ["--adapter", str(trained), "--dataset", "dtd", "--alpha", "0,1", "--dry-run"]
     plan = ok(small_world, "eval", *points).stdout
     assert "alphas" in plan and "alpha=" not in plan and "1 finished, 0 to do" in plan

@@ -417,7 +417,7 @@ def test_steps_that_nothing_compiles_are_told(small_world: SmallWorld, monkeypat
         "prolip": (False, False),
         "zero-shot": (False, False),
     }
-    told = [text.split()[-4] for text in said if text.startswith("--compile says nothing to the steps of")]
+    told = [text.split()[-4] for text in said if text.startswith("--compile has no effect on steps of")]
     assert told == ["clip-lora:", "prolip:"]
 
 
