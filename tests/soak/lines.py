@@ -184,7 +184,7 @@ TEXTS = (
 LENGTHY = ("--epochs",)
 """Options whose large values are work that was asked for, not a hang."""
 COMPILES = "--compile"
-TRAINING = ("train", "base2new", "xdataset", "compare", "robustness")
+TRAINING = ("train", "base2new", "xdataset", "compare", "robustness", "sensitivity")
 WEIGHTS = {"train": 5, "eval": 5, "predict": 5, "export": 3, "compare": 3, "base2new": 2, "xdataset": 2}
 """Command -> how often it is taken; the others once."""
 WORLDS: tuple[dict[str, str | None], ...] = (
@@ -343,8 +343,10 @@ class _Writer:
             if values.get("--pretrained") == "clipfit-tiny":
                 values["--pretrained"] = "model"
             values["--dataset"] = rng.choice(DATASETS)
-        if command == "robustness":
+        if command in ("robustness", "sensitivity"):
             values["--shifts"] = rng.choice(GOOD["--shifts"])
+        if command == "sensitivity":  # a grid of its defaults takes minutes
+            values |= {"--factor": "beta", "--dataset": rng.choice(DATASETS[:-1])}
         if command == "compare" and rng.random() < 0.3:
             values["--protocol"] = rng.choice(("few-shot", "xdataset"))
         if command == "xdataset" or values.get("--protocol") == "xdataset":
