@@ -403,7 +403,7 @@ class _Writer:
                 words.append(self._odd("") if odd else rng.choice(pools.get(name, (*DATASETS, *PLACES))))
         if kind.path == ("models", "list"):
             words.append(rng.choice(("vit-b-32", "clipfit-tiny", "rn50")))  # to look at all takes its time
-        return words
+        return ["." if set(word) == {"/"} else word for word in words]  # as it takes to look through the whole disk
 
     def _written(self, name: str, value: str) -> list[str]:
         return [f"{name}={value}"] if value.startswith("-") or self._rng.random() < 0.2 else [name, value]
