@@ -420,18 +420,19 @@ def test_memory_is_bounded(small_clip: ClipBundle, dataset: DataSet, monkeypatch
         assert frozen.encoded_images == count, "of three sets the one goes that was not used for longest"
 
 
+def two_at_most(model: nn.Module, images: Tensor, **options: Any) -> Tensor:
+    """Encode as on a device that has no memory for a third image."""
+    if len(images) > 2:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+    return encode_image(model, images, **options)
+
+
 def test_a_device_that_is_too_small_for_a_batch(
     small_clip: ClipBundle, dataset: DataSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = collect(open_features(small_clip), dataset)
     told: list[tuple[int, int]] = []
-
-    def limited(model: nn.Module, images: Tensor, **options: Any) -> Tensor:
-        if len(images) > 2:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return encode_image(model, images, **options)
-
-    monkeypatch.setattr(encode, "encode_image", limited)
+    monkeypatch.setattr(encode, "encode_image", two_at_most)
     spec = image_spec(small_clip)
     frozen = FrozenFeatures(small_clip, "fp32", ImageStore(), spec, on_smaller=lambda *sizes: told.append(sizes))
     torch.testing.assert_close(collect(frozen, dataset), expected)
@@ -443,13 +444,7 @@ def test_a_device_that_is_too_small_for_a_batch_of_fresh_crops(
 ) -> None:
     images, told = torch.randn(7, 3, 32, 32), list[tuple[int, int]]()
     expected = open_features(small_clip).of_images(images, "projected")
-
-    def limited(model: nn.Module, images: Tensor, **options: Any) -> Tensor:
-        if len(images) > 2:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return encode_image(model, images, **options)
-
-    monkeypatch.setattr(encode, "encode_image", limited)
+    monkeypatch.setattr(encode, "encode_image", two_at_most)
     spec = image_spec(small_clip)
     frozen = FrozenFeatures(small_clip, "fp32", ImageStore(), spec, on_smaller=lambda *sizes: told.append(sizes))
     torch.testing.assert_close(frozen.of_images(images, "projected"), expected)
