@@ -19,7 +19,7 @@ from measuring import circumstances, print_records, write_json
 
 from clipfit_cli import methods
 from clipfit_cli.cli.words import parse_methods
-from clipfit_cli.config import TINY_BACKBONE, TINY_PRETRAINED, ModelConfig, Request
+from clipfit_cli.config import TINY_BACKBONE, TINY_PRETRAINED, Keep, ModelConfig, Request
 from clipfit_cli.data.load import default_data_root
 from clipfit_cli.engine.environment import resolve_device
 from clipfit_cli.engine.precision import resolve_precision
@@ -27,7 +27,7 @@ from clipfit_cli.models.source import find_blueprint
 from clipfit_cli.protocols import base2new
 from clipfit_cli.results.store import RunStore
 from clipfit_cli.runs.prepare import prepare
-from clipfit_cli.runs.run import Keep, run
+from clipfit_cli.runs.run import run
 from clipfit_cli.runs.workspace import Workspace
 
 METHODS = (*methods.expand("features"), "tip-adapter-f:views=none")

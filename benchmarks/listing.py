@@ -97,11 +97,6 @@ def _test(prepared: Prepared, one: PreparedTest, about: JSON) -> tuple[Test, dic
         key=one.key,
         training_key=prepared.key,
         dataset=one.asked.dataset,
-        subset=one.asked.subset,
-        templates=one.templates,
-        precision=prepared.config.precision,
-        split_sha256=one.dataset.split_sha256,
-        images_sha256=one.images_sha256,
         num_classes=one.dataset.num_classes,
         num_images=len(label),
         accuracy_pct=metrics.accuracy_pct(found),
@@ -110,6 +105,7 @@ def _test(prepared: Prepared, one: PreparedTest, about: JSON) -> tuple[Test, dic
         eval_time_s=0.0,
         predictions_file=f"{name}.safetensors",
         predictions_sha256=hashlib.sha256(content).hexdigest(),
+        **vars(one.identity),
         **about,
     )
     return test, {test.predictions_file: content}

@@ -28,8 +28,9 @@ from clipfit_cli.config import MethodChoice, ModelConfig, Request, RunConfig, Te
 from clipfit_cli.data import catalog
 from clipfit_cli.protocols import compare
 from clipfit_cli.results import metrics
+from clipfit_cli.results.keys import TestIdentity, key_of_test, training_key
 from clipfit_cli.results.predictions import Predictions, to_bytes
-from clipfit_cli.results.record import Run, Test, key_of_test, to_json, training_key
+from clipfit_cli.results.record import Run, Test, to_json
 from clipfit_cli.results.steps import STEPS_FILE, StepRow, to_csv
 from clipfit_cli.results.store import RECORD_FILE, TESTS_FOLDER, RunStore, name_of_test
 
@@ -144,14 +145,14 @@ def _test(
         sum_squared_probabilities=confidence**2 + (count - 1) * rest**2,
     )
     templates = config.templates or (catalog.prompt_template(asked.dataset),)
-    key = key_of_test(
-        run.key,
+    identity = TestIdentity(
         subset=asked.subset,
         templates=templates,
         precision="fp32",
         split_sha256=_sha256(f"split of {asked.dataset}"),
         images_sha256=f"made up, of {asked.dataset}",
     )
+    key = key_of_test(run.key, identity)
     names = [f"{asked.dataset} {number}" for number in range(count)]
     file, content = (
         f"{name_of_test(asked.dataset, asked.subset, key)}.safetensors",

@@ -84,6 +84,26 @@ class Execution:
 
 
 @dataclass(frozen=True)
+class Keep:
+    """What is kept of a run beside its records.
+
+    Attributes:
+        adapter: The tuned tensors.
+        logits: All logits of every test.
+        nothing_before: Nothing that was finished before: all of it is run again.
+        tensorboard: A log of curves and metrics.
+        checkpoint_every: Of a training on its way, after so many epochs, or hundreds of steps; None = after each, but
+            at most once a minute and for a hundredth of the time.
+    """
+
+    adapter: bool = True
+    logits: bool = False
+    nothing_before: bool = False
+    tensorboard: bool = False
+    checkpoint_every: int | None = None
+
+
+@dataclass(frozen=True)
 class Recipe:
     """How one stage of a method is trained; the defaults are CoOp's and CLIPFit's (Dassl.pytorch c61a1b57).
 
@@ -210,6 +230,32 @@ class TestSet:
 
 
 @dataclass(frozen=True)
+class OwnDataSet:
+    """Where a data set of the user's own is.
+
+    Attributes:
+        name: What tables, records and run folders call it; says nothing about where it lies.
+        kind: Which reader reads it.
+        location: Absolute path, shard pattern or name on the hub.
+        class_names: Instead of those that the data set has: in label order, or by its own ones; None = its own.
+        all_test: Whether all images are to be tested where no test images are given: nothing trains on it.
+        class_names_file, class_names_sha256: File that the class names were read from, and what it held; empty where
+            none was.
+        trained_names: Class names that an adapter was trained with, in label order or by the data set's own ones: they
+            are taken where no others are given and the data set has as many classes, or all that are named.
+    """
+
+    name: str
+    kind: Literal["folder", "table", "hf", "wds"]
+    location: str
+    class_names: tuple[str, ...] | dict[str, str] | None = None
+    all_test: bool = False
+    class_names_file: str = field(default="", compare=False)
+    class_names_sha256: str = field(default="", compare=False)
+    trained_names: tuple[str, ...] | dict[str, str] | None = None
+
+
+@dataclass(frozen=True)
 class TrainingConfig:
     """One training, or the use of a model as it is: what decides its numbers, beside data and weights themselves.
 
@@ -257,11 +303,13 @@ class RunConfig(TrainingConfig):
         protocol: Which table the run belongs to.
         tests: Where the result is tested.
         adapter: Path of a saved adapter that is scored instead of training one.
+        typed: Settings of the method and fields of its recipe as they were typed; what they come to stands above.
     """
 
     protocol: ProtocolName
     tests: tuple[TestSet, ...]
     adapter: str | None = None
+    typed: dict[str, str] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()

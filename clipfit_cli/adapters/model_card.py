@@ -141,7 +141,9 @@ class ModelCard:
 
     def _harmonic(self) -> list[str]:
         """Return the line on base and new classes together, where both were tested by the same seeds."""
-        found = {one.subset: one for one in self.summary.results if one.dataset == self.card.dataset and _is_plain(one)}
+        found = {
+            one.subset: one for one in self.summary.results if one.dataset == self.card.dataset and _is_planned(one)
+        }
         if not {"base", "new"} <= found.keys() or found["base"].accuracy_pct.keys() != found["new"].accuracy_pct.keys():
             return []
         base, new = (mean(list(found[subset].accuracy_pct.values())) for subset in ("base", "new"))
@@ -223,18 +225,20 @@ def _eval_results(results: Sequence[Tested]) -> list[Any]:
             },
         )
         for one in results
-        if _is_plain(one)
+        if _is_planned(one)
     ]
 
 
-def _is_plain(one: Tested) -> bool:
-    return (one.transform, one.interpolation) == ("identity", 1.0)
+def _is_planned(one: Tested) -> bool:
+    """Whether it is of images as they are, and of the list that a protocol planned."""
+    return (one.transform, one.interpolation, one.difference_from_plan) == ("identity", 1.0, "")
 
 
 def _how(one: Tested) -> str:
     words = [one.precision]
     words += [] if one.transform == "identity" else [one.transform]
     words += [] if one.interpolation == 1.0 else [f"{one.interpolation:g} of what was learnt"]
+    words += [one.difference_from_plan] if one.difference_from_plan else []
     return ", ".join(words)
 
 

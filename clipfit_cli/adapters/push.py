@@ -15,7 +15,14 @@ from clipfit_cli._version import __version__
 from clipfit_cli.adapters.export import class_of, merge, write_model
 from clipfit_cli.adapters.model_card import README_FILE, ModelCard
 from clipfit_cli.adapters.public_names import public_model, repository_of
-from clipfit_cli.adapters.run_summary import SUMMARY_FILE, Kind, summary_of, to_json
+from clipfit_cli.adapters.run_summary import (
+    CLASS_NAMES_FILE,
+    SUMMARY_FILE,
+    Kind,
+    class_names_of,
+    summary_of,
+    to_json,
+)
 from clipfit_cli.adapters.upload import Target, Uploader
 from clipfit_cli.config import ModelConfig
 from clipfit_cli.engine.checkpoint import (
@@ -147,6 +154,8 @@ def _write(folder: Path, run: Path, repository: str, shared: Shared, say: Callab
         (folder / WEIGHTS_FILE).write_bytes(weights.read_bytes())
         (folder / CARD_FILE).write_bytes(card_to_bytes(public))
         (folder / COUNTED_FILE).write_text(_counted(public, repository_of(used)), encoding="utf-8")
+    if names := class_names_of(found, card.run_key):
+        (folder / CLASS_NAMES_FILE).write_bytes(names)
     page = ModelCard(repository, public, summary, repository_of(used), shared.licence, transformers_class).to_markdown()
     (folder / README_FILE).write_text(page, encoding="utf-8")
     files = {path.name: file_sha256(path) for path in sorted(folder.iterdir())}

@@ -15,14 +15,18 @@ from clipfit_cli.config import Recipe
 from clipfit_cli.engine.checkpoint import AdapterCard
 from clipfit_cli.errors import ClipfitError, ResultsError
 from clipfit_cli.files import read_bytes
-from clipfit_cli.protocols.again import commands_of_runs
-from clipfit_cli.results.record import Run, Test
+from clipfit_cli.protocols.again import commands_of_requests, requests_of_runs
+from clipfit_cli.results.record import Run
+from clipfit_cli.results.request import RunRequest
 from clipfit_cli.results.select import Stored
 from clipfit_cli.results.store import RECORD_FILE, read_run
 from clipfit_cli.runs.prepare import run_beside
 
 SUMMARY_FILE = "run.json"
 SUMMARY_VERSION = 1
+CLASS_NAMES_FILE = "class_names.json"
+"""Beside a shared adapter, the class names that were given for its images: what ``--class-names`` reads."""
+
 MOST_SUMMARY = 1 << 26
 
 Kind = Literal["adapter", "model"]
@@ -34,6 +38,7 @@ class Tested:
 
     Attributes:
         dataset, subset, templates, precision, transform, interpolation: What was tested, and how.
+        difference_from_plan: In what it is not the test that a protocol planned; empty where it is.
         num_classes, num_images: Of the test.
         split_sha256, split_file_sha256, images_sha256: Digests of its lists, of their file, of its images.
         accuracy_pct, macro_f1_pct, mean_per_class_accuracy_pct: Seed -> score.
@@ -50,6 +55,7 @@ class Tested:
     split_sha256: str
     split_file_sha256: str
     images_sha256: str
+    difference_from_plan: str = ""
     accuracy_pct: dict[int, float] = field(default_factory=dict)
     macro_f1_pct: dict[int, float] = field(default_factory=dict)
     mean_per_class_accuracy_pct: dict[int, float] = field(default_factory=dict)
@@ -141,8 +147,24 @@ def summary_of(kind: Kind, folder: Path, run_key: str) -> Summary:
             **known,
         ),
         results=_results(seeds),
-        commands=tuple(commands_of_runs([_with_public_names(one) for one in seeds])),
+        commands=tuple(commands_of_requests(map(_public_request, requests_of_runs(seeds, with_eval=False)))),
     )
+
+
+def class_names_of(folder: Path, run_key: str) -> bytes:
+    """Return the class names that were given for a training, as `CLASS_NAMES_FILE` has them; nothing where none were.
+
+    Args:
+        folder: Of its adapter.
+        run_key: Of the run.
+
+    Raises:
+        ResultsError: The record is damaged.
+    """
+    run = run_beside(folder, run_key)
+    requests = requests_of_runs([Stored(folder, run)], with_eval=False) if run else []
+    given = (own.class_names for request in requests for own in request.own.values() if own.class_names is not None)
+    return next((msgspec.json.format(msgspec.json.encode(names), indent=1) + b"\n" for names in given), b"")
 
 
 def _earlier(kind: Kind, folder: Path, run_key: str) -> Summary | None:
@@ -190,16 +212,24 @@ def _results(seeds: Sequence[Stored]) -> tuple[Tested, ...]:
     scores = [one.name for one in fields(Tested) if one.name.endswith("_pct")]
     for stored in seeds:
         for test in stored.tests:
-            plain = {name: getattr(test, name) for name in names}
+            plain = {name: getattr(test, name) for name in names if name != "difference_from_plan"}
+            plain["difference_from_plan"] = stored.difference_from_plan(test).what
             one = found.setdefault(repr(plain), Tested(**plain))
             for name in scores:
                 getattr(one, name)[stored.run.config.seed] = getattr(test, name)
     return tuple(sorted(found.values(), key=lambda one: (one.dataset, one.subset, one.transform, one.interpolation)))
 
 
-def _with_public_names(stored: Stored) -> tuple[Run, list[Test]]:
-    """Return a run and its tests with nothing in them that only this machine knows."""
-    run = stored.run
-    model = public_model(run.config.model, weights="FILE", folder="FOLDER")
-    tests = [replace(test, location=public_location(test.location)) for test in stored.tests]
-    return replace(run, location=public_location(run.location), config=replace(run.config, model=model)), tests
+def _public_request(request: RunRequest) -> RunRequest:
+    """Return a request with nothing in it that only this machine knows."""
+    model = public_model(request.config.model, weights="FILE", folder="FOLDER")
+    own = {}
+    for name, data in request.own.items():
+        place = public_location(data.location) if data.kind == "hf" else ""
+        own[name] = replace(
+            data,
+            kind="hf" if place else "folder",
+            location=place or "FOLDER",
+            class_names_file=CLASS_NAMES_FILE if data.class_names is not None else "",
+        )
+    return replace(request, config=replace(request.config, model=model), own=own, data_root="")

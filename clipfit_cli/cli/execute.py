@@ -15,7 +15,7 @@ from clipfit_cli.cli.output_options import RunOptions
 from clipfit_cli.cli.plan import plan_table
 from clipfit_cli.cli.request import Asked, cache_folder, splits_dir_of
 from clipfit_cli.cli.slurm import Cluster, find_cluster, hand_over
-from clipfit_cli.config import Execution
+from clipfit_cli.config import Execution, Keep
 from clipfit_cli.errors import (
     ConfigError,
     DataError,
@@ -226,7 +226,6 @@ def setup_of(asked: Asked, machine: ModelOptions, output: RunOptions) -> Setup:
     Raises:
         ConfigError: The size of the image cache is no number, or a path is none.
     """
-    from clipfit_cli.runs.run import Keep
     from clipfit_cli.runs.setup import Setup
 
     folder, size, runs_dir = cache_folder(output.image_cache), output.image_cache_size, expanded(output.runs_dir)

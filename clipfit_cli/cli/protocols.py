@@ -28,7 +28,7 @@ from clipfit_cli.cli.options import (
 from clipfit_cli.cli.output_options import RunOptions
 from clipfit_cli.cli.prompts import PromptOptions, choose_templates
 from clipfit_cli.cli.published import show_beside_published
-from clipfit_cli.cli.request import Asked, ask
+from clipfit_cli.cli.request import Asked, OwnDataSets, ask
 from clipfit_cli.cli.run_filters import FOUND_ADAPTER, find_folder
 from clipfit_cli.cli.words import parse_methods, split_names
 from clipfit_cli.config import MethodChoice
@@ -36,6 +36,9 @@ from clipfit_cli.data import catalog
 from clipfit_cli.errors import ConfigError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from clipfit_cli.engine.checkpoint import AdapterCard
     from clipfit_cli.reports.tables import Table
     from clipfit_cli.results.record import Finished
 
@@ -218,8 +221,8 @@ def eval_(
 ) -> None:
     """Score a saved adapter, or zero-shot CLIP, on any data set and class group.
 
-    Backbone, weights and templates given by hand are those that the adapter was made with; after templates=reference,
-    templates are the reference's for each data set.
+    Backbone, weights, templates and class names are those that the adapter was made with, unless others are given;
+    after templates=reference, templates are the reference's for each data set.
     """
     alphas = check_alphas(alpha, plot, adapter, output)
     subsets = subsets_of(classes.subset)
@@ -258,10 +261,25 @@ def eval_(
         subset=subsets[0] if alphas else classes.subset,
         templates=templates,
     )
+    if adapter:
+        asked = replace(asked, own=_named_as_trained(asked.own, find_adapter(found), card))
     if alphas:
         run_along_alpha(asked, machine, output, alphas=alphas, subsets=subsets, plot=plot, **planned)
     else:
         _run("eval", asked, machine, output, **planned)
+
+
+def _named_as_trained(own: OwnDataSets, folder: Path, card: AdapterCard) -> OwnDataSets:
+    """Return data sets of the user's own, the one that an adapter was trained on with the class names of its training.
+
+    Class names that were given go first.
+    """
+    from clipfit_cli.runs.prepare import trained_class_names
+
+    data = own.get(card.dataset)
+    if data is None or data.class_names is not None:
+        return own
+    return {**own, card.dataset: replace(data, trained_names=trained_class_names(folder, card))}
 
 
 def _run(

@@ -21,15 +21,16 @@ from clipfit_cli.config import (
     BnMode,
     MethodChoice,
     ModelConfig,
+    OwnDataSet,
     Precision,
     Request,
     Subset,
     TestSet,
 )
 from clipfit_cli.data import catalog
-from clipfit_cli.data.lists.own.custom import OwnDataSet, find_own, is_one_source
+from clipfit_cli.data.lists.own.custom import find_own, is_one_source
 from clipfit_cli.errors import ConfigError
-from clipfit_cli.files import expanded
+from clipfit_cli.files import expanded, file_sha256
 from clipfit_cli.models.model_folder import is_model_folder
 
 Say = Callable[[str], None]
@@ -148,8 +149,12 @@ def own_datasets(texts: Sequence[str], class_names: Path | None = None) -> tuple
     if class_names is not None:
         if len(own) != 1:
             raise ConfigError(f"--class-names is for one data set of your own images, here are {len(own)} of them")
-        words = read_class_names(class_names)
-        own = {name: replace(one, class_names=words) for name, one in own.items()}
+        words, file = read_class_names(class_names), expanded(class_names).absolute()
+        digest = file_sha256(file)
+        own = {
+            name: replace(one, class_names=words, class_names_file=str(file), class_names_sha256=digest)
+            for name, one in own.items()
+        }
     return tuple(dict.fromkeys(names)), own
 
 

@@ -61,7 +61,7 @@ def show(
     signatures = signatures_of(found.run, found.tests, RunStore(runs_dir).tests_as_it_is(found.run))
     records = {"folder": str(found.folder), "run": found.run, "tests": found.tests, "signatures": signatures}
     plain = msgspec.json.format(msgspec.json.encode(records), indent=2).decode() + "\n"
-    commands = commands_of_runs([(found.run, found.tests)])
+    commands = commands_of_runs([found])
     emit(table_of_run(found, "\n".join(commands), signatures), output, as_json=plain)
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from clipfit_cli.cli.console import note
 from clipfit_cli.cli.run_filters import RunFilters, chosen_runs
 from clipfit_cli.cli.words import split_names
 from clipfit_cli.files import expanded
@@ -41,7 +42,10 @@ def shown_runs(
 
     folders = {one.run.key: one.folder for one in stored}
     asked = split_names(filters.protocol)
-    found = {protocol: runs for protocol, runs in gather(stored).items() if not asked or protocol in asked}
+    gathered = gather(stored)
+    for text in gathered.notes():
+        note(text, quiet=quiet)
+    found = {protocol: runs for protocol, runs in gathered.runs.items() if not asked or protocol in asked}
     kept: dict[str, tuple[Predictions, TestList]] = {}
 
     def read(trained: Run, test: Test) -> tuple[Predictions, TestList]:

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import platformdirs
 
+from clipfit_cli.config import OwnDataSet
 from clipfit_cli.data import catalog
 from clipfit_cli.data.dataset import DataSet
 from clipfit_cli.data.files.identity import by_size
-from clipfit_cli.data.lists.own.custom import OwnDataSet, read_own
+from clipfit_cli.data.lists.own.custom import read_own
 from clipfit_cli.data.lists.published import fgvc, imagenet, split_json
 from clipfit_cli.data.splits import check_lists
 from clipfit_cli.files import expanded

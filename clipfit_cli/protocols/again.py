@@ -1,120 +1,49 @@
-"""The command that makes runs again, from what their records say."""
+"""The command that makes runs again, from what was asked of them."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
 from clipfit_cli import methods
-from clipfit_cli.config import ModelConfig, ProtocolName, Recipe, RunConfig, TestSet, TrainingConfig
+from clipfit_cli.config import ModelConfig, OwnDataSet, Recipe, RunConfig, TestSet
 from clipfit_cli.data import catalog
 from clipfit_cli.data.shifts import Shift, kinds_of, parse_shift
 from clipfit_cli.errors import ClipfitError
-from clipfit_cli.protocols.base2new import halves_of
+from clipfit_cli.protocols.old_runs import own_data_set, request_for_all, requests_for_tests
 from clipfit_cli.protocols.planning import conditions_of
 from clipfit_cli.protocols.series import Series
-from clipfit_cli.results.record import Finished, Run, Test
+from clipfit_cli.results.record import Finished
+from clipfit_cli.results.request import RunRequest
+from clipfit_cli.results.select import Stored
 
 _COMMANDS = {"few-shot": "train", "base2new": "base2new", "xdataset": "xdataset", "eval": "eval"}
-_SHELL = "templates.txt"
-_ADAPTER = "ADAPTER"
-"""In a command, where only the user knows which."""
+_TEMPLATES, _CLASS_NAMES = "templates.txt", "class-names.txt"
+"""Files that a command writes first, where what was asked names none."""
 
 
-def commands_of_runs(runs: Sequence[tuple[Run, Sequence[Test]]]) -> list[str]:
-    """Return the commands that make runs again with their tests: one for all seeds of a training.
-
-    A training is asked for with the tests that its own command makes; what is tested otherwise, in another precision or
-    with other prompts, has no command. An adapter from elsewhere is called ``ADAPTER``.
+def requests_of_runs(runs: Iterable[Stored], *, with_eval: bool = True) -> list[RunRequest]:
+    """Return what was asked of runs; of one that keeps nothing, what its records tell.
 
     Args:
-        runs: Each with its tests.
+        runs: In any order.
+        with_eval: What scores a training was asked, too.
     """
-    alike: dict[str, list[Finished]] = {}
-    shifted: dict[tuple[str, tuple[str, ...]], list[Finished]] = {}
-    for run, tests in runs:
-        for one in _as_asked(run, tests):
-            if words := _shifted(one, tests):
-                config = replace(
-                    one.config, protocol="few-shot", tests=(TestSet(run.config.dataset, run.config.subset),)
-                )
-                same = repr(replace(config, seed=0)), tuple(words)
-                shifted.setdefault(same, []).append(replace(one, config=config, tests=tuple(tests)))
-            if not words or one.config.protocol == "base2new":  # else it makes these tests, too
-                alike.setdefault(repr(replace(one.config, seed=0)), []).append(one)
-    lines = [line for records in alike.values() for line in commands_of([Series("", tuple(records))])]
-    for (_, asked), records in shifted.items():
-        series = Series("", tuple(records))
-        if (options := _options(series)) is not None:
-            lines.append(_command([series], [*asked, "--baseline", "zero-shot", *options], command="robustness"))
-    return lines
+    found: list[RunRequest] = []
+    for one in runs:
+        is_training = bool(one.run.config.stages)
+        of_protocols = [request for request in one.requests if request.is_of_a_protocol]
+        found += (of_protocols or [request_for_all(one)]) if is_training else one.requests or requests_for_tests(one)
+        if is_training and with_eval:
+            found += [request for request in one.requests if not request.is_of_a_protocol]
+    return found
 
 
-def _shifted(asked: Finished, tests: Sequence[Test]) -> list[str]:
-    """Return what says which shifts and domains of a training were tested; nothing where none was."""
-    config = asked.config
-    if not config.stages or config.adapter:
-        return []
-    own = [test for test in tests if (test.dataset, test.subset) == (config.dataset, config.subset)]
-    shifts = [shift for test in own if (shift := _shift_of(test))]
-    if not shifts:
-        return []
-    others = [test for test in tests if test.dataset != config.dataset and test.is_plain]
-    known = [test for test in others if test.dataset in catalog.domains_of(config.dataset)]
-    names = [*kinds_of(shift.name for shift in shifts), *(["domain"] if known else [])]
-    severities = ",".join(map(str, sorted({shift.severity for shift in shifts})))
-    places = {
-        test.dataset: _source(test.dataset, [replace(asked, tests=(test,))]) for test in others if test not in known
-    }
-    words = ["--shifts", ",".join(names), "--severity", severities]
-    return [*words, *(word for place in places.values() for word in ("--shift", place))]
-
-
-def _shift_of(test: Test) -> Shift | None:
-    try:
-        return parse_shift(test.transform) if test.interpolation == 1 else None
-    except ClipfitError:  # of another version
-        return None
-
-
-def _as_asked(run: Run, tests: Sequence[Test]) -> list[Finished]:
-    """Return a run as it would be asked for; what trains nothing, once for each way in which it was tested."""
-    config, known = run.config, {name: getattr(run.config, name) for name in TrainingConfig.__dataclass_fields__}
-    plain = [test for test in tests if test.is_plain]
-    if run.scored_adapter or not config.stages:
-        adapter, found = _ADAPTER if run.scored_adapter else None, []
-        brings_own = bool(
-            adapter and _given(config.templates, config.dataset)
-        )  # which `eval` takes where none are named
-        for test in plain:
-            asked = {name: getattr(test, name) for name in ("dataset", "subset", "precision")}
-            templates = test.templates if brings_own else _given(test.templates, test.dataset)
-            asked |= {"templates": templates, "adapter": adapter}
-            tested = (TestSet(test.dataset, test.subset),)
-            found.append(Finished(RunConfig(**{**known, **asked}, protocol="eval", tests=tested), run, (test,)))
-        return found
-    given = () if config.reference_templates else _given(config.templates, config.dataset)
-    own = [
-        test
-        for test in plain
-        if test.precision == config.precision
-        and (config.reference_templates or _given(test.templates, test.dataset) == given)
-    ]
-    protocol: ProtocolName = "few-shot"
-    wanted: tuple[TestSet, ...] = (TestSet(config.dataset, config.subset),)
-    others = dict.fromkeys(test.dataset for test in own if test.dataset != config.dataset and test.subset == "all")
-    if config.subset == "all" and others:
-        protocol, wanted = "xdataset", (*wanted, *map(TestSet, others))
-    elif config.subset == "base" and any((test.dataset, test.subset) == (config.dataset, "new") for test in own):
-        protocol, wanted = "base2new", halves_of(config.dataset)
-    return [Finished(RunConfig(**{**known, "templates": given}, protocol=protocol, tests=wanted), run, tuple(own))]
-
-
-def _given(templates: Sequence[str], dataset: str) -> tuple[str, ...]:
-    """Return the templates that have to be named: none where they are the data set's own."""
-    return () if tuple(templates) == (catalog.prompt_template(dataset),) else tuple(templates)
+def commands_of_runs(runs: Iterable[Stored]) -> list[str]:
+    """Return the commands that make runs again with their tests: one for all seeds of a training."""
+    return commands_of_requests(requests_of_runs(runs))
 
 
 def commands_of(series: Sequence[Series]) -> list[str]:
@@ -125,35 +54,108 @@ def commands_of(series: Sequence[Series]) -> list[str]:
     Args:
         series: One a data set.
     """
-    alike: dict[tuple[str, ...], list[Series]] = {}
-    for one in series:
-        if (options := _options(one)) is None:
-            return []
-        alike.setdefault(tuple(options), []).append(one)
-    return [_command(group, options) for options, group in alike.items()]
+    return commands_of_requests([_request_of(record) for one in series for record in one.records])
 
 
-def _command(group: Sequence[Series], options: Sequence[str], command: str | None = None) -> str:
+def commands_of_requests(requests: Iterable[RunRequest]) -> list[str]:
+    """Return the commands that ask for the same: one for all seeds, and for data sets that are asked for alike."""
+    alike: dict[str, list[RunRequest]] = {}
+    for request in requests:
+        for part in _parts(request):
+            config = replace(part.config, seed=0, typed={})
+            said = (config, part.own, part.data_root, part.skip_damaged)
+            alike.setdefault(repr(said), []).append(part)
+    lines: dict[tuple[object, ...], list[RunRequest]] = {}
+    for number, group in enumerate(alike.values()):
+        first = group[0]
+        seeds = sorted({request.config.seed for request in group})
+        if (options := _options(first, seeds)) is None:
+            continue
+        is_alone = first.config.protocol == "xdataset" or any(own.class_names is not None for own in first.own.values())
+        lines.setdefault((_command(first), *options, number if is_alone else None), []).append(first)
+    return list(dict.fromkeys(_line(group, options) for (_, *options, _), group in lines.items()))
+
+
+def _request_of(record: Finished) -> RunRequest:
+    """Return what was asked for a run, as far as its record tells where nothing was kept."""
+    if record.request:
+        return record.request
+    places = {record.config.dataset: record.run.location} | {test.dataset: test.location for test in record.tests}
+    names = dict.fromkeys([record.config.dataset, *(test.dataset for test in record.config.tests)])
+    own = {name: own_data_set(name, places.get(name, "")) for name in names if not catalog.is_known(name)}
+    key, created_at = record.run.key, record.run.created_at
+    return RunRequest(training_key=key, config=record.config, planned=(), own=own, created_at=created_at)
+
+
+def _parts(request: RunRequest) -> list[RunRequest]:
+    """Return a request as commands ask for it: base-to-new tests by one, their shifted images by another."""
+    config = request.config
+    plain = tuple(test for test in config.tests if test.shift == TestSet.shift)
+    if config.protocol != "base2new" or plain == config.tests:
+        return [request]
+    own = TestSet(config.dataset, config.subset)
+    shifted = tuple(test for test in config.tests if replace(test, shift=own.shift) == own)
+    return [
+        replace(request, config=replace(config, tests=plain)),
+        replace(request, config=replace(config, protocol="few-shot", tests=shifted)),
+    ]
+
+
+def _command(request: RunRequest) -> str:
+    """Return the name of the command: that of the protocol, or ``robustness`` where other images were tested, too."""
+    config = request.config
+    is_clean = config.protocol != "few-shot" or config.tests == (TestSet(config.dataset, config.subset),)
+    return _COMMANDS[config.protocol] if is_clean else "robustness"
+
+
+def _shifts(request: RunRequest) -> list[str]:
+    """Return the options that say which shifts and domains were tested."""
+    config = request.config
+    shifts = [shift for test in config.tests if (shift := _shift_of(test))]
+    others = [test.dataset for test in config.tests if test.dataset != config.dataset]
+    domains = [name for name in others if name in catalog.domains_of(config.dataset)]
+    names = [*kinds_of(shift.name for shift in shifts), *(["domain"] if domains else [])] if shifts or domains else []
+    severities = ",".join(map(str, sorted({shift.severity for shift in shifts})))
+    words = ["--shifts", ",".join(names or ["domain"]), *(["--severity", severities] if severities else [])]
+    own = (_source(name, request) for name in others if name not in domains)
+    return [*words, *(word for source in own for word in ("--shift", source)), "--baseline", "zero-shot"]
+
+
+def _shift_of(test: TestSet) -> Shift | None:
+    try:
+        return parse_shift(test.shift)
+    except ClipfitError:  # of another version
+        return None
+
+
+def _line(group: Sequence[RunRequest], options: Sequence[object]) -> str:
     """Return the command of data sets that are asked for alike."""
-    config = group[0].config
-    words = ["clipfit", command or _COMMANDS[config.protocol]]
+    request = group[0]
+    config = request.config
+    words = ["clipfit", _command(request)]
     if config.protocol == "xdataset":
-        records = group[0].records
-        words += ["--source", _source(config.dataset, records)]
         targets = [test.dataset for test in config.tests if test.dataset != config.dataset]
-        words += _datasets("--target", {name: _source(name, records) for name in targets})
+        words += ["--source", _source(config.dataset, request)]
+        words += _datasets("--target", {name: _source(name, request) for name in targets})
     else:
-        words += _datasets("--dataset", {one.config.dataset: _source(one.config.dataset, one.records) for one in group})
-    line = shlex.join([*words, *options])
-    if _template_options(config.templates) == ["--templates", _SHELL]:
-        lines = shlex.join(["printf", r"%s\n", *config.templates])
-        return f"{lines} > {_SHELL} && {line}"
-    return line
+        words += _datasets("--dataset", {one.config.dataset: _source(one.config.dataset, one) for one in group})
+    lines = []
+    if _template_options(config.templates) == ["--templates", _TEMPLATES]:
+        lines.append(f"{shlex.join(['printf', '%s' + chr(92) + 'n', *config.templates])} > {_TEMPLATES}")
+    if (named := _named(request)) and not named.class_names_file:
+        names = named.class_names.values() if isinstance(named.class_names, dict) else named.class_names or ()
+        lines.append(f"{shlex.join(['printf', '%s' + chr(92) + 'n', *names])} > {_CLASS_NAMES}")
+    return " && ".join([*lines, shlex.join([*words, *map(str, options)])])
 
 
-def _options(series: Series) -> list[str] | None:
+def _named(request: RunRequest) -> OwnDataSet | None:
+    """Return the data set whose class names were given."""
+    return next((own for own in request.own.values() if own.class_names is not None), None)
+
+
+def _options(request: RunRequest, seeds: Sequence[int]) -> list[str] | None:
     """Return the options but for data sets; None where they cannot be typed on a line."""
-    config = series.config
+    config = request.config
     typed = _typed(config)
     if typed is None:
         return None
@@ -161,10 +163,12 @@ def _options(series: Series) -> list[str] | None:
     words = ["--method", config.method] if is_plan else ["--adapter", config.adapter] if config.adapter else []
     for name, value in typed.items():
         words += ["--set", f"{name}={value}"]
-    if config.protocol in ("few-shot", "eval") and config.subset != "all":
-        words += ["--subset", config.subset]
-    if is_plan and not series.trains_nothing:
-        seeds = sorted({record.config.seed for record in series.records})
+    words += _shifts(request) if _command(request) == "robustness" else []
+    if config.protocol in ("few-shot", "eval") and config.tests[0].subset != "all":
+        words += ["--subset", config.tests[0].subset]
+    if alphas := [f"{test.alpha:g}" for test in config.tests if test.alpha is not None]:
+        words += ["--alpha", ",".join(alphas)]
+    if is_plan and config.shots != 0:
         shots = "all" if config.shots is None else str(config.shots)
         words += ["--shots", shots, "--seeds", ",".join(map(str, seeds))]
     words += ["--tune"] if config.tune else []
@@ -172,6 +176,10 @@ def _options(series: Series) -> list[str] | None:
     words += _model_options(config.model) if config.adapter is None else []
     words += ["--precision", config.precision]
     words += _template_options(config.templates)
+    if named := _named(request):
+        words += ["--class-names", named.class_names_file or _CLASS_NAMES]
+    words += ["--data-root", request.data_root] if request.data_root else []
+    words += ["--skip-damaged"] if request.skip_damaged else []
     names = (config.dataset, *(test.dataset for test in config.tests))
     return None if any("\n" in word for word in (*words, *names, *config.templates)) else words
 
@@ -231,7 +239,7 @@ def _text(value: Any) -> str:
 def _template_options(templates: Sequence[str]) -> list[str]:
     if not templates:
         return []
-    return ["--template", templates[0]] if len(templates) == 1 else ["--templates", _SHELL]
+    return ["--template", templates[0]] if len(templates) == 1 else ["--templates", _TEMPLATES]
 
 
 def _datasets(option: str, sources: Mapping[str, str]) -> list[str]:
@@ -243,14 +251,9 @@ def _datasets(option: str, sources: Mapping[str, str]) -> list[str]:
     return words
 
 
-def _source(name: str, records: Sequence[Finished]) -> str:
+def _source(name: str, request: RunRequest) -> str:
     """Return a data set as it is typed: its name or, of the user's own, also where it is."""
-    if catalog.is_known(name):
+    own = request.own.get(name)
+    if own is None:
         return name
-    record = records[0]
-    places = [test.location for test in record.tests if test.dataset == name]
-    places += [record.run.location] if record.config.dataset == name else []
-    place = next(filter(None, places), "FOLDER")
-    on_disk = place.startswith(("/", "~", ".")) or place[1:3] == ":\\" or "://" in place or place == "FOLDER"
-    shards = place.removesuffix("}").endswith(".tar")
-    return f"{name}={'wds:' if shards else '' if on_disk else 'hf:'}{place}"
+    return f"{name}={'' if own.kind in ('folder', 'table') else f'{own.kind}:'}{own.location}"

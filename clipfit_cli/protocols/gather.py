@@ -1,49 +1,141 @@
-"""From what lies in a runs folder to the runs that each protocol's table is made of, whatever command made them."""
+"""From what lies in a runs folder to the runs that each protocol's table is made of, and what belongs to none."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from clipfit_cli.config import ProtocolName, RunConfig, TestSet, TrainingConfig
+from clipfit_cli.config import OwnDataSet, ProtocolName, RunConfig, TestSet, TrainingConfig
 from clipfit_cli.data import catalog
-from clipfit_cli.protocols.base2new import halves_of
+from clipfit_cli.errors import counted
+from clipfit_cli.protocols.old_runs import requests_as_it_is, requests_of_old
+from clipfit_cli.results.reader import source_word
 from clipfit_cli.results.record import Finished, Run, Test
+from clipfit_cli.results.request import PlannedTest, RunRequest, answered
 from clipfit_cli.results.select import Stored
 
-_Way = tuple[str, tuple[str, ...]]
-"""Precision of the towers, and prompt templates; none = each data set's own."""
+_PROTOCOLS: tuple[ProtocolName, ...] = ("few-shot", "base2new", "xdataset")
+_NAMED = 6
+"""So many tests are named among those that belong to no table."""
+
+_Table = tuple[ProtocolName, tuple[PlannedTest, ...]]
+"""A protocol, and what its table is of."""
 
 
-def gather(stored: Sequence[Stored]) -> dict[ProtocolName, list[Finished]]:
-    """Return, by protocol, the runs that its table is made of; a protocol without any is left out.
+@dataclass(frozen=True)
+class LeftOver:
+    """A test of a training that no protocol's table asks for.
 
-    A training on the base classes is a run of base-to-new; one on all or on the new classes that is tested on its own
-    data set is a few-shot run, and one that is tested on others, too, a cross-data-set run besides. A model as it is
-    stands beside all of them, as far as it was tested there in the same precision with the same prompts. Images that
-    were changed, and weights between two models, are no protocol's.
+    Attributes:
+        run, test: Which.
+        why: What it is of, as against what was planned; empty where its data set is no protocol's.
+    """
+
+    run: Run
+    test: Test
+    why: str
+
+    @property
+    def text(self) -> str:
+        """It in words, such as ``photo (new) on another list: b.json (clipfit, seed 1)``."""
+        group = "" if self.test.subset == "all" else f" ({self.test.subset})"
+        config = self.run.config
+        return f"{self.test.dataset}{group}{self.why and f', {self.why}'} ({config.method}, seed {config.seed})"
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """The finished runs of a folder by protocol.
+
+    Attributes:
+        runs: Protocol -> the runs of its table; without those that have none.
+        left_over: Tests of the images as they are that stand in no table.
+        num_other: Tests of shifted images, and along alpha, which no table is of.
+    """
+
+    runs: dict[ProtocolName, list[Finished]]
+    left_over: tuple[LeftOver, ...] = ()
+    num_other: int = 0
+
+    def notes(self) -> tuple[str, ...]:
+        """What is not in the tables, in sentences."""
+        found = []
+        if self.left_over:
+            texts = list(dict.fromkeys(one.text for one in self.left_over))
+            more = f"; and {len(texts) - _NAMED} more" if len(texts) > _NAMED else ""
+            found.append(
+                f"not in the tables, for no protocol asked for them: {'; '.join(texts[:_NAMED])}{more}. "
+                "`clipfit results` shows them"
+            )
+        if self.num_other:
+            were = "was" if self.num_other == 1 else "were"
+            found.append(
+                f"not in the tables: {counted(self.num_other, 'test')} that {were} of shifted images or along alpha; "
+                "`clipfit results` shows them"
+            )
+        return tuple(found)
+
+
+@dataclass(frozen=True)
+class _Question:
+    """A run with what was planned of it, under the names that its table has."""
+
+    record: Finished
+    planned: tuple[PlannedTest, ...]
+
+
+@dataclass(frozen=True)
+class _NamedList:
+    """A list of images under a name: how it is read, and class group -> digests of its lists and images."""
+
+    name: str
+    own: OwnDataSet | None
+    images: dict[str, tuple[str, ...]]
+
+    def takes(self, images: Mapping[str, tuple[str, ...]]) -> bool:
+        """Whether images of class groups can be of this list: nothing that both have differs."""
+        shared = self.images.keys() & images.keys()
+        is_same_split = {split for split, _ in self.images.values()} == {split for split, _ in images.values()}
+        return is_same_split and all(self.images[subset] == images[subset] for subset in shared)
+
+
+def gather(stored: Sequence[Stored]) -> Gathered:
+    """Return, by protocol, the runs that its table is made of, and which tests stand in none.
+
+    A training belongs to every protocol that asked for it; its tests are those that were planned, known by what they
+    are of. Where a run of 0.2.0 does not say what was asked, its data set is known by the training's digests, and
+    targets are taken only where all tests under a name agree. A model as it is stands beside each training as far as it
+    was tested on the same images in the same way. Two data sets of one name are told apart.
 
     Args:
         stored: Trainings with their tests, in any order.
     """
-    trained = [one for one in stored if one.run.config.stages]
-    as_it_is = [one for one in stored if not one.run.config.stages and not one.run.scored_adapter]
-    found: dict[ProtocolName, list[Finished]] = {"few-shot": [], "base2new": [], "xdataset": []}
-    asked: dict[ProtocolName, dict[tuple[_Way, tuple[TestSet, ...]], None]] = {name: {} for name in found}
+    trained = [one for one in stored if one.run.config.stages and not one.run.scored_adapter]
+    as_it_is = sorted((s for s in stored if not s.run.config.stages and not s.run.scored_adapter), key=_order)
+    tables: dict[ProtocolName, list[Finished]] = {name: [] for name in _PROTOCOLS}
+    left_over: list[LeftOver] = []
+    num_other = 0
     for one in sorted(trained, key=_order):
-        config = one.run.config
-        way = _way(one.run)
-        tests = _tests(one, way)
-        for protocol, wanted in _wanted(config, tests).items():
-            asked[protocol][way, wanted] = None
-            found[protocol].append(_finished(one.run, protocol, config.dataset, wanted, tests, way[1]))
-    plain: dict[ProtocolName, list[Finished]] = {name: [] for name in found}
-    for one in sorted(as_it_is, key=_order):
-        for protocol, ways in asked.items():
-            for way, wanted in ways or _alone(one, protocol):
-                tests = _tests(one, way)
-                if any(test in tests for test in wanted):
-                    plain[protocol].append(_finished(one.run, protocol, wanted[0].dataset, wanted, tests, way[1]))
-    return {name: [*plain[name], *runs] for name, runs in found.items() if plain[name] or runs}
+        found = list(_finished_of(one))
+        for record in found:
+            tables[record.config.protocol].append(record)
+        known = {test.key for record in found for test in record.tests}
+        unasked = [test for test in one.tests if test.is_plain and test.key not in known]
+        left_over += [LeftOver(one.run, test, _why(one, test)) for test in unasked]
+        num_other += sum(not test.is_plain for test in one.tests)
+    runs: dict[ProtocolName, list[Finished]] = {}
+    for name, records in tables.items():
+        questions = _told_apart(records)
+        plain = _beside(questions, as_it_is) if questions else _alone(as_it_is, name)
+        if together := [*plain, *(question.record for question in questions)]:
+            runs[name] = together
+    return Gathered(runs, tuple(left_over), num_other)
+
+
+def requests_of(one: Stored) -> tuple[RunRequest, ...]:
+    """Return what protocols asked of a run; where nothing was kept, as far as its tests tell."""
+    kept = tuple(request for request in one.requests if request.is_of_a_protocol)
+    return kept or requests_of_old(one)
 
 
 def _order(one: Stored) -> tuple[object, ...]:
@@ -53,66 +145,149 @@ def _order(one: Stored) -> tuple[object, ...]:
     return known, config.dataset, config.method, config.shots is None, config.shots or 0, config.seed, one.run.key
 
 
-def _wanted(config: TrainingConfig, tests: dict[TestSet, Test]) -> dict[ProtocolName, tuple[TestSet, ...]]:
-    """Return the test sets of a training in each protocol that it belongs to."""
-    own, base = TestSet(config.dataset, config.subset), halves_of(config.dataset)
-    if config.subset == "base":
-        return {"base2new": base} if any(half in tests for half in base) else {}
-    others = sorted({test for test in tests if test.subset == "all"} - {own}, key=lambda test: test.dataset)
-    found: dict[ProtocolName, tuple[TestSet, ...]] = {}
-    if own in tests:
-        found["few-shot"] = (own,)
-    if others and config.subset == "all":
-        found["xdataset"] = (own, *others)
-    return found
+def _why(one: Stored, test: Test) -> str:
+    """Return why a test belongs to no table."""
+    if difference := str(one.difference_from_plan(test)):
+        return difference
+    same = [
+        other for other in one.tests if other.is_plain and (other.dataset, other.subset) == (test.dataset, test.subset)
+    ]
+    return "unclear: several lists under this name" if len(same) > 1 and not one.requests else ""
 
 
-def _alone(one: Stored, protocol: ProtocolName) -> list[tuple[_Way, tuple[TestSet, ...]]]:
-    """Return how a model as it is was tested, for want of trainings beside it."""
-    found: dict[tuple[_Way, tuple[TestSet, ...]], None] = {}
-    for test in one.tests:
-        own = (catalog.prompt_template(test.dataset),)
-        way = (test.precision, () if test.templates == own else test.templates)
-        if protocol == "base2new" and test.subset != "all":
-            found[way, halves_of(test.dataset)] = None
-        elif protocol == "few-shot" and test.subset == "all":
-            found[way, (TestSet(test.dataset),)] = None
-    return list(found)
+def _finished_of(one: Stored) -> Iterator[Finished]:
+    """Yield a training once for each table that it belongs to."""
+    found: dict[_Table, RunRequest] = {}
+    for request in map(_of_its_table, requests_of(one)):
+        earlier = next((key for key, other in found.items() if _are_one(request, other)), None)
+        whole = _merged(found.pop(earlier), request) if earlier else request
+        if whole.planned:
+            found.setdefault((whole.config.protocol, whole.planned), whole)
+    for request in found.values():
+        yield Finished(request.config, one.run, answered(request.planned, one.tests), request=request)
 
 
-def _way(run: Run) -> _Way:
-    """Return the precision and the templates of a training's own tests."""
-    config = run.config
-    own = config.reference_templates or config.templates == (catalog.prompt_template(config.dataset),)
-    return config.precision, () if own else config.templates
+def _of_its_table(request: RunRequest) -> RunRequest:
+    """Return what of a request the table of its protocol is of: tests of images as they are, of its own data set."""
+    config = request.config
 
-
-def _tests(one: Stored, way: _Way) -> dict[TestSet, Test]:
-    """Return the tests that were made in a way, the newest of those that are alike."""
-    precision, templates = way
-    return {
-        TestSet(test.dataset, test.subset): test
-        for test in sorted(one.tests, key=lambda test: test.created_at)
-        if test.precision == precision
-        and test.is_plain
-        and (
-            one.run.config.reference_templates
-            or test.templates == (templates or (catalog.prompt_template(test.dataset),))
+    def belongs(test: TestSet) -> bool:
+        return test == TestSet(test.dataset, test.subset) and (
+            config.protocol == "xdataset" or test.dataset == config.dataset
         )
-    }
+
+    tests = tuple(test for test in config.tests if belongs(test))
+    planned = tuple(one for one in request.planned if belongs(one.asked))
+    return replace(request, config=replace(config, tests=tests or config.tests), planned=planned)
 
 
-def _finished(
-    run: Run,
-    protocol: ProtocolName,
-    dataset: str,
-    wanted: Iterable[TestSet],
-    tests: dict[TestSet, Test],
-    templates: tuple[str, ...],
-) -> Finished:
-    """Return a run as it would have been asked for."""
+def _are_one(request: RunRequest, other: RunRequest) -> bool:
+    """Whether targets of two requests fit in one table: no name means two things in them."""
+    identities = {one.asked: one.identity for one in other.planned}
+    return (
+        request.config.protocol == other.config.protocol == "xdataset"
+        and all(identities.get(one.asked, one.identity) == one.identity for one in request.planned)
+        and all(other.own.get(name, own) == own for name, own in request.own.items())
+    )
+
+
+def _merged(first: RunRequest, second: RunRequest) -> RunRequest:
+    """Return one request for the targets of two."""
+    tests = tuple(dict.fromkeys((*first.config.tests, *second.config.tests)))
+    planned = tuple(dict.fromkeys((*first.planned, *second.planned)))
+    return replace(first, config=replace(first.config, tests=tests), planned=planned, own={**first.own, **second.own})
+
+
+def _told_apart(records: Sequence[Finished]) -> list[_Question]:
+    """Return runs with what was planned of them, in which each name of a data set stands for one list of images."""
+    lists: dict[str, list[_NamedList]] = {}
+    renamed: dict[str, dict[str, str]] = {}
+    requests = {request.key: request for record in records if (request := record.request)}
+    for request in sorted(requests.values(), key=lambda request: request.created_at):
+        for name in dict.fromkeys(one.asked.dataset for one in request.planned):
+            planned = [one for one in request.planned if one.asked.dataset == name]
+            images = {str(one.identity.subset): one.identity.images[:2] for one in planned}
+            known = lists.setdefault(name, [])
+            found = next((one for one in known if one.takes(images)), None)
+            if found is None:
+                found = _NamedList(_free_name(name, request, planned[0], known), request.own.get(name), {})
+                known.append(found)
+            found.images.update(images)
+            renamed.setdefault(request.key, {})[name] = found.name
+    return [_question(record, renamed[record.request.key]) for record in records if record.request]
+
+
+def _free_name(name: str, request: RunRequest, first: PlannedTest, known: Sequence[_NamedList]) -> str:
+    """Return what tables call a list of images: the name that was given, and where that is taken, what tells it."""
+    if not known:
+        return name
+    word, split = source_word(request.own.get(name), known[0].own, ""), first.identity.split_sha256
+    texts = (f"{name} ({text})" for text in (word, split[:8], f"{split[:8]}-{len(known)}") if text)
+    return next(text for text in texts if text not in {one.name for one in known})
+
+
+def _question(record: Finished, names: Mapping[str, str]) -> _Question:
+    """Return a run, and what was planned of it, with other names for data sets."""
+    assert record.request is not None, "of a run that was gathered"
+
+    def renamed(asked: TestSet) -> TestSet:
+        return replace(asked, dataset=names.get(asked.dataset, asked.dataset))
+
+    config = replace(
+        record.config,
+        dataset=names.get(record.config.dataset, record.config.dataset),
+        tests=tuple(map(renamed, record.config.tests)),
+    )
+    tests = tuple(replace(test, dataset=names.get(test.dataset, test.dataset)) for test in record.tests)
+    planned = tuple(replace(one, asked=renamed(one.asked)) for one in record.request.planned)
+    return _Question(replace(record, config=config, tests=tests), planned)
+
+
+def _beside(questions: Sequence[_Question], stored: Sequence[Stored]) -> Iterator[Finished]:
+    """Yield models as they are for what trainings were asked, each with the most answers that one run has."""
+    groups: dict[tuple[object, ...], list[_Question]] = {}
+    for question in questions:
+        config = question.record.config
+        key = config.dataset, config.templates, config.precision, config.tests, _model(question.record.run)
+        groups.setdefault(key, []).append(question)
+    for alike in groups.values():
+        first = alike[0].record
+        planned = dict.fromkeys(one for question in alike for one in question.planned)
+        best: dict[str, tuple[Run, tuple[Test, ...]]] = {}
+        for one in stored:
+            tests = answered(planned, one.tests) if _model(one.run) == _model(first.run) else ()
+            method = repr((one.run.config.method, one.run.config.settings))
+            if len(tests) > len(best[method][1] if method in best else ()):
+                best[method] = one.run, tests
+        for run, tests in best.values():
+            yield _as_it_is(run, tests, first.config, first.request)
+
+
+def _model(run: Run) -> tuple[object, ...]:
+    return run.weights_sha256, run.activation, run.numbers_version
+
+
+def _as_it_is(run: Run, tests: tuple[Test, ...], config: RunConfig, request: RunRequest | None) -> Finished:
+    """Return a model as it is as it would have been asked for beside a training.
+
+    Args:
+        run, tests: Of the model.
+        config: Of the training, or of the model.
+        request: That the training answers; None where the model stands alone.
+    """
     known = {name: getattr(run.config, name) for name in TrainingConfig.__dataclass_fields__}
-    known |= {"dataset": dataset, "templates": templates}
-    wanted = tuple(wanted)
-    config = RunConfig(**known, protocol=protocol, tests=wanted)
-    return Finished(config, run, tuple(tests[test] for test in wanted if test in tests))
+    known |= {"dataset": config.dataset, "templates": config.templates}
+    made = RunConfig(**known, protocol=config.protocol, tests=config.tests)
+    if request:
+        typed = replace(made, dataset=request.config.dataset, tests=request.config.tests)
+        request = replace(request, config=typed)
+    return Finished(made, run, tests, request=request)
+
+
+def _alone(stored: Sequence[Stored], protocol: ProtocolName) -> Iterator[Finished]:
+    """Yield models as they are where nothing was trained beside them."""
+    for one in stored:
+        for request in requests_as_it_is(one):
+            if request.config.protocol == protocol:
+                tests = answered(request.planned, one.tests)
+                yield replace(_as_it_is(one.run, tests, request.config, None), request=request)

@@ -176,6 +176,7 @@ def _runs_of(
             val_shots=request.val_shots if tune or info.selects == "always" else None,
             tune=tune,
             origin=info.origin,
+            typed={**{name: str(value) for name, value in common_of(request).items()}, **choice.overrides},
         )
 
 

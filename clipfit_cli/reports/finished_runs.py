@@ -12,7 +12,6 @@ from clipfit_cli.config import Recipe
 from clipfit_cli.errors import counted
 from clipfit_cli.reports.tables import Column, Table
 from clipfit_cli.results.difference import Difference, Effect
-from clipfit_cli.results.filters import bare, protocols_of
 from clipfit_cli.results.prune import size_of
 from clipfit_cli.results.record import Run, Test
 from clipfit_cli.results.select import Stored
@@ -68,9 +67,9 @@ def table_of_runs(found: Sequence[Stored]) -> Table:
             "created_at": one.run.created_at,
             "date": one.run.created_at[:10],
             "scores": _scores(one),
-            "accuracy_pct": own.accuracy_pct if (own := _own_test(one)) else None,
+            "accuracy_pct": own.accuracy_pct if (own := one.tests_of_its_data.get(one.run.config.subset)) else None,
             "num_tests": len(one.tests),
-            "protocols": sorted(protocols_of(one.run, one.tests)),
+            "protocols": one.protocols,
             "settings": one.run.config.settings or None,
             "backbone": one.run.config.model.backbone,
             "pretrained": one.run.config.model.pretrained,
@@ -119,9 +118,13 @@ def table_of_run(one: Stored, command: str, signatures: Sequence[str] = ()) -> T
         "notes": "\n".join((*run.notes, *signatures)),
         "files": _files(one.folder),
         "again": command,
-        **{" ".join(_place(test)): _test(test) for test in one.tests},
     }
-    rows = tuple({"what": w, "shown": _folded(w), "value": str(value)} for w, value in facts.items() if value)
+    facts_of_tests = [(" ".join(_place(test)), _test(test, str(one.difference_from_plan(test)))) for test in one.tests]
+    rows = tuple(
+        {"what": what, "shown": _folded(what), "value": str(value)}
+        for what, value in [*facts.items(), *facts_of_tests]
+        if value
+    )
     columns = (Column("what", "", terminal=False), Column("shown", config.method, csv=False))
     return Table("", (*columns, Column("value", run.key, "prose")), rows)
 
@@ -148,18 +151,8 @@ def table_of_differences(first: Stored, second: Stored, found: Sequence[Differen
     return Table("Differences of two runs", columns, rows, tuple(captions))
 
 
-def _own_test(one: Stored) -> Test | None:
-    config = one.run.config
-    return next((test for test in _plain_tests(one) if test.subset == config.subset), None)
-
-
-def _plain_tests(one: Stored) -> list[Test]:
-    own = bare(one.run.config.dataset)
-    return [t for t in one.tests if bare(t.dataset) == own and t.is_plain]
-
-
 def _scores(one: Stored) -> str:
-    own = {test.subset: test for test in _plain_tests(one)}
+    own = one.tests_of_its_data
     told = [f"{subset} {test.accuracy_pct:.2f}" for subset, test in own.items()]
     more = len(one.tests) - len(own)
     return ", ".join([*told, *([f"{more} more" if told else counted(more, "test")] if more else [])])
@@ -195,8 +188,8 @@ def _place(test: Test) -> list[str]:
     return [word for word, usual in zip(found, (None, None, "identity", "alpha 1"), strict=True) if word != usual]
 
 
-def _test(test: Test) -> str:
-    return (
+def _test(test: Test, difference: str) -> str:
+    return (f"{difference}: " if difference else "") + (
         f"accuracy {test.accuracy_pct:.2f}, macro-F1 {test.macro_f1_pct:.2f}: {test.num_images:,} images of "
         f"{test.num_classes} classes, {test.created_at}" + "".join(f"\n{note}" for note in test.notes)
     )

@@ -22,18 +22,21 @@ CONDITION_COLUMNS = (
     Column("seed", "seed", "value"),
     Column("transform", "transform"),
     Column("interpolation", "alpha", "number"),
+    Column("templates", "prompts", "prose"),
+    Column("precision", "precision"),
+    Column("difference_from_plan", "not as planned", "prose"),
     Column("run", "run"),
+    Column("test", "test", csv=False),
 )
 """What tells tests apart. People see those in which the rows differ; what is the same in all is in the title.
 
-The run is seen where the others do not tell all tests apart.
+The run is seen where the others do not tell all tests apart, and the test where these do not, either.
 """
 
 RECORD_COLUMNS = (
     Column("num_bins", "bins", "int", terminal=False),
     Column("num_classes", "classes", "int", terminal=False),
     Column("settings", "settings", "value", terminal=False),
-    Column("precision", "precision", terminal=False),
     Column("backbone", "backbone", terminal=False),
     Column("pretrained", "pretrained", terminal=False),
     Column("clipfit_version", "version", terminal=False),
@@ -65,6 +68,7 @@ MOST_CONFUSIONS = 20
 """That people see."""
 
 _USUAL = {"source": None, "shots": 0, "seed": None, "transform": "identity", "interpolation": 1.0}
+_NOT_IN_TITLE = ("templates", "precision", "difference_from_plan")
 
 _Measure = Callable[[Predictions, TestList], Iterable[Row]]
 
@@ -128,18 +132,27 @@ def _table(title: str, found: Sequence[Stored], columns: Sequence[Column], measu
     rows: list[Row] = []
     for one in found:
         for test in one.tests:
-            about = {key: value for key, value in _conditions(one.run, test).items() if key in known}
+            conditions = {
+                **_conditions(one.run, test),
+                "difference_from_plan": str(one.difference_from_plan(test)) or None,
+            }
+            about = {key: value for key, value in conditions.items() if key in known}
             rows += [{**about, **row} for row in measure(*predictions_of(one.folder, test))]
-    *others, run = CONDITION_COLUMNS
+    *others, run, test_column = CONDITION_COLUMNS
     tests = {tuple(row[column.key] for column in CONDITION_COLUMNS) for row in rows}
-    is_elsewhere = any(row["source"] not in (None, row["dataset"]) for row in rows)
+    prompts = {(row["dataset"], row["templates"]) for row in rows}
+    is_seen = {
+        "source": any(row["source"] not in (None, row["dataset"]) for row in rows),
+        "templates": len(prompts) > len({dataset for dataset, _ in prompts}),
+    }
     parts, told = [title], []
     for column in others:
-        values = {row[column.key] for row in rows} if is_elsewhere or column.key != "source" else set()
+        values = {row[column.key] for row in rows} if is_seen.get(column.key, True) else set()
         told.append(replace(column, terminal=len(values) > 1))
-        if len(values) == 1 and (value := values.pop()) != _USUAL.get(column.key, ""):
+        if len(values) == 1 and column.key not in _NOT_IN_TITLE and (value := values.pop()) != _USUAL.get(column.key):
             parts.append(_in_title(column, value))
-    told.append(replace(run, terminal=len({one[:-1] for one in tests}) < len(tests)))
+    told.append(replace(run, terminal=len({one[:-2] for one in tests}) < len(tests)))
+    told.append(replace(test_column, terminal=len({one[:-1] for one in tests}) < len(tests)))
     return Table(title=" · ".join(parts), columns=(*told, *columns), rows=tuple(rows))
 
 
@@ -167,7 +180,9 @@ def _conditions(run: Run, test: Test) -> dict[str, Any]:
         "seed": config.seed if trains else None,
         "transform": test.transform,
         "interpolation": test.interpolation,
+        "templates": " | ".join(test.templates),
         "run": run.key[:12],
+        "test": test.key[:12],
         "num_classes": test.num_classes,
         "num_images": test.num_images,
         "settings": dict(config.settings),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,8 +11,9 @@ import msgspec
 import numpy as np
 
 from clipfit_cli.errors import ResultsError
-from clipfit_cli.results.filters import bare
+from clipfit_cli.results.keys import TestIdentity
 from clipfit_cli.results.predictions import predictions_of
+from clipfit_cli.results.reader import bare
 from clipfit_cli.results.record import Run, Test
 from clipfit_cli.results.select import Stored
 
@@ -86,7 +88,8 @@ def _conditions(first: Run, second: Run) -> Iterator[Difference]:
 
 
 def _tests(first: Stored, second: Stored) -> Iterator[Difference]:
-    mine, theirs = ({_place(test): test for test in one.tests} for one in (first, second))
+    shared = {test.identity for test in first.tests} & {test.identity for test in second.tests}
+    mine, theirs = (_side_by_side(run.tests, shared) for run in (first, second))
     for place in dict.fromkeys([*mine, *theirs]):
         one, other = mine.get(place), theirs.get(place)
         name = (one or theirs[place]).place
@@ -116,8 +119,18 @@ def _predicted(first: Stored, one: Test, second: Stored, other: Test, name: str)
         yield Difference(what, ours, others, "result")
 
 
-def _place(test: Test) -> tuple[str, ...]:
-    return bare(test.dataset), test.subset, test.transform, str(test.interpolation)
+def _side_by_side(tests: Iterable[Test], shared: Set[TestIdentity]) -> dict[object, Test]:
+    """Return tests by what they are paired by: their identity where both runs have it, else their place and number."""
+    found: dict[object, Test] = {}
+    numbers: Counter[tuple[str, ...]] = Counter()
+    for test in tests:
+        place = bare(test.dataset), test.subset, test.transform, str(test.interpolation)
+        if test.identity in shared:
+            found[test.identity] = test
+        else:
+            found[place, numbers[place]] = test
+            numbers[place] += 1
+    return found
 
 
 def _versions(first: Run | Test, second: Run | Test, prefix: str) -> Iterator[Difference]:

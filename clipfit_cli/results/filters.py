@@ -12,7 +12,8 @@ from typing import Any, Protocol, get_args
 from clipfit_cli.config import ProtocolName, Recipe, TrainingConfig
 from clipfit_cli.errors import ConfigError, check_known, shortened
 from clipfit_cli.files import expanded
-from clipfit_cli.results.record import Run, Test
+from clipfit_cli.results.reader import bare
+from clipfit_cli.results.record import Run
 
 PROTOCOLS: tuple[str, ...] = get_args(ProtocolName)
 FEWEST_DIGITS = 4
@@ -50,7 +51,7 @@ class Filters:
         dataset: Names of what was trained on or, where nothing is trained, tested; case, dashes and underscores do not
             matter.
         method: Names.
-        protocol: See `protocols_of`.
+        protocol: See `reader.protocols_of`.
         settings: Name and value, as typed, of settings of the method, fields of its recipe (of any stage) or
             conditions of the training; all of them have to hold. See `conditions_of`.
         shots: Training images per class; None = all, 0 = nothing is trained.
@@ -92,28 +93,6 @@ class Filters:
                 for name, text in self.settings
             )
         )
-
-
-def protocols_of(run: Run, tests: Sequence[Test]) -> set[str]:
-    """The protocols whose tables a run can stand in; a training has none of its own, because tables share it.
-
-    ``base2new``: trained on base classes. ``few-shot``: trained on all or new classes and tested on them. ``xdataset``:
-    tested on another data set than it was trained on. ``eval``: nothing was trained here: a model as it is, or an
-    adapter from elsewhere. What trains nothing stands beside each of the others by its tests: of base or new classes,
-    of all, of another data set. Tests of shifted images, or along alpha, stand in none of
-    these tables.
-    """
-    config = run.config
-    tests = [test for test in tests if test.is_plain]
-    own = {test.subset for test in tests if bare(test.dataset) == bare(config.dataset)}
-    trains_nothing = run.scored_adapter or not config.stages
-    found = {
-        "base2new": bool(own & {"base", "new"}) if trains_nothing else config.subset == "base",
-        "few-shot": "all" in own if trains_nothing else config.subset != "base" and config.subset in own,
-        "xdataset": any(bare(test.dataset) != bare(config.dataset) for test in tests),
-        "eval": trains_nothing,
-    }
-    return {name for name, holds in found.items() if holds}
 
 
 def conditions_of(run: Described) -> dict[str, tuple[Any, ...]]:
@@ -228,11 +207,6 @@ def parse_moment(text: str, *, is_end: bool = False) -> datetime:
     if is_end and _DAY.fullmatch(text.strip()):
         return found.replace(hour=23, minute=59, second=59, microsecond=999999)
     return found
-
-
-def bare(name: str) -> str:
-    """A name without what does not matter in it."""
-    return re.sub(r"[-_ ]", "", name).lower()
 
 
 def differing(runs: Collection[Run]) -> dict[str, list[str]]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from clipfit_cli.errors import ConfigError, ResultsError, counted
 from clipfit_cli.files import expanded
-from clipfit_cli.results.filters import Filters, parse_filters, protocols_of
+from clipfit_cli.results.filters import Filters, parse_filters
 from clipfit_cli.results.record import Test
 from clipfit_cli.results.select import Stored, select
 
@@ -37,6 +37,7 @@ _TYPES: dict[str, Any] = {
     "test_subset": "str",
     "transform": "str",
     "interpolation": "float64",
+    "difference_from_plan": "str",
     "num_classes": "int64",
     "num_images": "int64",
     "accuracy_pct": "float64",
@@ -72,7 +73,8 @@ def results(runs_dir: str | os.PathLike[str] = "runs", **filters: Any) -> pandas
     Returns:
         Conditions of the training (``dataset``, ``subset``, ``shots``, ...), of the test (``test_dataset``,
         ``test_subset``, ...) and what came out (``accuracy_pct``, ...). ``shots`` is missing where all images
-        were used.
+        were used. ``difference_from_plan`` says of a test that no protocol planned in what it is another than the one
+        that was planned under its name, such as ``another list: names2.json``; empty of planned tests.
 
     Raises:
         ConfigError: A filter has a value that is not possible.
@@ -110,7 +112,8 @@ def _row(one: Stored, test: Test) -> dict[str, Any]:
         **{name: value for name, value in vars(test).items() if name in _TYPES},
         "key": run.key,
         "test_key": test.key,
-        "protocols": sorted(protocols_of(run, one.tests)),
+        "protocols": one.protocols,
+        "difference_from_plan": str(one.difference_from_plan(test)),
         "dataset": config.dataset,
         "subset": config.subset,
         "recipe": [vars(stage) for stage in config.stages],

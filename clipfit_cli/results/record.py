@@ -1,18 +1,21 @@
-"""What is kept of a training and of each of its tests, their JSON, and the keys that say when two are the same."""
+"""What is kept of a training and of each of its tests, and their JSON."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, TypeVar
 
 import msgspec
 
-from clipfit_cli.config import NUMBERS_VERSION, Precision, RunConfig, Subset, TrainingConfig
+from clipfit_cli.config import NUMBERS_VERSION, RunConfig, TrainingConfig
 from clipfit_cli.errors import ConfigError, ResultsError
+from clipfit_cli.results.keys import TestIdentity, key_of_test, sha256_of, training_key
+
+if TYPE_CHECKING:
+    from clipfit_cli.results.request import RunRequest
 
 SCHEMA_VERSION = 4
 """Of the JSON written here; raised when a field is added, removed or changes its meaning."""
@@ -32,6 +35,19 @@ _ADVICE = "Delete the file, or run again with --force"
 
 class OldRecordError(ResultsError):
     """A record of a time whose records are not read any more."""
+
+
+class _Sealed(Protocol):
+    """A dataclass that is kept as JSON under a key of its content."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def key(self) -> str: ...
+
+    @property
+    def expected_key(self) -> str:
+        """The key that its content gives."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,18 +140,26 @@ class Run(_Record):
     chosen: dict[str, Any] = field(default_factory=dict)
     tried: dict[str, list[Any]] = field(default_factory=dict)
 
+    @property
+    def expected_key(self) -> str:
+        """The key that its content gives."""
+        return training_key(
+            self.config,
+            split_sha256=self.split_sha256,
+            images_sha256=self.images_sha256,
+            weights_sha256=self.weights_sha256,
+            adapter_sha256=self.adapter_sha256 if self.scored_adapter else None,
+            numbers_version=self.numbers_version,
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
-class Test(_Record):
-    """One test of a training, or of a model as it is.
+class Test(TestIdentity, _Record):
+    """One test of a training, or of a model as it is; see `TestIdentity` for what it is of.
 
     Attributes:
         training_key: Of what was tested.
-        dataset, subset: On what.
-        templates: Prompts of its classes.
-        transform: What was done to the images beyond preparing them; ``identity`` = nothing.
-        interpolation: Share of what was learnt that is in the weights; 1 = all.
-        precision: Of the towers.
+        dataset: Name under which its data set was tested.
         num_classes, num_images: Classes to choose from, and images tested.
         accuracy_pct: Share of right images, 0 to 100.
         macro_f1_pct: Mean F1 of the classes that occur, 0 to 100.
@@ -149,11 +173,6 @@ class Test(_Record):
 
     training_key: Sha256
     dataset: str
-    subset: Subset
-    templates: tuple[str, ...]
-    transform: str = "identity"
-    interpolation: float = 1.0
-    precision: Precision
     num_classes: Count
     num_images: Count
     accuracy_pct: Pct
@@ -165,9 +184,14 @@ class Test(_Record):
     logits_file: str | None = None
 
     @property
-    def is_plain(self) -> bool:
-        """Whether it is of the images as they are, and of all that was learnt."""
-        return (self.transform, self.interpolation) == ("identity", 1.0)
+    def identity(self) -> TestIdentity:
+        """What it is of."""
+        return TestIdentity(**{one.name: getattr(self, one.name) for one in fields(TestIdentity)})
+
+    @property
+    def expected_key(self) -> str:
+        """The key that its content gives."""
+        return key_of_test(self.training_key, self.identity)
 
     @property
     def place(self) -> str:
@@ -186,18 +210,20 @@ class Finished:
         tests: In the order of the configuration, by the names that were asked for; a test that is undefined for the
             method is not among them.
         zero_shot: Tests of the same model as it is, of any data set, that are finished beside it.
+        request: What was asked for, as it is kept beside the run; None where nothing was kept, as in 0.2.0.
     """
 
     config: RunConfig
     run: Run
     tests: tuple[Test, ...]
     zero_shot: tuple[Test, ...] = ()
+    request: RunRequest | None = None
 
 
-_AnyRecord = TypeVar("_AnyRecord", Run, Test)
+AnyRecord = TypeVar("AnyRecord", bound="_Sealed")
 
 
-def to_json(record: Run | Test) -> str:
+def to_json(record: _Sealed) -> str:
     """Indented JSON in a stable order of keys, numbers in full precision, ending in a newline, with its checksum.
 
     Raises:
@@ -210,11 +236,13 @@ def to_json(record: Run | Test) -> str:
     except (msgspec.MsgspecError, TypeError, ValueError, UnicodeEncodeError) as error:
         raise ResultsError(f"the run cannot be recorded: {error}") from error
     plain = json.loads(text)
-    return json.dumps({**plain, _CHECKSUM: _sha256_of(plain)}, indent=2, allow_nan=False) + "\n"
+    return json.dumps({**plain, _CHECKSUM: sha256_of(plain)}, indent=2, allow_nan=False) + "\n"
 
 
-def from_json(content: bytes, source: Path, kind: type[_AnyRecord]) -> _AnyRecord:
+def from_json(content: bytes, source: Path, kind: type[AnyRecord]) -> AnyRecord:
     """The record that `to_json` wrote, now or in an older schema that is still read.
+
+    A field that came later may be missing: the record then has its default.
 
     Args:
         content: The JSON.
@@ -238,101 +266,19 @@ def from_json(content: bytes, source: Path, kind: type[_AnyRecord]) -> _AnyRecor
                 f"{source} was written by an older clipfit (schema {version}), whose records do not say which images "
                 "they were made of; run it again, or use another runs folder."
             )
-        if plain.pop(_CHECKSUM, None) != _sha256_of(plain):
+        if plain.pop(_CHECKSUM, None) != sha256_of(plain):
             raise ResultsError(f"{source} was changed since it was written: its checksum does not fit. {_ADVICE}.")
         if version != SCHEMA_VERSION:
             _migrate(plain, MIGRATIONS[version])
         record = msgspec.convert(plain, kind)
-        if set(plain) != {one.name for one in fields(kind)} or record.key != _key_of(record):
+        if not set(plain) <= {one.name for one in fields(kind)} or record.key != record.expected_key:
             raise ResultsError(f"{source} does not belong to its key. {_ADVICE}.")
     except (ValueError, RecursionError, AttributeError, TypeError, KeyError, ConfigError) as error:
         raise ResultsError(f"{source} is damaged: {str(error)[:200]}. {_ADVICE}.") from error
     return record
 
 
-def training_key(
-    config: TrainingConfig,
-    *,
-    split_sha256: str,
-    images_sha256: str,
-    weights_sha256: str,
-    adapter_sha256: str | None = None,
-    numbers_version: int = NUMBERS_VERSION,
-) -> str:
-    """SHA-256 (64 hex digits) of everything that can move what is learnt.
-
-    Not in: names (a data set is told by its lists and images, a model's folder by its weights) and places, the device,
-    the versions of packages. The tag of published weights is in beside their hash, because it also decides on
-    activation and normalisation.
-
-    Args:
-        config: Resolved, its templates those of the data set where none were given.
-        split_sha256, images_sha256: Of the data set that is trained on, and of the images that are.
-        weights_sha256: Of the pre-trained weights.
-        adapter_sha256: Of an adapter from elsewhere; None where a training makes one.
-        numbers_version: Of the code that makes the numbers.
-
-    Raises:
-        ResultsError: A setting is no JSON value or not finite.
-    """
-    plain: dict[str, Any] = msgspec.to_builtins(config)
-    del plain["dataset"]
-    if config.model.backbone == config.model.pretrained:
-        plain["model"]["backbone"] = plain["model"]["pretrained"] = "a folder"
-    elif any(mark in config.model.pretrained for mark in "/\\."):
-        plain["model"]["pretrained"] = "a file"
-    return _sha256_of([numbers_version, plain, split_sha256, images_sha256, weights_sha256, adapter_sha256])
-
-
-def key_of_test(
-    training: str,
-    *,
-    subset: str,
-    templates: Sequence[str],
-    precision: str,
-    split_sha256: str,
-    images_sha256: str,
-    transform: str = "identity",
-    interpolation: float = 1.0,
-    numbers_version: int = NUMBERS_VERSION,
-) -> str:
-    """SHA-256 (64 hex digits) of everything that can move the numbers of a test.
-
-    Args:
-        training: Key of what is tested.
-        subset, templates, precision, transform, interpolation: See `Test`.
-        split_sha256, images_sha256: Of the data set that is tested on, and of the images that are.
-        numbers_version: Of the code that makes the numbers.
-    """
-    parts = [numbers_version, training, subset, list(templates), precision, split_sha256, images_sha256]
-    return _sha256_of([*parts, transform, float(interpolation)])
-
-
-def _key_of(record: Run | Test) -> str:
-    hashes = {name: getattr(record, name) for name in ("split_sha256", "images_sha256", "numbers_version")}
-    if isinstance(record, Run):
-        adapter = record.adapter_sha256 if record.scored_adapter else None
-        return training_key(record.config, weights_sha256=record.weights_sha256, adapter_sha256=adapter, **hashes)
-    return key_of_test(
-        record.training_key,
-        subset=record.subset,
-        templates=record.templates,
-        precision=record.precision,
-        transform=record.transform,
-        interpolation=record.interpolation,
-        **hashes,
-    )
-
-
-def _sha256_of(plain: Any) -> str:
-    try:
-        text = json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise ResultsError(f"the run cannot be identified: {error}") from error
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _migrate(plain: dict[str, Any], lacking: dict[str, Any]) -> None:
+def _migrate(plain: dict[str, Any], lacking: Mapping[str, Any]) -> None:
     """Add to a record of an older schema what it lacks, at any depth."""
     for dotted, value in lacking.items():
         *above, name = dotted.split(".")

@@ -3,21 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
+from clipfit_cli.config import OwnDataSet
 from clipfit_cli.errors import ConfigError, ResultsError, check_known, counted, shortened
-from clipfit_cli.results.filters import Filters, conditions_of, differing, protocols_of
-from clipfit_cli.results.record import Run, Test
-from clipfit_cli.results.store import RECORD_FILE, RunStore, read_run, read_test, test_files
+from clipfit_cli.files import file_sha256
+from clipfit_cli.results.filters import Filters, conditions_of, differing
+from clipfit_cli.results.reader import (
+    PlanDifference,
+    difference_from_plan,
+    protocols_of,
+    tests_of_its_data,
+)
+from clipfit_cli.results.record import AnyRecord, Run, Test
+from clipfit_cli.results.request import RunRequest
+from clipfit_cli.results.store import (
+    RECORD_FILE,
+    RunStore,
+    class_names_kept,
+    read_request,
+    read_run,
+    read_test,
+    request_files,
+    test_files,
+)
 
 OnDamage = Callable[[ResultsError], None]
 """Told of a record that cannot be read, once each."""
 
 _NAMED = 5
-_Kind = TypeVar("_Kind", Run, Test)
 
 
 @dataclass(frozen=True)
@@ -27,7 +44,7 @@ class Stored:
     Attributes:
         folder: Where.
         run: Its record.
-        on_damage: Told of tests that cannot be read; they are left out.
+        on_damage: Told of tests and requests that cannot be read; they are left out.
     """
 
     folder: Path
@@ -40,15 +57,44 @@ class Stored:
         found = (_read(read_test, path, self.on_damage) for path in test_files(self.folder))
         return tuple(sorted(filter(None, found), key=self._order))
 
+    @cached_property
+    def requests(self) -> tuple[RunRequest, ...]:
+        """What was asked of it, the oldest first; nothing where it was made by 0.2.0. Read when first asked for."""
+        found = (_read(read_request, path, self.on_damage) for path in request_files(self.folder))
+        mine = (self._as_it_lies(request) for request in found if request and request.training_key == self.run.key)
+        return tuple(sorted(mine, key=lambda request: (request.created_at, request.key)))
+
+    def _as_it_lies(self, request: RunRequest) -> RunRequest:
+        """Return a request with places of now: the folder of what is scored, and the class names that were kept."""
+        adapter, own = request.config.adapter, request.own
+        if adapter and not self.run.scored_adapter:
+            adapter = str(self.folder.absolute())
+        if gone := [name for name, data in own.items() if data.class_names is not None and not _is_unchanged(data)]:
+            kept = str(class_names_kept(self.folder, request).absolute())
+            own = {name: replace(data, class_names_file=kept) if name in gone else data for name, data in own.items()}
+        return replace(request, own=own, config=replace(request.config, adapter=adapter))
+
+    @property
+    def protocols(self) -> list[str]:
+        """The protocols whose tables it can stand in, sorted."""
+        return sorted(protocols_of(self.run, self.tests, self.requests))
+
+    @property
+    def tests_of_its_data(self) -> dict[str, Test]:
+        """Class group -> the test of what was trained on; see `reader.tests_of_its_data`."""
+        return tests_of_its_data(self.run, self.tests, self.requests)
+
+    def difference_from_plan(self, test: Test) -> PlanDifference:
+        """In what one of its tests is not what a protocol planned; see `reader.difference_from_plan`."""
+        return difference_from_plan(self.run, test, self.requests)
+
     def _order(self, test: Test) -> tuple[Any, ...]:
         is_elsewhere, is_shifted = test.dataset != self.run.config.dataset, test.transform != "identity"
         return is_elsewhere, test.dataset, test.subset, is_shifted, test.transform, test.interpolation, test.key
 
     def is_meant(self, filters: Filters) -> bool:
         """Whether filters hold, but for that by folder; tests are read only where a protocol is asked for."""
-        return filters.hold(self.run) and (
-            not filters.protocol or bool(protocols_of(self.run, self.tests) & {*filters.protocol})
-        )
+        return filters.hold(self.run) and (not filters.protocol or not {*filters.protocol}.isdisjoint(self.protocols))
 
 
 def stored_runs(runs_dir: Path, *, on_damage: OnDamage | None = None) -> Iterator[Stored]:
@@ -126,6 +172,14 @@ def find_one(runs_dir: Path, filters: Filters, text: str) -> Stored:
     return found[0]
 
 
+def _is_unchanged(data: OwnDataSet) -> bool:
+    """Whether the file that class names were read from is what it was."""
+    try:
+        return file_sha256(Path(data.class_names_file)) == data.class_names_sha256
+    except OSError:
+        return False
+
+
 def _candidates(found: Sequence[Stored]) -> str:
     """Up to five runs, each by its key and by what is enough to tell it from the others."""
     shown = found[:_NAMED]
@@ -154,7 +208,7 @@ def _in_folder(folder: Path, on_damage: OnDamage | None) -> Stored:
     return Stored(folder, run, on_damage)
 
 
-def _read(read: Callable[[Path], _Kind | None], path: Path, on_damage: OnDamage | None) -> _Kind | None:
+def _read(read: Callable[[Path], AnyRecord | None], path: Path, on_damage: OnDamage | None) -> AnyRecord | None:
     """What is in a file; None where another process took it away, or it cannot be read, which is told."""
     try:
         return read(path)

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from clipfit_cli.config import TrainingConfig
+from clipfit_cli.results.reader import is_of_its_data
 from clipfit_cli.results.record import Run, Test
 
 if TYPE_CHECKING:
@@ -173,13 +174,13 @@ def beside_zero_shot(run: Run, test: Test, accuracy_pct: float, zero_shot: Test)
     config = run.config
     if is_of_trained(run, test):
         return "no_gain" if gain < min(LEAST_POINTS, error) and accuracy_pct < 100 else None
-    is_new = not _is_same_set(run, test) or {test.subset, config.subset} == {"base", "new"}
+    is_new = not is_of_its_data(run, test) or {test.subset, config.subset} == {"base", "new"}
     return "new_below_zero_shot" if is_new and -gain > max(LEAST_POINTS, error) else None
 
 
 def is_of_trained(run: Run, test: Test) -> bool:
     """Whether a test is of the data set and the classes that were trained on."""
-    return _is_same_set(run, test) and test.subset == run.config.subset
+    return is_of_its_data(run, test) and test.subset == run.config.subset
 
 
 def zero_shot_of(test: Test, pool: Iterable[Test]) -> Test | None:
@@ -196,10 +197,6 @@ def zero_shot_of(test: Test, pool: Iterable[Test]) -> Test | None:
 def is_as_it_is(run: Run) -> bool:
     """Whether the run is that of a model that nothing was trained of."""
     return run.config.shots == 0 and not run.config.stages and not run.scored_adapter
-
-
-def _is_same_set(run: Run, test: Test) -> bool:
-    return test.dataset == run.config.dataset or (test.split_sha256 == run.split_sha256 != "")
 
 
 def _conditions(test: Test) -> tuple[object, ...]:

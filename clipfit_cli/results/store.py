@@ -5,22 +5,24 @@ from __future__ import annotations
 import csv
 import errno
 import io
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
 
 from filelock import FileLock, Timeout
 
 from clipfit_cli.config import TrainingConfig
 from clipfit_cli.errors import ResultsError
 from clipfit_cli.files import folder_written_whole, has_locks, read_bytes, remove_unfinished, write_whole
-from clipfit_cli.results.record import Finished, Run, Test, from_json, to_json
+from clipfit_cli.results.record import AnyRecord, Finished, Run, Test, from_json, to_json
+from clipfit_cli.results.request import CLASS_NAMES_END, RunRequest
 
 RECORD_FILE = "record.json"
 TESTS_FOLDER = "tests"
+REQUESTS_FOLDER = "requests"
 SCORES_FILE = "tests.csv"
 CHECKPOINT_FILE = "checkpoint.safetensors"
 """A training on its way; it goes when the training is in its place."""
@@ -45,8 +47,6 @@ SCORES = (
     *("transform", "interpolation"),
 )
 """Columns of the table of tests in the folder of a training; earlier versions wrote all but the last two."""
-
-_Kind = TypeVar("_Kind", Run, Test)
 
 
 class RunStore:
@@ -205,6 +205,62 @@ def test_files(folder: Path) -> list[Path]:
     return _visible(folder, f"{TESTS_FOLDER}/*.json")
 
 
+def request_files(folder: Path) -> list[Path]:
+    """The requests that are kept beside a training, in the order of their names."""
+    return [path for path in _visible(folder, f"{REQUESTS_FOLDER}/*.json") if not path.name.endswith(CLASS_NAMES_END)]
+
+
+def read_request(path: Path) -> RunRequest | None:
+    """The request that a file keeps; None where there is no such file.
+
+    Raises:
+        ResultsError: It is damaged or unreadable.
+    """
+    return _read(path, RunRequest)
+
+
+def keep_request(folder: Path, request: RunRequest) -> None:
+    """Put a request beside its training, which must be held; nothing where it is there.
+
+    Raises:
+        ResultsError: The disk is full, a permission is missing, or the request is not fit to be read back.
+    """
+    files = files_of_request(request)
+    with _explained(folder / REQUESTS_FOLDER):
+        for name, content in files.items():
+            if not (folder / name).exists():
+                write_whole(folder / name, content)
+
+
+def is_kept(folder: Path, request: RunRequest) -> bool:
+    """Whether a request lies beside its training."""
+    return (folder / _name_of_request(request)).exists()
+
+
+def class_names_kept(folder: Path, request: RunRequest) -> Path:
+    """Where the class names of a request are kept, as ``--class-names`` reads them."""
+    return (folder / _name_of_request(request)).with_suffix(CLASS_NAMES_END)
+
+
+def files_of_request(request: RunRequest) -> dict[str, bytes]:
+    """Return what is kept of a request: name below the folder of its training -> content, the request last.
+
+    Raises:
+        ResultsError: It is not fit to be read back.
+    """
+    name = _name_of_request(request)
+    named = next((own.class_names for own in request.own.values() if own.class_names is not None), None)
+    copies = {} if named is None else {f"{name.removesuffix('.json')}{CLASS_NAMES_END}": named}
+    return {
+        **{path: (json.dumps(names, ensure_ascii=False, indent=1) + "\n").encode() for path, names in copies.items()},
+        name: to_json(request).encode(),
+    }
+
+
+def _name_of_request(request: RunRequest) -> str:
+    return f"{REQUESTS_FOLDER}/{request.config.protocol}-{request.key[:_KEY_DIGITS]}.json"
+
+
 def all_tests(folder: Path) -> list[Test]:
     """Every finished test in the folder of a training, in the order of the files' names.
 
@@ -217,7 +273,8 @@ def all_tests(folder: Path) -> list[Test]:
 def save_run(folder: Path, run: Run, files: Files, tests: Sequence[tuple[Test, Files]] = ()) -> None:
     """Put a training in its place: record, files and tests in one step, the earlier ones of that name going with it.
 
-    Whatever fails, what was there stays as it was. What killed processes left unfinished is removed.
+    What was asked of it before stays beside it. Whatever fails, what was there stays as it was. What killed processes
+    left unfinished is removed.
 
     Args:
         folder: Its place.
@@ -230,6 +287,8 @@ def save_run(folder: Path, run: Run, files: Files, tests: Sequence[tuple[Test, F
     """
     text = to_json(run)
     with _explained(folder), folder_written_whole(folder) as unfinished:
+        for path in sorted((folder / REQUESTS_FOLDER).glob("[!.]*")):
+            write_whole(unfinished / REQUESTS_FOLDER / path.name, path.read_bytes())
         for name, content in files.items():
             write_whole(unfinished / name, content)
         for test, own in tests:
@@ -304,7 +363,7 @@ def _visible(folder: Path, pattern: str) -> list[Path]:
     return [path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
 
 
-def _read(path: Path, kind: type[_Kind], key: str | None = None) -> _Kind | None:
+def _read(path: Path, kind: type[AnyRecord], key: str | None = None) -> AnyRecord | None:
     try:
         content = read_bytes(path, _MOST_BYTES)
     except (FileNotFoundError, NotADirectoryError):

@@ -17,6 +17,7 @@ from clipfit_cli.errors import ResultsError
 from clipfit_cli.files import file_sha256, read_bytes, read_text
 from clipfit_cli.results import metrics
 from clipfit_cli.results.predictions import Predictions, TestList, predictions_of
+from clipfit_cli.results.reader import is_of_its_data
 from clipfit_cli.results.record import OldRecordError, Run, Test
 from clipfit_cli.results.steps import read_steps
 from clipfit_cli.results.store import (
@@ -28,8 +29,10 @@ from clipfit_cli.results.store import (
     RunStore,
     key_digits,
     name_of_test,
+    read_request,
     read_run,
     read_test,
+    request_files,
     test_files,
 )
 
@@ -53,8 +56,8 @@ class Finding:
     """Something that is not as it was written.
 
     Attributes:
-        kind: ``record``, ``old record``, ``place``, ``adapter``, ``steps``, ``test``, ``predictions``, ``metric`` or
-            ``logits``.
+        kind: ``record``, ``old record``, ``place``, ``adapter``, ``steps``, ``request``, ``test``, ``predictions``,
+            ``metric`` or ``logits``.
         path: The file or folder at fault.
         message: What is wrong, in a sentence that does not repeat the path.
     """
@@ -116,6 +119,7 @@ def _findings(folder: Path) -> Iterator[Finding]:
         yield Finding("place", folder, f"its name does not end in -{run.key[:12]}, so that no command finds it")
     yield from _of_adapter(folder, run)
     yield from _of_steps(folder, run)
+    yield from _of_requests(folder, run)
     yield from _of_tests(folder, run)
 
 
@@ -186,10 +190,21 @@ def _class_names(folder: Path, run: Run) -> dict[str, Any]:
     for path in test_files(folder):
         with suppress(ResultsError):
             test = read_test(path)
-            if test and (test.dataset, test.subset) == (run.config.dataset, run.config.subset):
+            if test and test.subset == run.config.subset and is_of_its_data(run, test):
                 names = predictions_of(folder, test)[1].class_names
                 return {"class_names": list(names)} if names else {}
     return {}
+
+
+def _of_requests(folder: Path, run: Run) -> Iterator[Finding]:
+    for path in request_files(folder):
+        try:
+            request = read_request(path)
+        except ResultsError as error:
+            yield Finding("request", path, str(error).removeprefix(f"{path} "))
+            continue
+        if request and request.training_key != run.key:
+            yield Finding("request", path, f"it is of another training, {request.training_key[:12]}")
 
 
 def _of_steps(folder: Path, run: Run) -> Iterator[Finding]:

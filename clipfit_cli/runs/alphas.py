@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from clipfit_cli.engine.evaluate import evaluate
 from clipfit_cli.errors import ClipfitError, ConfigError, UnknownNameError, first_line
 from clipfit_cli.methods.base import Adapted
 from clipfit_cli.protocols.alphas import Selection
-from clipfit_cli.results.record import key_of_test
+from clipfit_cli.results.keys import TestIdentity, key_of_test
 from clipfit_cli.results.store import RunStore, find_run
 from clipfit_cli.results.validation import keep_accuracies, read_accuracies
 from clipfit_cli.runs.prepare import Prepared, prepare
@@ -68,19 +69,15 @@ def select_on_validation(
     if isinstance(drawn, str):
         return Selection(why_none=drawn)
     images_sha256 = workspace.images_sha256(drawn, drawn.val)
-    keys = {
-        alpha: key_of_test(
-            prepared.key,
-            subset=prepared.training.subset,
-            templates=classes_of(prepared)[1],
-            precision=config.precision,
-            split_sha256=drawn.split_sha256,
-            images_sha256=images_sha256,
-            transform="validation",
-            interpolation=alpha,
-        )
-        for alpha in alphas
-    }
+    images = TestIdentity(
+        subset=prepared.training.subset,
+        templates=classes_of(prepared)[1],
+        precision=config.precision,
+        split_sha256=drawn.split_sha256,
+        images_sha256=images_sha256,
+        transform="validation",
+    )
+    keys = {alpha: key_of_test(prepared.key, replace(images, interpolation=alpha)) for alpha in alphas}
     known = {} if fresh else read_accuracies(prepared.folder)
     missing = [alpha for alpha, key in keys.items() if key not in known]
     if missing:
@@ -136,7 +133,7 @@ def _draw_of(prepared: Prepared, workspace: Workspace) -> DataSet | str:
     def is_same(drawn: DataSet) -> bool:
         return drawn.class_names == card.class_names and (run is None or run.split_sha256 == drawn.split_sha256)
 
-    for name in workspace.own_names if run else ():  # images of the user's own may have another name by now
+    for name in workspace.own if run else ():  # images of the user's own may have another name by now
         with suppress(ClipfitError):
             if is_same(drawn := draw(name)):
                 return drawn

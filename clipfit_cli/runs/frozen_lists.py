@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from clipfit_cli.config import Keep
 from clipfit_cli.data.dataset import DataSet, Item
 from clipfit_cli.results.store import find_run
 from clipfit_cli.runs.frozen_features import View
 from clipfit_cli.runs.prepare import Prepared
-from clipfit_cli.runs.run import Keep
 from clipfit_cli.runs.workspace import Workspace
 
 

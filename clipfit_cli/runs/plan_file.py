@@ -72,8 +72,8 @@ def planned(prepared: Prepared, workspace: Workspace) -> PlannedRun:
     if prepared.adapter_sha256:
         made_of["the adapter"] = prepared.adapter_sha256
     for test in prepared.tests:
-        made_of[f"the lists of {test.asked.dataset}"] = test.dataset.split_sha256
-        made_of[f"the test images of {test.asked.dataset}, {test.asked.subset} classes"] = test.images_sha256
+        made_of[f"the lists of {test.asked.dataset}"] = test.identity.split_sha256
+        made_of[f"the test images of {test.asked.dataset}, {test.asked.subset} classes"] = test.identity.images_sha256
     return PlannedRun(prepared.config, prepared.key, tuple(test.key for test in prepared.tests), made_of)
 
 

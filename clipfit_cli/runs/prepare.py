@@ -5,15 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from clipfit_cli import methods
+from clipfit_cli._version import __version__
 from clipfit_cli.config import RunConfig, TestSet, TrainingConfig
+from clipfit_cli.data import catalog
 from clipfit_cli.data.catalog import prompt_template
 from clipfit_cli.data.dataset import DataSet
+from clipfit_cli.data.load import default_data_root
 from clipfit_cli.data.shifts import CLEAN, Shift, parse_shift
 from clipfit_cli.engine.checkpoint import (
     CARD_FILE,
@@ -28,9 +32,13 @@ from clipfit_cli.errors import CheckpointError, ConfigError, ModelError
 from clipfit_cli.files import file_sha256
 from clipfit_cli.methods.base import MethodInfo
 from clipfit_cli.models.architectures import build_on_meta
-from clipfit_cli.results.record import Finished, OldRecordError, Run, Test, key_of_test, training_key
+from clipfit_cli.protocols.again import requests_of_runs
+from clipfit_cli.results.keys import TestIdentity, key_of_test, training_key
+from clipfit_cli.results.record import Finished, OldRecordError, Run, Test
+from clipfit_cli.results.request import PlannedTest, RunRequest
+from clipfit_cli.results.select import Stored
 from clipfit_cli.results.store import RunStore, find_run, find_test
-from clipfit_cli.runs.workspace import Workspace
+from clipfit_cli.runs.workspace import Workspace, datasets_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,20 +46,26 @@ class PreparedTest:
     """One test.
 
     Attributes:
-        asked: What was asked for.
+        planned: What was asked for, and what the test is of.
         dataset: Cut to its class group.
-        templates: Of its prompts.
-        images_sha256: Of its test images.
         key: Of the test.
         shift: Of its images; None = as they are.
     """
 
-    asked: TestSet
+    planned: PlannedTest
     dataset: DataSet
-    templates: tuple[str, ...]
-    images_sha256: str
     key: str
     shift: Shift | None = None
+
+    @property
+    def asked(self) -> TestSet:
+        """What was asked for."""
+        return self.planned.asked
+
+    @property
+    def identity(self) -> TestIdentity:
+        """What it is of."""
+        return self.planned.identity
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +83,7 @@ class Prepared:
         card: Of an adapter that is scored instead.
         adapter_sha256: Of such an adapter from elsewhere; None where a training, here or before, made it.
         tests: Those that are defined for the method.
+        request: What is kept of it beside the run.
     """
 
     config: RunConfig
@@ -83,6 +98,7 @@ class Prepared:
     card: AdapterCard | None
     adapter_sha256: str | None
     tests: tuple[PreparedTest, ...]
+    request: RunRequest
 
     @property
     def trains(self) -> bool:
@@ -122,7 +138,8 @@ class Prepared:
 
     def answer(self, run: Run, tests: dict[str, Test]) -> Finished:
         """Return the run with the tests that there are, in the order in which they were asked for."""
-        return Finished(self.config, run, tuple(tests[one.key] for one in self.tests if one.key in tests))
+        made = tuple(tests[one.key] for one in self.tests if one.key in tests)
+        return Finished(self.config, run, made, request=self.request)
 
 
 def prepare(config: RunConfig, workspace: Workspace, store: RunStore) -> Prepared:
@@ -185,20 +202,17 @@ def prepare(config: RunConfig, workspace: Workspace, store: RunStore) -> Prepare
                 f"{info.name} has no answer for classes that it was not trained on: {asked.dataset}{group}"
             )
             continue
-        templates = templates_of(config, dataset)
-        identity = workspace.images_sha256(dataset, dataset.test)
         shift = parse_shift(asked.shift)
-        own = key_of_test(
-            key,
+        identity = TestIdentity(
             subset=asked.subset,
-            templates=templates,
+            templates=templates_of(config, dataset),
             precision=config.precision,
             split_sha256=dataset.split_sha256,
-            images_sha256=identity,
+            images_sha256=workspace.images_sha256(dataset, dataset.test),
             interpolation=asked.interpolation,
             transform=str(shift or CLEAN),
         )
-        tests.append(PreparedTest(asked, dataset, templates, identity, own, shift))
+        tests.append(PreparedTest(PlannedTest(asked, identity), dataset, key_of_test(key, identity), shift))
     return Prepared(
         config=config,
         info=info,
@@ -212,7 +226,33 @@ def prepare(config: RunConfig, workspace: Workspace, store: RunStore) -> Prepare
         card=card,
         adapter_sha256=adapter_sha256,
         tests=tuple(tests),
+        request=_request_of(config, key, [one.planned for one in tests], workspace),
     )
+
+
+def _request_of(config: RunConfig, key: str, planned: Iterable[PlannedTest], workspace: Workspace) -> RunRequest:
+    """Return what is kept of what was asked, its paths as text that JSON can hold."""
+    names = datasets_of(config)
+    is_published = any(name not in workspace.own and name not in catalog.BUILTIN_DATASETS for name in names)
+    is_elsewhere = is_published and workspace.data_root != default_data_root()
+    return RunRequest(
+        training_key=key,
+        config=replace(config, adapter=config.adapter and _text(config.adapter)),
+        planned=tuple(planned),
+        own={
+            name: replace(own, location=_text(own.location), class_names_file=_text(own.class_names_file))
+            for name, own in workspace.own.items()
+            if name in names
+        },
+        data_root=_text(str(workspace.data_root)) if is_elsewhere else "",
+        skip_damaged=workspace.skip_damaged,
+        created_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        clipfit_version=__version__,
+    ).sealed()
+
+
+def _text(path: str) -> str:
+    return path.encode(errors="backslashreplace").decode()
 
 
 def check_served(plan: Iterable[Prepared]) -> None:
@@ -279,6 +319,31 @@ def has_reference_templates(folder: Path, card: AdapterCard) -> bool:
         return False
     run = run_beside(folder, card.run_key)
     return run.config.reference_templates if run else card.prompt_templates != (prompt_template(card.dataset),)
+
+
+def trained_class_names(folder: Path, card: AdapterCard) -> tuple[str, ...] | dict[str, str] | None:
+    """Return the class names that an adapter's data set had in its training; None where it had its own.
+
+    What was asked of the run beside it says so; where that is not kept, the card has those that were trained.
+
+    Args:
+        folder: Of the adapter.
+        card: Of it.
+
+    Raises:
+        ResultsError: The record is damaged.
+    """
+    run = run_beside(folder, card.run_key)
+    for request in requests_of_runs([Stored(folder, run)], with_eval=False) if run else ():
+        if data := request.own.get(request.config.dataset):
+            is_kept = bool(request.clipfit_version)
+            return data.class_names if is_kept or data.class_names else _names_on(card)
+    return _names_on(card)
+
+
+def _names_on(card: AdapterCard) -> tuple[str, ...] | None:
+    """Return the class names on a card that a data set begins with; of the new classes it has none of these."""
+    return None if card.subset == "new" else card.class_names
 
 
 def selects_on_val(info: MethodInfo, *, tune: bool) -> bool:

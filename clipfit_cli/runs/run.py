@@ -6,16 +6,15 @@ import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
-from clipfit_cli.config import TrainingConfig
+from clipfit_cli.config import Keep, TrainingConfig
 from clipfit_cli.data.dataset import DataSet
-from clipfit_cli.data.shifts import CLEAN
 from clipfit_cli.data.splits import short_classes
 from clipfit_cli.engine import environment
 from clipfit_cli.engine.batches import batch_size_of
@@ -38,7 +37,16 @@ from clipfit_cli.results.predictions import to_bytes
 from clipfit_cli.results.record import Finished, Run, Test
 from clipfit_cli.results.signatures import learnt_nothing, notes_of_test
 from clipfit_cli.results.steps import STEPS_FILE, to_csv
-from clipfit_cli.results.store import TESTS_FOLDER, Files, find_run, name_of_test, save_run, save_test
+from clipfit_cli.results.store import (
+    TESTS_FOLDER,
+    Files,
+    files_of_request,
+    find_run,
+    keep_request,
+    name_of_test,
+    save_run,
+    save_test,
+)
 from clipfit_cli.runs.alphas import at_alpha
 from clipfit_cli.runs.event_log import LOG_FOLDER
 from clipfit_cli.runs.explained import seeded_and_explained
@@ -56,26 +64,6 @@ class Progress(Protocol):
 
     def testing(self, dataset: str, subset: str, done: int, total: int) -> None:
         """Images done, images in all."""
-
-
-@dataclass(frozen=True)
-class Keep:
-    """What is kept of a run beside its records.
-
-    Attributes:
-        adapter: The tuned tensors.
-        logits: All logits of every test.
-        nothing_before: Nothing that was finished before: all of it is run again.
-        tensorboard: A log of curves and metrics.
-        checkpoint_every: Of a training on its way, after so many epochs, or hundreds of steps; None = after each, but
-            at most once a minute and for a hundredth of the time.
-    """
-
-    adapter: bool = True
-    logits: bool = False
-    nothing_before: bool = False
-    tensorboard: bool = False
-    checkpoint_every: int | None = None
 
 
 def run(prepared: Prepared, workspace: Workspace, *, keep: Keep, progress: Progress) -> Finished:
@@ -139,11 +127,14 @@ class _Work:
                 with self.keeper or nullcontext():
                     self._save(made, files)
         else:
-            adapted = self._attached({**self.config.settings, **_settings_in(before.chosen, self.config.settings)})
+            settings = self.config.settings
+            adapted = self._attached({name: before.chosen.get(name, value) for name, value in settings.items()})
             if before.adapter_sha256:
                 where = Path(self.config.adapter) if self.config.adapter else prepared.folder
                 load_tensors(adapted, find_adapter(where), self.bundle, sha256=before.adapter_sha256)
         assert made is not None
+        if not whole:
+            keep_request(prepared.folder, prepared.request)
         new: list[tuple[Test, dict[str, bytes]]] = []
         with (self.keeper if whole else None) or nullcontext():  # a training that is in its place is kept already
             for one in prepared.tests:
@@ -160,7 +151,7 @@ class _Work:
     def _save(self, run: Run, files: Files, tests: Sequence[tuple[Test, Files]] = ()) -> None:
         """Put the training in its place, which no signal divides from being done with its checkpoint."""
         with first_signal_waits():
-            save_run(self.prepared.folder, run, files, tests)
+            save_run(self.prepared.folder, run, {**files, **files_of_request(self.prepared.request)}, tests)
             if self.keeper:
                 self.keeper.done()
 
@@ -231,7 +222,9 @@ class _Work:
             num_val_images=len(training_set.val) if fitted and prepared.selects else 0,
             chosen=fitted.chosen if fitted else {},
             tried=fitted.tried if fitted else {},
-            **self._measured(training_set, prepared.images_sha256),
+            **self._measured(training_set),
+            split_sha256=training_set.split_sha256,
+            images_sha256=prepared.images_sha256,
         )
         if fitted is None:  # no image was looked at
             split = "" if prepared.adapter_sha256 else record.split_sha256
@@ -254,7 +247,7 @@ class _Work:
         start = time.perf_counter()
         adapted = at_alpha(adapted, self.prepared, workspace, one.asked.alpha)
         with torch.inference_mode():
-            logits = adapted.classifier(test_set.class_names, one.templates)
+            logits = adapted.classifier(test_set.class_names, one.identity.templates)
         found = evaluate(
             logits,
             workspace.inputs(config.model, config.precision).test_batches(
@@ -287,11 +280,6 @@ class _Work:
             key=one.key,
             training_key=self.prepared.key,
             dataset=one.asked.dataset,
-            subset=one.asked.subset,
-            templates=one.templates,
-            interpolation=one.asked.interpolation,
-            transform=str(one.shift or CLEAN),
-            precision=config.precision,
             num_classes=test_set.num_classes,
             num_images=found.scores.num_images,
             accuracy_pct=found.scores.accuracy_pct,
@@ -302,17 +290,16 @@ class _Work:
             predictions_sha256=hashlib.sha256(files[f"{name}.safetensors"]).hexdigest(),
             logits_file=f"{name}.logits.safetensors" if found.logits is not None else None,
             notes=(signs if one.shift else workspace.say_once(*signs)) + workspace.dataset(one.asked.dataset).notes,
-            **self._measured(test_set, one.images_sha256),
+            **self._measured(test_set),
+            **vars(one.identity),
         )
         return record, files
 
-    def _measured(self, dataset: DataSet, images_sha256: str) -> dict[str, Any]:
+    def _measured(self, dataset: DataSet) -> dict[str, Any]:
         """Return the fields that every record has, of what was done since they were last asked for."""
         peak = self.workspace.peak_memory
         found = {
-            "split_sha256": dataset.split_sha256,
             "split_file_sha256": dataset.split_file_sha256,
-            "images_sha256": images_sha256,
             "location": dataset.location,
             "peak_memory_mib": peak.mib(),
             "device": environment.device_name(self.workspace.device),
@@ -393,8 +380,3 @@ class _Work:
 def _in_words(config: TrainingConfig) -> str:
     draw = f", {counted(config.shots, 'shot')}" if config.shots else ""
     return f"{config.method} on {config.dataset}{draw}, seed {config.seed}"
-
-
-def _settings_in(chosen: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those of the chosen values that are settings."""
-    return {name: value for name, value in chosen.items() if name in settings}

@@ -11,15 +11,13 @@ from pathlib import Path
 
 import torch
 
-from clipfit_cli.config import Execution
-from clipfit_cli.data.lists.own.custom import OwnDataSet
+from clipfit_cli.config import Execution, Keep, OwnDataSet
 from clipfit_cli.data.pixels.disk_cache import DiskCache
 from clipfit_cli.data.pixels.images import ImageStore
 from clipfit_cli.data.pixels.memory import default_budget_mib
 from clipfit_cli.engine.environment import resolve_device
 from clipfit_cli.errors import ConfigError
 from clipfit_cli.results.store import RunStore
-from clipfit_cli.runs.run import Keep
 from clipfit_cli.runs.workspace import Workspace
 
 MOST_THREADS = 1024

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from clipfit_cli.config import RunConfig
+from clipfit_cli.config import Keep, RunConfig
 from clipfit_cli.errors import ClipfitError, ResultsError
 from clipfit_cli.results.record import Finished
-from clipfit_cli.results.store import RunStore
+from clipfit_cli.results.store import RunStore, is_kept, keep_request
 from clipfit_cli.runs.event_log import is_logged, log_run
 from clipfit_cli.runs.explained import seeded_and_explained
 from clipfit_cli.runs.frozen_lists import FrozenList, make_ready
 from clipfit_cli.runs.prepare import Prepared, check_served, prepare
-from clipfit_cli.runs.run import Keep, Progress, run
+from clipfit_cli.runs.run import Progress, run
 from clipfit_cli.runs.workspace import Workspace
 
 
@@ -141,6 +141,8 @@ class Maker:
                 found = None if keep.nothing_before else prepared.finished(with_logits=keep.logits)
                 if found is None:
                     return self._make(index, prepared, waits=waits)
+        if not self._keep_request(prepared):
+            return False
         if keep.tensorboard and not is_logged(prepared.folder):
             with self.store.lock(prepared.key, on_wait=lambda: self.progress.waiting(prepared.config)):
                 log_run(prepared.folder)
@@ -148,6 +150,22 @@ class Maker:
         result.num_reused += 1
         self.progress.reused(index, self.total, found)
         return True
+
+    def _keep_request(self, prepared: Prepared) -> bool:
+        """Keep what was asked of a finished run beside it; return False while another process holds the run.
+
+        Where nothing can be written, finished runs are shown all the same.
+        """
+        if is_kept(prepared.folder, prepared.request):
+            return True
+        try:
+            with self.store.lock(prepared.key, blocking=False) as is_held:
+                if is_held:
+                    keep_request(prepared.folder, prepared.request)
+                return is_held
+        except ResultsError as error:
+            self.workspace.say_once(f"what was asked of finished runs cannot be kept beside them: {error}")
+            return True
 
     def _make(self, index: int, prepared: Prepared, *, waits: bool) -> bool:
         config, begun = prepared.config, list[int]()

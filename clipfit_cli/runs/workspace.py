@@ -9,11 +9,10 @@ from typing import TypeVar
 
 import torch
 
-from clipfit_cli.config import Execution, ModelConfig, Precision, RunConfig, Subset
+from clipfit_cli.config import Execution, ModelConfig, OwnDataSet, Precision, RunConfig, Subset
 from clipfit_cli.data.check.check import without_damaged
 from clipfit_cli.data.check.status import check_images
 from clipfit_cli.data.dataset import DataSet, Item
-from clipfit_cli.data.lists.own.custom import OwnDataSet
 from clipfit_cli.data.load import load_dataset
 from clipfit_cli.data.pixels.images import ImageStore
 from clipfit_cli.data.pixels.transforms import ImageSpec
@@ -62,9 +61,9 @@ class Workspace:
             skip_damaged: Go on without images that are missing or damaged.
         """
         self.data_root = data_root
-        self._own = dict(own or {})
+        self.own = dict(own or {})
         self._splits_dir = splits_dir
-        self._skip_damaged = skip_damaged
+        self.skip_damaged = skip_damaged
         self.device = device
         self.execution = execution or Execution()
         self.images = images or ImageStore()
@@ -82,11 +81,6 @@ class Workspace:
         self.peak_memory = PeakMemory(device)
         self._bundle: tuple[ModelConfig, ClipBundle] | None = None
         self._inputs: dict[Precision, Inputs] = {}
-
-    @property
-    def own_names(self) -> tuple[str, ...]:
-        """Names of the data sets of the user's own."""
-        return tuple(self._own)
 
     def say_once(self, *texts: str) -> tuple[str, ...]:
         """Tell the user what this command did not tell already, and return all of it."""
@@ -109,8 +103,8 @@ class Workspace:
             DataError: It is not there, or damaged.
         """
         if name not in self._datasets:
-            dataset = load_dataset(self._own.get(name, name), self.data_root, splits_dir=self._splits_dir)
-            if self._skip_damaged:
+            dataset = load_dataset(self.own.get(name, name), self.data_root, splits_dir=self._splits_dir)
+            if self.skip_damaged:
                 self.say_once(f"looking for damaged images of {name} ...")
                 dataset, damaged = without_damaged(dataset)
                 self.say_once(*(one.reason for one in damaged))

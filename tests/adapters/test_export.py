@@ -32,7 +32,8 @@ from clipfit_cli.files import file_sha256, remove_unfinished
 from clipfit_cli.models.load import bundle_of
 from clipfit_cli.models.model_folder import CONFIG_FILE
 from clipfit_cli.models.source import find_blueprint, find_source
-from clipfit_cli.results.record import Run, training_key
+from clipfit_cli.results.keys import training_key
+from clipfit_cli.results.record import Run
 from clipfit_cli.results.store import save_run
 from tests.adapters.saved_adapters import (
     ARCHITECTURES,

@@ -167,7 +167,7 @@ def test_points_stand_beside_the_tests_and_in_no_other_table(small_world: SmallW
     again = ok(small_world, "eval", "--adapter", RUN.format("clipfit"), "--dataset", "dtd", "--alpha", "1")
     assert "1 finished run taken from" in again.stderr, "alpha 1 is the adapter's own test"
     (run,) = [one for one in stored_runs(small_world.runs_dir) if one.run.config.method == "clipfit"]
-    (record,) = gather([run])["few-shot"]
+    (record,) = gather([run]).runs["few-shot"]
     assert [test.key for test in record.tests] == [own.key]
     assert CliRunner().invoke(app, ["runs", "verify", "--runs-dir", str(small_world.runs_dir)]).exit_code == 0
     shown = CliRunner().invoke(app, ["runs", "show", str(trained)], env={"COLUMNS": "200"}).stdout

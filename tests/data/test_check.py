@@ -11,10 +11,10 @@ from typing import Literal
 
 import pytest
 
+from clipfit_cli.config import OwnDataSet
 from clipfit_cli.data import catalog, sources
 from clipfit_cli.data.check.check import check_dataset, without_damaged
 from clipfit_cli.data.dataset import hash_lists
-from clipfit_cli.data.lists.own.custom import OwnDataSet
 from clipfit_cli.data.load import load_dataset
 from clipfit_cli.errors import DataError, UnknownNameError
 from tests.data.own_images import write_hf, write_shards

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from clipfit_cli.config import OwnDataSet
 from clipfit_cli.data import catalog
-from clipfit_cli.data.lists.own.custom import OwnDataSet, find_own, is_one_source, read_own
+from clipfit_cli.data.lists.own.custom import find_own, is_one_source, read_own
 from clipfit_cli.data.load import load_dataset
 from clipfit_cli.errors import ClipfitError, ConfigError, DataError, UnknownNameError
 from tests.data.own_images import write_folder

@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from clipfit_cli.cli.request import data_root_of, splits_dir_of
+from clipfit_cli.config import OwnDataSet
 from clipfit_cli.data.files.folder import ImageFolder, files_below
 from clipfit_cli.data.files.pictures import find_pictures
 from clipfit_cli.data.lists.own import image_folder, table, webdataset
-from clipfit_cli.data.lists.own.custom import OwnDataSet, find_own, is_one_source, read_own
+from clipfit_cli.data.lists.own.custom import find_own, is_one_source, read_own
 from clipfit_cli.data.lists.own.own_splits import own_split
 from clipfit_cli.data.load import default_data_root, load_dataset
 from clipfit_cli.errors import ClipfitError, ConfigError, DataError

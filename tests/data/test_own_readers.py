@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from clipfit_cli.config import OwnDataSet
 from clipfit_cli.data.dataset import DataSet
 from clipfit_cli.data.files.folder import ImageFolder
 from clipfit_cli.data.lists.own import hugging_face, image_folder, table, webdataset
-from clipfit_cli.data.lists.own.custom import OwnDataSet, find_own, read_own
+from clipfit_cli.data.lists.own.custom import find_own, read_own
 from clipfit_cli.data.pixels.images import ImageStore
 from clipfit_cli.data.pixels.transforms import ImageSpec
 from clipfit_cli.data.splits import class_subset, few_shot

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from clipfit_cli.config import OwnDataSet
 from clipfit_cli.data.dataset import Item
 from clipfit_cli.data.files.folder import ImageFolder
 from clipfit_cli.data.lists.own import own_splits
-from clipfit_cli.data.lists.own.custom import OwnDataSet, read_own
+from clipfit_cli.data.lists.own.custom import read_own
 from clipfit_cli.data.lists.own.listing import Entry, Listing, Split
 from clipfit_cli.data.lists.own.own_splits import arrange, draw_split, own_split, share_out
 from clipfit_cli.errors import DataError

@@ -24,7 +24,7 @@ from clipfit_cli.models import towers
 from clipfit_cli.models.architectures import build_on_meta
 from clipfit_cli.models.bundle import ClipBundle
 from clipfit_cli.protocols.compare import plan
-from clipfit_cli.results.record import training_key
+from clipfit_cli.results.keys import training_key
 from tests.kinds import ALL_KINDS
 from tests.methods.test_tuned_encoders import LABELS, NAMES, TEMPLATES, bundle_of_kind, images_for
 

@@ -32,7 +32,7 @@ def training(subset: str = "base", seed: int = 3, **changes: Any) -> Run:
 def test_a_training_stands_where_it_was_tested() -> None:
     base = stored(training(), ("dtd", "base"), ("dtd", "new"))
     whole = stored(training("all"), ("dtd", "all"), ("food101", "all"))
-    found = gather([whole, base])
+    found = gather([whole, base]).runs
     assert {name: [run.run.key for run in runs] for name, runs in found.items()} == {
         "few-shot": [whole.run.key],
         "base2new": [base.run.key],
@@ -49,56 +49,63 @@ def test_a_training_stands_where_it_was_tested() -> None:
 def test_a_model_as_it_is_stands_beside_all_that_it_was_tested_like() -> None:
     base, whole = stored(training(), ("dtd", "base"), ("dtd", "new")), stored(training("all"), ("dtd", "all"))
     plain = stored(zero_shot_run(), ("dtd", "base"), ("dtd", "new"), ("dtd", "all"), ("food101", "all"))
-    found = gather([plain, base, whole])
+    found = gather([plain, base, whole]).runs
     assert [run.config.method for run in found["base2new"]] == ["zero-shot", "clipfit"]
     assert [run.config.method for run in found["few-shot"]] == ["zero-shot", "clipfit"]
     assert "xdataset" not in found
-    assert gather([plain])["few-shot"][0].config.tests == (TestSet("dtd"),)
-    assert {run.config.dataset for run in gather([plain])["few-shot"]} == {"dtd", "food101"}
+    assert gather([plain]).runs["few-shot"][0].config.tests == (TestSet("dtd"),)
+    assert {run.config.dataset for run in gather([plain]).runs["few-shot"]} == {"dtd", "food101"}
 
 
 def test_other_prompts_and_precisions_are_other_rows() -> None:
     base = stored(training(), ("dtd", "base"), ("dtd", "new"))
     other = stored(zero_shot_run(), ("dtd", "base"), ("dtd", "new"), templates=("a {}.",))
-    assert [run.config.method for run in gather([base, other])["base2new"]] == ["clipfit"]
+    assert [run.config.method for run in gather([base, other]).runs["base2new"]] == ["clipfit"]
     coarse = stored(zero_shot_run(), ("dtd", "base"), ("dtd", "new"), precision="bf16")
-    assert [run.config.method for run in gather([base, coarse])["base2new"]] == ["clipfit"]
+    assert [run.config.method for run in gather([base, coarse]).runs["base2new"]] == ["clipfit"]
     given = stored(training(templates=("a {}.",)), ("dtd", "base"), templates=("a {}.",))
-    (run,) = gather([given])["base2new"]
+    (run,) = gather([given]).runs["base2new"]
     assert run.config.templates == ("a {}.",) and len(run.tests) == 1
 
 
 def test_changed_images_and_weights_between_are_left_out() -> None:
     blurred = stored(training(), ("dtd", "base"), transform="blur")
     between = stored(training(), ("dtd", "base"), interpolation=0.5)
-    assert gather([blurred, between]) == {}
+    assert gather([blurred, between]).runs == {}
 
 
-def test_of_equal_tests_the_newest_counts() -> None:
+def test_tests_under_one_name_that_do_not_agree_are_taken_for_nothing() -> None:
     run = training()
-    old, new = (
-        make_test(run, templates=run.config.templates, created_at=f"2025-02-0{day}T00:00:00+00:00") for day in (1, 2)
+    one = stored(run, ("dtd", "base"))
+    again = make_test(
+        run, templates=run.config.templates, images_sha256="k" * 64, created_at="2025-03-01T00:00:00+00:00"
     )
-    one = Stored(Path("runs"), run)
-    one.__dict__["tests"] = (new, old)
-    assert gather([one])["base2new"][0].tests == (new,)
+    one.__dict__["tests"] = (*one.tests, again)
+    found = gather([one])
+    assert found.runs == {}
+    assert [left.why for left in found.left_over] == ["unclear: several lists under this name"] * 2
+    renamed = stored(run, ("dtd", "base"))
+    other = make_test(run, templates=run.config.templates, split_sha256="n" * 64, location="/data/names2")
+    renamed.__dict__["tests"] = (*renamed.tests, other)
+    found = gather([renamed])
+    assert [test.key for record in found.runs["base2new"] for test in record.tests] == [renamed.tests[0].key]
+    assert [left.text for left in found.left_over] == ["dtd (base), another list: names2 (clipfit, seed 3)"]
 
 
 def test_the_order_is_the_same_however_they_lie() -> None:
     runs = [stored(training(seed=seed, shots=shots), ("dtd", "base")) for seed in (1, 2) for shots in (1, 16, None)]
     runs.append(stored(training(dataset="ucf101", templates=("a photo of a {}, a type of texture.",)), ("dtd", "base")))
     plain = stored(zero_shot_run(), ("dtd", "base"), ("dtd", "new"))
-    expected = gather([*runs, plain])
+    expected = gather([*runs, plain]).runs
     assert [(run.config.shots, run.config.seed) for run in expected["base2new"]] == [
         (0, 0), (1, 1), (1, 2), (16, 1), (16, 2), (None, 1), (None, 2)
     ]  # fmt: skip
     shuffled = [*runs, plain]
     random.Random(4).shuffle(shuffled)
-    assert gather(shuffled) == expected
+    assert gather(shuffled).runs == expected
 
 
 def test_an_adapter_from_elsewhere_is_no_protocols() -> None:
     assert gather([stored(training(), ("dtd", "base")), stored(make_run(scored_adapter=True), ("dtd", "all"))])
-    assert not gather(
-        [stored(make_run(scored_adapter=True, config=training_of(make_config(stages=()))), ("dtd", "all"))]
-    )
+    scored = make_run(scored_adapter=True, config=training_of(make_config(stages=())))
+    assert not gather([stored(scored, ("dtd", "all"))]).runs

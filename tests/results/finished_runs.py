@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,9 @@ import numpy as np
 
 from clipfit_cli.config import TrainingConfig
 from clipfit_cli.results import metrics
+from clipfit_cli.results.keys import TestIdentity, key_of_test, training_key
 from clipfit_cli.results.predictions import Predictions, to_bytes
-from clipfit_cli.results.record import Run, Test, key_of_test, training_key
+from clipfit_cli.results.record import Run, Test
 from clipfit_cli.results.store import RunStore, name_of_test, save_run
 from tests.results.result_examples import make_config, make_run, make_test, training_of, zero_shot_run
 
@@ -110,8 +111,8 @@ def rewritten(path: Path, **changes: Any) -> None:
     del plain["checksum"]
     plain |= changes
     if "training_key" in plain:
-        names = ("subset", "templates", "precision", "split_sha256", "images_sha256", "transform", "interpolation")
-        plain["key"] = key_of_test(plain["training_key"], **{name: plain[name] for name in names})
+        identity = msgspec.convert({one.name: plain[one.name] for one in fields(TestIdentity)}, TestIdentity)
+        plain["key"] = key_of_test(plain["training_key"], identity)
     else:
         config = msgspec.convert(plain["config"], TrainingConfig)
         hashes = ("split_sha256", "images_sha256", "weights_sha256", "numbers_version")

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import fields, replace
 from typing import Any
 
 from clipfit_cli.config import ModelConfig, Recipe, RunConfig, TestSet, TrainingConfig
-from clipfit_cli.results.record import Finished, Run, Test, key_of_test, training_key
+from clipfit_cli.results.keys import key_of_test, training_key
+from clipfit_cli.results.reader import bare
+from clipfit_cli.results.record import Finished, Run, Test
 
 SPLITS = {"dtd": "d" * 64, "ucf101": "u" * 64}
 SCORES = {"base": 100 / 3, "new": 0.1 + 0.2}
+
+
+def split_of(dataset: str) -> str:
+    """Return the digest of the lists of a data set; of each name another one."""
+    return SPLITS.get(bare(dataset), hashlib.sha256(bare(dataset).encode()).hexdigest())
 
 
 def make_config(**changes: Any) -> RunConfig:
@@ -51,7 +59,7 @@ def make_run(config: TrainingConfig | None = None, **changes: Any) -> Run:
         total_parameters=149_620_737,
         activation="quickgelu",
         weights_sha256="a" * 64,
-        split_sha256=SPLITS["dtd"],
+        split_sha256=split_of((config or make_config()).dataset),
         split_file_sha256="f" * 64,
         images_sha256="i" * 64,
         location="/data/dtd",
@@ -102,7 +110,7 @@ def make_test(run: Run | None = None, **changes: Any) -> Test:
         eval_time_s=4.5,
         predictions_file="predictions.safetensors",
         predictions_sha256="e" * 64,
-        split_sha256=SPLITS["dtd"],
+        split_sha256=split_of(changes.get("dataset", "dtd")),
         images_sha256="j" * 64,
         peak_memory_mib=1024.5,
         device="cuda (Some GPU)",
@@ -111,17 +119,7 @@ def make_test(run: Run | None = None, **changes: Any) -> Test:
         created_at="2025-02-03T04:06:06+00:00",
     )
     test = replace(test, **changes)
-    key = key_of_test(
-        test.training_key,
-        subset=test.subset,
-        templates=test.templates,
-        precision=test.precision,
-        split_sha256=test.split_sha256,
-        images_sha256=test.images_sha256,
-        transform=test.transform,
-        interpolation=test.interpolation,
-        numbers_version=test.numbers_version,
-    )
+    key = key_of_test(test.training_key, test.identity)
     return test if "key" in changes else replace(test, key=key)
 
 

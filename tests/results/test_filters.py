@@ -17,8 +17,8 @@ from clipfit_cli.results.filters import (
     parse_filters,
     parse_moment,
     parse_run,
-    protocols_of,
 )
+from clipfit_cli.results.reader import protocols_of
 from tests.results.result_examples import make_config, make_run, make_test, training_of, zero_shot_run
 
 RUN = make_run(training_of(make_config(stages=(Recipe(steps=0), Recipe(lr=0.01), Recipe(lr=0.02)))))
@@ -94,11 +94,11 @@ def test_a_record_without_a_date_is_in_no_span() -> None:
 def test_protocols_by_what_was_trained_on_and_tested() -> None:
     def trained(subset: str, *tests: tuple[str, str]) -> set[str]:
         run = make_run(training_of(make_config(subset=subset)))
-        return protocols_of(run, [make_test(run, dataset=name, subset=group) for name, group in tests])
+        return protocols_of(run, [make_test(run, dataset=name, subset=group) for name, group in tests], ())
 
     def as_it_is(*tests: tuple[str, str], **changes: Any) -> set[str]:
         run = zero_shot_run(**changes)
-        return protocols_of(run, [make_test(run, dataset=name, subset=group) for name, group in tests])
+        return protocols_of(run, [make_test(run, dataset=name, subset=group) for name, group in tests], ())
 
     assert trained("base", ("dtd", "base"), ("dtd", "new")) == {"base2new"}
     assert trained("base") == {"base2new"}
@@ -111,9 +111,9 @@ def test_protocols_by_what_was_trained_on_and_tested() -> None:
     assert as_it_is(("dtd", "all")) == {"eval", "few-shot"}
     assert as_it_is(("ucf101", "new")) == {"eval", "xdataset"}
     scored = make_run(scored_adapter=True)
-    assert protocols_of(scored, []) == {"eval"}
+    assert protocols_of(scored, [], ()) == {"eval"}
     between = make_test(scored, dataset=scored.config.dataset, subset="base", interpolation=0.5)
-    assert protocols_of(scored, [between]) == {"eval"}, "a point along alpha stands in no table of whole methods"
+    assert protocols_of(scored, [between], ()) == {"eval"}, "a point along alpha stands in no table of whole methods"
 
 
 def test_settings_stand_before_the_recipe() -> None:

@@ -13,7 +13,8 @@ import pytest
 from clipfit_cli.config import ModelConfig, Recipe, TrainingConfig
 from clipfit_cli.errors import ResultsError
 from clipfit_cli.results import record as record_module
-from clipfit_cli.results.record import OldRecordError, Run, Test, from_json, key_of_test, to_json, training_key
+from clipfit_cli.results.keys import TestIdentity, key_of_test, sha256_of, training_key
+from clipfit_cli.results.record import OldRecordError, Run, Test, from_json, to_json
 from tests.results.result_examples import SPLITS, make_config, make_run, make_test, training_of, zero_shot_run
 
 SOURCE = Path("runs") / "dtd" / "record.json"
@@ -47,7 +48,7 @@ def read(text: str, kind: Any = Run) -> Run | Test:
 def sealed(plain: dict[str, Any]) -> str:
     """Return a record with a checksum that fits, as somebody would write who knows how."""
     plain = {name: value for name, value in plain.items() if name != "checksum"}
-    return json.dumps({**plain, "checksum": record_module._sha256_of(plain)})
+    return json.dumps({**plain, "checksum": sha256_of(plain)})
 
 
 @pytest.mark.parametrize("record", RECORDS)
@@ -275,8 +276,8 @@ def test_whatever_moves_a_test_changes_its_key() -> None:
         "numbers_version": 4,
     }
     assert same.keys() == other.keys()
-    keys = {key_of_test("t", **same), key_of_test("u", **same)}
-    keys |= {key_of_test("t", **{**same, name: value}) for name, value in other.items()}
+    keys = {key_of_test(training, TestIdentity(**same)) for training in ("t", "u")}
+    keys |= {key_of_test("t", TestIdentity(**{**same, name: value})) for name, value in other.items()}
     assert len(keys) == 2 + len(other)
 
 

@@ -164,7 +164,7 @@ def test_another_data_set_is_new_and_one_by_another_name_is_not() -> None:
     other = {"dataset": "eurosat", "split_sha256": "e" * 64}
     test, zero_shot = (example("all", 50.0 + gain, run, **other) for gain, run in ((0.0, RUN), (9.0, AS_IT_IS)))
     assert beside_zero_shot(RUN, test, test.accuracy_pct, zero_shot) == "new_below_zero_shot"
-    copy = example("base", 50.0, dataset="a copy")
+    copy = example("base", 50.0, dataset="a copy", split_sha256=RUN.split_sha256)
     assert beside_zero_shot(RUN, copy, 50.0, example("base", 60.0, AS_IT_IS)) == "no_gain"
     scored = replace(RUN, split_sha256="", scored_adapter=True)
     unknown = replace(copy, split_sha256="")

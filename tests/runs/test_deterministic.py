@@ -10,12 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-from clipfit_cli.config import Execution, MethodChoice
+from clipfit_cli.config import Execution, Keep, MethodChoice
 from clipfit_cli.errors import ConfigError
 from clipfit_cli.protocols import few_shot
 from clipfit_cli.results.store import RunStore
 from clipfit_cli.runs import run as run_module
-from clipfit_cli.runs.run import Keep
 from clipfit_cli.runs.sweep import sweep
 from clipfit_cli.runs.workspace import Workspace
 from tests.conftest import SmallWorld

@@ -11,14 +11,13 @@ from typing import Any
 
 import pytest
 
-from clipfit_cli.config import MethodChoice, TestSet
+from clipfit_cli.config import Keep, MethodChoice, TestSet
 from clipfit_cli.errors import ConfigError, ResultsError
 from clipfit_cli.protocols import base2new, few_shot, xdataset
 from clipfit_cli.results.steps import read_steps
 from clipfit_cli.results.store import all_tests, save_run, save_test
 from clipfit_cli.runs import event_log
 from clipfit_cli.runs.event_log import LOG_FOLDER, check_tensorboard, is_logged, log_run
-from clipfit_cli.runs.run import Keep
 from tests.conftest import SmallWorld
 from tests.results.result_examples import make_run, make_test
 from tests.runs.test_sweep import execute, folder_of, request_of

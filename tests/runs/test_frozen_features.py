@@ -21,6 +21,7 @@ from clipfit_cli import methods
 from clipfit_cli.config import (
     TINY_BACKBONE,
     TINY_PRETRAINED,
+    Keep,
     MethodChoice,
     ModelConfig,
     Precision,
@@ -48,7 +49,6 @@ from clipfit_cli.results.record import Finished
 from clipfit_cli.results.store import RunStore
 from clipfit_cli.runs import frozen_features
 from clipfit_cli.runs.frozen_features import FrozenFeatures, code_version
-from clipfit_cli.runs.run import Keep
 from clipfit_cli.runs.sweep import sweep
 from clipfit_cli.runs.workspace import Workspace, image_spec
 from tests.conftest import SMALL_ARCHITECTURE, SmallWorld, build_small_clip, small_bundle

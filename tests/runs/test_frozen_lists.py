@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from clipfit_cli.config import MethodChoice, RunConfig
+from clipfit_cli.config import Keep, MethodChoice, RunConfig
 from clipfit_cli.data.pixels.disk_cache import DiskCache, cache_usage
 from clipfit_cli.errors import DataError
 from clipfit_cli.protocols import base2new
@@ -17,7 +17,6 @@ from clipfit_cli.results.store import RunStore
 from clipfit_cli.runs.frozen_features import FrozenFeatures
 from clipfit_cli.runs.frozen_lists import lists_of, make_ready
 from clipfit_cli.runs.prepare import Prepared, prepare
-from clipfit_cli.runs.run import Keep
 from clipfit_cli.runs.sweep import sweep
 from tests.conftest import SmallWorld
 from tests.runs.test_frozen_features import ByContent, open_store, request_of

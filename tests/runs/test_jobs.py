@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from clipfit_cli import process
-from clipfit_cli.config import MethodChoice, ModelConfig, Request, RunConfig
+from clipfit_cli.config import Keep, MethodChoice, ModelConfig, Request, RunConfig
 from clipfit_cli.errors import ClipfitError, ResultsError, SweepError, TrainingError
 from clipfit_cli.process import Terminated
 from clipfit_cli.protocols import base2new
@@ -29,7 +29,6 @@ from clipfit_cli.runs import frozen_features, run, sweep, worker_process
 from clipfit_cli.runs.jobs import WorkerCrash, features_shared, sweep_side_by_side
 from clipfit_cli.runs.places import Place
 from clipfit_cli.runs.prepare import prepare
-from clipfit_cli.runs.run import Keep
 from clipfit_cli.runs.setup import Setup
 from clipfit_cli.runs.sweep import SweepResult
 from tests.conftest import SMALL_ARCHITECTURE, SmallWorld

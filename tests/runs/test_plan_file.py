@@ -13,13 +13,11 @@ import msgspec
 import pytest
 from PIL import Image
 
-from clipfit_cli.config import Execution, MethodChoice, ModelConfig, Request
-from clipfit_cli.data.lists.own.custom import OwnDataSet
+from clipfit_cli.config import Execution, Keep, MethodChoice, ModelConfig, OwnDataSet, Request
 from clipfit_cli.errors import ClipfitError, ConfigError
 from clipfit_cli.protocols import base2new
 from clipfit_cli.runs.plan_file import PLAN_KEY, Plan, plan_of, read_plan, to_plain
 from clipfit_cli.runs.prepare import prepare
-from clipfit_cli.runs.run import Keep
 from clipfit_cli.runs.setup import Setup
 from clipfit_cli.runs.worker import Worker
 from tests.conftest import SMALL_ARCHITECTURE, SmallWorld

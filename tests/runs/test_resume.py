@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from clipfit_cli import process
-from clipfit_cli.config import MethodChoice, ModelConfig, RunConfig
+from clipfit_cli.config import Keep, MethodChoice, ModelConfig, RunConfig
 from clipfit_cli.engine import train as engine
 from clipfit_cli.errors import TrainingError
 from clipfit_cli.methods._self_regulated import SelfRegulated
@@ -25,7 +25,6 @@ from clipfit_cli.results.store import CHECKPOINT_FILE, RunStore
 from clipfit_cli.runs import run as run_module
 from clipfit_cli.runs import training as training_module
 from clipfit_cli.runs.keeper import TrainingKeeper
-from clipfit_cli.runs.run import Keep
 from clipfit_cli.runs.sources import TrainingImages
 from tests.conftest import SmallWorld
 from tests.runs.own_methods import Asked

@@ -15,9 +15,10 @@ from clipfit_cli.data.pixels.disk_cache import cache_usage
 from clipfit_cli.data.shifts import KINDS, Shift
 from clipfit_cli.errors import ConfigError
 from clipfit_cli.protocols import few_shot, robustness
-from clipfit_cli.results.filters import protocols_of
+from clipfit_cli.results.keys import TestIdentity, key_of_test
 from clipfit_cli.results.predictions import StoredPredictions
-from clipfit_cli.results.record import Finished, Test, key_of_test
+from clipfit_cli.results.reader import protocols_of
+from clipfit_cli.results.record import Finished, Test
 from clipfit_cli.results.signatures import beside_zero_shot
 from clipfit_cli.results.store import RunStore
 from clipfit_cli.results.verify import verify_run
@@ -99,9 +100,10 @@ def test_the_key_of_a_clean_test_is_what_it_was() -> None:
         "images_sha256": "i" * 64,
         "numbers_version": 3,
     }
-    clean = key_of_test("t" * 64, **known)
+    clean = key_of_test("t" * 64, TestIdentity(**known))
     assert clean == "d8bf3d352ef8be1d4fd71cacef003f28643f2753b66d54e38c66ccd329bd5f22", "of a finished run"
-    keys = {key_of_test("t" * 64, transform=str(Shift(name, s)), **known) for name in KINDS for s in range(6)}
+    shifted = [TestIdentity(transform=str(Shift(name, s)), **known) for name in KINDS for s in range(6)]
+    keys = {key_of_test("t" * 64, identity) for identity in shifted}
     assert len(keys) == 1 + 5 * len(KINDS) and clean in keys
 
 
@@ -126,8 +128,8 @@ def test_features_on_disk_are_of_one_shift(small_world: SmallWorld, tmp_path: Pa
 def test_shifted_tests_are_of_no_protocol_and_no_sign() -> None:
     run = make_run(training_of(make_config(subset="all")))
     clean, shifted = (make_test(run, subset="all", transform=one, accuracy_pct=20.0) for one in ("identity", "blur:3"))
-    assert protocols_of(run, [shifted]) == set() and protocols_of(run, [clean]) == {"few-shot"}
-    assert protocols_of(run, [replace(shifted, dataset="other")]) == set()
+    assert protocols_of(run, [shifted], ()) == set() and protocols_of(run, [clean], ()) == {"few-shot"}
+    assert protocols_of(run, [replace(shifted, dataset="other")], ()) == set()
     other = make_test(run, subset="all", transform="blur:3", accuracy_pct=40.0)
     assert beside_zero_shot(run, clean, 20.0, other) == "no_gain"
     assert beside_zero_shot(run, shifted, 20.0, other) is None

@@ -18,7 +18,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from clipfit_cli import methods
-from clipfit_cli.config import Execution, MethodChoice, ModelConfig, Request, RunConfig, TestSet
+from clipfit_cli.config import Execution, Keep, MethodChoice, ModelConfig, Request, RunConfig, TestSet
 from clipfit_cli.data.dataset import DataSet
 from clipfit_cli.data.files.folder import ImageFolder
 from clipfit_cli.engine.checkpoint import CARD_FILE, WEIGHTS_FILE, read_card, read_tensors
@@ -40,7 +40,6 @@ from clipfit_cli.results.steps import read_steps
 from clipfit_cli.results.store import RunStore
 from clipfit_cli.runs import run as run_module
 from clipfit_cli.runs import training
-from clipfit_cli.runs.run import Keep
 from clipfit_cli.runs.sweep import SweepResult, sweep
 from clipfit_cli.runs.workspace import Workspace
 from tests.conftest import SMALL_ARCHITECTURE, SmallWorld

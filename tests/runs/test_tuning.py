@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from clipfit_cli.adapters.attach import attach_adapter
-from clipfit_cli.config import MethodChoice, RunConfig, TestSet
+from clipfit_cli.config import Keep, MethodChoice, RunConfig, TestSet
 from clipfit_cli.engine.checkpoint import read_card
 from clipfit_cli.errors import ConfigError
 from clipfit_cli.protocols import few_shot, planning
@@ -19,7 +19,6 @@ from clipfit_cli.results.record import Finished
 from clipfit_cli.results.steps import read_steps
 from clipfit_cli.results.store import TESTS_FOLDER, RunStore
 from clipfit_cli.runs.prepare import prepare
-from clipfit_cli.runs.run import Keep
 from clipfit_cli.runs.workspace import Workspace
 from tests.conftest import SmallWorld
 from tests.runs.own_methods import MEANS, SCALING, Asked, Choosing, Means

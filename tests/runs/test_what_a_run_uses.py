@@ -11,7 +11,7 @@ import torch
 from open_clip import factory
 from safetensors.torch import load_file
 
-from clipfit_cli.config import MethodChoice, ModelConfig, TestSet
+from clipfit_cli.config import Keep, MethodChoice, ModelConfig, TestSet
 from clipfit_cli.data.catalog import row
 from clipfit_cli.data.dataset import DataSet, Item
 from clipfit_cli.data.pixels.crops import AREA
@@ -23,7 +23,6 @@ from clipfit_cli.models.bundle import ClipBundle
 from clipfit_cli.protocols import base2new, few_shot, xdataset
 from clipfit_cli.results.record import Finished
 from clipfit_cli.results.store import RunStore
-from clipfit_cli.runs.run import Keep
 from clipfit_cli.runs.sweep import sweep
 from clipfit_cli.runs.workspace import Workspace
 from tests.conftest import SMALL_CONFIG, SmallWorld, build_small_clip

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from clipfit_cli.config import OwnDataSet
 from clipfit_cli.data import catalog
 from clipfit_cli.data.check.status import DatasetStatus, empty_images, look_at
 from clipfit_cli.data.dataset import DataSet, hash_lists
-from clipfit_cli.data.lists.own.custom import OwnDataSet
 from clipfit_cli.data.sources import list_file
 from clipfit_cli.data.splits import check_classes
 from clipfit_cli.errors import DataError, counted

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from clipfit_cli.config import OwnDataSet
 from clipfit_cli.data import catalog
 from clipfit_cli.data.dataset import DataSet, Item
 from clipfit_cli.data.files.folder import ImageFolder
-from clipfit_cli.data.lists.own.custom import OwnDataSet
 from clipfit_cli.data.load import load_dataset
 from clipfit_cli.errors import DataError, counted
 

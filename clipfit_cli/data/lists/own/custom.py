@@ -6,10 +6,10 @@ import difflib
 import os
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from clipfit_cli.config import OwnDataSet
 from clipfit_cli.data import catalog
 from clipfit_cli.data.dataset import DataSet, hash_lists
 from clipfit_cli.data.lists.own import hugging_face, image_folder, table, webdataset
@@ -33,25 +33,6 @@ _TABLES = (*table.DELIMITERS, *table.JSON_SUFFIXES)
 _NAMED = re.compile(r"([\w.-]+)=(.+)", flags=re.S)
 _SCHEMES: tuple[Literal["hf", "wds"], ...] = ("hf", "wds")
 _SAYS_NOTHING = re.compile(r"n?\d+")  # WordNet ids, and the numbers of classes that have no name
-
-
-@dataclass(frozen=True)
-class OwnDataSet:
-    """Where a data set of the user's own is.
-
-    Attributes:
-        name: What tables, records and run folders call it; says nothing about where it lies.
-        kind: Which reader reads it.
-        location: Absolute path, shard pattern or name on the hub.
-        class_names: Instead of those that the data set has: in label order, or by its own ones; None = its own.
-        all_test: Whether all images are to be tested where no test images are given: nothing trains on it.
-    """
-
-    name: str
-    kind: Kind
-    location: str
-    class_names: tuple[str, ...] | dict[str, str] | None = None
-    all_test: bool = False
 
 
 def find_own(text: str) -> OwnDataSet | None:
@@ -121,6 +102,8 @@ def read_own(own: OwnDataSet, splits_dir: Path | None = None) -> DataSet:
     if problem := names_problem(class_names):
         raise ConfigError(f"data set {own.name!r}: {problem}; rename one, or give names with --class-names FILE")
     notes = [note, listing.note]
+    if own.class_names is None and class_names != tuple(listing.class_names):
+        notes.append("class names are those of the adapter's training; --class-names FILE gives others")
     if 2 * len([name for name in class_names if _SAYS_NOTHING.fullmatch(name)]) > len(class_names):
         notes.append(
             f"prompts are made of numbers ({', '.join(class_names[:3])}, ...), which say nothing about a picture; give "
@@ -146,10 +129,10 @@ def read_own(own: OwnDataSet, splits_dir: Path | None = None) -> DataSet:
 
 
 def _renamed(own: OwnDataSet, names: Sequence[str]) -> tuple[str, ...]:
-    """Return the class names: those that were given instead of the data set's own, where there are any."""
+    """Return the class names: those that were given, else those of an adapter's training that fit, else its own."""
     given, shown = own.class_names, f"{', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"
     if given is None:
-        return tuple(names)
+        return _trained(own.trained_names or (), names)
     if isinstance(given, dict):
         if strange := [name for name in given if name not in names]:
             raise UnknownNameError(f"class of data set {own.name!r}", strange[0], names)
@@ -166,6 +149,14 @@ def _renamed(own: OwnDataSet, names: Sequence[str]) -> tuple[str, ...]:
     else:
         return given
     return tuple(given[name] for name in names)
+
+
+def _trained(trained: tuple[str, ...] | dict[str, str], names: Sequence[str]) -> tuple[str, ...]:
+    """Return the names that an adapter was trained with, for all classes or the first half, where they fit."""
+    if isinstance(trained, dict):
+        return tuple(trained[name] for name in names) if trained.keys() == set(names) else tuple(names)
+    fits = len(trained) in (len(names), (len(names) + 1) // 2)
+    return (*trained, *names[len(trained) :]) if fits else tuple(names)
 
 
 def _parts(text: str) -> tuple[str, str, Literal["hf", "wds"] | None, str]:
