@@ -127,7 +127,7 @@ def _average(group: Sequence[Series], extra: ExtraMetrics) -> Entry:
     return Entry(
         row={
             **extra.average([(series, _places(series)) for series in group]),
-            **condition_cells(group[0], dataset=f"average of {len(group)}"),
+            **condition_cells(*group, dataset=f"average of {len(group)}"),
             ROW: "average",
             "base_accuracy_pct": mean_of([base for base, _ in both]),
             "new_accuracy_pct": mean_of([new for _, new in both]),

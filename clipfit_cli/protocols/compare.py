@@ -152,6 +152,8 @@ def table_of_leads(
     rules = protocol(name)
     led, notes = with_leads(entries, rules.METRICS, leaders, extra.read)
     shown, further = lead_columns(rules.METRICS)
+    seeds = {str(cell) for entry in led for key in ("seeds", "lead_seeds") if (cell := entry.row.get(key))}
+    shown = [replace(column, terminal=len(seeds) > 1) if column.key == "lead_seeds" else column for column in shown]
     columns = [
         replace(c, terminal=c.terminal and c.key not in _HIDDEN_BESIDE_LEADS, narrow=c.key not in _WIDE_BESIDE_LEADS)
         for c in _columns(rules, led, extra)

@@ -84,7 +84,7 @@ def _average(group: Sequence[Series], extra: ExtraMetrics) -> Entry:
     return Entry(
         row={
             **extra.average([(series, {"": test}) for series, test in pairs]),
-            **condition_cells(group[0], dataset=f"average of {len(group)}"),
+            **condition_cells(*group, dataset=f"average of {len(group)}"),
             "subset": tests[0].subset,
             ROW: "average",
             "accuracy_pct": mean_of([series.values(test) for series, test in pairs]),

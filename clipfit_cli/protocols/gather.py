@@ -221,7 +221,8 @@ def _free_name(name: str, request: RunRequest, first: PlannedTest, known: Sequen
     """Return what tables call a list of images: the name that was given, and where that is taken, what tells it."""
     if not known:
         return name
-    word, split = source_word(request.own.get(name), known[0].own, ""), first.identity.split_sha256
+    word = source_word(request.own.get(name), known[0].own, "").replace(",", "_")
+    split = first.identity.split_sha256
     texts = (f"{name} ({text})" for text in (word, split[:8], f"{split[:8]}-{len(known)}") if text)
     return next(text for text in texts if text not in {one.name for one in known})
 

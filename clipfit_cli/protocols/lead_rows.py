@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
 from clipfit_cli.protocols.leads import Lead, lead_of
-from clipfit_cli.protocols.series import ROW, Entry
+from clipfit_cli.protocols.series import ROW, Entry, seeds_cell
 from clipfit_cli.reports import statistics
 from clipfit_cli.reports.statistics import MOST_SEEDS
 from clipfit_cli.reports.tables import Column, Row
@@ -15,6 +15,7 @@ from clipfit_cli.results.compare import paired_difference
 from clipfit_cli.results.predictions import ReadPredictions
 
 SHOWN_COLUMNS = (
+    Column("lead_seeds", "lead of seeds", "value", terminal=False),
     Column("verdict", "verdict"),
     Column("seeds_needed", "needs seeds", "value", narrow=False),
 )
@@ -45,6 +46,11 @@ class _Comparison:
     ours: Entry
     theirs: Entry
     lead: Lead
+
+    @property
+    def has_seeds(self) -> bool:
+        """Whether something is trained in one of the rows."""
+        return not self.ours.shots == self.theirs.shots == 0
 
     @property
     def family(self) -> tuple[object, ...]:
@@ -157,6 +163,7 @@ def _cells(one: _Comparison, metrics: Sequence[str], corrected: Mapping[str, Row
     cells: dict[str, object] = {
         "lead_over": one.theirs.label,
         "lead_shots": "all" if one.ours.shots is None else one.ours.shots,
+        "lead_seeds": seeds_cell([list(of_seed) for of_seed in lead.differences]) if one.has_seeds else None,
         "lead_method": lead.method,
         "lead_mcnemar_p": lead.mcnemar_p or None,
         "lead_images_p": lead.images_p,

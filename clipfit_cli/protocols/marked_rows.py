@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from clipfit_cli.protocols.again import commands_of
-from clipfit_cli.protocols.series import Entry
+from clipfit_cli.protocols.series import Entry, fewest_seeds
 from clipfit_cli.reports.report import COMMAND
 from clipfit_cli.reports.tables import ALIKE, ALIKE_SIGN, BEST, Row, Table
 
@@ -22,7 +22,8 @@ def with_marks(table: Table, entries: Sequence[Entry], metrics: Sequence[str], l
     """
     keys = [f"{metric}_pct" for metric in metrics]
     best: dict[tuple[object, ...], float] = {}
-    for entry in entries:
+    whole = [entry for entry in entries if _has_all_seeds(entry, entries)]
+    for entry in whole:
         for key in keys:
             value = entry.row.get(key)
             if isinstance(value, float):
@@ -35,6 +36,7 @@ def with_marks(table: Table, entries: Sequence[Entry], metrics: Sequence[str], l
             key
             for key in keys
             if row.get(key) is not None
+            and entry in whole
             and any(row.get(key) == best.get((entry.place, shots, key)) for shots in _columns_of(entry, entries))
         ]
         alike = row.get("verdict") == "not told apart" and entry.label != leader
@@ -42,10 +44,17 @@ def with_marks(table: Table, entries: Sequence[Entry], metrics: Sequence[str], l
         rows.append(
             {**row, BEST: tuple(marked), ALIKE: tuple(keys[-1:]) if alike else (), COMMAND.key: commands or None}
         )
-    captions = [f"Bold: the best of its data set{_and_shots(entries)}."]
+    fewer = " that has all seeds" if len(whole) < len(entries) else ""
+    captions = [f"Bold: the best of its data set{_and_shots(entries)}{fewer}."]
     if any(row[ALIKE] for row in rows):
         captions.append(f"{ALIKE_SIGN}: not told apart from {leader}, at 5 % after Holm's correction.")
     return replace(table, columns=(*table.columns, COMMAND), rows=tuple(rows), captions=(*captions, *table.captions))
+
+
+def _has_all_seeds(entry: Entry, entries: Iterable[Entry]) -> bool:
+    """Whether a row has as many seeds as any that it is compared with; what trains nothing needs none."""
+    alike = [fewest_seeds(other) for other in entries if (other.place, other.shots) == (entry.place, entry.shots)]
+    return entry.shots == 0 or fewest_seeds(entry) == max(alike)
 
 
 def _columns_of(entry: Entry, entries: Iterable[Entry]) -> list[int | None]:

@@ -84,13 +84,24 @@ def groups_of(records: Sequence[Finished], *, per_dataset: bool = False) -> Grou
     series = series_of(records)
     names = list(dict.fromkeys(one.config.dataset for one in series))
     averaged = [] if per_dataset else average_groups(series)
+    captions = _fewer_seeds(series)
     if not averaged:
         found = [Group(name, (one,)) for name in names for one in series if one.config.dataset == name]
-        return Groups(tuple(found))
+        return Groups(tuple(found), captions)
     here = {(group[0].label, group[0].config.shots) for group in averaged}
     absent = dict.fromkeys(one.label for one in series if (one.label, one.config.shots) not in here)
-    captions = [f"Left out, for they are not on all {len(names)} data sets: {', '.join(absent)}."] if absent else []
-    return Groups(tuple(Group(f"average of {len(names)}", tuple(group)) for group in averaged), tuple(captions))
+    if absent:
+        captions += (f"Left out, for they are not on all {len(names)} data sets: {', '.join(absent)}.",)
+    return Groups(tuple(Group(f"average of {len(names)}", tuple(group)) for group in averaged), captions)
+
+
+def _fewer_seeds(series: Sequence[Series]) -> tuple[str, ...]:
+    """Return which methods lack seeds that others have, if any do."""
+    every = sorted({seed for one in series for seed in one.seeds})
+    fewer = dict.fromkeys(
+        f"{one.label} ({_listed(one.seeds)})" for one in series if not one.trains_nothing and one.seeds != every
+    )
+    return (f"Not of all seeds: {', '.join(fewer)}.",) if fewer else ()
 
 
 def where_trained(records: Sequence[Finished]) -> list[Finished]:

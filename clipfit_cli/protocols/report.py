@@ -15,7 +15,7 @@ from clipfit_cli.protocols.marked_rows import with_marks
 from clipfit_cli.protocols.method_cards import cards_of
 from clipfit_cli.protocols.plots import Readers
 from clipfit_cli.protocols.report_figures import figures_of
-from clipfit_cli.protocols.series import Entry, templates_text
+from clipfit_cli.protocols.series import Entry, fewest_seeds, series_of, templates_text
 from clipfit_cli.reports.published import Library
 from clipfit_cli.reports.published_table import agreeing, tables_of
 from clipfit_cli.reports.report import Report, Section
@@ -176,9 +176,13 @@ def _leader(entries: Sequence[Entry], metric: str, wanted: str) -> str:
     meant = [label for label in labels if wanted and wanted in (label, label.split(" (", 1)[0])]
     rows = {label: [entry.row.get(f"{metric}_pct") for entry in trained if entry.label == label] for label in labels}
     scores = {label: [value for value in found if isinstance(value, float)] for label, found in rows.items()}
+    seeds = {label: min(fewest_seeds(entry) for entry in trained if entry.label == label) for label in labels}
     return max(
         meant or labels,
-        key=lambda label: (label == wanted, len(scores[label]), mean(scores[label]) if scores[label] else 0.0),
+        key=lambda label: (
+            *(label == wanted, len(scores[label]), seeds[label]),
+            mean(scores[label]) if scores[label] else 0.0,
+        ),
         default="",
     )
 
@@ -196,7 +200,8 @@ def _facts(records: Sequence[Finished], leader: str) -> Iterable[tuple[str, str]
     yield "data sets", ", ".join(datasets)
     if trained:
         yield "shots", ", ".join("all images" if count is None else str(count) for count in shots)
-        yield "seeds", ", ".join(map(str, seeds))
+        some = "" if len({tuple(one.seeds) for one in series_of(trained)}) == 1 else "; not all in every row"
+        yield "seeds", ", ".join(map(str, seeds)) + some
         yield "runs", f"{len(trained):,}"
     if any(record.config.model.bn != "eval" for record in trained):
         yield "BatchNorm", "statistics drift while training, as in the official code"

@@ -213,7 +213,7 @@ class _Rows:
         is_one, is_average, is_known = len(group) == 1, len(group) > 1 or place.shift == MEAN, all(accuracy)
         means = [mean([mean(values) for values in accuracy])] if is_known else []
         cells: dict[str, object] = {
-            **condition_cells(first, dataset=None if is_one else f"average of {len(group)}"),
+            **condition_cells(*group, dataset=None if is_one else f"average of {len(group)}"),
             ROW: "average" if is_average and row == "data set" else row,
             "subset": first.config.subset,
             "shift": place.shift,

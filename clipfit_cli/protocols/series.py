@@ -78,6 +78,11 @@ class Series:
         """Whether one value holds for every seed."""
         return trains_nothing(self.records[0])
 
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds, rising; none where one value holds for all."""
+        return [] if self.trains_nothing else [record.config.seed for record in self.records]
+
     def values(self, test: TestSet, metric: str = "accuracy_pct") -> list[float]:
         """Return a metric on one test set, in percent, one value a seed; nothing where the test is not defined."""
         found = [metrics_of(record, test) for record in self.records]
@@ -123,6 +128,20 @@ def metrics_of(record: Finished, test: TestSet) -> Test | None:
     return next((one for one, what in made if what == wanted), None)
 
 
+def seeds_cell(seeds: Sequence[Sequence[int]]) -> list[int] | str | None:
+    """Return seeds as a cell: those of every data set, or of each where they are not the same: ``1;2;3|1;2``."""
+    if not any(seeds):
+        return None
+    if len({tuple(found) for found in seeds}) == 1:
+        return list(seeds[0])
+    return "|".join(";".join(map(str, found)) for found in seeds)
+
+
+def fewest_seeds(entry: Entry) -> int:
+    """Return how many seeds stand behind a row, on the data set that has the fewest; 0 where nothing is trained."""
+    return min((len(series.seeds) for series, _ in entry.runs), default=0)
+
+
 def entries_of(series: Sequence[Series], make: Callable[[Series], Entry], *, per_seed: bool) -> list[Entry]:
     """Return an entry a series and, if asked, one for each of its seeds behind it."""
     found: list[Entry] = []
@@ -160,11 +179,12 @@ def average_groups(series: Sequence[Series]) -> list[list[Series]]:
     return [group for group in groups.values() if len(group) == len(datasets) > 1]
 
 
-def condition_cells(series: Series, *, dataset: str | None = None) -> Row:
+def condition_cells(series: Series, *others: Series, dataset: str | None = None) -> Row:
     """Return the cells of `CONDITION_COLUMNS`.
 
     Args:
         series: The runs.
+        others: Those of further data sets that an average is over.
         dataset: What stands in that column, if not what was trained on.
     """
     config = series.config
@@ -176,7 +196,7 @@ def condition_cells(series: Series, *, dataset: str | None = None) -> Row:
         "backbone": config.model.backbone,
         "pretrained": config.model.pretrained,
         "shots": "all" if config.shots is None else config.shots,
-        "seeds": None if series.trains_nothing else [record.config.seed for record in series.records],
+        "seeds": seeds_cell([one.seeds for one in (series, *others)]),
     }
 
 
@@ -246,11 +266,11 @@ def table_of(
         (only,) = shots
         parts.append("all images" if only is None else f"{only} shot{'s' if only > 1 else ''}")
     per_seed = any(entry.row.get(ROW) == "seed" for entry in entries)
-    shown = {"shots": len(shots) != 1, "seeds": per_seed}
+    seeds = {str(found): found for entry in entries if (found := entry.row.get("seeds"))}
+    shown = {"shots": len(shots) != 1, "seeds": per_seed or len(seeds) > 1}
     columns = [replace(c, terminal=shown.get(c.key, c.terminal)) for c in columns]
-    seeds = {",".join(map(str, found)) for entry in entries if isinstance(found := entry.row.get("seeds"), list)}
-    if len(seeds) == 1 and not per_seed:
-        parts.append(f"seed{'s' if ',' in ''.join(seeds) else ''} {''.join(seeds)}")
+    if not shown["seeds"] and isinstance(found := next(iter(seeds.values()), None), list):
+        parts.append(f"seed{'s' if len(found) > 1 else ''} {','.join(map(str, found))}")
     as_it_is = [record for record in records if is_as_it_is(record.run)]
     return Table(
         title=" · ".join(parts),

@@ -37,6 +37,22 @@ _FORMATS = {
     "pct": "{:.2f}",
     "diff": "{:+.2f}",
 }
+CODES = frozenset(
+    (
+        *("row", "protocol", "source", "dataset", "method", "lead_over", "backbone", "pretrained", "subset"),
+        *("role", "shift", "group", "transform", "metric", "factor", "shots", "seeds", "seed", "verdict"),
+        *("agreement", "state", "best_on_val", "selected_on", "precision", "key", "run", "index", "test"),
+        *("test_key", "training_key", "record_keys", "split_sha256", "signatures", "lead_seeds", "lead_shots"),
+        *("lead_wins", "lead_mcnemar_p", "seeds_needed", "protocols", "label", "predicted", "name", "family"),
+        *("kind", "split", "tower", "layer", "created_at", "date", "clipfit_version"),
+    )
+)
+"""Keys of columns of names and codes, in which a semicolon stands for a comma in CSV. In CSV and JSON these and all
+numbers stand before free text, so that programs that only look for commas can read them."""
+
+_PLACES = ("backbone", "pretrained")
+"""Of those, what may be a path, and stays as it is."""
+
 _DECIMALS = {"decimal": 4, "pct": 2, "diff": 2}
 _NUMBER = (int, float)
 _TYPES: dict[str, tuple[type, ...]] = {
@@ -60,7 +76,8 @@ class Column:
         head: For people.
         kind: `prose` is text that may be folded; `decimal` is a number of four decimals, `short` one of three
             digits, `pct` and `diff` are percentage points, `seconds` seconds, `mib` mebibytes; a `value` is a number,
-            a text, or a list or object of them: JSON has it as it is, people and CSV as ``1,2`` and ``a=1 b=2``.
+            a text, or a list or object of them: JSON has it as it is, people and CSV as ``a=1 b=2``, a list as ``1,2``
+            for people and ``1;2`` in CSV.
         spread: Key of the column with the standard deviation, shown behind the mean to people.
         terminal, csv: Whether people, or programs, see the column.
         narrow: Whether people see it where the terminal is too narrow for all; where a table has a column that yields,
@@ -111,13 +128,15 @@ class Table:
 def to_csv(table: Table) -> str:
     """A head line of keys and one line per row; full precision, missing values empty, lines end in ``\\n``.
 
+    Numbers and codes stand before free text; values of a list are divided by semicolons.
+
     Raises:
         ResultsError: A cell does not fit its column, or is not finite.
     """
     import pandas
 
-    columns = [column for column in table.columns if column.csv]
-    cells = [[_plain(cell_value(row, column)) for column in columns] for row in table.rows]
+    columns = _for_programs(table)
+    cells = [[_csv_cell(row, column) for column in columns] for row in table.rows]
     # object: pandas would turn whole numbers with a gap among them into floats
     frame = pandas.DataFrame(cells, columns=[column.key for column in columns], dtype=object)
     return str(frame.to_csv(index=False, lineterminator="\n"))
@@ -146,8 +165,14 @@ def plain_rows(table: Table) -> list[dict[str, Any]]:
     Raises:
         ResultsError: A cell does not fit its column, or is not finite.
     """
-    columns = [column for column in table.columns if column.csv]
+    columns = _for_programs(table)
     return [{column.key: cell_value(row, column) for column in columns} for row in table.rows]
+
+
+def _for_programs(table: Table) -> list[Column]:
+    """Return the columns of CSV and JSON in their order."""
+    columns = [column for column in table.columns if column.csv]
+    return sorted(columns, key=lambda column: _TYPES[column.kind] not in (_NUMBER, (int,)) and column.key not in CODES)
 
 
 def to_markdown(table: Table) -> str:
@@ -232,7 +257,7 @@ def cell_text(row: Row, column: Column) -> tuple[str, str]:
     if value is None:
         return MISSING, ""
     if column.kind in ("text", "prose", "value"):
-        return str(_plain(value)), ""
+        return str(_plain(value, ",")), ""
     text = _number(value, column.kind)
     if column.spread is None:
         return text, ""
@@ -244,10 +269,16 @@ def cell_text(row: Row, column: Column) -> tuple[str, str]:
     return text, "" if std is None else f"± {_number(std, kind)}"
 
 
-def _plain(value: Any) -> Any:
-    """Return a value as CSV and people have it."""
+def _csv_cell(row: Row, column: Column) -> Any:
+    value = _plain(cell_value(row, column), ";")
+    is_code = isinstance(value, str) and column.key in CODES and column.key not in _PLACES
+    return value.replace(",", ";") if is_code else value
+
+
+def _plain(value: Any, comma: str) -> Any:
+    """Return a value as CSV and people have it, the values of a list with a comma between, or what stands for it."""
     if isinstance(value, list):
-        return ",".join(map(str, value))
+        return comma.join(map(str, value))
     return " ".join(f"{name}={one}" for name, one in value.items()) if isinstance(value, dict) else value
 
 

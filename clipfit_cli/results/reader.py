@@ -134,7 +134,7 @@ def difference_from_plan(run: Run, test: Test, requests: Sequence[RunRequest]) -
     images = {one.images_sha256 for one in alike if (one.split_sha256, one.subset) == (test.split_sha256, test.subset)}
     if images and test.images_sha256 not in images:
         return PlanDifference("other images", _source_of(run, test, requests))
-    if test.templates not in ({one.templates for one in alike} or {run.config.templates}):
+    if test.templates not in ({one.templates for one in alike} or {run.config.templates or test.templates}):
         return PlanDifference("other prompts")
     if test.precision not in ({one.precision for one in alike} or {run.config.precision}):
         return PlanDifference(test.precision)

@@ -217,7 +217,7 @@ class Finished:
     run: Run
     tests: tuple[Test, ...]
     zero_shot: tuple[Test, ...] = ()
-    request: RunRequest | None = None
+    request: RunRequest | None = field(default=None, compare=False)
 
 
 AnyRecord = TypeVar("AnyRecord", bound="_Sealed")

@@ -46,7 +46,7 @@ def test_train_and_eval(small_world: SmallWorld) -> None:
         "dtd",
         "clipfit",
         "2",
-        "1,2",
+        "1;2",
     )
     folders = [line.removeprefix("adapter: ") for line in trained.stderr.splitlines() if line.startswith("adapter: ")]
     assert len(folders) == 2
@@ -215,7 +215,7 @@ def test_data_show_prints_the_draw_without_images(small_world: SmallWorld) -> No
     shutil.rmtree(small_world.data_root / "dtd" / "images")
     arguments = ["data", "show", "dtd", "--data-root", str(small_world.data_root), "--shots", "2", "--seed", "1"]
     result = ok(*arguments, "--subset", "base", "--csv", "-")
-    assert result.stdout.splitlines()[0] == "split,path,label,class_name"
+    assert result.stdout.splitlines()[0] == "split,label,path,class_name"
     rows = rows_of(result.stdout)
     assert [row["split"] for row in rows] == ["train"] * 4 + ["val"] * 4 + ["test"] * 6
     assert {row["class_name"] for row in rows} == {"banded", "lined"}

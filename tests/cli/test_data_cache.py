@@ -58,7 +58,7 @@ def test_show_and_clear(small_world: SmallWorld, tmp_path: Path) -> None:
 def test_the_default_is_the_users_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("platformdirs.user_cache_path", lambda *args, **kwargs: tmp_path)
     result = invoke("data", "cache", "--csv", "-")
-    assert result.stdout == f"folder,num_lists,size_mib\n{tmp_path / 'images'},0,0.0\n"
+    assert result.stdout == f"num_lists,size_mib,folder\n0,0.0,{tmp_path / 'images'}\n"
     assert cache_folder("auto") == tmp_path / "images" and cache_folder(None) is None and cache_folder("") is None
 
 

@@ -73,7 +73,7 @@ def test_json(run: Path, album: Path) -> None:
 def test_csv(run: Path, album: Path, tmp_path: Path) -> None:
     text = ok("predict", "--adapter", run, album, "--top", "2", "--csv", "-").stdout
     rows = list(csv.DictReader(io.StringIO(text)))
-    assert list(rows[0]) == ["image", "rank", "class", "probability_pct"]
+    assert list(rows[0]) == ["rank", "probability_pct", "image", "class"]
     assert [(Path(row["image"]).name, row["rank"]) for row in rows] == [
         (name, rank) for name in ("a.png", "b.jpg", "c.png") for rank in "12"
     ]
