@@ -108,7 +108,7 @@ def plot(
     look = Look(options.width, tuple(split_names(options.highlight)))
     from clipfit_cli.protocols.plots import table_of_plot
 
-    found, readers = shown_runs(run, filters, runs_dir, quiet=options.quiet)
+    found, readers, _ = shown_runs(run, filters, runs_dir, quiet=options.quiet)
     table = table_of_plot(name, found, readers, per_dataset=options.per_dataset)
     content = plotted(name, table, form, look)
     for text in (f"{table.title}: {counted(len(table.rows), 'row')}", *table.captions):

@@ -73,7 +73,7 @@ def report(
     from clipfit_cli.protocols.report import Wanted, make_report
     from clipfit_cli.reports.published import library
 
-    runs, readers = shown_runs(run, filters, runs_dir, quiet=quiet)
+    runs, readers, notes = shown_runs(run, filters, runs_dir, quiet=quiet)
     default = MethodOptions().method[0]
     known = dict.fromkeys(record.config.method for found in runs.values() for record in found)
     if leader is not None and known and leader.split(" (", 1)[0] not in known:
@@ -84,6 +84,7 @@ def report(
         readers=readers,
         library=library(),
         about=(f"Made by clipfit {__version__} of {counted(_count(runs), 'finished run')}.",),
+        notes=notes,
     )
     content = _written(made, form).encode(errors="backslashreplace")
     if where == "-":

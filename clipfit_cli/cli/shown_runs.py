@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 def shown_runs(
     words: Sequence[str] | None, filters: RunFilters, runs_dir: Path, *, quiet: bool
-) -> tuple[dict[ProtocolName, list[Finished]], Readers]:
-    """Return runs by the protocols that were asked for, and what finds their files.
+) -> tuple[dict[ProtocolName, list[Finished]], Readers, tuple[str, ...]]:
+    """Return runs by the protocols that were asked for, what finds their files, and what is said of other tests.
 
     Args:
         words, filters: As typed.
@@ -43,7 +43,8 @@ def shown_runs(
     folders = {one.run.key: one.folder for one in stored}
     asked = split_names(filters.protocol)
     gathered = gather(stored)
-    for text in gathered.notes():
+    notes = gathered.notes()
+    for text in notes:
         note(text, quiet=quiet)
     found = {protocol: runs for protocol, runs in gathered.runs.items() if not asked or protocol in asked}
     kept: dict[str, tuple[Predictions, TestList]] = {}
@@ -53,10 +54,11 @@ def shown_runs(
             kept[test.key] = predictions_of(folders[trained.key], test)
         return kept[test.key]
 
-    return found, Readers(
+    readers = Readers(
         test=read,
         losses=lambda trained: [step.loss for step in read_steps(folders[trained.key], trained)],
     )
+    return found, readers, notes
 
 
 def _with_what_trains_nothing(

@@ -55,6 +55,7 @@ def make_report(
     readers: Readers,
     library: Library,
     about: Sequence[str] = (),
+    notes: Sequence[str] = (),
 ) -> Report:
     """Return the report on runs.
 
@@ -64,6 +65,7 @@ def make_report(
         readers: What finds files of runs.
         library: Published numbers.
         about: What stands below the title.
+        notes: Go before the notes of the runs.
 
     Raises:
         ResultsError: There are no runs, or a table cannot be made.
@@ -81,7 +83,7 @@ def make_report(
         about=tuple(about),
         sections=_told_apart(sections),
         methods=cards_of(everything),
-        notes=_notes(everything),
+        notes=(*(f"{text[:1].upper()}{text[1:]}." for text in notes), *_notes(everything)),
     )
 
 
