@@ -31,13 +31,11 @@ class JobsReporter(Reporter):
     """Shows a plan whose runs are made side by side, too; a `JobsProgress`."""
 
     def starts(self, index: int, total: int, config: RunConfig) -> None:
-        """See `JobsProgress`."""
         self._total = total
         self._running[index] = _Running(name_of(config), time.monotonic())
         self._show_all()
 
     def at(self, index: int, what: str, done: int, total: int) -> None:
-        """See `JobsProgress`."""
         if index in self._running:
             share = done / max(1, total)
             self._running[index].share = (
@@ -46,7 +44,6 @@ class JobsReporter(Reporter):
             self._show_all()
 
     def made(self, index: int, record: Finished) -> None:
-        """See `JobsProgress`."""
         self._done += 1
         if run := self._running.pop(index, None):
             self._took.append(time.monotonic() - run.began)
@@ -58,7 +55,6 @@ class JobsReporter(Reporter):
         self._show_all()
 
     def lost(self, index: int, config: RunConfig, error: ClipfitError) -> None:
-        """See `JobsProgress`."""
         self._running.pop(index, None)
         self.failed(config, error)
         self._show_all()

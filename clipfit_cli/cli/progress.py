@@ -123,7 +123,6 @@ class Reporter(DataProgress):
             )
 
     def begin(self, index: int, total: int, config: RunConfig) -> None:
-        """See `SweepProgress`."""
         self._place, self._name = f"[{index + 1}/{total}]", name_of(config)
         self._started, self._total = time.monotonic(), self._num_runs or total
         if self._bars and self._plan is None:
@@ -131,25 +130,20 @@ class Reporter(DataProgress):
         self._show("preparing", 0, 1)
 
     def training(self, done: int, total: int, loss: float) -> None:
-        """See `Progress`."""
         self._show("training", done, total, f"loss {loss:.3f}")
 
     def testing(self, dataset: str, subset: str, done: int, total: int) -> None:
-        """See `Progress`."""
         self._show(f"testing {dataset}{'' if subset == 'all' else f' {subset}'}", done, total)
 
     def reused(self, index: int, total: int, record: Finished) -> None:
-        """See `SweepProgress`."""
         del index, total, record
         self._reused += 1
         self._done += 1
 
     def waiting(self, config: RunConfig) -> None:
-        """See `SweepProgress`."""
         self.say(f"{name_of(config)}: another process is busy with this run, waiting for it")
 
     def finished(self, record: Finished) -> None:
-        """See `SweepProgress`."""
         began, self._started = self._started, time.monotonic()
         self._took.append(self._started - began)
         self._done += 1
@@ -157,7 +151,6 @@ class Reporter(DataProgress):
         self.say(f"{self._place} {self._name}: {scores_of(record)} % in {self._took[-1]:.1f} s{left}")
 
     def failed(self, config: RunConfig, error: ClipfitError) -> None:
-        """See `SweepProgress`."""
         self._done += 1
         if self._total > 1:  # else it is the error of the command
             self.say(f"{name_of(config)} failed: {error}")

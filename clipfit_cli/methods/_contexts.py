@@ -140,7 +140,6 @@ class ConditionalContext(LearntContext):
         super().__init__(bundle, class_names, prompt_templates, count=count, words=words, besides=values)
 
     def loss(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """See `Adapted`."""
         logits = self._logits(self._prompts, inputs)
         with torch.autocast(inputs.device.type, enabled=False):
             loss = F.cross_entropy(logits, labels)

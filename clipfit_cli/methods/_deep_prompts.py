@@ -68,7 +68,6 @@ class DeepPrompts(Prompted):
         self._own_prompts = self._prompts_of(class_names)
 
     def raw_text_features(self, class_names: Sequence[str]) -> Tensor:
-        """See `Prompted`."""
         own = tuple(class_names) == self._names
         classes, values = self._own_prompts if own else self._prompts_of(class_names), self._text_values()
 

@@ -166,15 +166,12 @@ class Frozen(Hooks, ABC):
         return self.head(self.class_names, self.templates)
 
     def parameters(self) -> list[Group]:
-        """See `Adapted`."""
         return []
 
     def tried(self) -> dict[str, list[float]]:
-        """See `Hooks`."""
         return self._tried
 
     def loss(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """See `Adapted`."""
         import torch
 
         with torch.autocast(self.bundle.device.type, enabled=False):

@@ -64,7 +64,6 @@ class LowRank(TunedEncoders):
         self._step: Step | None = None
 
     def at(self, step: Step) -> None:
-        """See `Hooks`."""
         self._step = step
 
     def merged_model(self) -> nn.Module:
@@ -79,7 +78,6 @@ class LowRank(TunedEncoders):
         return model
 
     def classifier(self, class_names: Sequence[str], templates: Sequence[str]) -> Callable[[Tensor], Tensor]:
-        """See `Adapted`."""
         merged = TunedEncoders(replace(self.bundle, model=self.merged_model()), class_names, templates, trained=())
         merged.tap = self.tap
         text = self if self._text_is_frozen else merged  # which keeps its features for the next one who asks

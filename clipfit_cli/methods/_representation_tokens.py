@@ -78,7 +78,6 @@ class RepresentationTokens(Encoders):
         self.changing = {**self._trained}
 
     def loss(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """See `Adapted`."""
         of_class_token, of_tokens, frozen = self._all_image_features(inputs)
         text_features = self._tuned_features()
         weights = self._weights

@@ -45,11 +45,9 @@ class SelfRegulated(DeepPrompts):
         self._sums: dict[str, Tensor] = {}
 
     def begin(self, stage: int) -> None:  # noqa: ARG002
-        """See `Hooks`."""
         self._sums = {}
 
     def loss(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """See `Adapted`."""
         with torch.no_grad():
             frozen = normalised((self._fast_image or encode.encode_image)(self.model, inputs))
         image_features, text_features = self._image_features(inputs), self._tuned_features()
@@ -81,7 +79,6 @@ class SelfRegulated(DeepPrompts):
         return {**self._sums}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """See `Hooks`."""
         sums = {name: torch.zeros_like(value) for name, value in self._trained.items()} if tensors else {}
         take_back(sums, tensors)
         self._sums = sums

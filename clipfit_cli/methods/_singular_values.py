@@ -74,7 +74,6 @@ class SingularValues(TunedEncoders):
         return model
 
     def classifier(self, class_names: Sequence[str], templates: Sequence[str]) -> Callable[[Tensor], Tensor]:
-        """See `Adapted`."""
         merged = TunedEncoders(replace(self.bundle, model=self.merged_model()), class_names, templates, trained=())
         merged.tap = self.tap
         text = self if self._text_is_frozen else merged  # which keeps its features for the next one who asks

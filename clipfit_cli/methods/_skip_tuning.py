@@ -61,7 +61,6 @@ class SkipTuned(TunedEncoders):
         self._to_come = 0
 
     def parameters(self) -> list[Group]:
-        """See `Adapted`."""
         of_image = [parameter for name, parameter in self._trained.items() if tower_of(name) == "image"]
         of_text = [parameter for name, parameter in self._trained.items() if tower_of(name) == "text"]
         return [Group(of_image, self._image_rate), Group(of_text)]
@@ -171,7 +170,6 @@ class SkipTuned(TunedEncoders):
         return {**super().state(), **copies({_MASK: self._mask})}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """See `Adapted`."""
         take_back({**self.changing, _MASK: self._mask}, tensors)
         for name in ("_drawn", "_known_ranks"):
             self.__dict__.pop(name, None)

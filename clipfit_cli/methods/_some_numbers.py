@@ -67,21 +67,17 @@ class PartlyTuned(TunedEncoders):
                 cast(Any, parameter).register_post_accumulate_grad_hook(self._hand_on(name))
 
     def parameters(self) -> list[Group]:
-        """See `Adapted`."""
         return [Group(list(self._numbers.values()))]
 
     def loss(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """See `Adapted`."""
         self._put()
         return super().loss(inputs, labels)
 
     def class_features(self, class_names: Sequence[str], templates: Sequence[str]) -> Tensor:
-        """See `Encoders`."""
         self._put()
         return super().class_features(class_names, templates)
 
     def frozen_image_features(self, inputs: Tensor) -> Tensor:
-        """See `Encoders`."""
         self._put()
         return super().frozen_image_features(inputs)
 
@@ -91,14 +87,12 @@ class PartlyTuned(TunedEncoders):
         return super().state()
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """See `Adapted`."""
         super().load(tensors)
         with torch.no_grad():
             for name, numbers in self._numbers.items():
                 numbers.copy_(self._taken(name))
 
     def merged_model(self) -> nn.Module:
-        """See `Mergeable`."""
         self._put()
         return super().merged_model()
 

@@ -97,7 +97,6 @@ class Encoders(Hooks):
         self._classes = self._class_set(class_names, prompt_templates)
 
     def parameters(self) -> list[Group]:
-        """See `Adapted`."""
         return [Group(list(self._trained.values()))] if self._trained else []
 
     def _class_set(self, class_names: Sequence[str], templates: Sequence[str]) -> _ClassSet:
@@ -111,7 +110,6 @@ class Encoders(Hooks):
         return kept_class_features(self.bundle, key, lambda: prompts)
 
     def loss(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """See `Adapted`."""
         self._train_batch_norms(True)
         image_features = self._image_features(inputs)
         text_features = self.zero_shot_features() if self._text_is_frozen else self._tuned_features()
@@ -123,7 +121,6 @@ class Encoders(Hooks):
         return cross_entropy + penalty, {"cross_entropy": cross_entropy.detach(), "penalty": penalty.detach()}
 
     def classifier(self, class_names: Sequence[str], templates: Sequence[str]) -> Callable[[Tensor], Tensor]:
-        """See `Adapted`."""
         return self.told_by(self.class_features(class_names, templates))
 
     def class_features(self, class_names: Sequence[str], templates: Sequence[str]) -> Tensor:
@@ -155,7 +152,6 @@ class Encoders(Hooks):
         return self._scale * image_features @ text_features.T + self._bias
 
     def drifting_buffers(self) -> list[Tensor]:
-        """See `Adapted`."""
         return list(self._buffers.values())
 
     def state(self) -> dict[str, Tensor]:
@@ -163,7 +159,6 @@ class Encoders(Hooks):
         return copies(self.changing)
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """See `Adapted`."""
         take_back(self.changing, tensors)
 
     def _train_batch_norms(self, training: bool) -> None:
@@ -194,7 +189,6 @@ class TunedEncoders(Encoders):
     """The same where all that is learnt stands in CLIP's own weights."""
 
     def merged_model(self) -> nn.Module:
-        """See `Mergeable`."""
         return self.model
 
 

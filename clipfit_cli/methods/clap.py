@@ -75,7 +75,6 @@ class Clap(ClassVectors):
         return (total / labels.bincount(minlength=len(total)).clamp(min=1)).to(features.device)
 
     def parameters(self) -> list[Group]:
-        """See `Adapted`."""
         return [Group([self._weight])]
 
     def loss(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -95,13 +94,11 @@ class Clap(ClassVectors):
         return lambda inputs: self._told_by(self._weight if places is None else self._weight[places], inputs)
 
     def state(self) -> dict[str, Tensor]:
-        """See `Adapted`."""
         from clipfit_cli.methods._tensors import copies
 
         return copies({"weight": self._weight, "lam": self._lam})
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """See `Adapted`."""
         from clipfit_cli.methods._tensors import take_back
 
         take_back({"weight": self._weight, "lam": self._lam}, tensors)

@@ -66,7 +66,6 @@ class ClipAdapter(Frozen):
             self._layers[name] = nn.Parameter(weight.detach().to(bundle.device))
 
     def parameters(self) -> list[Group]:
-        """See `Adapted`."""
         return [Group(list(self._layers.values()))]
 
     def head(self, class_names: Sequence[str], templates: Sequence[str]) -> Callable[[Tensor], Tensor]:
@@ -84,13 +83,11 @@ class ClipAdapter(Frozen):
         return logits
 
     def state(self) -> dict[str, Tensor]:
-        """See `Adapted`."""
         from clipfit_cli.methods._tensors import copies
 
         return copies(self._layers)
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """See `Adapted`."""
         from clipfit_cli.methods._tensors import take_back
 
         take_back(self._layers, tensors)

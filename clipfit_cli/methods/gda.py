@@ -167,7 +167,6 @@ def presets(conditions: Conditions) -> dict[str, Any]:
 
 
 def describe(model: nn.Module, _: GdaSettings, num_classes: int, __: int) -> list[Trained]:
-    """See `MethodInfo`."""
     return [Trained("weight", (num_classes, embed_dim(model)), None), Trained("bias", (num_classes,), None)]
 
 

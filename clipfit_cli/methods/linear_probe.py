@@ -84,7 +84,6 @@ class LinearProbe(Frozen):
         return {"c": self._c}
 
     def head(self, class_names: Sequence[str], _: Sequence[str]) -> Callable[[Tensor], Tensor]:
-        """See `Frozen`."""
         places = self.places_of(class_names)
 
         def logits(inputs: Tensor) -> Tensor:
@@ -94,13 +93,11 @@ class LinearProbe(Frozen):
         return logits
 
     def state(self) -> dict[str, Tensor]:
-        """See `Adapted`."""
         from clipfit_cli.methods._tensors import copies
 
         return copies({"weight": self._weight, "bias": self._bias})
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """See `Adapted`."""
         from clipfit_cli.methods._tensors import take_back
 
         take_back({"weight": self._weight, "bias": self._bias}, tensors)
@@ -171,7 +168,6 @@ def search(accuracy_of: Callable[[float], float]) -> float:
 
 
 def describe(model: nn.Module, _: LinearProbeSettings, num_classes: int, __: int) -> list[Trained]:
-    """See `MethodInfo`."""
     return [Trained("weight", (num_classes, embed_dim(model)), None), Trained("bias", (num_classes,), None)]
 
 

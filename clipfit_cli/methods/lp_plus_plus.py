@@ -136,7 +136,6 @@ class LpPlusPlus(Frozen):
         return {"epoch": float(self._epoch)}
 
     def head(self, class_names: Sequence[str], templates: Sequence[str]) -> Callable[[Tensor], Tensor]:
-        """See `Frozen`."""
         from clipfit_cli.models.text_features import normalised
 
         places = self.places_of(class_names)
@@ -149,13 +148,11 @@ class LpPlusPlus(Frozen):
         return logits
 
     def state(self) -> dict[str, Tensor]:
-        """See `Adapted`."""
         from clipfit_cli.methods._tensors import copies
 
         return copies({"weight": self._weight, "bias": self._bias, "alpha": self._alpha})
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """See `Adapted`."""
         from clipfit_cli.methods._tensors import take_back
 
         take_back({"weight": self._weight, "bias": self._bias, "alpha": self._alpha}, tensors)
@@ -172,7 +169,6 @@ def _with_ones(source: Source, tap: Tap) -> tuple[Tensor, Tensor]:
 
 
 def describe(model: nn.Module, _: LpPlusPlusSettings, num_classes: int, __: int) -> list[Trained]:
-    """See `MethodInfo`."""
     rows = (Trained(name, (num_classes,), None) for name in ("bias", "alpha"))
     return [Trained("weight", (num_classes, embed_dim(model)), None), *rows]
 

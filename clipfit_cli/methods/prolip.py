@@ -71,11 +71,9 @@ class Prolip(Frozen):
             self._lam = len(self.class_names) / len(train.everything(self.tap)[1])
 
     def parameters(self) -> list[Group]:
-        """See `Adapted`."""
         return [Group([self._weight])]
 
     def loss(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """See `Adapted`."""
         loss, terms = super().loss(inputs, labels)
         penalty = self._lam * (self._weight - self._start).square().sum()
         return loss + penalty, {**terms, "penalty": penalty.detach()}
@@ -103,13 +101,11 @@ class Prolip(Frozen):
         return model
 
     def state(self) -> dict[str, Tensor]:
-        """See `Adapted`."""
         from clipfit_cli.methods._tensors import copies
 
         return copies({self._name: self._weight})
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """See `Adapted`."""
         from clipfit_cli.methods._tensors import take_back
 
         take_back({self._name: self._weight}, tensors)

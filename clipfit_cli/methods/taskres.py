@@ -53,7 +53,6 @@ class TaskRes(ClassVectors):
         self._residual = torch.nn.Parameter(torch.zeros_like(self._means))
 
     def parameters(self) -> list[Group]:
-        """See `Adapted`."""
         return [Group([self._residual])]
 
     def head(self, class_names: Sequence[str], templates: Sequence[str]) -> Callable[[Tensor], Tensor]:
@@ -68,13 +67,11 @@ class TaskRes(ClassVectors):
         return logits
 
     def state(self) -> dict[str, Tensor]:
-        """See `Adapted`."""
         from clipfit_cli.methods._tensors import copies
 
         return copies({"residual": self._residual})
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """See `Adapted`."""
         from clipfit_cli.methods._tensors import take_back
 
         take_back({"residual": self._residual}, tensors)

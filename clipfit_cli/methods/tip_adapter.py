@@ -136,7 +136,6 @@ class TipAdapter(Frozen):
         return {"alpha": alpha, "beta": beta}
 
     def state(self) -> dict[str, Tensor]:
-        """See `Adapted`."""
         from clipfit_cli.methods._tensors import copies
 
         return copies({"keys": self._keys, "labels": self._labels, "alpha": self._alpha, "beta": self._beta})

@@ -35,7 +35,6 @@ class TipAdapterF(TipAdapter):
     _stage = 0
 
     def begin(self, stage: int) -> None:
-        """See `Hooks`."""
         from torch import nn
 
         self._stage = stage
@@ -48,7 +47,6 @@ class TipAdapterF(TipAdapter):
             super().prepare(train, val)
 
     def parameters(self) -> list[Group]:
-        """See `Adapted`."""
         from torch import nn
 
         return [Group([self._keys])] if isinstance(self._keys, nn.Parameter) else []
@@ -77,7 +75,6 @@ def recipe(conditions: Conditions, settings: TipAdapterFSettings) -> tuple[Recip
 
 
 def describe(model: nn.Module, _: TipAdapterFSettings, __: int, num_images: int) -> list[Trained]:
-    """See `MethodInfo`."""
     return [Trained("keys", (num_images, embed_dim(model)), None)]
 
 

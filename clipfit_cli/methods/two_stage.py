@@ -59,18 +59,15 @@ class TwoStage(Hooks):
         self._rows: nn.Parameter | None = None
 
     def begin(self, stage: int) -> None:
-        """See `Hooks`."""
         from torch import nn
 
         features = self._encoders.class_features(self._names, self._templates) if stage else None
         self._rows = None if features is None else nn.Parameter(features.clone())
 
     def parameters(self) -> list[Group]:
-        """See `Adapted`."""
         return self._encoders.parameters() if self._rows is None else [Group([self._rows])]
 
     def loss(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """See `Adapted`."""
         if self._rows is None:
             return self._encoders.loss(inputs, labels)
         import torch
@@ -118,7 +115,6 @@ class TwoStage(Hooks):
         return found
 
     def drifting_buffers(self) -> list[Tensor]:
-        """See `Hooks`."""
         return self._encoders.drifting_buffers()
 
     def state(self) -> dict[str, Tensor]:

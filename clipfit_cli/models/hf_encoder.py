@@ -84,7 +84,6 @@ class HfTextSide(_Side):
     """Takes token ids alone: what is padding, they tell."""
 
     def __init__(self, model: Any, kind: Kind) -> None:
-        """See `_Side`."""
         super().__init__(model, kind.text)
         self._prompt = kind.prompt
 

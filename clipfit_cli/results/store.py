@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import errno
-import io
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -23,7 +21,6 @@ from clipfit_cli.results.request import CLASS_NAMES_END, RunRequest
 RECORD_FILE = "record.json"
 TESTS_FOLDER = "tests"
 REQUESTS_FOLDER = "requests"
-SCORES_FILE = "tests.csv"
 CHECKPOINT_FILE = "checkpoint.safetensors"
 """A training on its way; it goes when the training is in its place."""
 _KEY_DIGITS = 12
@@ -41,12 +38,6 @@ _ADVICE = {
 
 Files = Mapping[str, bytes]
 """Name of a file beside a record -> its content."""
-
-SCORES = (
-    *("dataset", "subset", "key", "num_images", "accuracy_pct", "macro_f1_pct", "mean_per_class_accuracy_pct"),
-    *("transform", "interpolation"),
-)
-"""Columns of the table of tests in the folder of a training; earlier versions wrote all but the last two."""
 
 
 class RunStore:
@@ -293,13 +284,11 @@ def save_run(folder: Path, run: Run, files: Files, tests: Sequence[tuple[Test, F
             write_whole(unfinished / name, content)
         for test, own in tests:
             save_test(unfinished, test, own)
-        if not tests:
-            _write_scores(unfinished)
         write_whole(unfinished / RECORD_FILE, text)
 
 
 def save_test(folder: Path, test: Test, files: Files) -> None:
-    """Put a test beside its training: its files and its row in the table of tests first, then the record.
+    """Put a test beside its training: its files first, then the record.
 
     Raises:
         ResultsError: The disk is full, a permission is missing, or the record is not fit to be read back.
@@ -309,7 +298,6 @@ def save_test(folder: Path, test: Test, files: Files) -> None:
     with _explained(below):
         for name, content in files.items():
             write_whole(below / name, content)
-        _write_scores(folder, test)
         write_whole(below / f"{name_of_test(test.dataset, test.subset, test.key)}.json", text)
 
 
@@ -322,28 +310,6 @@ def save_folder(folder: Path, files: Files) -> None:
     with _explained(folder), folder_written_whole(folder) as unfinished:
         for name, content in files.items():
             write_whole(unfinished / name, content)
-
-
-def _write_scores(folder: Path, *more: Test) -> None:
-    """Write the table of all tests in the folder of a training, a row each; what cannot be read is left out.
-
-    Args:
-        folder: Of the training.
-        more: Tests whose records are not there yet.
-    """
-    tests = {test.key: test for test in more}
-    for path in test_files(folder):
-        with suppress(ResultsError):
-            if test := read_test(path):
-                tests.setdefault(test.key, test)
-    if not tests:
-        return
-    text = io.StringIO()
-    rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(SCORES)
-    for test in sorted(tests.values(), key=lambda test: (test.dataset, test.subset, test.key)):
-        rows.writerow(getattr(test, name) for name in SCORES)
-    write_whole(folder / SCORES_FILE, text.getvalue())
 
 
 def key_digits(folder: Path) -> str:

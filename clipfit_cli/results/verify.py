@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,7 +12,7 @@ import msgspec
 import numpy as np
 
 from clipfit_cli.errors import ResultsError
-from clipfit_cli.files import file_sha256, read_bytes, read_text
+from clipfit_cli.files import file_sha256, read_bytes
 from clipfit_cli.results import metrics
 from clipfit_cli.results.predictions import Predictions, TestList, predictions_of
 from clipfit_cli.results.reader import is_of_its_data
@@ -23,12 +21,9 @@ from clipfit_cli.results.steps import read_steps
 from clipfit_cli.results.store import (
     CHECKPOINT_FILE,
     RECORD_FILE,
-    SCORES,
-    SCORES_FILE,
     TESTS_FOLDER,
     RunStore,
     key_digits,
-    name_of_test,
     read_request,
     read_run,
     read_test,
@@ -221,7 +216,7 @@ def _of_steps(folder: Path, run: Run) -> Iterator[Finding]:
 
 
 def _of_tests(folder: Path, run: Run) -> Iterator[Finding]:
-    below, tests, known = folder / TESTS_FOLDER, dict[str, Test](), set[str]()
+    below, known = folder / TESTS_FOLDER, set[str]()
     for path in test_files(folder):
         known |= {path.name, f"{path.stem}.safetensors", f"{path.stem}.logits.safetensors"}
         try:
@@ -231,49 +226,17 @@ def _of_tests(folder: Path, run: Run) -> Iterator[Finding]:
             continue
         if test is None:
             continue
-        tests[test.key] = test
         known |= {Path(name).name for name in (test.predictions_file, test.logits_file) if name}
         if not path.stem.endswith(f"-{test.key[:12]}"):
             yield Finding("place", path, f"its name does not end in -{test.key[:12]}.json, so that no command finds it")
         if test.training_key != run.key:
             yield Finding("test", path, f"it is a test of another training, {test.training_key[:12]}")
         yield from _of_predictions(folder, test, path)
-    lost, rows = [], list[dict[str, str]]()
-    try:
-        rows = _scores(folder)
-    except ResultsError as error:
-        yield Finding("test", folder / SCORES_FILE, str(error).removeprefix(f"{folder / SCORES_FILE} "))
-    for row in rows:
-        name = name_of_test(row["dataset"], row["subset"], row["key"])
-        if f"{name}.json" not in known and row["key"] not in tests:
-            lost.append(name)
-            yield Finding("test", below / f"{name}.json", "the record of a finished test is missing; run it again")
-        elif (test := tests.get(row["key"])) and any(str(getattr(test, name)) != row[name] for name in row):
-            yield Finding("test", folder / SCORES_FILE, f"its row of {name} is not what the record of that test has")
-    known |= {f"{name}{end}" for name in lost for end in (".safetensors", ".logits.safetensors")}
     for path in sorted(below.glob("*")):
         if path.name not in known and not path.name.startswith("."):
             yield Finding("test", path, "it belongs to no test: the record that names it is missing")
     if not known:
         yield Finding("test", below, "there is no test of this training; run it again")
-
-
-def _scores(folder: Path) -> list[dict[str, str]]:
-    """The rows of the table of tests; earlier versions wrote none.
-
-    Raises:
-        ResultsError: It cannot be read.
-    """
-    path = folder / SCORES_FILE
-    try:
-        rows = list(csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True))
-    except FileNotFoundError:
-        return []
-    except (OSError, csv.Error) as error:
-        raise ResultsError(f"{path} cannot be read: {str(error)[:200]}") from error
-    if any(tuple(row) not in (SCORES, SCORES[:-2]) or None in row.values() for row in rows):
-        raise ResultsError(f"{path} is no table of tests: its columns are not {', '.join(SCORES)}")
-    return rows
 
 
 def _of_predictions(folder: Path, test: Test, record: Path) -> Iterator[Finding]:

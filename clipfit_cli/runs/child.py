@@ -124,23 +124,19 @@ class Teller:
         self.tell(Said(text))
 
     def begin(self, index: int, total: int, config: RunConfig) -> None:
-        """See `SweepProgress`."""
         del total, config
         from clipfit_cli.runs.messages import Began
 
         self.tell(Began(index))
 
     def training(self, done: int, total: int, loss: float) -> None:
-        """See `Progress`."""
         del loss
         self._at("training", done, total)
 
     def testing(self, dataset: str, subset: str, done: int, total: int) -> None:
-        """See `Progress`."""
         self._at(f"testing {dataset}{'' if subset == 'all' else f' {subset}'}", done, total)
 
     def waiting(self, config: RunConfig) -> None:
-        """See `SweepProgress`."""
         self.say(f"{config.method} on {config.dataset}: another process is busy with this run, waiting for it")
 
     def reused(self, index: int, total: int, record: Finished) -> None:

@@ -107,7 +107,6 @@ class TrainingKeeper:
 
     @contextmanager
     def within_steps(self) -> Iterator[None]:
-        """See `engine.resume.Keeper`."""
         with first_signal_waits() as self._told:
             yield
 
@@ -123,7 +122,6 @@ class TrainingKeeper:
         self._end_if_told()
 
     def finished(self, snapshot: Snapshot) -> None:
-        """See `engine.resume.Keeper`."""
         if len(self._now.stages) + 1 < self._num_stages:  # a later stage may change it
             tensors = {name: tensor.clone() for name, tensor in snapshot.tensors.items()}
             snapshot = replace(snapshot, tensors=tensors)

@@ -69,13 +69,11 @@ class ValidationImages:
         return self._inputs.test_batches(self._dataset, self._dataset.val, tap)
 
     def batch(self, tap: Tap, step: int) -> tuple[Tensor, Tensor]:
-        """See `Source`."""
         part = slice(step * BATCH_SIZE, (step + 1) * BATCH_SIZE)
         ((inputs, _),) = self._inputs.test_batches(self._dataset, self._dataset.val[part], tap)
         return inputs, self._labels[part]
 
     def everything(self, tap: Tap) -> tuple[Tensor, Tensor]:
-        """See `Source`."""
         return self._inputs.features.everything(self._dataset, self._dataset.val, tap), self._labels
 
 
@@ -151,7 +149,6 @@ class TrainingImages:
         return found
 
     def everything(self, tap: Tap) -> tuple[Tensor, Tensor]:
-        """See `Source`."""
         views = range((self._recipe.views or 1) if self._recipe.view_use != "cycle" else 1)
         features = self._inputs.features
         found = (features.everything(self._dataset, self._dataset.train, tap, self._view(view)) for view in views)

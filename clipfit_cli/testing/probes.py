@@ -119,14 +119,12 @@ class Asking:
         self.steps_per_epoch = source.steps_per_epoch
 
     def batch(self, tap: Tap, step: int) -> tuple[Tensor, Tensor]:
-        """See `Source`."""
         found = self._source.batch(tap, step)
         with torch.inference_mode():
             self._adapted.classifier(NAMES, TEMPLATES)(found[0])
         return found
 
     def everything(self, tap: Tap) -> tuple[Tensor, Tensor]:
-        """See `Source`."""
         return self._source.everything(tap)
 
 
@@ -147,7 +145,6 @@ class SmallMemory:
         return getattr(self._adapted, name)
 
     def loss(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """See `Adapted`."""
         found = self._adapted.loss(inputs, labels)
         if len(inputs) > self._most:
             raise torch.OutOfMemoryError("out of memory, as the check has it")

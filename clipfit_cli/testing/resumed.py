@@ -45,20 +45,16 @@ class _Stop:
         self._stage, self._done = stage, done
 
     def within_steps(self) -> AbstractContextManager[object]:
-        """See `Keeper`."""
         return nullcontext()
 
     def is_due(self, recipe: Recipe, done: int, steps_per_epoch: int) -> bool:  # noqa: ARG002
-        """See `Keeper`."""
         return (len(self.stages), done) == (self._stage, self._done)
 
     def keep(self, snapshot: Snapshot) -> None:
-        """See `Keeper`."""
         self.finished(snapshot)
         raise _StoppedError
 
     def finished(self, snapshot: Snapshot) -> None:
-        """See `Keeper`."""
         tensors = {name: tensor.clone() for name, tensor in snapshot.tensors.items()}
         self.stages.append(replace(snapshot, tensors=tensors))
 
@@ -71,7 +67,6 @@ class _Memory(SmallMemory):
         self._few, self._plenty_in = most, plenty_in
 
     def begin(self, stage: int) -> None:
-        """See `Hooks`."""
         self._most = sys.maxsize if stage == self._plenty_in else self._few
         hooks_of(self._adapted).begin(stage)
 

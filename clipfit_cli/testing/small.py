@@ -141,7 +141,6 @@ class TensorSource:
         return inputs[rows], labels[rows]
 
     def everything(self, tap: Tap) -> tuple[Tensor, Tensor]:
-        """See `Source`."""
         if self._use == "cycle":
             return self._view(tap, 0), self._labels
         views = [self._view(tap, view) for view in range(self._views)]

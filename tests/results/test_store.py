@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import csv
 import errno
 import os
 import shutil
@@ -11,9 +10,8 @@ from pathlib import Path
 import pytest
 
 from clipfit_cli.errors import ResultsError
-from clipfit_cli.files import write_whole
 from clipfit_cli.results.record import Run, to_json
-from clipfit_cli.results.store import SCORES_FILE, RunStore, all_tests, find_run, find_test, save_run, save_test
+from clipfit_cli.results.store import RunStore, all_tests, find_run, find_test, save_run, save_test
 from tests.results.result_examples import make_config, make_finished, make_run, make_test, training_of, zero_shot_run
 
 RUN = make_run()
@@ -55,7 +53,6 @@ def test_a_saved_run_is_found_with_its_tests(store: RunStore) -> None:
         ADAPTER,
         "record.json",
         "steps.csv",
-        "tests.csv",
         f"tests/dtd-base-{TEST.key[:12]}.json",
         f"tests/{TEST.predictions_file}",
     ]
@@ -94,60 +91,6 @@ def test_saving_again_replaces_run_and_tests_in_one_step(store: RunStore) -> Non
     assert find_run(folder) == newer and (folder / ADAPTER).read_bytes() == b"new"
     assert all_tests(folder) == [other]
     assert names(folder.parent) == [f"{folder.name}/{name}" for name in names(folder)]
-
-
-def rows(folder: Path) -> list[dict[str, str]]:
-    with (folder / SCORES_FILE).open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def test_a_table_of_all_tests_stands_beside_the_record(store: RunStore) -> None:
-    other = make_test(RUN, subset="new", dataset='a, "b"\né')
-    folder = save(store)
-    assert not (folder / SCORES_FILE).exists(), "no test, no table"
-    for test, expected in ((TEST, [TEST]), (other, [other, TEST]), (replace(TEST, accuracy_pct=7.5), [other, TEST])):
-        save_test(folder, test, PREDICTIONS)
-        assert [row["key"] for row in rows(folder)] == [one.key for one in expected]
-    first, second = rows(folder)
-    assert first["dataset"] == 'a, "b"\né' and (first["subset"], first["num_images"]) == ("new", "864")
-    assert float(first["accuracy_pct"]) == other.accuracy_pct and float(second["accuracy_pct"]) == 7.5
-    assert (first["macro_f1_pct"], first["mean_per_class_accuracy_pct"]) == ("31.5", "32.25")
-    before = (folder / SCORES_FILE).read_bytes()
-    carried = {f"tests/{path.name}": path.read_bytes() for path in (folder / "tests").iterdir()}
-    save_run(folder, RUN, {**FILES, **carried})
-    assert (folder / SCORES_FILE).read_bytes() == before, "tests that are carried over are in it"
-    (path,) = folder.glob("tests/a*.json")
-    path.write_bytes(b"{")
-    save_test(folder, TEST, PREDICTIONS)
-    assert [row["key"] for row in rows(folder)] == [TEST.key], "what is damaged is left out"
-
-
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES])
-def test_a_table_that_cannot_be_written_leaves_the_test_to_be_made_again(
-    store: RunStore, monkeypatch: pytest.MonkeyPatch, code: int
-) -> None:
-    folder, other = save(store), make_test(RUN, subset="new")
-    save_test(folder, TEST, PREDICTIONS)
-    before = (folder / SCORES_FILE).read_bytes()
-
-    def write(path: Path, content: str | bytes) -> None:
-        if path.name == SCORES_FILE:
-            raise OSError(code, os.strerror(code))
-        write_whole(path, content)
-
-    with monkeypatch.context() as patch:
-        patch.setattr("clipfit_cli.results.store.write_whole", write)
-        saves: list[Callable[[], None]] = [
-            lambda: save_test(folder, other, PREDICTIONS),
-            lambda: save_run(folder, replace(RUN, steps=9), FILES, [(other, PREDICTIONS)]),
-        ]
-        for save_again in saves:
-            with pytest.raises(ResultsError, match=os.strerror(code)):
-                save_again()
-    assert find_run(folder) == RUN and all_tests(folder) == [TEST] and find_test(folder, other.key) is None
-    assert (folder / SCORES_FILE).read_bytes() == before
-    save_test(folder, other, PREDICTIONS)
-    assert len(rows(folder)) == 2
 
 
 def test_tests_of_the_model_as_it_is_are_found_whatever_they_are_of(store: RunStore) -> None:

@@ -65,7 +65,6 @@ def test_what_is_whole_has_no_finding(folder: Path) -> None:
         ("tests/*-base-*.json", "record"),
         ("tests/*-new-????????????.safetensors", "predictions"),
         ("tests/*.logits.safetensors", "logits"),
-        ("tests.csv", "test"),
     ],
 )
 def test_a_flipped_bit_is_found(folder: Path, pattern: str, kind: str, place: float) -> None:
@@ -79,22 +78,18 @@ def test_a_flipped_bit_is_found(folder: Path, pattern: str, kind: str, place: fl
 def test_an_edited_metric_is_found_even_with_a_checksum_that_fits(folder: Path, name: str) -> None:
     record = the("tests/*-new-*.json")(folder)
     rewritten(record, **{name: json.loads(record.read_text())[name] + 1e-6})
-    (folder / "tests.csv").unlink()
     assert found_in(folder) == [("metric", record.name)]
 
 
 @pytest.mark.parametrize(
     ("breaks", "expected"),
     [
-        (lambda f: the("tests/*-new-*.json")(f).unlink(), ["test"]),
-        (lambda f: [path.unlink() for path in f.glob("tests/*-new-*")], ["test"]),
+        (lambda f: the("tests/*-new-*.json")(f).unlink(), ["test", "test"]),
         (lambda f: the("tests/*-new-????????????.safetensors")(f).unlink(), ["predictions"]),
         (lambda f: the("tests/*-new-*.logits.safetensors")(f).unlink(), ["logits"]),
-        (lambda f: shutil.rmtree(f / "tests"), ["test", "test"]),
-        (lambda f: [path.unlink() for path in (*f.glob("tests/*"), f / "tests.csv")], ["test"]),
+        (lambda f: shutil.rmtree(f / "tests"), ["test"]),
+        (lambda f: [path.unlink() for path in f.glob("tests/*")], ["test"]),
         (lambda f: (f / "tests" / "more.safetensors").write_bytes(b""), ["test"]),
-        (lambda f: (f / "tests.csv").write_text("dataset\ndtd\n"), ["test"]),
-        (lambda f: (f / "tests.csv").write_bytes(b'"'), ["test"]),
         (lambda f: (f / "adapter_model.safetensors").unlink(), ["adapter"]),
         (lambda f: (f / "adapter_config.json").unlink(), ["adapter"]),
         (lambda f: (f / "adapter_config.json").write_text("[" * 100_000), ["adapter"]),
@@ -105,7 +100,7 @@ def test_an_edited_metric_is_found_even_with_a_checksum_that_fits(folder: Path, 
         (lambda f: (f / "record.json").unlink(), ["record"]),
         (lambda f: (f / "record.json").write_text('{"schema_version": 1}'), ["old record"]),
         (lambda f: rewritten(the("tests/*-new-*.json")(f), training_key="0" * 64), ["place", "test"]),
-        (lambda f: rewritten(the("tests/*-new-*.json")(f), num_images=0), ["predictions", "test"]),
+        (lambda f: rewritten(the("tests/*-new-*.json")(f), num_images=0), ["predictions"]),
         (lambda f: rewritten(f / "record.json", trainable_parameters=7), ["adapter"]),
     ],
 )
@@ -114,14 +109,9 @@ def test_what_is_missing_or_does_not_fit_is_found(folder: Path, breaks: Break, e
     assert [kind for kind, _ in found_in(folder)] == expected
 
 
-def test_the_table_of_tests_of_an_earlier_version_is_read(folder: Path) -> None:
-    path = folder / "tests.csv"
-    rows = [line.rsplit(",", 2) for line in path.read_text().splitlines()]
-    assert rows[0][1:] == ["transform", "interpolation"] and rows[1][1:] == ["identity", "1.0"]
-    path.write_text("".join(f"{row[0]}\n" for row in rows))
+def test_the_table_of_tests_that_0_2_0_wrote_is_left_alone(folder: Path) -> None:
+    (folder / "tests.csv").write_text("dataset\ndtd\n")
     assert found_in(folder) == []
-    path.write_text("".join(f"{','.join(row[:2])}\n" for row in rows))
-    assert found_in(folder) == [("test", "tests.csv")]
 
 
 def test_a_folder_of_another_name_is_found(folder: Path) -> None:
