@@ -160,10 +160,10 @@ def _options(request: RunRequest, seeds: Sequence[int]) -> list[str] | None:
     if typed is None:
         return None
     is_plan = config.protocol != "eval"
-    words = ["--method", config.method] if is_plan else ["--adapter", config.adapter] if config.adapter else []
+    words = _shifts(request) if _command(request) == "robustness" else []
+    words += ["--method", config.method] if is_plan else ["--adapter", config.adapter] if config.adapter else []
     for name, value in typed.items():
         words += ["--set", f"{name}={value}"]
-    words += _shifts(request) if _command(request) == "robustness" else []
     if config.protocol in ("few-shot", "eval") and config.tests[0].subset != "all":
         words += ["--subset", config.tests[0].subset]
     if alphas := [f"{test.alpha:g}" for test in config.tests if test.alpha is not None]:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 
 from clipfit_cli.config import OwnDataSet, ProtocolName, RunConfig, TestSet, TrainingConfig
 from clipfit_cli.data import catalog
-from clipfit_cli.errors import counted
 from clipfit_cli.protocols.old_runs import requests_as_it_is, requests_of_old
 from clipfit_cli.results.reader import source_word
 from clipfit_cli.results.record import Finished, Run, Test
@@ -50,30 +49,21 @@ class Gathered:
     Attributes:
         runs: Protocol -> the runs of its table; without those that have none.
         left_over: Tests of the images as they are that stand in no table.
-        num_other: Tests of shifted images, and along alpha, which no table is of.
     """
 
     runs: dict[ProtocolName, list[Finished]]
     left_over: tuple[LeftOver, ...] = ()
-    num_other: int = 0
 
     def notes(self) -> tuple[str, ...]:
         """What is not in the tables, in sentences."""
-        found = []
-        if self.left_over:
-            texts = list(dict.fromkeys(one.text for one in self.left_over))
-            more = f"; and {len(texts) - _NAMED} more" if len(texts) > _NAMED else ""
-            found.append(
-                f"not in the tables, for no protocol asked for them: {'; '.join(texts[:_NAMED])}{more}. "
-                "`clipfit results` shows them"
-            )
-        if self.num_other:
-            were = "was" if self.num_other == 1 else "were"
-            found.append(
-                f"not in the tables: {counted(self.num_other, 'test')} that {were} of shifted images or along alpha; "
-                "`clipfit results` shows them"
-            )
-        return tuple(found)
+        if not self.left_over:
+            return ()
+        texts = list(dict.fromkeys(one.text for one in self.left_over))
+        more = f"; and {len(texts) - _NAMED} more" if len(texts) > _NAMED else ""
+        return (
+            f"not in the tables, for no protocol asked for them: {'; '.join(texts[:_NAMED])}{more}. "
+            "`clipfit results` shows them",
+        )
 
 
 @dataclass(frozen=True)
@@ -114,7 +104,6 @@ def gather(stored: Sequence[Stored]) -> Gathered:
     as_it_is = sorted((s for s in stored if not s.run.config.stages and not s.run.scored_adapter), key=_order)
     tables: dict[ProtocolName, list[Finished]] = {name: [] for name in _PROTOCOLS}
     left_over: list[LeftOver] = []
-    num_other = 0
     for one in sorted(trained, key=_order):
         found = list(_finished_of(one))
         for record in found:
@@ -122,14 +111,13 @@ def gather(stored: Sequence[Stored]) -> Gathered:
         known = {test.key for record in found for test in record.tests}
         unasked = [test for test in one.tests if test.is_plain and test.key not in known]
         left_over += [LeftOver(one.run, test, _why(one, test)) for test in unasked]
-        num_other += sum(not test.is_plain for test in one.tests)
     runs: dict[ProtocolName, list[Finished]] = {}
     for name, records in tables.items():
         questions = _told_apart(records)
         plain = _beside(questions, as_it_is) if questions else _alone(as_it_is, name)
         if together := [*plain, *(question.record for question in questions)]:
             runs[name] = together
-    return Gathered(runs, tuple(left_over), num_other)
+    return Gathered(runs, tuple(left_over))
 
 
 def requests_of(one: Stored) -> tuple[RunRequest, ...]:
