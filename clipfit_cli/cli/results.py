@@ -9,7 +9,7 @@ import typer
 from clipfit_cli.cli.console import emit
 from clipfit_cli.cli.options import OUTPUT_PANEL, command
 from clipfit_cli.cli.output_options import DEFAULT_RUNS_DIR, METRIC_NAMES, OutputOptions, RunsDir, complete_metric
-from clipfit_cli.cli.run_filters import RunFilters, RunWords, chosen_runs
+from clipfit_cli.cli.run_filters import RunFilters, RunWords, chosen_once
 from clipfit_cli.cli.words import split_names
 from clipfit_cli.errors import ConfigError
 
@@ -63,7 +63,7 @@ def results(
     from clipfit_cli.results.metrics import DEFAULT_BINS, chosen_metrics
 
     metrics = chosen_metrics(split_names(metric) if metric else ["all"])
-    found = chosen_runs(run, filters, runs_dir, quiet=output.quiet)
+    found = chosen_once(run, filters, runs_dir, quiet=output.quiet)
     if per_class:
         emit(tables.table_of_classes(found), output)
     elif confusion:

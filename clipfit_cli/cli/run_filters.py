@@ -183,6 +183,18 @@ def chosen_runs(words: Sequence[str] | None, options: RunFilters, runs_dir: Path
     return chosen
 
 
+def chosen_once(words: Sequence[str] | None, options: RunFilters, runs_dir: Path, *, quiet: bool) -> list[Stored]:
+    """Return what `chosen_runs` returns, of a run that lies in several folders one; the others are named on stderr."""
+    from clipfit_cli.results.select import without_copies
+
+    every = chosen_runs(words, options, runs_dir, quiet=quiet)
+    chosen = without_copies(every)
+    if copies := [str(one.folder) for one in every if one not in chosen]:
+        again = counted(len(copies), "run")
+        note(f"left out {again} found in another folder, too: {shortened(', '.join(copies))}", quiet=quiet)
+    return chosen
+
+
 def find_run(text: str, runs_dir: Path) -> Stored:
     """Return the one run that a text names.
 

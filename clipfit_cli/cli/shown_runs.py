@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clipfit_cli.cli.console import note
-from clipfit_cli.cli.run_filters import RunFilters, chosen_runs
+from clipfit_cli.cli.run_filters import RunFilters, chosen_once
 from clipfit_cli.cli.words import split_names
 from clipfit_cli.files import expanded
 
@@ -65,7 +65,7 @@ def _with_what_trains_nothing(
     words: Sequence[str] | None, filters: RunFilters, runs_dir: Path, *, quiet: bool
 ) -> list[Stored]:
     """Return the runs that are meant, and beside them what trains nothing of the same models and data sets."""
-    found = chosen_runs(words, filters, runs_dir, quiet=quiet)
+    found = chosen_once(words, filters, runs_dir, quiet=quiet)
     models = {(one.run.config.model.backbone, one.run.config.model.pretrained) for one in found}
     wider = replace(filters, method=None, set_=None, shots=None, seeds=None, since=None, until=None)
     if not found or (wider == filters and not words):
@@ -73,7 +73,7 @@ def _with_what_trains_nothing(
     known = {one.folder for one in found}
     return found + [
         one
-        for one in chosen_runs(None, wider, runs_dir, quiet=True)
+        for one in chosen_once(None, wider, runs_dir, quiet=True)
         if one.folder not in known
         and not one.run.config.stages
         and not one.run.scored_adapter

@@ -13,7 +13,7 @@ from clipfit_cli.errors import ConfigError, ResultsError, counted
 from clipfit_cli.files import expanded
 from clipfit_cli.results.filters import Filters, parse_filters
 from clipfit_cli.results.record import Test
-from clipfit_cli.results.select import Stored, select
+from clipfit_cli.results.select import Stored, select, without_copies
 
 if TYPE_CHECKING:
     import pandas
@@ -62,7 +62,7 @@ _TYPES: dict[str, Any] = {
 
 
 def results(runs_dir: str | os.PathLike[str] = "runs", **filters: Any) -> pandas.DataFrame:
-    """Return the tests of finished runs as a DataFrame, a row each.
+    """Return the tests of finished runs as a DataFrame, a row each; a run that lies in two folders counts once.
 
     Args:
         runs_dir: Folder of finished runs.
@@ -88,7 +88,7 @@ def results(runs_dir: str | os.PathLike[str] = "runs", **filters: Any) -> pandas
     folder, damaged = expanded(Path(runs_dir)), list[ResultsError]()
     if not folder.is_dir():
         raise ResultsError(f"there is no folder {folder} of runs")
-    found = select(folder, _filters(filters), on_damage=damaged.append)
+    found = without_copies(select(folder, _filters(filters), on_damage=damaged.append))
     rows = [_row(one, test) for one in found for test in one.tests]
     if damaged:
         warnings.warn(

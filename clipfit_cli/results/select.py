@@ -135,6 +135,16 @@ def select(runs_dir: Path, filters: Filters, *, on_damage: OnDamage | None = Non
     return meant(found, filters)
 
 
+def without_copies(stored: Iterable[Stored]) -> list[Stored]:
+    """Return runs, each once: of copies of one run in several folders the one with the most tests."""
+    found: dict[str, Stored] = {}
+    for one in stored:
+        other = found.setdefault(one.run.key, one)
+        if len(one.tests) > len(other.tests):
+            found[one.run.key] = one
+    return list(found.values())
+
+
 def meant(stored: Iterable[Stored], filters: Filters) -> list[Stored]:
     """Those of some trainings that filters hold for.
 

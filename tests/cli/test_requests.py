@@ -17,6 +17,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from clipfit_cli.cli.app import app
+from clipfit_cli.results.frame import results
 from clipfit_cli.results.select import stored_runs
 from clipfit_cli.results.summary import harmonic_mean
 
@@ -158,6 +159,17 @@ def test_requests_survive_a_training_that_is_made_anew(made: Path, world: Path) 
     assert len(kept) == 4
     invoke("base2new", *photo, "--seeds", "1", "--force", *QUICK)
     assert kept == sorted(path.name for path in (run.folder / "requests").iterdir())
+
+
+def test_a_copy_of_a_run_is_no_second_seed(made: Path, world: Path) -> None:
+    before = numbers(report(world / "runs"))
+    (run,) = [one for one in stored_runs(world / "runs") if one.run.config.seed == 1]
+    shutil.copytree(run.folder, world / "runs" / "a-copy" / "clipfit" / run.folder.name)
+    assert numbers(report(world / "runs")) == before
+    told = CliRunner().invoke(app, ["results", "--runs-dir", str(world / "runs"), "--metric", "nll", "--csv", "-"])
+    keys = [row["test_key"] for row in csv.DictReader(io.StringIO(told.stdout))]
+    assert len(keys) == len(set(keys)) and "left out 1 run found in another folder, too" in told.stderr
+    assert len(results(world / "runs")) == len(keys)
 
 
 def test_a_damaged_request_is_named(made: Path, world: Path) -> None:
