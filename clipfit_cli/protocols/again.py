@@ -46,6 +46,14 @@ def commands_of_runs(runs: Iterable[Stored]) -> list[str]:
     return commands_of_requests(requests_of_runs(runs))
 
 
+def unknown_of(one: Stored) -> tuple[str, ...]:
+    """Return what of a run nobody can tell any more, a sentence each, so that its command may lack it."""
+    own = [data for request in requests_of_runs([one]) for data in request.own.values()]
+    if one.requests or all(data.class_names is not None for data in own):
+        return ()
+    return ("whether class names were given for its images is not known: 0.2.0 kept no requests",)
+
+
 def commands_of(series: Sequence[Series]) -> list[str]:
     """Return the commands that make the runs of one method again: one for all data sets that are asked for alike.
 
