@@ -24,7 +24,6 @@ from clipfit_cli.models.load import load_bundle
 from clipfit_cli.models.text_features import normalised, tokens_of
 from tests.hf_models import CONTEXT, HF_KINDS, patches_of, write_hf_model
 
-pytestmark = pytest.mark.slow
 CPU = torch.device("cpu")
 PROMPTS = ["a photo of a polka dotted type.", "the sea.", "a photo of a forest."]
 NORMS = {"align": 0, "blip": 5, "siglip": 6, "siglip2": 6}
@@ -69,6 +68,7 @@ def expected_features(kind: str, folder: Path, images: Tensor) -> tuple[Tensor, 
     return image, text, logits
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", HF_KINDS)
 def test_features_and_logits_are_those_of_transformers(kind: str, folders: dict[str, Path]) -> None:
     bundle = loaded(folders[kind])
@@ -86,6 +86,7 @@ def test_features_and_logits_are_those_of_transformers(kind: str, folders: dict[
     assert float((own_text[0] - own_text[1]).abs().max()) > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", HF_KINDS)
 def test_padding_is_cut_off_where_it_cannot_matter(kind: str, folders: dict[str, Path]) -> None:
     bundle = loaded(folders[kind])
@@ -101,6 +102,7 @@ def test_padding_is_cut_off_where_it_cannot_matter(kind: str, folders: dict[str,
     torch.testing.assert_close(alone, whole[1:2], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_what_is_padding_decides_what_blip_says(folders: dict[str, Path]) -> None:
     """The features of a prompt do not change with its padding; with what stands before it they do."""
     bundle = loaded(folders["blip"])
@@ -115,6 +117,7 @@ def test_what_is_padding_decides_what_blip_says(folders: dict[str, Path]) -> Non
     assert float((other - whole).abs().max()) > 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", HF_KINDS)
 def test_all_that_is_left_of_a_model_has_a_part_in_its_features(kind: str, folders: dict[str, Path]) -> None:
     """So nothing is selected or counted that never runs: cross-attention, poolers, the head for matching."""
@@ -125,6 +128,7 @@ def test_all_that_is_left_of_a_model_has_a_part_in_its_features(kind: str, folde
     assert unused == {"logit_scale"} | ({"logit_bias"} if kind.startswith("siglip") else set())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", HF_KINDS)
 def test_what_is_selected(kind: str, folders: dict[str, Path]) -> None:
     model: Any = loaded(folders[kind]).model
@@ -150,6 +154,7 @@ def test_what_is_selected(kind: str, folders: dict[str, Path]) -> None:
             assert torch.equal(tensor, theirs.state_dict()[place])
 
 
+@pytest.mark.slow
 def test_cross_attention_is_neither_selected_nor_counted(folders: dict[str, Path]) -> None:
     model: Any = loaded(folders["blip"]).model
     theirs, _ = of_transformers("blip", folders["blip"])
@@ -163,6 +168,7 @@ def test_cross_attention_is_neither_selected_nor_counted(folders: dict[str, Path
     assert not [name for name in selected if "cross" in name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", HF_KINDS)
 def test_on_the_meta_device_it_is_the_same(kind: str, folders: dict[str, Path]) -> None:
     model, sketch = loaded(folders[kind]).model, build_on_meta(str(folders[kind]), offline=True)
@@ -176,6 +182,7 @@ def test_on_the_meta_device_it_is_the_same(kind: str, folders: dict[str, Path]) 
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", HF_KINDS)
 def test_projections_and_hooks(kind: str, folders: dict[str, Path]) -> None:
     bundle = loaded(folders[kind])
@@ -209,6 +216,7 @@ def test_temperatures(folders: dict[str, Path]) -> None:
     assert scale(f"{folders['blip']}?temperature=0.05") == pytest.approx(20)
 
 
+@pytest.mark.slow
 def test_activation_and_notes(folders: dict[str, Path]) -> None:
     assert {kind: loaded(folders[kind]).activation for kind in ("clip", "siglip", "blip")} == {
         "clip": "quickgelu",

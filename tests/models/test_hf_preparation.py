@@ -24,7 +24,6 @@ from clipfit_cli.models.tokenizers import tokenizer_of
 from clipfit_cli.runs.workspace import image_spec
 from tests.hf_models import CONTEXT, HF_KINDS, change_json, patches_of, write_hf_model
 
-pytestmark = pytest.mark.slow
 PROCESSOR = "preprocessor_config.json"
 
 
@@ -65,6 +64,7 @@ def test_pictures_become_what_the_processor_makes_of_them(kind: str, made: dict[
             assert float((own - theirs.flip(-1)).abs().mean()) > 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "changes", "message"),
     [
@@ -100,6 +100,7 @@ def test_what_is_not_done_to_pictures(
         loaded(folder)
 
 
+@pytest.mark.slow
 def test_a_processor_that_leaves_out_a_step(made: dict[str, Path], tmp_path: Path) -> None:
     folder = Path(shutil.copytree(made["blip"], tmp_path / "model"))
     change_json(folder / PROCESSOR, do_normalize=False, resample=2)
@@ -107,6 +108,7 @@ def test_a_processor_that_leaves_out_a_step(made: dict[str, Path], tmp_path: Pat
     assert (bundle.image_mean, bundle.image_std, bundle.interpolation) == ((0.0,) * 3, (1.0,) * 3, "bilinear")
 
 
+@pytest.mark.slow
 def test_one_number_for_all_colours(made: dict[str, Path], tmp_path: Path) -> None:
     folder = Path(shutil.copytree(made["blip"], tmp_path / "model"))
     change_json(folder / PROCESSOR, image_mean=0.25, image_std=0.5)
@@ -129,12 +131,14 @@ def test_tokens_are_those_of_the_tokenizer(kind: str, made: dict[str, Path]) -> 
     assert tokenizer.count("lake " * 100) > context
 
 
+@pytest.mark.slow
 def test_the_context_is_the_shorter_of_both(made: dict[str, Path], tmp_path: Path) -> None:
     folder = Path(shutil.copytree(made["blip"], tmp_path / "model"))
     change_json(folder / "tokenizer_config.json", model_max_length=16)
     assert tokenizer_of(find_blueprint(str(folder))).tokenize(["sea"]).shape == (1, 16)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "changes", "message"),
     [
@@ -153,6 +157,7 @@ def test_tokenizers_that_cannot_be(
         tokenizer_of(find_blueprint(str(folder)))
 
 
+@pytest.mark.slow
 def test_a_tokenizer_of_another_model(made: dict[str, Path], tmp_path: Path) -> None:
     folder = Path(shutil.copytree(made["clip"], tmp_path / "model"))
     for name in ("tokenizer.json", "tokenizer_config.json"):
@@ -161,12 +166,14 @@ def test_a_tokenizer_of_another_model(made: dict[str, Path], tmp_path: Path) -> 
         tokenizer_of(find_blueprint(str(folder)))
 
 
+@pytest.mark.slow
 def test_siglip_reads_letters_and_no_marks(made: dict[str, Path]) -> None:
     """Its own class does so, by sentencepiece."""
     tokenizer = tokenizer_of(find_blueprint(str(made["siglip"])))
     assert torch.equal(tokenizer.tokenize(["A  Lake!"]), tokenizer.tokenize(["a lake"]))
 
 
+@pytest.mark.slow
 def test_a_checkpoint_as_it_lay_on_the_hub_for_years(made: dict[str, Path], tmp_path: Path) -> None:
     """Sizes as numbers, a feature extractor, settings of generation, a vocabulary with merges, positions as weights."""
     folder = Path(shutil.copytree(made["clip"], tmp_path / "model"))

@@ -16,6 +16,7 @@ import torch
 from clipfit_cli import process
 from clipfit_cli.config import Keep, MethodChoice, ModelConfig, RunConfig
 from clipfit_cli.engine import train as engine
+from clipfit_cli.engine.resume import Snapshot
 from clipfit_cli.errors import TrainingError
 from clipfit_cli.methods._self_regulated import SelfRegulated
 from clipfit_cli.process import Terminated
@@ -24,7 +25,7 @@ from clipfit_cli.results import store
 from clipfit_cli.results.store import CHECKPOINT_FILE, RunStore
 from clipfit_cli.runs import run as run_module
 from clipfit_cli.runs import training as training_module
-from clipfit_cli.runs.keeper import TrainingKeeper
+from clipfit_cli.runs.keeper import KeptRun, TrainingKeeper
 from clipfit_cli.runs.sources import TrainingImages
 from tests.conftest import SmallWorld
 from tests.runs.own_methods import Asked
@@ -182,6 +183,22 @@ def test_micro_batches_stay_as_small(small_world: SmallWorld, monkeypatch: pytes
 
 
 GRID = ({"turn": 2, "lr": 0.5}, {"turn": 0, "lr": 0.25}, {"turn": 1, "lr": 0.75})
+
+
+def test_of_equally_good_tries_the_first_is_kept(tmp_path: Path) -> None:
+    """A resume goes on from the checkpoint: the best of it must be that of a training that was never stopped."""
+
+    def snapshot(value: float) -> Snapshot:
+        return Snapshot(done=1, tensors={"weight": torch.full((2,), value)})
+
+    keeper = TrainingKeeper(KeptRun(tmp_path / "run", "k" * 64, "a run", {}), say=print)
+    for value, accuracy in ((1.0, 25.0), (2.0, 50.0), (3.0, 50.0), (4.0, 37.5)):
+        keeper.begin(1)
+        keeper.finished(snapshot(value))
+        keeper.tried(accuracy, 0.5)
+    assert keeper._now.tries == (25.0, 50.0, 50.0, 37.5) and keeper._now.tries_time_s == 2.0
+    (best,) = keeper._now.best
+    assert best.tensors["weight"].tolist() == [2.0, 2.0]
 
 
 @pytest.mark.slow
