@@ -89,6 +89,14 @@ def find_own(text: str) -> OwnDataSet | None:
     raise ConfigError(f"{rest!r} has its name already; NAME= goes before a folder, a file, hf: or wds:")
 
 
+def kinds_at(location: str) -> tuple[Kind, ...]:
+    """Return of what kinds a data set can be that lies at a location on this disk, the likeliest first."""
+    path = _on_disk(location)
+    if path and path.is_dir():
+        return ("hf",) if hugging_face.is_saved(path) else ("folder", "wds")
+    return ("table",) if path and path.suffix.lower() in _TABLES else ("wds",)
+
+
 def is_one_source(text: str) -> bool:
     """Return whether a text with a comma in it names, as a whole, something that is there."""
     _, _, scheme, location = _parts(text)
