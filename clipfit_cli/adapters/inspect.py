@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -13,24 +14,36 @@ from torch import Tensor, nn
 from clipfit_cli import methods
 from clipfit_cli.adapters.attach import attach_adapter
 from clipfit_cli.config import Precision
+from clipfit_cli.data import catalog
 from clipfit_cli.data.check.status import check_images
 from clipfit_cli.data.dataset import DataSet
 from clipfit_cli.data.pixels.images import ImageStore
 from clipfit_cli.engine.checkpoint import WEIGHTS_FILE, AdapterCard, find_adapter, read_card, settings_of
 from clipfit_cli.engine.precision import autocast, resolve_precision
-from clipfit_cli.errors import CheckpointError, ClipfitError, UneditedWeights, UnknownNameError, counted, first_line
+from clipfit_cli.errors import (
+    CheckpointError,
+    ClipfitError,
+    ConfigError,
+    DataError,
+    UneditedWeights,
+    counted,
+    first_line,
+)
 from clipfit_cli.files import file_sha256
 from clipfit_cli.methods.base import mergeable
 from clipfit_cli.models.bundle import ClipBundle
 from clipfit_cli.models.depth import places
 from clipfit_cli.models.encode import encode_image
 from clipfit_cli.models.text_features import class_prompts, classifier_weights, normalised, tokenize_prompts
+from clipfit_cli.protocols.again import requests_of_runs
 from clipfit_cli.reports.inspection import Inspected
 from clipfit_cli.results.changes import Change, Inspection
 from clipfit_cli.results.filters import conditions_of
-from clipfit_cli.results.record import OldRecordError
+from clipfit_cli.results.record import OldRecordError, Run
+from clipfit_cli.results.select import Stored
 from clipfit_cli.results.store import find_run
 from clipfit_cli.runs.frozen_features import FrozenFeatures
+from clipfit_cli.runs.prepare import run_beside
 from clipfit_cli.runs.sources import Inputs
 from clipfit_cli.runs.workspace import Workspace, image_spec
 
@@ -190,7 +203,7 @@ def inspect_adapter(folder: Path, looking: Looking) -> tuple[AdapterCard, Inspec
     num_classes = len(card.class_names)
     described = info.describe(bundle.model, settings_of(card, info), num_classes, num_classes * (card.shots or 1))
     changes = changes_between(bundle.model, tuned, [one.name for one in described])
-    images = _test_images(card, looking)
+    images = _test_images(card, attached.folder, looking)
     cosines: dict[str, list[float]] = {}
     about: dict[str, str] = {}
     if images:
@@ -198,7 +211,7 @@ def inspect_adapter(folder: Path, looking: Looking) -> tuple[AdapterCard, Inspec
         looking.say(f"comparing features of {what} ({card.method}, seed {card.seed}) ...")
         is_same = all(one.tower != "image" or not one.squares for one in changes)
         precision = resolve_precision(looking.precision, looking.workspace.device, attached.source)
-        key = (bundle.weights_sha256, bundle.activation, precision, images.name, images.split_sha256)
+        key = (bundle.weights_sha256, bundle.activation, precision, images.name, images.split_sha256, images.location)
         kept = looking.before.setdefault(key, [])
         cosines = image_cosines(bundle, tuned, images, precision, looking.workspace.images, kept, is_same=is_same)
         about = {"images_of": images.name, "precision": precision}
@@ -211,7 +224,7 @@ def inspect_adapter(folder: Path, looking: Looking) -> tuple[AdapterCard, Inspec
     )
 
 
-def _test_images(card: AdapterCard, looking: Looking) -> DataSet | None:
+def _test_images(card: AdapterCard, folder: Path, looking: Looking) -> DataSet | None:
     """Return a data set whose test list is what is looked at; None where none of it is, or it is not here.
 
     Raises:
@@ -219,18 +232,58 @@ def _test_images(card: AdapterCard, looking: Looking) -> DataSet | None:
     """
     if looking.num_images == 0:
         return None
+    name = looking.dataset or card.dataset
     try:
-        whole = looking.workspace.lists(looking.dataset or card.dataset, "all")
+        if looking.dataset or catalog.is_known(name):
+            whole = looking.workspace.lists(name, "all")
+        else:
+            whole = _own_images(card, folder, looking.workspace)
         check_images(whole, whole.test)
     except ClipfitError as error:
         if looking.dataset:
             raise
-        is_own = isinstance(error, UnknownNameError)
-        reason = f"{card.dataset!r} is no data set that is known by its name" if is_own else first_line(error)
-        looking.say(f"features of test images are left out: {reason}; --dataset names it, or another")
+        which = "--dataset" if catalog.is_known(name) else f"--dataset {name}=PLACE"
+        looking.say(f"features of test images are left out: {first_line(error)}; {which} names it, or another")
         return None
     total, count = len(whole.test), min(looking.num_images or len(whole.test), len(whole.test))
     return replace(whole, test=tuple(whole.test[place * total // count] for place in range(count)))
+
+
+def _own_images(card: AdapterCard, folder: Path, workspace: Workspace) -> DataSet:
+    """Return a user's own data set as the run beside an adapter was asked to read it, if it is what was trained on.
+
+    Raises:
+        DataError: It is not, is not there, or nobody says where it was.
+    """
+    run = run_beside(folder, card.run_key)
+    requests = requests_of_runs([Stored(folder, run)], with_eval=False) if run else []
+    own = next((request.own[card.dataset] for request in requests if card.dataset in request.own), None)
+    if run is None or own is None:
+        raise DataError(f"nothing beside the adapter says where the images of {card.dataset!r} are")
+    here = workspace.with_own(own)
+    with suppress(DataError, ConfigError):
+        if _is_what_was_trained_on(run, here):
+            return here.dataset(card.dataset)
+    raise DataError(
+        f"{own.location} no longer holds, by lists, class names and content, what {card.dataset!r} was in training"
+    )
+
+
+def _is_what_was_trained_on(run: Run, workspace: Workspace) -> bool:
+    """Return whether lists and training images that are here are those of a run."""
+    config = run.config
+    selects = run.selected_on == "val"
+    drawn = workspace.lists(
+        config.dataset,
+        config.subset,
+        shots=config.shots,
+        seed=config.seed,
+        selects=selects,
+        val_shots=config.val_shots,
+    )
+    items = (*drawn.train, *(drawn.val if selects else ()))
+    is_listed = drawn.split_sha256 == run.split_sha256
+    return is_listed and workspace.images_sha256(drawn, items) == run.images_sha256
 
 
 def changes_between(start: nn.Module, end: nn.Module, trained: Iterable[str] = ()) -> list[Change]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,9 +18,10 @@ from clipfit_cli.cli.model_options import MODEL_PANEL, DeviceName, PrecisionName
 from clipfit_cli.cli.options import command
 from clipfit_cli.cli.output_options import DEFAULT_RUNS_DIR, OutputOptions
 from clipfit_cli.cli.progress import DataProgress
-from clipfit_cli.cli.prompts import read_words
+from clipfit_cli.cli.prompts import read_class_names
 from clipfit_cli.cli.run_filters import FOUND_ADAPTER, RunsFolder, find_folder
 from clipfit_cli.config import TOP_CLASSES
+from clipfit_cli.data.splits import renamed
 from clipfit_cli.errors import ConfigError, counted, shortened
 from clipfit_cli.files import expanded
 from clipfit_cli.reports.tables import Column, Table
@@ -74,8 +76,8 @@ def predict(
         str | None,
         typer.Option(
             metavar="A,B,C|FILE",
-            help="Class names to choose from: a comma list, or a file with one a line or a JSON list. Default: those "
-            "of the training.",
+            help="Class names to choose from: a comma list, or a file with one a line, a JSON list, or a JSON object "
+            "of the training's classes and other names for them. Default: those of the training.",
             rich_help_panel="Data",
         ),
     ] = None,
@@ -115,7 +117,7 @@ def predict(
             say=say,
         )
     if names:
-        classifier.set_classes(names)
+        classifier.set_classes(_in_order(names, classifier.class_names) if isinstance(names, dict) else names)
     say(f"classifying {counted(len(pictures), 'picture')} among {len(classifier.class_names)} classes ...")
     with DataProgress(quiet=output.quiet, counts_bytes=False) as progress:
         found = classifier.classify(pictures, top=top, on_progress=progress.step)
@@ -165,20 +167,32 @@ def export(
     say(f"load it with {loading_of(folder)}")
 
 
-def _class_names(text: str) -> tuple[str, ...]:
-    """Return the names of a comma list, or of a file where that is what the text names.
+def _class_names(text: str) -> tuple[str, ...] | dict[str, str]:
+    """Return the names of a comma list, or what is in a file where that is what the text names.
 
     Raises:
         ConfigError: It names a file that is not there, or cannot be used; or it is JSON.
     """
     file = expanded(text)
     if os.path.isfile(file):  # noqa: PTH113 - a list of names may be longer than a path can be
-        return read_words(file, what="class names")
-    if text.lstrip().startswith("["):
-        raise ConfigError(f"{shortened(text)} is no comma list of class names; a JSON list stands in a file")
+        return read_class_names(file)
+    if text.lstrip().startswith(("[", "{")):
+        raise ConfigError(f"{shortened(text)} is no comma list of class names; JSON stands in a file")
     if re.search(r"/|\\|\.\w{1,5}$", text) and "," not in text:
         raise ConfigError(f"there is no file {text} of class names; names of classes stand in a comma list")
     return tuple(name.strip() for name in text.split(","))
+
+
+def _in_order(given: dict[str, str], trained: Sequence[str]) -> tuple[str, ...]:
+    """Return the names that an object gives to the classes of a training, in their order.
+
+    Raises:
+        UnknownNameError: It names another class.
+        ConfigError: It lacks one.
+    """
+    if not given.keys() & set(trained) and set(trained) <= set(given.values()):  # the object that training read
+        return tuple(trained)
+    return renamed(trained, given, where="the training")
 
 
 def _table(predictions: list[dict[str, Any]], card: AdapterCard, *, every_row: bool) -> Table:

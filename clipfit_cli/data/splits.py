@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from clipfit_cli.config import SUBSETS, Subset
 from clipfit_cli.data.dataset import DataSet, Item
-from clipfit_cli.errors import ConfigError, DataError, check_known
+from clipfit_cli.errors import ConfigError, DataError, UnknownNameError, check_known
 
 VAL_SHOTS_AT_MOST = 4
 """Validation images per class: `min(shots, 4)`."""
@@ -90,6 +90,29 @@ def names_problem(class_names: Sequence[str], same_names: Collection[str] = ()) 
             return f"the classes {seen[words]!r} and {name!r} make the same prompt"
         seen[words] = name
     return ""
+
+
+def renamed(names: Sequence[str], given: Mapping[str, str], *, where: str) -> tuple[str, ...]:
+    """Return the names that classes are given, in their order.
+
+    Args:
+        names: Of the classes.
+        given: Name of a class -> its other name.
+        where: Whose classes they are, in words.
+
+    Raises:
+        UnknownNameError: A name is given to a class that there is not.
+        ConfigError: None is given to one that there is.
+    """
+    if strange := [name for name in given if name not in names]:
+        raise UnknownNameError(f"class of {where}", strange[0], names)
+    if lacking := [name for name in names if name not in given]:
+        few = f" and {len(lacking) - 1} more, classes of" if len(lacking) > 1 else ", a class of"
+        raise ConfigError(
+            f"no class name was given for {lacking[0]!r}{few} {where}; "
+            "an object has every class, what keeps its name as well"
+        )
+    return tuple(given[name] for name in names)
 
 
 def few_shot(dataset: DataSet, *, shots: int | None, seed: int, val_shots: int | None = None) -> DataSet:

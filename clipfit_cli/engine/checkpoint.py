@@ -243,9 +243,17 @@ def check_weights(card: AdapterCard, folder: Path, model: ModelConfig, weights_s
     Raises:
         CheckpointError: It was made for others.
     """
-    if card.weights_sha256 != weights_sha256:
+    if card.weights_sha256 == weights_sha256:
+        return
+    made_for = (
+        f"the adapter in {folder} was made for {card.backbone} / {card.pretrained} (weights {card.weights_sha256[:12]})"
+    )
+    if (card.backbone, card.pretrained) == (model.backbone, model.pretrained):
         raise CheckpointError(
-            f"the adapter in {folder} was made for {card.backbone} / {card.pretrained} "
-            f"(weights {card.weights_sha256[:12]}), not for {model.backbone} / {model.pretrained} "
-            f"(weights {weights_sha256[:12]}); leave --backbone and --pretrained out to use its own"
+            f"{made_for}, which is another model now (weights {weights_sha256[:12]}): a file of it has changed, or an "
+            "earlier clipfit made the adapter; bring the file back, or train it again"
         )
+    raise CheckpointError(
+        f"{made_for}, not for {model.backbone} / {model.pretrained} (weights {weights_sha256[:12]}); leave --backbone "
+        "and --pretrained out to use its own"
+    )

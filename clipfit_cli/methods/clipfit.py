@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from clipfit_cli.models.bundle import ClipBundle
 
 _BETA_8 = ("dtd", "sun397", TEXTURES)
-_BLOCKS = re.compile(r"(?P<first>\d{1,9})(?:-(?P<last>\d{1,9}))?|(?P<word>first|last|every)-(?P<number>[1-9]\d{0,8})")
+_BLOCKS = re.compile(
+    r"(?P<first>\d{1,9})(?:-(?P<last>\d{1,9}))?|(?P<word>first|last|every)-(?P<number>[1-9]\d{0,8})", re.ASCII
+)
 _BLOCK_WORDS = "blocks such as 0-5, first-4, last-4 or every-2"
 _PLACES = ("blocks", "before", "after")
 
@@ -181,7 +183,7 @@ def _indices(setting: str, text: str, count: int, tower: str) -> range:
     match = _BLOCKS.fullmatch(text)
     assert match
     if match["word"]:
-        number = int(match["number"])
+        end = number = int(match["number"])
         found = {
             "first": range(number),
             "last": range(count - number, count),
@@ -189,7 +191,8 @@ def _indices(setting: str, text: str, count: int, tower: str) -> range:
         }[match["word"]]
     else:
         found = range(int(match["first"]), int(match["last"] or match["first"]) + 1)
-    if not found or found[0] < 0 or found[-1] >= count:
+        end = found.stop
+    if end > count:
         raise ConfigError(
             f"clipfit's {setting} {text!r} is outside the {tower} tower, which has {count} transformer blocks"
         )

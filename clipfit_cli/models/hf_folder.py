@@ -20,6 +20,14 @@ from clipfit_cli.models.model_folder import CONFIG_FILE, HF_CONFIG_FILE, MOST_CO
 
 PREPARATION_FILES = ("preprocessor_config.json", "processor_config.json")
 TOKENIZER_FILES = ("tokenizer.json", "spiece.model", "sentencepiece.bpe.model", "vocab.txt", "vocab.json")
+INPUT_FILES = (
+    *PREPARATION_FILES,
+    *TOKENIZER_FILES,
+    *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt"),
+    *("tokenizer.model", "tiktoken.model", "tekken.json"),
+)
+"""All that transformers may read to prepare pictures and prompts. Chat templates do nothing to plain prompts."""
+
 HF_WEIGHTS_FILES = (
     "model.safetensors",
     "model.safetensors.index.json",
@@ -28,10 +36,6 @@ HF_WEIGHTS_FILES = (
 )
 """In transformers' order."""
 
-TOKENIZER_PARTS = (
-    *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt"),
-    *TOKENIZER_FILES,
-)
 TEMPERATURE_FIELD = "logit_scale_init_value"
 USUAL_LOG_SCALE = 2.6592
 """That field of a configuration, in which every class has 0.07 in this form unless somebody changed it."""
@@ -55,7 +59,7 @@ class HfModel:
         folder: Where its files are.
         config: Its configuration, without what is not taken from it.
         kind: What it is.
-        preparation, tokenizer: The main file of each.
+        preparation: The main file of what prepares images.
         temperature: What cosines are divided by; None = the model's own.
         asked_temperature: What the user wrote, where that is another than the model's files say.
     """
@@ -65,9 +69,13 @@ class HfModel:
     config: Mapping[str, Any]
     kind: Kind
     preparation: Path
-    tokenizer: Path
     temperature: float | None = None
     asked_temperature: float | None = None
+
+    @property
+    def inputs(self) -> tuple[Path, ...]:
+        """Its files that may decide on pixels and tokens."""
+        return tuple(path for name in INPUT_FILES if os.path.lexists(path := self.folder / name))
 
 
 def open_hf_model(
@@ -102,16 +110,16 @@ def open_hf_model(
     _check_library(given)
     if temperature is not None and kind.temperature:
         raise ModelError(f"{given} is a {kind.model}, which has a temperature of its own; leave out ?temperature")
-    preparation, tokenizer = (
+    preparation, _ = (
         _file(given, config.parent, names, what, offline=offline, say=say)
         for what, names in (("what prepares images", PREPARATION_FILES), ("the tokenizer", TOKENIZER_FILES))
     )
     if (repository := repository_of(given)) is not None:
-        for name in TOKENIZER_PARTS:
+        for name in INPUT_FILES:
             fetch_if_any(repository, name, offline=offline)
     written = None if kind.temperature else _temperature_in(plain)
     asked = None if temperature == written else temperature
-    return HfModel(given, config.parent, plain, kind, preparation, tokenizer, asked or written, asked)
+    return HfModel(given, config.parent, plain, kind, preparation, asked or written, asked)
 
 
 def _check_library(given: str) -> None:

@@ -9,13 +9,14 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from clipfit_cli.errors import ModelError, first_line, shortened
-from clipfit_cli.models.hf_folder import HfModel
+from clipfit_cli.models.hf_folder import INPUT_FILES, TOKENIZER_FILES, HfModel
 from clipfit_cli.models.hub import network_closed
 
 _FILTERS = {2: "bilinear", 3: "bicubic"}
@@ -197,6 +198,7 @@ def hf_tokenizer(model: HfModel, config: Any) -> tuple[Callable[[list[str]], Ten
             tokenizer: Any = transformers().AutoTokenizer.from_pretrained(
                 os.fspath(model.folder), trust_remote_code=False, local_files_only=True
             )
+        _check_files(tokenizer, model.folder)
         tokenizer(["a"])
         context = min(int(tokenizer.model_max_length), _positions(config))
         pad = config.pad_token_id if model.kind.prompt == "marked" else tokenizer.pad_token_id
@@ -209,6 +211,18 @@ def hf_tokenizer(model: HfModel, config: Any) -> tuple[Callable[[list[str]], Ten
         raise ModelError(f"the tokenizer in {model.folder} cannot be used ({first_line(error)})") from error
     tokenize = _padded if model.kind.prompt != "whole" else _padded_as_trained
     return partial(tokenize, tokenizer, context, pad), partial(_count, tokenizer)
+
+
+def _check_files(tokenizer: Any, folder: Path) -> None:
+    """Do nothing for a tokenizer that reads no files but those that a model is known by.
+
+    Raises:
+        ValueError: It reads another, as some classes and old configurations do.
+    """
+    names = (*tokenizer.vocab_files_names.values(), *tokenizer.init_kwargs.get("fast_tokenizer_files", ()))
+    for name in names:
+        if name not in INPUT_FILES and os.path.lexists(folder / name):
+            raise ValueError(f"it reads {shortened(name)}, expected {', '.join(TOKENIZER_FILES)}")
 
 
 def _positions(config: Any) -> int:

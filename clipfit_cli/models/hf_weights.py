@@ -15,7 +15,7 @@ from torch import nn
 from clipfit_cli.errors import CheckpointError, ModelError, first_line
 from clipfit_cli.models.checkpoints import read_state_dict
 from clipfit_cli.models.hf_encoder import DualEncoder
-from clipfit_cli.models.hf_folder import HF_WEIGHTS_FILES, TEMPERATURE_FIELD, TOKENIZER_PARTS, HfModel
+from clipfit_cli.models.hf_folder import HF_WEIGHTS_FILES, TEMPERATURE_FIELD, HfModel
 from clipfit_cli.models.hf_kinds import PLAIN_TEMPERATURE, Kind
 from clipfit_cli.models.hf_preparation import image_preparation, quiet, transformers
 from clipfit_cli.models.model_folder import HF_CONFIG_FILE
@@ -226,9 +226,8 @@ def save_hf(model: HfModel, weights: tuple[Path, ...], tuned: nn.Module, folder:
     with quiet():
         filled.save_pretrained(folder)
     _name_as_before(folder / HF_WEIGHTS_FILES[0], {name for path in weights for name in _tensors(path)})
-    for path in sorted(model.folder.iterdir()):
-        if path.name in (model.preparation.name, *TOKENIZER_PARTS):
-            shutil.copyfile(path, folder / path.name)
+    for path in model.inputs:
+        shutil.copyfile(path, folder / path.name)
 
 
 def _name_as_before(path: Path, names: set[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -71,7 +72,8 @@ class ModelSource(Blueprint):
     Attributes:
         path: The weights file; of several, their index.
         sha256: Of its bytes; where a configuration comes with it, of the bytes of both, configuration first; of a model
-            of transformers', of all files that decide what it computes, and of a temperature that was asked for.
+            of transformers', of name and bytes of all files that decide on weights, pixels and tokens, and of a
+            temperature that was asked for.
         tag: open_clip's tag, None for a file of the user's own.
         quick_gelu: Whether these weights were trained with QuickGELU; None where the architecture's own
             setting decides.
@@ -217,9 +219,8 @@ def _open(text: str, *, say: Callable[[str], None] | None, offline: bool) -> Mod
 
 def _hf_source(blueprint: Blueprint, hf: HfModel, *, say: Callable[[str], None] | None, offline: bool) -> ModelSource:
     weights = hf_weights_of(hf, say=say, offline=offline)
-    sha256 = _sha256(hf.folder / HF_CONFIG_FILE, hf.preparation, hf.tokenizer, *weights)
-    if hf.asked_temperature is not None:
-        sha256 = hashlib.sha256(f"{sha256} temperature={hf.asked_temperature!r}".encode()).hexdigest()
+    files = sorted((path.name, _sha256(path)) for path in (hf.folder / HF_CONFIG_FILE, *hf.inputs, *weights))
+    sha256 = hashlib.sha256(json.dumps([files, hf.asked_temperature]).encode()).hexdigest()
     return ModelSource(
         **vars(blueprint),
         path=weights[0],

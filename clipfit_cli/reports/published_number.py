@@ -40,7 +40,8 @@ class Published:
         dataset: A data set, or a name of `AVERAGES`.
         shots: Training images per class; 0 = nothing is trained.
         seed: None = a mean over seeds, or not stated.
-        base_accuracy_pct, new_accuracy_pct, harmonic_mean_pct, accuracy_pct: As printed; None = not printed.
+        base_accuracy_pct, new_accuracy_pct, harmonic_mean_pct, accuracy_pct: As printed, but for what `note` says
+            was corrected; None = not printed.
         h_convention: What the printed H is of base and new; empty where there is no H.
         zero_shot_row: Whether the source's zero-shot row is CLIP's own, or there is none to check by.
         reported_by: ``authors`` of the method, or ``third party``.

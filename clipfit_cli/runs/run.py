@@ -37,20 +37,11 @@ from clipfit_cli.results.predictions import to_bytes
 from clipfit_cli.results.record import Finished, Run, Test
 from clipfit_cli.results.signatures import learnt_nothing, notes_of_test
 from clipfit_cli.results.steps import STEPS_FILE, to_csv
-from clipfit_cli.results.store import (
-    TESTS_FOLDER,
-    Files,
-    files_of_request,
-    find_run,
-    keep_request,
-    name_of_test,
-    save_run,
-    save_test,
-)
+from clipfit_cli.results.store import Files, files_of_request, keep_request, name_of_test, save_run
 from clipfit_cli.runs.alphas import at_alpha
-from clipfit_cli.runs.event_log import LOG_FOLDER
 from clipfit_cli.runs.explained import seeded_and_explained
 from clipfit_cli.runs.keeper import KeptRun, TrainingKeeper
+from clipfit_cli.runs.made_again import files_that_hold, finished_before, replace_test
 from clipfit_cli.runs.prepare import Prepared, PreparedTest, templates_of
 from clipfit_cli.runs.training import Fitted, attach, fit, steps_of
 from clipfit_cli.runs.workspace import Workspace
@@ -106,22 +97,16 @@ class _Work:
     def finish(self) -> Finished:
         """Do what is missing and return all records."""
         prepared, fresh = self.prepared, self.keep.nothing_before
-        is_scored = prepared.card is not None and prepared.adapter_sha256 is None  # in the folder of its own training
-        before = None if fresh and not is_scored else find_run(prepared.folder, prepared.key)
+        before = finished_before(prepared, forced=fresh)
         tests = {} if fresh else prepared.found_tests(with_logits=self.keep.logits)
         files: dict[str, bytes] = {}
         made, whole = before, False
-        if before is None or self._lacks_adapter(before):
+        if before is None or (fresh and prepared.trains) or self._lacks_adapter(before):
             adapted, made, files = self._train()
             whole = before is not None or fresh or bool(prepared.trains and not self.keep.adapter)
-            if before and before.adapter_sha256 == made.adapter_sha256:  # the very same: its other tests hold
-                files |= {
-                    f"{path.parent.name}/{path.name}": path.read_bytes()
-                    for name in (TESTS_FOLDER, LOG_FOLDER)
-                    for path in sorted((prepared.folder / name).glob("*"))
-                    if path.is_file()
-                }
-            elif before:
+            if not prepared.trains or (before and before.adapter_sha256 == made.adapter_sha256):
+                files |= files_that_hold(prepared.folder, forced=prepared.tests if fresh else ())
+            else:
                 tests = {}
             if not whole:
                 with self.keeper or nullcontext():
@@ -143,7 +128,7 @@ class _Work:
                         new.append(self._test(adapted, one))
                         tests[one.key] = new[-1][0]
                         if not whole:
-                            save_test(prepared.folder, *new.pop())
+                            replace_test(prepared.folder, *new.pop())
             if whole:
                 self._save(made, files, new)
         return prepared.answer(made, tests)

@@ -82,6 +82,16 @@ class Workspace:
         self._bundle: tuple[ModelConfig, ClipBundle] | None = None
         self._inputs: dict[Precision, Inputs] = {}
 
+    def with_own(self, own: OwnDataSet) -> Workspace:
+        """Return a workspace of the same places that knows a data set of the user's own, whatever else has its name."""
+        return Workspace(
+            data_root=self.data_root,
+            device=self.device,
+            images=self.images,
+            own={**self.own, own.name: own},
+            splits_dir=self._splits_dir,
+        )
+
     def say_once(self, *texts: str) -> tuple[str, ...]:
         """Tell the user what this command did not tell already, and return all of it."""
         for text in texts:

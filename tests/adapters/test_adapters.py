@@ -70,8 +70,11 @@ def test_other_weights_are_refused(model: ModelConfig, tmp_path: Path) -> None:
     save_adapter(tmp_path / "run", model)
     state = torch.load(model.pretrained, weights_only=True)
     torch.save({name: tensor + 1 for name, tensor in state.items()}, tmp_path / "other.pt")
-    with pytest.raises(CheckpointError, match="was made for small-vit"):
+    with pytest.raises(CheckpointError, match="was made for small-vit .*; leave --backbone and --pretrained out"):
         attach_adapter(tmp_path / "run", device=CPU, pretrained=str(tmp_path / "other.pt"))
+    (tmp_path / "other.pt").replace(model.pretrained)
+    with pytest.raises(CheckpointError, match="another model now .*: a file of it has changed, .* or train it again"):
+        attach_adapter(tmp_path / "run", device=CPU)
 
 
 def test_another_activation_is_refused(model: ModelConfig, tmp_path: Path) -> None:

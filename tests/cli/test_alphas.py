@@ -222,10 +222,9 @@ def test_images_of_ones_own_choose_under_another_name_too(small_world: SmallWorl
     assert {row["val_accuracy_pct"] for row in rows(small_world, *points, "--dataset", str(tmp_path / "others"))} == {
         None
     }
-    told = CliRunner().invoke(
-        app, ["inspect", "dataset=mine", *small_world.options()[:4]], env={"COLUMNS": "80"}
-    )  # not among those that have a name of their own
-    assert "left out: 'mine' is no data set that is known by its name; --dataset names it" in told.stderr
+    told = CliRunner().invoke(app, ["inspect", "dataset=mine", *small_world.options()[:4]], env={"COLUMNS": "80"})
+    assert f"left out: {mine} no longer holds, by lists" in told.stderr
+    assert "'mine' was in training; --dataset mine=PLACE names it" in told.stderr
 
 
 @pytest.mark.slow

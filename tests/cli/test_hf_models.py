@@ -23,7 +23,7 @@ from clipfit_cli.models import towers
 from clipfit_cli.models.hf_kinds import KINDS
 from clipfit_cli.models.load import load_bundle
 from tests.conftest import write_small_dataset
-from tests.hf_models import CONTEXT, HF_KINDS, patches_of, write_hf_model
+from tests.hf_models import CONTEXT, HF_KINDS, change_json, patches_of, write_hf_model
 
 pytestmark = pytest.mark.slow
 QUICK = ["--shots", "3", "--seeds", "1", "--epochs", "2", "--batch-size", "6", "--lr", "0.1"]
@@ -141,6 +141,15 @@ def test_features_and_the_other_protocols(world: World) -> None:
     assert all(row["base_accuracy_pct"] for row in base) and base[0]["new_accuracy_pct"]
     crossed = world.rows("xdataset", "--source", "dtd", "--target", "eurosat", "--method", "clipfit", *QUICK)
     assert {row["dataset"] for row in crossed} >= {"dtd", "eurosat"}
+
+
+@pytest.mark.parametrize("world", ["clip"], indirect=True)
+def test_another_setting_of_the_tokenizer_is_no_finished_run(world: World) -> None:
+    arguments = ("eval", "--dataset", "dtd", "--csv", "-")
+    assert "finished run taken" not in world.invoke(*arguments).stderr
+    assert "1 finished run taken" in world.invoke(*arguments).stderr
+    change_json(world.model / "tokenizer_config.json", model_max_length=40)
+    assert "finished run taken" not in world.invoke(*arguments).stderr
 
 
 @pytest.mark.parametrize("world", ["align"], indirect=True)

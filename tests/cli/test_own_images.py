@@ -299,3 +299,74 @@ def test_a_published_name_is_not_the_folder_of_that_name(
     monkeypatch.chdir(small_world.data_root)
     result = ok("eval", "--dataset", "dtd", *small_world.options(), "--dry-run")
     assert "for the folder here write ./dtd" in result.stderr
+
+
+def inspected(world: SmallWorld, *arguments: str) -> tuple[dict[str, dict[str, str]], str]:
+    """Return the rows of image features by class, and what was said."""
+    roots = ("--runs-dir", str(world.runs_dir), "--data-root", str(world.data_root))
+    result = ok("inspect", *arguments, *roots, "--csv", "-")
+    rows = [row for row in rows_of(result.stdout) if row["level"] == "image features"]
+    return {row["name"]: row for row in rows}, " ".join(result.stderr.split())
+
+
+@pytest.mark.parametrize("subset", ["all", "base"])
+@pytest.mark.parametrize("kind", [*KINDS, "folder of shards"])
+def test_inspect_finds_images_where_they_were(kind: str, subset: str, small_world: SmallWorld, tmp_path: Path) -> None:
+    (tmp_path / "user").mkdir()
+    text = KINDS["wds" if kind == "folder of shards" else kind](tmp_path / "user")
+    text = f"wds:{tmp_path / 'user' / 'mine'}" if kind == "folder of shards" else text
+    ok("train", "--dataset", text, "--subset", subset, *QUICK, *small_world.options())
+    found, said = inspected(small_world, "dataset=mine")
+    assert found and "left out" not in said and found[""]["images_of"] == "mine"
+    assert found == inspected(small_world, "dataset=mine", "--dataset", text)[0]
+
+
+def test_inspect_takes_the_images_of_each_run(mine: Path, small_world: SmallWorld, tmp_path: Path) -> None:
+    """Also where two runs have one name for two folders of the same files with other content."""
+    names = tmp_path / "names.txt"
+    names.write_text("\n".join(f"thing {number}" for number in range(5)))
+    ok("train", "--dataset", f"photo={mine}", "--class-names", str(names), *QUICK, *small_world.options())
+    found, said = inspected(small_world, "dataset=photo")
+    assert {"thing 0", "thing 4"} < found.keys() and "left out" not in said
+
+    other = Path(shutil.copytree(mine, tmp_path / "other"))
+    files = sorted(path for path in other.rglob("*.png"))
+    for path, content in zip(files, [path.read_bytes() for path in reversed(files)], strict=True):
+        path.write_bytes(content)
+    for folder, shots in ((mine, "1"), (other, "3")):
+        ok("train", "--dataset", f"photo={folder}", *QUICK, "--shots", shots, *small_world.options())
+    runs = ("dataset=photo,shots=1", "dataset=photo,shots=3")
+    first, second = (inspected(small_world, run)[0] for run in runs)
+    both = ok("inspect", *runs, "--runs-dir", str(small_world.runs_dir), "--csv", "-")
+    cosines = {row["cosine"] for row in rows_of(both.stdout) if row["level"] == "image features"}
+    assert cosines == {row["cosine"] for row in (*first.values(), *second.values())} and first[""] != second[""]
+
+
+@pytest.mark.parametrize("state", ["moved", "added", "changed", "renamed", "alone"])
+def test_inspect_says_why_images_are_not_looked_at(
+    state: str, mine: Path, small_world: SmallWorld, tmp_path: Path
+) -> None:
+    names = tmp_path / "names.txt"
+    names.write_text("\n".join(f"thing {number}" for number in range(5)))
+    renamed = ["--subset", "base", "--class-names", str(names)] if state == "renamed" else []
+    ok("train", "--dataset", f"photo={mine}", *renamed, *QUICK, "--seeds", "1", *small_world.options())
+    run, place = "dataset=photo", str(mine)
+    picture = next(mine.glob("apple/*.png")).read_bytes()
+    if state == "moved":
+        place = str(mine.rename(tmp_path / "moved"))
+    elif state == "added":
+        (mine / "apple" / "another.png").write_bytes(picture)
+    elif state == "changed":
+        for path in mine.rglob("*.*"):
+            path.write_bytes(picture)
+    elif state == "alone":
+        (folder,) = (path.parent for path in small_world.runs_dir.rglob("adapter_config.json"))
+        run = str(tmp_path / "alone")
+        shutil.copytree(folder, run)
+        (Path(run) / "record.json").unlink()
+    found, said = inspected(small_world, run)
+    reason = f"{mine} no longer holds, by lists, class names and content, what 'photo' was in training"
+    reason = "nothing beside the adapter says where the images of 'photo' are" if state == "alone" else reason
+    told = f"features of test images are left out: {reason}; --dataset photo=PLACE names it, or another"
+    assert not found and told in said
+    assert inspected(small_world, run, "--dataset", f"photo={place}")[0][""]["images_of"] == "photo"

@@ -98,6 +98,31 @@ def test_other_classes(run: Path, album: Path, tmp_path: Path) -> None:
         assert {best["class"] for best in one["predictions"]} == expected
 
 
+def test_other_names_for_the_classes(run: Path, album: Path, tmp_path: Path) -> None:
+    """As in an object of --class-names; in the order of the training, whatever the object's is."""
+
+    def predicted(classes: str | dict[str, str]) -> list[dict[str, float]]:
+        if isinstance(classes, dict):
+            (tmp_path / "names.json").write_text(json.dumps(classes))
+            classes = str(tmp_path / "names.json")
+        found = json.loads(ok("predict", "--adapter", run, album, "--classes", classes, "--json").stdout)
+        return [{best["class"]: best["probability_pct"] for best in one["predictions"]} for one in found]
+
+    object_ = {"red_tractor": "tractor", "cat": "polka-dotted thing", "polka-dotted thing": "dress"}
+    assert predicted(object_) == predicted("polka-dotted thing,dress,tractor")
+    of_training = {"n2": "red_tractor", "n0": "cat", "n1": "polka-dotted thing", "n3": "of the new half"}
+    assert predicted(of_training) == predicted(",".join(CLASSES))
+    for given, message in (
+        ({"cat": "a", "dog": "b"}, "unknown class of the training 'dog'"),
+        ({"cat": "a"}, "no class name was given for 'polka-dotted thing' and 1 more, classes of the training"),
+        (dict.fromkeys(CLASSES, "same"), "make the same prompt"),
+        ({"cat": 1}, "begins as JSON, but is not as expected"),
+    ):
+        (tmp_path / "names.json").write_text(json.dumps(given))
+        refused(2, message, "predict", "--adapter", run, album, "--classes", tmp_path / "names.json")
+    refused(2, "JSON stands in a file", "predict", "--adapter", run, album, "--classes", json.dumps(object_))
+
+
 def test_what_a_trained_run_predicts(small_world: SmallWorld) -> None:
     quick = ["--shots", "2", "--seeds", "1", "--epochs", "1", "--subset", "base"]
     ok("train", "--dataset", "dtd", *quick, *small_world.options())

@@ -16,11 +16,11 @@ from safetensors.torch import load_file, save_file
 
 from clipfit_cli.config import ModelConfig
 from clipfit_cli.errors import CheckpointError, ConfigError, ModelError
-from clipfit_cli.files import file_sha256
 from clipfit_cli.models import hf_folder, hf_weights
 from clipfit_cli.models import hub as hub_module
 from clipfit_cli.models.bundle import ClipBundle
-from clipfit_cli.models.hf_folder import HF_WEIGHTS_FILES, PREPARATION_FILES, TOKENIZER_FILES
+from clipfit_cli.models.hf_folder import HF_WEIGHTS_FILES, INPUT_FILES, PREPARATION_FILES, TOKENIZER_FILES
+from clipfit_cli.models.hf_weights import save_hf
 from clipfit_cli.models.load import load_bundle
 from clipfit_cli.models.model_folder import CONFIG_FILE, is_model_folder, split_temperature
 from clipfit_cli.models.source import ModelSource, find_blueprint, find_source
@@ -56,8 +56,7 @@ def test_a_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder.parent)
     assert is_model_folder("model") and is_model_folder("./model") and is_model_folder("hf:org/name")
     source = source_of(folder)
-    files = [folder / name for name in ("config.json", "preprocessor_config.json", "tokenizer.json", SAFE)]
-    assert source.sha256 == file_sha256(*files) and source.path == folder / SAFE
+    assert source.path == folder / SAFE
     assert source.model_cfg["embed_dim"] == 24 and source.tag is None
     assert source_of("model").sha256 == source.sha256
     bundle = loaded(folder)
@@ -68,12 +67,52 @@ def test_a_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not any(module.training for module in bundle.model.modules())
 
 
-@pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json", "tokenizer.json", SAFE])
+@pytest.mark.parametrize("name", ["config.json", *INPUT_FILES, SAFE])
 def test_another_file_is_another_model(name: str, folder: Path) -> None:
+    """Whether it is changed or new."""
     before = source_of(folder).sha256
     with (folder / name).open("ab") as file:
         file.write(b" ")
     assert source_of(folder).sha256 != before
+
+
+def test_what_decides_on_no_number_is_not_asked(folder: Path) -> None:
+    """So a clone, a download and the hub's cache are one model, whatever else lies in them, in whatever order."""
+    before = source_of(folder).sha256
+    for name in ("README.md", ".gitattributes", "chat_template.jinja", "tf_model.h5", "generation_config.json"):
+        (folder / name).write_text("{}")
+    other = folder.parent / "other"
+    other.mkdir()
+    for path in sorted(folder.iterdir(), reverse=True):
+        shutil.copyfile(path, other / path.name)
+    assert source_of(folder).sha256 == source_of(other).sha256 == before
+
+
+def test_two_files_that_change_places_are_another_model(folder: Path) -> None:
+    (folder / "added_tokens.json").write_text("{}")
+    (folder / "special_tokens_map.json").write_text("[]")
+    before = source_of(folder).sha256
+    (folder / "added_tokens.json").write_text("[]")
+    (folder / "special_tokens_map.json").write_text("{}")
+    assert source_of(folder).sha256 != before
+
+
+def test_what_goes_before_the_preparation_of_images(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """transformers reads a processor's nested part first: from the hub and from an export, too."""
+    nested = {**json.loads((folder / "preprocessor_config.json").read_text()), "image_mean": [0.1, 0.2, 0.3]}
+    (folder / "processor_config.json").write_text(json.dumps({"image_processor": nested}))
+    bundle = loaded(folder)
+    assert bundle.image_mean == (0.1, 0.2, 0.3)
+    source = source_of(folder)
+    assert source.hf
+    save_hf(source.hf, source.hf_weights, bundle.model, Path(tmp_path / "exported"))
+    assert loaded(tmp_path / "exported").image_mean == bundle.image_mean
+    hub = Hub(tmp_path / "cache", files={"org/model": {path.name: path.read_bytes() for path in folder.iterdir()}})
+    with serve(hub, monkeypatch):
+        fetched = loaded("hf:org/model")
+    assert (fetched.image_mean, fetched.weights_sha256) == (bundle.image_mean, source.sha256)
 
 
 def test_open_clip_goes_first_where_a_folder_holds_both(folder: Path) -> None:

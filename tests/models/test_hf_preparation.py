@@ -158,6 +158,23 @@ def test_tokenizers_that_cannot_be(
 
 
 @pytest.mark.slow
+def test_a_tokenizer_of_files_that_a_model_is_not_known_by(made: dict[str, Path], tmp_path: Path) -> None:
+    """Such a file could change and the model stay the same."""
+    versions = Path(shutil.copytree(made["clip"], tmp_path / "versions"))
+    change_json(versions / "tokenizer_config.json", fast_tokenizer_files=["tokenizer.4.0.json", "tokenizer.json"])
+    shutil.copyfile(versions / "tokenizer.json", versions / "tokenizer.4.0.json")
+    with pytest.raises(ModelError, match=r"cannot be used \(it reads tokenizer\.4\.0\.json, expected tok"):
+        tokenizer_of(find_blueprint(str(versions)))
+
+    other = Path(shutil.copytree(made["clip"], tmp_path / "other"))
+    change_json(other / "tokenizer_config.json", tokenizer_class="PhobertTokenizer")
+    (other / "vocab.txt").write_text("a 1\n")
+    (other / "bpe.codes").write_text("a b 1\n")
+    with pytest.raises(ModelError, match=r"cannot be used \(it reads bpe\.codes, expected"):
+        tokenizer_of(find_blueprint(str(other)))
+
+
+@pytest.mark.slow
 def test_a_tokenizer_of_another_model(made: dict[str, Path], tmp_path: Path) -> None:
     folder = Path(shutil.copytree(made["clip"], tmp_path / "model"))
     for name in ("tokenizer.json", "tokenizer_config.json"):

@@ -13,8 +13,10 @@ from open_clip.model import CLIP
 from safetensors import safe_open
 from torch import Tensor
 
+from clipfit_cli.config import TINY_BACKBONE, TINY_PRETRAINED, ModelConfig
 from clipfit_cli.data.builtin.textures import CLASS_NAMES, draw, textures_dataset
 from clipfit_cli.errors import ModelError
+from clipfit_cli.models.source import find_source
 from clipfit_cli.models.tiny import EMBEDDING, IDS, ROWS, TINY_CONFIG, build_tiny, tiny_weights_path
 
 CONTEXT = TINY_CONFIG["text_cfg"]["context_length"]
@@ -57,6 +59,11 @@ def test_the_file_is_small_and_float16() -> None:
     assert kinds.pop("token_embedding.ids") == "I64"
     assert set(kinds.values()) == {"F16"}
     assert "logit_scale" in kinds and "token_embedding.weight" not in kinds
+
+
+def test_runs_know_it_by_its_file() -> None:
+    source = find_source(ModelConfig(TINY_BACKBONE, TINY_PRETRAINED))
+    assert source.sha256 == "c834928ee2bec0e17ad259e1d07895e66ba332593879b1467f627754109b2cbf"
 
 
 def test_the_card_tells_how_the_weights_came_about() -> None:

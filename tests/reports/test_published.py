@@ -125,6 +125,20 @@ def test_every_convention_is_the_one_that_a_computation_with_decimals_gives() ->
     assert odd == {MEAN_OF: {(name, "average of 11") for name in MEANS_OF_H}, NEITHER: MISPRINTS}
 
 
+def test_a_source_whose_misprints_were_corrected_names_those_that_were_not() -> None:
+    corrected = [row for row in library().rows if "recomputed" in row.note]
+    assert {row.source_name for row in corrected} == {"promptkd", "skip-tuning"} and len(corrected) == 144
+    others = [row for row in corrected if row.h_convention != OF_MEANS]
+    for row in others:
+        base, new, printed = row.base_accuracy_pct, row.new_accuracy_pct, row.harmonic_mean_pct
+        assert base and new and printed
+        recomputed = 2 * base * new / (base + new)
+        assert f"{row.dataset} ({printed:.2f}, recomputed {recomputed:.2f})" in row.note and row.method in row.note
+    assert sum(row.note.count(", recomputed ") for row in {one.source: one for one in corrected}.values()) == len(
+        others
+    )
+
+
 @pytest.mark.parametrize(
     ("method", "dataset", "change", "convention"),
     [

@@ -15,7 +15,7 @@ from clipfit_cli.data.dataset import DataSet, hash_lists
 from clipfit_cli.data.lists.own import hugging_face, image_folder, table, webdataset
 from clipfit_cli.data.lists.own.listing import Listing
 from clipfit_cli.data.lists.own.own_splits import arrange
-from clipfit_cli.data.splits import check_lists, names_problem
+from clipfit_cli.data.splits import check_lists, names_problem, renamed
 from clipfit_cli.errors import ConfigError, DataError, UnknownNameError
 
 Kind = Literal["folder", "table", "hf", "wds"]
@@ -134,21 +134,12 @@ def _renamed(own: OwnDataSet, names: Sequence[str]) -> tuple[str, ...]:
     if given is None:
         return _trained(own.trained_names or (), names)
     if isinstance(given, dict):
-        if strange := [name for name in given if name not in names]:
-            raise UnknownNameError(f"class of data set {own.name!r}", strange[0], names)
-        if lacking := [name for name in names if name not in given]:
-            few = f" and {len(lacking) - 1} more, classes of" if len(lacking) > 1 else ", a class of"
-            raise ConfigError(
-                f"no class name was given for {lacking[0]!r}{few} data set {own.name!r}; "
-                "an object has every class, what keeps its name as well"
-            )
-    elif len(given) != len(names):
+        return renamed(names, given, where=f"data set {own.name!r}")
+    if len(given) != len(names):
         raise ConfigError(
             f"{len(given)} class names were given, data set {own.name!r} has {len(names)} classes: {shown}"
         )
-    else:
-        return given
-    return tuple(given[name] for name in names)
+    return given
 
 
 def _trained(trained: tuple[str, ...] | dict[str, str], names: Sequence[str]) -> tuple[str, ...]:

@@ -102,7 +102,7 @@ def _load(location: str, source: str) -> tuple[Path | None, str, dict[str, Any]]
     name, config = (name, config) if name else (config, "")
     folder = expanded(name)
     try:
-        if any(os.path.isfile(folder / file) for file in _SAVED):  # noqa: PTH113
+        if is_saved(folder):
             loaded = datasets.load_from_disk(str(folder))
         else:
             loaded = datasets.load_dataset(str(folder) if os.path.isdir(folder) else name, config or None)  # noqa: PTH112
@@ -110,6 +110,11 @@ def _load(location: str, source: str) -> tuple[Path | None, str, dict[str, Any]]
         raise DataError(f"{source} cannot be loaded: {str(error) or type(error).__name__}") from error
     tables = dict(loaded) if isinstance(loaded, dict) else {"all": loaded}
     return folder if os.path.isdir(folder) else None, config, tables  # noqa: PTH112
+
+
+def is_saved(folder: Path) -> bool:
+    """Return whether a folder is one that the library's `save_to_disk` wrote."""
+    return any(os.path.isfile(folder / file) for file in _SAVED)  # noqa: PTH113 - a name may be too long for a path
 
 
 def _columns(features: Mapping[str, Any], source: str) -> tuple[str, str]:
