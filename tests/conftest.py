@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from tests.isolation import isolate
+
+isolate()
+
 import gc
 import io
 import json

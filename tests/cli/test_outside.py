@@ -25,8 +25,7 @@ NO_RIGHTS = ["setpriv", "--inh-caps=-all", "--bounding-set=-all"]
 
 def clipfit(*arguments: str, prefix: tuple[str, ...] = (), **kinds: object) -> subprocess.CompletedProcess[str]:
     """Run a command; `kinds` as for `subprocess.run`, with `env` beside the environment of the tests."""
-    own = {name: value for name, value in os.environ.items() if not name.startswith(("CLIPFIT", "COLUMNS", "LC_"))}
-    env = {**own, "PYTHONPATH": str(Path(__file__).parents[2]), **kinds.pop("env", {})}  # type: ignore[dict-item]
+    env = {**os.environ, **kinds.pop("env", {})}  # type: ignore[dict-item]
     kinds = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "timeout": 100, **kinds}
     command = [*prefix, sys.executable, "-m", "clipfit_cli", *arguments]
     return subprocess.run(command, env=env, **kinds)  # type: ignore[call-overload, no-any-return]
@@ -334,8 +333,7 @@ sys.argv = ["clipfit", "methods"]
 from clipfit_cli.__main__ import main
 main()
 """
-    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 128 + number, result.stderr
     word = "interrupted" if number == signal.SIGINT else "terminated"
     assert result.stderr == f"{word}; what is finished is kept, the same command goes on from here\n"

@@ -58,7 +58,8 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(installed: Path, *words: str, cwd: Path | None = None) -> str:
-    environment = {**os.environ, "PYTHONPATH": str(installed), "COLUMNS": "80", "CLIPFIT_OFFLINE": "1"}
+    path = os.pathsep.join((str(installed), os.environ["PYTHONPATH"]))
+    environment = {**os.environ, "PYTHONPATH": path, "COLUMNS": "80", "CLIPFIT_OFFLINE": "1"}
     return subprocess.run(
         [sys.executable, *words], env=environment, cwd=cwd, check=True, capture_output=True, text=True
     ).stdout

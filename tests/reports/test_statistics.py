@@ -163,6 +163,7 @@ def test_wilcoxon_is_exact_with_ties_and_zeros() -> None:
 
 
 def test_mcnemar_is_the_mid_p_of_the_exact_test() -> None:
+    pytest.importorskip("statsmodels")
     from scipy.stats import binom
     from statsmodels.stats.contingency_tables import mcnemar
 
@@ -202,6 +203,7 @@ def test_sign_flips_of_nothing_tell_nothing() -> None:
 
 @pytest.mark.slow
 def test_holm_is_statsmodels() -> None:
+    pytest.importorskip("statsmodels")
     from statsmodels.stats.multitest import multipletests
 
     for count in (1, 2, 7, 23):
@@ -216,6 +218,7 @@ def test_verdicts() -> None:
 
 
 def test_the_seeds_needed_have_the_power() -> None:
+    pytest.importorskip("statsmodels")
     from statsmodels.stats.power import TTestPower
 
     for size in (0.09, 0.3, 0.5, 1.0, 2.0):

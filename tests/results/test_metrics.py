@@ -127,6 +127,7 @@ def test_scores_are_those_of_numpy(case: Case) -> None:
 
 @parametrised
 def test_scores_of_classes_are_those_of_scikit_learn(case: Case) -> None:
+    pytest.importorskip("sklearn")
     from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
     predicted, every = case.predictions.predicted, list(range(case.num_classes))
