@@ -10,13 +10,10 @@ import gc
 import io
 import json
 import math
-import os
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
-
-os.environ.setdefault("MKL_ENABLE_INSTRUCTIONS", "AVX2")  # golden numbers: other instructions round otherwise
 
 import pytest
 import torch

@@ -13,7 +13,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PREFIXES = (
     *("CLIPFIT_", "_CLIPFIT_", "HF_", "TRANSFORMERS_", "TORCH", "XDG_", "MPL", "MATPLOTLIB", "PIP_", "LC_"),
-    *("OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "ATEN_", "DNNL_", "ONEDNN_", "CUBLAS_", "MALLOC_", "GLIBC_"),
+    *("OMP_", "GOMP_", "KMP_", "MKL_", "ATEN_", "DNNL_", "ONEDNN_", "CUBLAS_", "MALLOC_", "GLIBC_"),
     *("SLURM", "SBATCH_", "SQUEUE_", "SCANCEL_", "SCONTROL_", "SRUN_", "SALLOC_", "SUBMITIT_"),
 )
 NAMES = (
@@ -38,6 +38,7 @@ def isolate() -> None:
     os.environ |= {
         **{f"XDG_{kind}_HOME": str(folder / kind.lower()) for kind in ("CACHE", "CONFIG", "DATA")},
         **{"HF_HOME": str(folder / "hf"), "LANG": "C.UTF-8", "TZ": "UTC"},
+        "MKL_ENABLE_INSTRUCTIONS": "AVX2",  # the newest round otherwise, by more than golden numbers allow
         "PYTHONPATH": os.pathsep.join(filter(None, (str(hidden), str(ROOT), os.environ.get("PYTHONPATH")))),
     }
 
