@@ -10,6 +10,8 @@ import gc
 import io
 import json
 import math
+import tracemalloc
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -44,6 +46,14 @@ def golden_json(name: str) -> Any:
 def no_signal_yet(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let no signal of another test stand for one that comes soon after it."""
     monkeypatch.setattr(process, "_heard_at", -math.inf)
+
+
+@pytest.fixture
+def peak_bytes() -> Iterator[Callable[[], int]]:
+    """Return what tells how much memory Python has held at once since the test began."""
+    tracemalloc.start()
+    yield lambda: tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -61,6 +62,7 @@ def test_the_first_signal_waits_and_the_second_does_not(monkeypatch: pytest.Monk
 @pytest.mark.usefixtures("own_handler")
 def test_a_signal_that_is_told_twice_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """As `timeout` does: it tells its command, and then its whole group."""
+    monkeypatch.setattr(process, "_one_s", math.inf)
     with pytest.raises(Terminated), first_signal_waits() as told:
         signal.raise_signal(signal.SIGTERM)
         signal.raise_signal(signal.SIGTERM)

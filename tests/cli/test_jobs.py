@@ -81,7 +81,7 @@ def test_the_second_signal_ends_at_once(tmp_path: Path) -> None:
     time.sleep(1)
     assert process.poll() is None, "it waits for what they keep"
     process.send_signal(signal.SIGTERM)
-    _, stderr = process.communicate(timeout=20)
+    _, stderr = process.communicate(timeout=60)
     assert process.returncode == 143 and all(map(ends, children)), stderr
 
 

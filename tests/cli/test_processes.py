@@ -87,9 +87,7 @@ def test_compare_on_the_built_in_pair(tmp_path: Path) -> None:
     assert list(table["method"]) == ["zero-shot", "bitfit", "clipfit"]
     assert table["harmonic_mean_pct"].between(20, 100).all()
     assert table["trainable_parameters"].iloc[0] == 0
-    began = time.monotonic()
     second = clipfit(tmp_path, *arguments, "--json")
-    assert time.monotonic() - began < 15
     assert "5 finished runs taken from runs" in second.stderr
     rows = json.loads(second.stdout)["rows"]
     assert [row["harmonic_mean_pct"] for row in rows] == list(table["harmonic_mean_pct"])

@@ -125,7 +125,7 @@ def test_a_folder_is_read_once(folder: Path, read: list[str], memory: Path) -> N
 def test_files_that_were_just_changed_are_read_again(
     folder: Path, read: list[str], memory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(identity, "YOUNG_NS", 2_000_000_000)
+    monkeypatch.setattr(identity, "YOUNG_NS", 10**18)
     by_content(folder, NAMES)
     os.utime(folder / NAMES[0], (1, 1))  # the time that the system keeps by itself is young, still
     by_content(folder, NAMES)

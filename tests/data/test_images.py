@@ -88,7 +88,7 @@ def test_training_prepares_one_batch_ahead() -> None:
     next(batches)
     assert not third.is_set()
     next(batches)
-    assert third.wait(timeout=20), "it is prepared while the second is worked on"
+    assert third.wait(timeout=60), "it is prepared while the second is worked on"
     batches.close()
     store.close()
     assert store.decoded_images == 3
@@ -178,7 +178,7 @@ def test_testing_runs_ahead_by_one_batch_at_most() -> None:
 
 
 def test_decoding_is_spread_over_threads() -> None:
-    both = threading.Barrier(2, timeout=20)
+    both = threading.Barrier(2, timeout=60)
 
     def load(path: str) -> Image.Image:
         both.wait()
@@ -298,7 +298,7 @@ def test_two_epochs_at_once_decode_an_image_once() -> None:
 
     def load(path: str) -> Image.Image:
         for _ in range(2):
-            assert started.acquire(timeout=20), "the other thread begins while this one decodes"
+            assert started.acquire(timeout=60), "the other thread begins while this one decodes"
         time.sleep(0.05)
         return noise(path)
 
@@ -321,7 +321,7 @@ def test_an_error_reaches_everyone_who_waits_for_the_image() -> None:
     started = threading.Event()
 
     def load(path: str) -> Image.Image:
-        assert started.wait(timeout=20)
+        assert started.wait(timeout=60)
         raise DataError(f"{path} is broken")
 
     rows = [("k0", 0)]

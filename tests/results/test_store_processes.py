@@ -19,7 +19,7 @@ from tests.results.result_examples import make_run
 
 RECORD = make_run(adapter_file=None, adapter_sha256=None)
 PROCESSES = multiprocessing.get_context("spawn")
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 
 
 def note(path: Path, word: str) -> None:

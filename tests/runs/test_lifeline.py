@@ -19,20 +19,20 @@ import sys, time
 from clipfit_cli.runs.lifeline import die_with
 die_with(int(sys.argv[1]))
 print("up", flush=True)
-time.sleep(60)
+time.sleep(300)
 """
 PARENT = """
 import os, subprocess, sys, time
 child = subprocess.Popen([sys.executable, "-c", sys.argv[1], str(os.getpid())], start_new_session=True, stdout=-1)
 assert child.stdout.readline() == b"up\\n"
 print(child.pid, flush=True)
-time.sleep(60)
+time.sleep(300)
 """
 GONE = 128 + signal.SIGKILL
 
 
 def ends(process: int) -> bool:
-    until = time.monotonic() + 10
+    until = time.monotonic() + 60
     while is_alive(process) and time.monotonic() < until:
         time.sleep(0.01)
     return not is_alive(process)
@@ -51,7 +51,7 @@ def test_a_killed_parent_takes_its_child_along() -> None:
 
 
 def test_a_parent_that_died_before_is_seen() -> None:
-    done = subprocess.run([sys.executable, "-c", CHILD, "1"], capture_output=True, timeout=30)
+    done = subprocess.run([sys.executable, "-c", CHILD, "1"], capture_output=True, timeout=60)
     assert (done.returncode, done.stdout) == (GONE, b"")
 
 
@@ -61,7 +61,7 @@ def test_without_the_systems_help_the_closed_pipe_ends_it() -> None:
         assert child.stdin is not None
         child.stdin.close()
         try:
-            assert child.wait(30) == GONE
+            assert child.wait(60) == GONE
         finally:
             child.kill()
 

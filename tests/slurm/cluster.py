@@ -79,7 +79,7 @@ class Cluster:
 
     def call(self, *words: str) -> str:
         """Return what a command of Slurm prints."""
-        done = subprocess.run(words, env=self.environment, capture_output=True, text=True, timeout=30)
+        done = subprocess.run(words, env=self.environment, capture_output=True, text=True, timeout=60)
         if done.returncode:
             raise RuntimeError(f"{' '.join(words)}: {done.stderr.strip()}")
         return done.stdout

@@ -297,7 +297,7 @@ def test_hostile_hints_are_left_out_and_told(world: World, seed: int) -> None:
 def test_waiting_ends_when_all_is_recorded(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Slurm is silent for a while, which is said and waited for."""
     naps: list[float] = []
-    monkeypatch.setattr(calls, "TIMEOUT_S", 0.1)
+    timeout_s = calls.TIMEOUT_S
 
     def sleep(seconds: float) -> None:
         naps.append(seconds)
@@ -305,7 +305,9 @@ def test_waiting_ends_when_all_is_recorded(world: World, monkeypatch: pytest.Mon
             world.slurm.show("RUNNING", *(f"7_{place}" for place in range(5)))
         if len(naps) == 2:
             world.slurm.write("silence", "")
+            monkeypatch.setattr(calls, "TIMEOUT_S", 0.1)
         if len(naps) == 3:
+            monkeypatch.setattr(calls, "TIMEOUT_S", timeout_s)
             (world.slurm.folder / "silence").unlink()
             for run in world.runs:
                 run.is_recorded = True
