@@ -40,7 +40,7 @@ from tests.soak.forking import (
     run_forked,
 )
 
-PATIENCE_S = 20
+PATIENCE_S = 60
 START_UP_S = 20
 """That a busy machine may take to import torch and open_clip; it comes on top."""
 MOST_MIB = 2048

@@ -167,7 +167,7 @@ def leave(place: Path) -> None:
         place.rmdir()
 
 
-def start_forked(command: Command, *, patience_s: float = 20, output: str = "output") -> Started:
+def start_forked(command: Command, *, patience_s: float = 60, output: str = "output") -> Started:
     """Start a command in a fork of this process, in which `import_everything` has to have been called.
 
     Args:
@@ -187,12 +187,12 @@ def start_forked(command: Command, *, patience_s: float = 20, output: str = "out
     return Started(command, process, files, began)
 
 
-def run_forked(command: Command, *, patience_s: float = 20) -> Outcome:
+def run_forked(command: Command, *, patience_s: float = 60) -> Outcome:
     """Run a command in a fork of this process; see `start_forked`."""
     return start_forked(command, patience_s=patience_s).wait(patience_s)
 
 
-def run_afresh(command: Command, *, patience_s: float = 20) -> Outcome:
+def run_afresh(command: Command, *, patience_s: float = 60) -> Outcome:
     """Run a command as a shell does, start-up and all."""
     files = _Files(command.world.parent / f"{command.world.name}-output")
     (files.folder / "sitecustomize.py").write_text("from tests.soak.guard import guard_as_told\n\nguard_as_told()\n")
