@@ -624,7 +624,7 @@ def test_whether_there_is_an_answer_for_new_classes_may_depend_on_settings(small
 
 def test_a_collapse_is_told(small_world: SmallWorld) -> None:
     said: list[str] = []
-    plan = few_shot.plan(request_of(small_world, methods=(MethodChoice("full"),), lr=30.0, epochs=5))
+    plan = few_shot.plan(request_of(small_world, methods=(MethodChoice("full"),), lr=1.0, epochs=5))
     (record,) = execute(small_world, plan, say=said.append)[0].records
     assert any("were taken for" in note for note in record.tests[0].notes)
     assert {*record.run.notes, *record.tests[0].notes} <= set(said)
