@@ -11,7 +11,7 @@ from typing import Any
 from clipfit_cli.config import Recipe
 from clipfit_cli.errors import counted
 from clipfit_cli.reports.tables import Column, Table
-from clipfit_cli.results.difference import Difference, Effect
+from clipfit_cli.results.difference import RIGHT, Difference, Effect
 from clipfit_cli.results.prune import size_of
 from clipfit_cli.results.record import Run, Test
 from clipfit_cli.results.select import Stored
@@ -43,10 +43,10 @@ _RUN_COLUMNS = (
     Column("folder", "folder", terminal=False),
 )
 _EFFECTS: dict[Effect, str] = {
-    "another run": "they are two runs: the key has it",
-    "another test": "the tests are not the same: their key has it",
-    "last bits": "not in a key: last bits at most",
-    "nothing": "moves nothing",
+    "another run": "part of the key, which makes them two runs",
+    "another test": "part of a test's key, which makes them two tests",
+    "last bits": "part of no key; moves the last bits at most",
+    "nothing": "moves no number",
     "result": "what came out",
 }
 
@@ -137,13 +137,15 @@ def table_of_differences(first: Stored, second: Stored, found: Sequence[Differen
         for one in sorted(found, key=lambda one: order.index(one.effect))
     )
     columns = (
-        Column("effect", "comes to", "prose"),
+        Column("effect", "comes to"),
         Column("name", "what", "prose"),
         Column("first", first.run.key[:_DIGITS], "prose"),
         Column("second", second.run.key[:_DIGITS], "prose"),
     )
     effects = {one.effect for one in found}
     captions = [f"{effect}: {_EFFECTS[effect]}" for effect in order if effect in effects]
+    if any(one.name.endswith(f".{RIGHT}") for one in found):
+        captions.append(f"{RIGHT}: how many each has right of the images that the two predict otherwise")
     if first.run.key == second.run.key:
         captions.append("they have one key: they are the same run, made twice")
     elif not effects & {"another run"}:

@@ -21,6 +21,9 @@ Effect = Literal["another run", "another test", "last bits", "nothing", "result"
 """What a difference comes to: it makes another run or test, is in no key and moves bits at most, moves nothing, or is
 what came out."""
 
+RIGHT = "right_where_they_differ"
+"""Ends the name of the line about images of a test that two runs predict otherwise."""
+
 _OF_KEY = ("numbers_version", "split_sha256", "images_sha256", "weights_sha256")
 _LAST_BITS = ("device", "threads", "compiled", "deterministic", "recomputed", "micro_batch_size")
 _OUTCOMES = (
@@ -58,7 +61,7 @@ def differences(first: Stored, second: Stored) -> list[Difference]:
 
     Tests are matched by data set, class group, transform and interpolation; what is said of the training is not said
     again of its tests. Accuracies are given where they differ, and where both tests were of the same images, how many
-    of them were predicted otherwise.
+    each has right of those that were predicted otherwise.
     """
     found = [
         *_conditions(first.run, second.run),
@@ -107,7 +110,7 @@ def _tests(first: Stored, second: Stored) -> Iterator[Difference]:
 
 
 def _predicted(first: Stored, one: Test, second: Stored, other: Test, name: str) -> Iterator[Difference]:
-    """How many images of the same list were predicted otherwise; nothing where the predictions do not tell."""
+    """How many each has right of the images that the two predict otherwise, where there are some and it is known."""
     try:
         (mine, about), (theirs, also) = predictions_of(first.folder, one), predictions_of(second.folder, other)
     except ResultsError:
@@ -115,8 +118,8 @@ def _predicted(first: Stored, one: Test, second: Stored, other: Test, name: str)
     if about.sha256 == also.sha256 and len(mine.label) == len(theirs.label):
         differ = mine.predicted != theirs.predicted
         ours, others = (int(np.sum((found.predicted == found.label) & differ)) for found in (mine, theirs))
-        what = f"{name}.right of the {int(differ.sum()):,} images predicted otherwise"
-        yield Difference(what, ours, others, "result")
+        if count := int(differ.sum()):
+            yield Difference(f"{name}.{RIGHT}", f"{ours:,} of {count:,}", f"{others:,} of {count:,}", "result")
 
 
 def _side_by_side(tests: Iterable[Test], shared: Set[TestIdentity]) -> dict[object, Test]:

@@ -119,7 +119,13 @@ def test_results_and_the_images_that_were_predicted_otherwise(tmp_path: Path) ->
     wrong = int((predictions.predicted[7:] != predictions.label[7:]).sum())
     one, two = stored(tmp_path / "c", run, first), stored(tmp_path / "d", run, second)
     found = told(differences(one, two))
-    assert found == {f"dtd/base.right of the {wrong} images predicted otherwise": (0, wrong, "result")}
+    assert found == {"dtd/base.right_where_they_differ": (f"0 of {wrong}", f"{wrong} of {wrong}", "result")}
+    surer = to_bytes(
+        {**vars(predictions), "sum_squared_probabilities": predictions.sum_squared_probabilities / 2},
+        list_sha256="l" * 64,
+    )
+    alike = replace(first[0], predictions_sha256=hashlib.sha256(surer).hexdigest()), {first[0].predictions_file: surer}
+    assert differences(one, stored(tmp_path / "e", run, alike)) == [], "no image was predicted otherwise"
     other_list = to_bytes({**vars(predictions), "predicted": predicted}, list_sha256="0" * 64)
     (two.folder / "tests" / second[0].predictions_file).write_bytes(other_list)
     changed = replace(second[0], predictions_sha256=hashlib.sha256(other_list).hexdigest())
