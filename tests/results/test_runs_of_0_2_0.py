@@ -1,0 +1,125 @@
+"""Runs folders that commit 1370914 made: each is found again, and says what it said then."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.fixtures.make_runs_0_2_0 import (
+    COMMANDS,
+    EXPECTED,
+    EXPECTED_REPORT,
+    Command,
+    report_lines,
+    report_rows,
+    rows_of,
+    run,
+    unpack,
+    write_images,
+)
+
+PRINTED = json.loads(EXPECTED.read_text(encoding="utf-8"))
+
+
+LONG = ("compare-all", "base2new-all")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the runs folders, and with the images that they were made on; no test changes anything in it."""
+    folder = tmp_path_factory.mktemp("0_2_0")
+    unpack(folder)
+    write_images(folder)
+    return folder
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    """Return what is in the files of a folder and below, but for locks."""
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and ".locks" not in path.parts}
+
+
+def is_alike(value: Any, printed: Any) -> bool:
+    """Whether a value is the one that was printed, but for how later libraries round; a column may have been added."""
+    if isinstance(printed, dict):
+        return isinstance(value, dict) and all(
+            name in value and is_alike(value[name], printed[name]) for name in printed
+        )
+    if isinstance(printed, list):
+        return isinstance(value, list) and len(value) == len(printed) and all(map(is_alike, value, printed))
+    if isinstance(printed, float):
+        return isinstance(value, float) and math.isclose(value, printed, rel_tol=1e-9, abs_tol=1e-9)
+    return type(value) is type(printed) and bool(value == printed)
+
+
+def differences(rows: list[dict[str, Any]], printed: list[dict[str, Any]]) -> list[str]:
+    """Return, in words, what is not alike in rows and in those that were printed."""
+    if len(rows) != len(printed):
+        return [f"{len(rows)} rows, not {len(printed)}"]
+    return [
+        f"row {number}, {name}: {row.get(name)!r}, not {value!r}"
+        for number, (row, expected) in enumerate(zip(rows, printed, strict=True))
+        for name, value in expected.items()
+        if not is_alike(row.get(name), value) or name not in row
+    ]
+
+
+def numbers_in(rows: list[dict[str, str]]) -> list[dict[str, Any]]:
+    """Return rows of a CSV table with numbers as such."""
+    return [{name: _number(text) for name, text in row.items()} for row in rows]
+
+
+def _number(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def test_every_command_is_expected() -> None:
+    assert [(made["name"], made["runs"], made["arguments"]) for made in PRINTED["commands"]] == [
+        (command.name, command.runs, command.arguments) for command in COMMANDS
+    ]
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        pytest.param(made, id=made["name"], marks=[pytest.mark.slow] if made["name"] in LONG else [])
+        for made in PRINTED["commands"]
+    ],
+)
+def test_a_command_has_nothing_to_do_and_prints_the_same(made: dict[str, Any], folder: Path) -> None:
+    command = Command(made["name"], made["runs"], made["arguments"]).typed(folder)
+    before = contents(folder)
+    plan = rows_of([*command, "--dry-run"])
+    assert [row["is_finished"] for row in plan] == ["yes"] * made["num_runs"]
+    assert differences(rows_of(command), made["rows"]) == []
+    assert contents(folder) == before
+
+
+@pytest.mark.slow
+def test_the_report_of_clean_runs_is_the_same(folder: Path) -> None:
+    rows = report_rows(folder / "runs_clean")
+    assert differences(numbers_in(rows), numbers_in(PRINTED["report"])) == []
+    assert report_lines(folder / "runs_clean") == EXPECTED_REPORT.read_text(encoding="utf-8").splitlines()
+
+
+@pytest.mark.slow
+def test_a_command_in_the_report_of_clean_runs_has_nothing_to_do(folder: Path) -> None:
+    runs_dir = folder / "runs_clean"
+    # layer-norm at two shots is `train --subset base`: the report has it as base-to-new, where new is still to do
+    rows = [row for row in report_rows(runs_dir) if (row["method"], row["shots"]) != ("layer-norm", "2")]
+    assert len(rows) == len(PRINTED["report"]) - 1
+    for command in sorted({row["command"] for row in rows}):
+        arguments = [*shlex.split(command)[1:], "--runs-dir", str(runs_dir), "--device", "cpu", "--offline"]
+        assert {row["is_finished"] for row in rows_of([*arguments, "--dry-run"])} == {"yes"}, command
+
+
+@pytest.mark.parametrize("runs", ["runs_clean", "runs_strewn"])
+def test_the_runs_are_whole(runs: str, folder: Path) -> None:
+    run(["runs", "verify", "--runs-dir", str(folder / runs)])
