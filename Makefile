@@ -2,13 +2,15 @@ PYTHON ?= python
 SEED ?= 1
 PYTEST = $(PYTHON) -m pytest --numprocesses auto --maxprocesses 8
 
-.PHONY: check docs format test
+.PHONY: check docs format lint slow soak test
 
-check:
+check: lint
+	$(PYTEST)
+
+lint:
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m mypy
-	$(PYTEST)
 
 format:
 	$(PYTHON) -m ruff format .
@@ -16,6 +18,9 @@ format:
 
 test:
 	$(PYTEST) -m "not slow"
+
+slow:
+	$(PYTEST) -m slow
 
 docs:
 	$(PYTHON) -m tests.update_docs

@@ -233,6 +233,17 @@ def test_tables_are_whole(name: str) -> None:
         assert not [name for name in named if named.count(name) > 1]
 
 
+def test_what_ci_runs_is_the_line_of_the_readme_and_the_rest() -> None:
+    """Each test once: a line of the script that is the README's runs all but the slow ones, another those."""
+    _, line = re.findall(r"^python -m pip install .*$", README, flags=re.M)
+    script = [one.strip() for one in (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()]
+    assert line.startswith("python -m pip install -e '.[dev]' && python -m pytest ")
+    assert line.endswith(' -m "not slow"') and script.count(line) == 1
+    assert script[-1] == "make lint slow" and "pytest" not in "".join(script).replace(line, "")
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert "\nslow:\n\t$(PYTEST) -m slow\n" in makefile and "\ncheck: lint\n\t$(PYTEST)\n" in makefile
+
+
 def test_every_block_has_a_kind() -> None:
     """A line that should run and stands in a block without one would never run."""
     for name, text in TEXTS.items():
