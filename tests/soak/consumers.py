@@ -81,9 +81,9 @@ class Check:
         single = [row for row in rows if row["row"] == "data set"]
         trained = [row for row in single if str(row["shots"]) != "0"]
         for row in (*trained, *(row for row in single if str(row["shots"]) == "0")):
-            if row.get("accuracy_pct", row.get("base_accuracy_pct")) in (None, ""):
-                if str(row["shots"]) == "0" or row["seeds"] in (None, ""):  # the model as it is was not tested on it
-                    continue
+            is_empty = row.get("accuracy_pct", row.get("base_accuracy_pct")) in (None, "")
+            if is_empty and (str(row["shots"]) == "0" or row["seeds"] in (None, "")):
+                continue  # the model as it is was not tested on it
             group = row["protocol"], row["dataset"]
             sources = self._sources(protocol or row["protocol"], row, groups.get(group))
             matching = {
@@ -96,7 +96,7 @@ class Check:
                 continue
             if str(row["shots"]) != "0":
                 groups.setdefault(group, set()).update(matching or sources)
-            source, (cells, by_seed) = next(iter((matching or sources).items()))
+            cells, by_seed = next(iter((matching or sources).values()))
             for name in sorted(cells.keys() & row.keys()):
                 self.number(consumer, f"{name} of {_told(row)}", row[name], cells[name])
             row["sources"] = set(matching)
@@ -133,7 +133,9 @@ class Check:
             by_subset = {subset: [known[subset].get(source) for known in answers_of] for subset in subsets}
             seeds = [run.seed for run in runs if run]
             if any(all(answers) for answers in by_subset.values()):
-                by_seed = {seed: {s: by_subset[s][place] for s in subsets} for place, seed in enumerate(seeds)}
+                by_seed: dict[int, Mapping[str, Answer | None]] = {
+                    seed: {subset: by_subset[subset][place] for subset in subsets} for place, seed in enumerate(seeds)
+                }
                 found[source] = expected_cells(protocol, by_subset), by_seed
         return found
 
@@ -210,17 +212,19 @@ class Check:
             for line in grid:
                 mine = sorted(name for name in _PRINTED if name in line)
                 heads.update(mine)
-                said[(line["data set"], line["method"], *(f"{name} {line[name]}" for name in mine))] += 1
+                told = (line["data set"], line["method"], *(f"{name} {line[name]}" for name in mine))
+                said[told] += 1
         expected: Counter[tuple[str, ...]] = Counter()
         for row in rows:
             mine = sorted(name for name, cell in _PRINTED.items() if cell in row and name in heads)
             numbers = [_text(row.get(_PRINTED[name])) for name in mine]
-            expected[(row["dataset"], row["method"], *map(" ".join, zip(mine, numbers, strict=True)))] += 1
+            told = (row["dataset"], row["method"], *map(" ".join, zip(mine, numbers, strict=True)))
+            expected[told] += 1
         self.counts[consumer] += sum(len(line) - 2 for line in said.elements())
-        for line, count in (said - expected).items():
-            self.say(consumer, f"{count} x {line} is not what the predictions say")
-        for line, count in (expected - said).items():
-            self.say(consumer, f"{count} x {line} is missing")
+        for words, count in (said - expected).items():
+            self.say(consumer, f"{count} x {words} is not what the predictions say")
+        for words, count in (expected - said).items():
+            self.say(consumer, f"{count} x {words} is missing")
 
     # figures ----------------------------------------------------------------------------------------------------------
 
@@ -347,7 +351,7 @@ class Check:
         self._model_index(consumer, (folder / "README.md").read_text(), keys)
 
     def _model_index(self, consumer: str, text: str, keys: Mapping[int, str]) -> None:
-        import yaml
+        import yaml  # type: ignore[import-untyped, unused-ignore]
 
         card = yaml.safe_load(text.split("---\n")[1])
         for result in card.get("model-index", [{"results": []}])[0]["results"]:

@@ -3,15 +3,16 @@
     python -m tests.soak.reading --seed 1 --folders 60
     python -m tests.soak.reading --seed 1 --only 17
 
-A folder is filled by commands of protocols and then strewn with what could be mistaken for their tests: evaluations with
-other class names, prompts, images and precisions under the same names, along alpha and on shifted images; copies of
-runs; runs that keep nothing of what was asked; it may lack a seed. What each command planned is known from a folder that
-it filled alone, and what a test says is computed from its predictions, see `tests.soak.truth`.
+A folder is filled by commands of protocols and then strewn with what could be mistaken for their tests: evaluations
+with other class names, prompts, images and precisions under the same names, along alpha and on shifted images; copies
+of runs; runs that keep nothing of what was asked; it may lack a seed. What each command planned is known from a folder
+that it filled alone, and what a test says is computed from its predictions, see `tests.soak.truth`.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import random
@@ -67,10 +68,10 @@ def specs(base: Path) -> list[Spec]:
     names, seeds = str(base / "names.txt"), ("--seeds", "1,2,3")
 
     def spec(protocol: str, *words: str) -> Spec:
-        typed = dict(zip(words, words[1:], strict=False))
+        typed = dict(itertools.pairwise(words))
         words = tuple(_full(base, words))
         sources = {}
-        for option, text in zip(words, words[1:], strict=False):
+        for option, text in itertools.pairwise(words):
             if option in ("--dataset", "--source", "--target", "--shift"):
                 name, _, folder = text.partition("=")
                 is_target = option in ("--target", "--shift")
@@ -369,7 +370,7 @@ class Folder:
         rows = json.loads(_must("results", "--json", "--metric", "accuracy,macro-f1", *self._here))["rows"]
         self.check.every_test("results", rows)
         self.check.differences_from_plan("results", rows)
-        frame: Any = clipfit_cli.results(self._dir)  # type: ignore[operator]
+        frame: Any = clipfit_cli.results(self._dir)
         records = frame.where(frame.notna(), None).to_dict("records")
         self.check.every_test("clipfit_cli.results", records)
         self.check.differences_from_plan("clipfit_cli.results", records)

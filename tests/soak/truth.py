@@ -201,7 +201,7 @@ def expected_cells(protocol: str, answers: Mapping[str, Sequence[Answer | None]]
             "num_images": found[0].labels.size if found else None,
         }
     base, new = ([one.accuracy for one in known[subset]] for subset in ("base", "new"))
-    both = [harmonic(*pair) for pair in zip(base, new, strict=False)]
+    both = [h for pair in zip(base, new, strict=False) if (h := harmonic(*pair)) is not None]
     return {
         "base_accuracy_pct": mean(base),
         "new_accuracy_pct": mean(new),
