@@ -230,8 +230,8 @@ def _eval_results(results: Sequence[Tested]) -> list[Any]:
 
 
 def _is_planned(one: Tested) -> bool:
-    """Whether it is of images as they are, and of the list that a protocol planned."""
-    return (one.transform, one.interpolation, one.difference_from_plan) == ("identity", 1.0, "")
+    """Whether a protocol planned it, of images as they are."""
+    return (one.transform, one.interpolation, one.is_planned) == ("identity", 1.0, True)
 
 
 def _how(one: Tested) -> str:

@@ -38,7 +38,8 @@ class Tested:
 
     Attributes:
         dataset, subset, templates, precision, transform, interpolation: What was tested, and how.
-        difference_from_plan: In what it is not the test that a protocol planned; empty where it is.
+        difference_from_plan: In what it is not the test that a protocol planned; empty where it is, or none did.
+        is_planned: Whether a protocol planned it.
         num_classes, num_images: Of the test.
         split_sha256, split_file_sha256, images_sha256: Digests of its lists, of their file, of its images.
         accuracy_pct, macro_f1_pct, mean_per_class_accuracy_pct: Seed -> score.
@@ -56,6 +57,7 @@ class Tested:
     split_file_sha256: str
     images_sha256: str
     difference_from_plan: str = ""
+    is_planned: bool = False
     accuracy_pct: dict[int, float] = field(default_factory=dict)
     macro_f1_pct: dict[int, float] = field(default_factory=dict)
     mean_per_class_accuracy_pct: dict[int, float] = field(default_factory=dict)
@@ -211,9 +213,12 @@ def _results(seeds: Sequence[Stored]) -> tuple[Tested, ...]:
     names = [one.name for one in fields(Tested) if not one.name.endswith("_pct")]
     scores = [one.name for one in fields(Tested) if one.name.endswith("_pct")]
     for stored in seeds:
+        requests = requests_of_runs([stored], with_eval=False)
+        planned = {one.identity for request in requests for one in request.planned}
         for test in stored.tests:
-            plain = {name: getattr(test, name) for name in names if name != "difference_from_plan"}
+            plain = {name: getattr(test, name) for name in names if hasattr(test, name)}
             plain["difference_from_plan"] = stored.difference_from_plan(test).what
+            plain["is_planned"] = test.identity in planned
             one = found.setdefault(repr(plain), Tested(**plain))
             for name in scores:
                 getattr(one, name)[stored.run.config.seed] = getattr(test, name)

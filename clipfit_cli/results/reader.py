@@ -11,9 +11,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 
-from clipfit_cli.config import OwnDataSet
+from clipfit_cli.config import OwnDataSet, TestSet
 from clipfit_cli.results.record import Run, Test
-from clipfit_cli.results.request import RunRequest, answered, answers
+from clipfit_cli.results.request import PlannedTest, RunRequest, answered, answers
 
 
 @dataclass(frozen=True)
@@ -118,9 +118,12 @@ def protocols_of(run: Run, tests: Sequence[Test], requests: Sequence[RunRequest]
     return found | {name for name, does_hold in holds.items() if does_hold}
 
 
-def difference_from_plan(run: Run, test: Test, requests: Sequence[RunRequest]) -> PlanDifference:
-    """Return in what a test of a training is not the one that a protocol planned under its name."""
+def difference_from_plan(run: Run, test: Test, tests: Sequence[Test], requests: Sequence[RunRequest]) -> PlanDifference:
+    """Return in what a test, one of several of a training, is not the one that a protocol planned under its name."""
     planned = [one for request in requests if request.is_of_a_protocol for one in request.planned]
+    if not planned:  # as far as a run of 0.2.0 tells
+        own = tests_of_its_data(run, tests, requests).values()
+        planned = [PlannedTest(TestSet(run.config.dataset, one.subset), one.identity) for one in own]
     if trains_nothing(run) or any(answers(test, one) for one in planned):
         return PlanDifference()
     name = bare(test.dataset)

@@ -86,7 +86,7 @@ class Stored:
 
     def difference_from_plan(self, test: Test) -> PlanDifference:
         """In what one of its tests is not what a protocol planned; see `reader.difference_from_plan`."""
-        return difference_from_plan(self.run, test, self.requests)
+        return difference_from_plan(self.run, test, self.tests, self.requests)
 
     def _order(self, test: Test) -> tuple[Any, ...]:
         is_elsewhere, is_shifted = test.dataset != self.run.config.dataset, test.transform != "identity"
