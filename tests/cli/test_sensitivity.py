@@ -45,12 +45,12 @@ def test_a_ladder_of_shares(small_world: SmallWorld, tmp_path: Path) -> None:
     assert (tmp_path / "plot.png").read_bytes()[:4] == b"\x89PNG"
     start = torch.load(small_world.weights, weights_only=True)
     for seed in (0, 1):
-        keys = [rows[f"tuned_pct={share}"]["record_keys"].split(",")[seed] for share in SHARES]
+        keys = [rows[f"tuned_pct={share}"]["record_keys"].split(";")[seed] for share in SHARES]
         moved = [changed(small_world.runs_dir, key, start) for key in keys]
         assert all(smaller < larger for smaller, larger in pairwise(moved))
         assert [len(one) for one in moved] == [num_of(NUMBERS, share) for share in SHARES], "all that train, no others"
     first, second = (
-        changed(small_world.runs_dir, key, start) for key in rows["tuned_pct=10"]["record_keys"].split(",")
+        changed(small_world.runs_dir, key, start) for key in rows["tuned_pct=10"]["record_keys"].split(";")
     )
     assert first != second, "each seed draws its own"
 
@@ -73,7 +73,7 @@ def test_a_ladder_of_shares(small_world: SmallWorld, tmp_path: Path) -> None:
     of_one = "dataset=dtd,method=clipfit,seed=1,tuned_pct=10"
     ok("export", of_one, "--runs-dir", str(small_world.runs_dir), "--out", str(tmp_path / "exported"))
     exported = load_file(tmp_path / "exported" / "open_clip_model.safetensors")
-    key = rows["tuned_pct=10"]["record_keys"].split(",")[0]
+    key = rows["tuned_pct=10"]["record_keys"].split(";")[0]
     assert {
         (name, place)
         for name, tensor in exported.items()
