@@ -47,7 +47,7 @@ def test_both_seeds_as_a_table_as_rows_and_as_a_plot(trained: SmallWorld, tmp_pa
     assert max(map(len, lines)) <= 80 and "seeds 1,2" in " ".join(lines[:4]) and "±" in result.stdout
     rows = list(csv.DictReader(io.StringIO(file.read_text())))
     assert {row["level"] for row in rows} == {"tensor", "part", "block", "tower", "class features", "image features"}
-    assert {row["seeds"] for row in rows} == {"1,2"} and {row["num_seeds"] for row in rows} == {"2"}
+    assert {row["seeds"] for row in rows} == {"1;2"} and {row["num_seeds"] for row in rows} == {"2"}
     images = {row["name"]: row["num_images"] for row in rows if row["level"] == "image features"}
     assert images == {"": "12", "banded": "3", "lined": "3", "polka-dotted": "3", "woven": "3"}
     tensors = [row for row in rows if row["level"] == "tensor"]
@@ -72,7 +72,7 @@ def test_what_filters_fit_is_shown_without_what_cannot_be(trained: SmallWorld) -
     assert "left out: 1 run of dataset=dtd without an adapter" in result.stderr
     assert "left out: coop, which leaves CLIP's own weights as they are" in result.stderr
     rows = list(csv.DictReader(io.StringIO(result.stdout)))
-    assert {(row["method"], row["seeds"]) for row in rows} == {("clipfit", "1,2")}
+    assert {(row["method"], row["seeds"]) for row in rows} == {("clipfit", "1;2")}
     about = {(row["level"], row["images_of"], row["precision"]) for row in rows if "features" in row["level"]}
     assert about == {("class features", "", ""), ("image features", "eurosat", "fp32")}
     people = ok(trained, "dataset=dtd", "--dataset", "eurosat").stdout
