@@ -38,7 +38,7 @@ def isolate() -> None:
     os.environ |= {
         **{f"XDG_{kind}_HOME": str(folder / kind.lower()) for kind in ("CACHE", "CONFIG", "DATA")},
         **{"HF_HOME": str(folder / "hf"), "LANG": "C.UTF-8", "TZ": "UTC"},
-        "MKL_ENABLE_INSTRUCTIONS": "AVX2",  # the newest round otherwise, by more than golden numbers allow
+        "MKL_CBWR": "COMPATIBLE",  # the newest processors round otherwise, by more than golden numbers allow
         "PYTHONPATH": os.pathsep.join(filter(None, (str(hidden), str(ROOT), os.environ.get("PYTHONPATH")))),
     }
 

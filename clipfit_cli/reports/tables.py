@@ -47,11 +47,11 @@ CODES = frozenset(
         *("kind", "split", "tower", "layer", "created_at", "date", "clipfit_version"),
     )
 )
-"""Keys of columns of names and codes, in which a semicolon stands for a comma in CSV. In CSV and JSON these and all
-numbers stand before free text, so that programs that only look for commas can read them."""
+"""Keys of columns of names and codes. In CSV and JSON these and all numbers stand before free text, so that programs
+that only look for commas can read them; in a label a semicolon stands for a comma in CSV."""
 
-_PLACES = ("backbone", "pretrained")
-"""Of those, what may be a path, and stays as it is."""
+_LABELS = ("method", "lead_over")
+"""Of those, what may hold a comma by itself."""
 
 _DECIMALS = {"decimal": 4, "pct": 2, "diff": 2}
 _NUMBER = (int, float)
@@ -271,8 +271,7 @@ def cell_text(row: Row, column: Column) -> tuple[str, str]:
 
 def _csv_cell(row: Row, column: Column) -> Any:
     value = _plain(cell_value(row, column), ";")
-    is_code = isinstance(value, str) and column.key in CODES and column.key not in _PLACES
-    return value.replace(",", ";") if is_code else value
+    return value.replace(",", ";") if column.key in _LABELS and value else value
 
 
 def _plain(value: Any, comma: str) -> Any:

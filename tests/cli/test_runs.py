@@ -128,10 +128,10 @@ def test_findings_end_in_exit_code_3(runs_dir: Path) -> None:
     rewritten(test, accuracy_pct=99.0)
     (other / "record.json").write_bytes(b"{}")
     found = rows("verify", code=3)
-    assert [row["kind"] for row in found] == ["metric", "test", "record"]
+    assert [row["kind"] for row in found] == ["metric", "record"]
     assert found[0]["path"] == str(test)
-    assert [row["kind"] for row in rows("verify", "--seeds", "1", code=3)] == ["metric", "test", "record"]
-    assert "3 findings in 3 files; checked 3 runs" in invoke("verify", code=3).stderr
+    assert [row["kind"] for row in rows("verify", "--seeds", "1", code=3)] == ["metric", "record"]
+    assert "2 findings in 2 files; checked 3 runs" in invoke("verify", code=3).stderr
     assert invoke("verify", "method=zero-shot").stdout == ""
     invoke("verify", "seed=1", code=3)
 
