@@ -91,6 +91,9 @@ class Check:
                 for source, (cells, by_seed) in sources.items()
                 if all(is_close(row[name], cells[name]) for name in cells.keys() & row.keys())
             }
+            if not sources and str(row["shots"]) == "0" and not trained:
+                row["sources"] = set[Source]()  # a model alone stands in a table by what `eval` asked of it
+                continue
             if not sources:
                 self.say(consumer, f"nobody planned the row {_told(row)}")
                 continue
@@ -241,6 +244,8 @@ class Check:
                 and one["method"].partition(" (")[0] == str(row["method"]).partition(" (")[0]
                 and row.get("num_seeds", one["num_seeds"]) in (one["num_seeds"], str(one["num_seeds"]))
             ]
+            if not alike and str(row.get("shots")) == "0":  # see `table`: a model alone
+                continue
             told = f"{row['method']} on {row['dataset']}"
             if "share_pct" in row and "bin" in row:
                 if row["accuracy_pct"] not in (None, ""):
@@ -388,10 +393,19 @@ def latex_grids(text: str) -> list[list[dict[str, str]]]:
 
 
 def html_grids(text: str) -> list[list[dict[str, str]]]:
-    """Return the tables of results on a page."""
+    """Return the tables of results on a page, whose captions say what is the same in all rows."""
     page = _Page()
     page.feed(text)
-    return [grid for cells in page.tables if (grid := _grid([list(map(_plain, row)) for row in cells], 1))]
+    found = []
+    for caption, cells in zip(page.captions, page.tables, strict=True):
+        heads, *rows = ([_plain(cell) for cell in row] for row in cells)
+        for name in ("method", "data set"):
+            same = next((part.removeprefix(f"{name} ") for part in caption.split(" · ") if part.startswith(name)), "")
+            if name not in heads and same:
+                heads, rows = [name, *heads], [[_plain(same), *row] for row in rows]
+        if grid := _grid([heads, *rows], 1):
+            found.append(grid)
+    return found
 
 
 class _Page(html.parser.HTMLParser):
@@ -400,12 +414,16 @@ class _Page(html.parser.HTMLParser):
     def __init__(self) -> None:
         super().__init__()
         self.tables: list[list[list[str]]] = []
-        self._in_figure = self._in_cell = False
+        self.captions: list[str] = []
+        self._in_figure = self._in_cell = self._in_caption = False
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self._in_figure = self._in_figure or tag == "figure"
         if tag == "table" and not self._in_figure:
             self.tables.append([])
+            self.captions.append("")
+        elif tag == "caption" and not self._in_figure:
+            self._in_caption = True
         elif tag == "tr" and not self._in_figure and self.tables:
             self.tables[-1].append([])
         elif tag in ("td", "th") and not self._in_figure:
@@ -415,9 +433,12 @@ class _Page(html.parser.HTMLParser):
     def handle_endtag(self, tag: str) -> None:
         self._in_figure = self._in_figure and tag != "figure"
         self._in_cell = self._in_cell and tag not in ("td", "th")
+        self._in_caption = self._in_caption and tag != "caption"
 
     def handle_data(self, data: str) -> None:
-        if self._in_cell and not self._in_figure:
+        if self._in_caption:
+            self.captions[-1] += data
+        elif self._in_cell and not self._in_figure:
             self.tables[-1][-1][-1] += data
 
 
