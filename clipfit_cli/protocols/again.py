@@ -96,8 +96,13 @@ def _request_of(record: Finished) -> RunRequest:
 
 
 def _parts(request: RunRequest) -> list[RunRequest]:
-    """Return a request as commands ask for it: base-to-new tests by one, their shifted images by another."""
+    """Return a request as commands ask for it: base-to-new tests by one, their shifted images by another; of a model as
+    it is that was not tested on all, each test by ``eval``.
+    """
     config = request.config
+    if not config.stages and 0 < len(request.planned) < len(config.tests):
+        eval_of = (replace(config, protocol="eval", dataset=t.asked.dataset, tests=(t.asked,)) for t in request.planned)
+        return [replace(request, config=one) for one in eval_of]
     plain = tuple(test for test in config.tests if test.shift == TestSet.shift)
     if config.protocol != "base2new" or plain == config.tests:
         return [request]
@@ -112,7 +117,7 @@ def _parts(request: RunRequest) -> list[RunRequest]:
 def _command(request: RunRequest) -> str:
     """Return the name of the command: that of the protocol, or ``robustness`` where other images were tested, too."""
     config = request.config
-    is_clean = config.protocol != "few-shot" or config.tests == (TestSet(config.dataset, config.subset),)
+    is_clean = config.protocol != "few-shot" or config.tests == (TestSet(config.dataset, config.tests[0].subset),)
     return _COMMANDS[config.protocol] if is_clean else "robustness"
 
 

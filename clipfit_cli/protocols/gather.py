@@ -121,9 +121,10 @@ def gather(stored: Sequence[Stored]) -> Gathered:
 
 
 def requests_of(one: Stored) -> tuple[RunRequest, ...]:
-    """Return what protocols asked of a run; where nothing was kept, as far as its tests tell."""
-    kept = tuple(request for request in one.requests if request.is_of_a_protocol)
-    return kept or requests_of_old(one)
+    """Return what protocols asked of a run; of one that is older than all that was kept, also what its tests tell."""
+    earlier = one.before_requests
+    kept = (request for request in one.requests if request.is_of_a_protocol)
+    return (*kept, *(requests_of_old(earlier) if earlier else ()))
 
 
 def _order(one: Stored) -> tuple[object, ...]:
@@ -269,7 +270,9 @@ def _as_it_is(run: Run, tests: tuple[Test, ...], config: RunConfig, request: Run
     made = RunConfig(**known, protocol=config.protocol, tests=config.tests)
     if request:
         typed = replace(made, dataset=request.config.dataset, tests=request.config.tests)
-        request = replace(request, config=typed)
+        answers = {test.identity for test in tests}
+        planned = tuple(one for one in request.planned if one.identity in answers)
+        request = replace(request, config=typed, planned=planned)
     return Finished(made, run, tests, request=request)
 
 
@@ -278,5 +281,6 @@ def _alone(stored: Sequence[Stored], protocol: ProtocolName) -> Iterator[Finishe
     for one in stored:
         for request in requests_as_it_is(one):
             if request.config.protocol == protocol:
-                tests = answered(request.planned, one.tests)
-                yield replace(_as_it_is(one.run, tests, request.config, None), request=request)
+                tests, mine = answered(request.planned, one.tests), {test.identity for test in request.planned}
+                kept = (other for other in one.requests if mine <= {test.identity for test in other.planned})
+                yield replace(_as_it_is(one.run, tests, request.config, None), request=next(kept, request))

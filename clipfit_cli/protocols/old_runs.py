@@ -21,14 +21,15 @@ def requests_of_old(one: Stored) -> tuple[RunRequest, ...]:
     """Return the requests that a training answers, of which nothing was kept.
 
     Its own data set is known by the training's digests; a target counts only where all tests under its name, in the
-    training's precision and with its prompts, are one.
+    training's precision and with its prompts, are one. A training on base classes that has an answer for new ones, and
+    no test of them, is few-shot on base classes: base-to-new would have made both tests.
     """
     config, own = one.run.config, one.tests_of_its_data
-    if config.subset == "base":
-        halves = {half: own[half.subset] for half in halves_of(config.dataset) if half.subset in own}
-        return (_request(one, "base2new", halves_of(config.dataset), halves),) if halves else ()
     if config.subset not in own:
         return ()
+    if config.subset == "base" and ("new" in own or not _knows_new_classes(config)):
+        halves = {half: own[half.subset] for half in halves_of(config.dataset) if half.subset in own}
+        return (_request(one, "base2new", halves_of(config.dataset), halves),)
     source = TestSet(config.dataset, config.subset)
     found = [_request(one, "few-shot", (source,), {source: own[config.subset]})]
     if config.subset == "all" and (targets := _targets(one)):
@@ -38,13 +39,10 @@ def requests_of_old(one: Stored) -> tuple[RunRequest, ...]:
 
 
 def request_for_all(one: Stored) -> RunRequest:
-    """Return the one request that asks for most of what a training is known by: of a training on base classes that was
-    not tested on new ones, and of one without tests, that of few-shot.
-    """
-    config, requests = one.run.config, requests_of_old(one)
-    if requests and (config.subset != "base" or len(requests[0].planned) > 1):
-        return requests[-1]
-    return _request(one, "few-shot", (TestSet(config.dataset, config.subset),), {})
+    """Return the one request that asks for most of what a training is known by; of one without tests, few-shot's."""
+    config = one.run.config
+    found = requests_of_old(one) or (_request(one, "few-shot", (TestSet(config.dataset, config.subset),), {}),)
+    return found[-1]
 
 
 def requests_as_it_is(one: Stored) -> tuple[RunRequest, ...]:
@@ -74,6 +72,14 @@ def requests_for_tests(one: Stored) -> tuple[RunRequest, ...]:
         if test.is_plain
         for asked in (TestSet(test.dataset, test.subset),)
     )
+
+
+def _knows_new_classes(config: TrainingConfig) -> bool:
+    """Whether a training has an answer for classes that it was not trained on, as far as its method is here."""
+    with suppress(ClipfitError, TypeError):
+        info = methods.get(config.method)
+        return info.knows_new_classes(info.settings(**config.settings))
+    return False
 
 
 def _targets(one: Stored) -> dict[TestSet, Test]:

@@ -100,18 +100,18 @@ def protocols_of(run: Run, tests: Sequence[Test], requests: Sequence[RunRequest]
 
     What trains nothing stands besides in each table that it has a test for: of base or new classes in ``base2new``, of
     all in ``few-shot``, of another data set in ``xdataset``; it is ``eval``, too. A training of which nothing says what
-    was asked is ``base2new`` on base classes, else ``few-shot`` where it is tested on what it was trained on, and
+    was asked is ``base2new`` on base classes, ``few-shot`` where it is tested on what it was trained on alone, and
     ``xdataset`` where it is tested elsewhere, too.
     """
     found: set[str] = {request.config.protocol for request in requests}
-    is_training = not trains_nothing(run)
+    subset, is_training = run.config.subset, not trains_nothing(run)
     if is_training and any(request.is_of_a_protocol for request in requests):
         return found
     plain = [test for test in tests if test.is_plain and not (is_training and is_made_for_eval(test, requests))]
     own = {test.subset for test in plain if is_of_its_data(run, test)}
     holds = {
-        "base2new": run.config.subset == "base" if is_training else bool(own & {"base", "new"}),
-        "few-shot": run.config.subset != "base" and run.config.subset in own if is_training else "all" in own,
+        "base2new": subset == "base" if is_training else bool(own & {"base", "new"}),
+        "few-shot": subset in own and not own >= {"base", "new"} if is_training else "all" in own,
         "xdataset": any(not is_of_its_data(run, test) for test in plain),
         "eval": not is_training,
     }

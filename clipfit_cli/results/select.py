@@ -77,7 +77,8 @@ class Stored:
     @property
     def protocols(self) -> list[str]:
         """The protocols whose tables it can stand in, sorted."""
-        return sorted(protocols_of(self.run, self.tests, self.requests))
+        found, earlier = protocols_of(self.run, self.tests, self.requests), self.before_requests
+        return sorted(found if earlier in (None, self) else found | set(earlier.protocols))
 
     @property
     def tests_of_its_data(self) -> dict[str, Test]:
@@ -87,6 +88,20 @@ class Stored:
     def difference_from_plan(self, test: Test) -> PlanDifference:
         """In what one of its tests is not what a protocol planned; see `reader.difference_from_plan`."""
         return difference_from_plan(self.run, test, self.tests, self.requests)
+
+    @property
+    def before_requests(self) -> Stored | None:
+        """It as it was before any protocol's request; None where it was made for one."""
+        first = next((request.created_at for request in self.requests if request.is_of_a_protocol), None)
+        if first is None:
+            return self
+        if first <= self.run.created_at:
+            return None
+        earlier = Stored(self.folder, self.run)
+        tests = tuple(test for test in self.tests if test.created_at < first)
+        requests = tuple(request for request in self.requests if not request.is_of_a_protocol)
+        vars(earlier).update(tests=tests, requests=requests)
+        return earlier
 
     def _order(self, test: Test) -> tuple[Any, ...]:
         is_elsewhere, is_shifted = test.dataset != self.run.config.dataset, test.transform != "identity"

@@ -106,7 +106,7 @@ class Prepared:
         return bool(self.config.stages) and self.info.trains
 
     def found_tests(self, *, with_logits: bool = False) -> dict[str, Test]:
-        """Return the tests that are finished, by key, under the names that were asked for.
+        """Return the tests that are finished, by key.
 
         Args:
             with_logits: Only those whose logits are kept.
@@ -114,12 +114,8 @@ class Prepared:
         Raises:
             ResultsError: A record is damaged.
         """
-        found = {one.key: (one, find_test(self.folder, one.key)) for one in self.tests}
-        return {
-            key: replace(test, dataset=one.asked.dataset, subset=one.asked.subset)
-            for key, (one, test) in found.items()
-            if test and (test.logits_file or not with_logits)
-        }
+        found = {one.key: find_test(self.folder, one.key) for one in self.tests}
+        return {key: test for key, test in found.items() if test and (test.logits_file or not with_logits)}
 
     def finished(self, *, with_logits: bool = False) -> Finished | None:
         """Return the run if all of it is finished.
@@ -128,7 +124,7 @@ class Prepared:
             ResultsError: A record is damaged.
         """
         run, tests = find_run(self.folder, self.key), self.found_tests(with_logits=with_logits)
-        return self.answer(run, tests) if run and len(tests) == len(self.tests) else None
+        return self.answer(run, tests) if run and all(one.key in tests for one in self.tests) else None
 
     def lacking_files(self, run: Run) -> list[Path]:
         """Return which files of the adapter that a finished training made here are not there, kept or not."""
@@ -137,9 +133,10 @@ class Prepared:
         return [path for name in (WEIGHTS_FILE, CARD_FILE) if not os.path.lexists(path := self.folder / name)]
 
     def answer(self, run: Run, tests: dict[str, Test]) -> Finished:
-        """Return the run with the tests that there are, in the order in which they were asked for."""
-        made = tuple(tests[one.key] for one in self.tests if one.key in tests)
-        return Finished(self.config, run, made, request=self.request)
+        """Return the run with the tests that there are, in the order and under the names that were asked for."""
+        made = [(tests[one.key], one.asked) for one in self.tests if one.key in tests]
+        named = tuple(replace(test, dataset=asked.dataset, subset=asked.subset) for test, asked in made)
+        return Finished(self.config, run, named, request=self.request)
 
 
 def prepare(config: RunConfig, workspace: Workspace, store: RunStore) -> Prepared:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from clipfit_cli.config import TestSet
+from clipfit_cli.config import RunConfig, TestSet
 from clipfit_cli.protocols.gather import gather
 from clipfit_cli.results.record import Run
+from clipfit_cli.results.request import PlannedTest, RunRequest
 from clipfit_cli.results.select import Stored
 from tests.results.result_examples import make_config, make_run, make_test, training_of, zero_shot_run
 
@@ -109,3 +111,32 @@ def test_an_adapter_from_elsewhere_is_no_protocols() -> None:
     assert gather([stored(training(), ("dtd", "base")), stored(make_run(scored_adapter=True), ("dtd", "all"))])
     scored = make_run(scored_adapter=True, config=training_of(make_config(stages=())))
     assert not gather([stored(scored, ("dtd", "all"))]).runs
+
+
+def test_a_run_that_is_older_than_requests_stays_in_its_table() -> None:
+    whole = stored(training("all"), ("dtd", "all"))
+    later = replace(make_test(whole.run, dataset="food101", subset="all"), created_at="2999-01-02T00:00:00+00:00")
+    asked = TestSet("dtd"), TestSet("food101")
+    both = (*whole.tests, later)
+    request = RunRequest(
+        training_key=whole.run.key,
+        config=RunConfig(**vars(whole.run.config), protocol="xdataset", tests=asked),
+        planned=tuple(PlannedTest(name, test.identity) for name, test in zip(asked, both, strict=True)),
+        created_at="2999-01-01T00:00:00+00:00",
+    ).sealed()
+    whole.__dict__.update(tests=both, requests=(request,))
+    found = gather([whole]).runs
+    assert {name: len(runs[0].tests) for name, runs in found.items()} == {"few-shot": 1, "xdataset": 2}
+    whole.__dict__["requests"] = (replace(request, created_at=whole.run.created_at),)
+    assert set(gather([whole]).runs) == {"xdataset"}, "it was made for this request"
+
+
+def test_a_training_on_base_classes_alone_is_few_shot_unless_it_has_no_answer_for_others() -> None:
+    clipfit = stored(training(settings={}), ("dtd", "base"))
+    probe = stored(training(method="linear-probe", settings={}, stages=()), ("dtd", "base"))
+    probe = stored(make_run(replace(probe.run.config, stages=clipfit.run.config.stages)), ("dtd", "base"))
+    found = gather([clipfit, probe]).runs
+    assert {name: [run.config.method for run in runs] for name, runs in found.items()} == {
+        "few-shot": ["clipfit"],
+        "base2new": ["linear-probe"],
+    }

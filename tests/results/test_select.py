@@ -19,7 +19,7 @@ from tests.results.result_examples import make_run, make_test
 def runs_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     for seed in range(1, 8):
-        add_run(folder, seed=seed, subsets=("base",))
+        add_run(folder, seed=seed, subsets=("base", "new"))
     add_run(folder, seed=1, method="bitfit", settings={}, subsets=("base", "new"))
     add_zero_shot(folder, "all")
     return folder
@@ -46,8 +46,8 @@ def test_tests_are_read_only_where_they_are_asked_for(runs_dir: Path, monkeypatc
     monkeypatch.setattr(store, "_read", spy)
     found = select(runs_dir, parse_run("dataset=dtd,beta=8,since=2000-01-01"))
     assert kinds == [Run] * 9
-    assert [test.subset for test in found[0].tests] == ["base"]
-    assert len(kinds) == 10
+    assert [test.subset for test in found[0].tests] == ["base", "new"]
+    assert len(kinds) == 11
 
 
 def test_one_run_is_found_or_what_tells_candidates_apart(runs_dir: Path) -> None:

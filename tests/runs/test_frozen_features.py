@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -469,7 +471,16 @@ def test_a_workspace_keeps_them_a_model_and_precision(small_world: SmallWorld) -
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 3])
 def test_an_image_has_the_same_bits_in_a_list_of_any_length(count: int) -> None:
-    """With one thread; on a model whose matrices are large enough for the libraries to choose ways."""
+    """With one thread; on a model whose matrices are large enough for the libraries to choose ways, in a process whose
+    matrix library is told to choose one way whatever the shape.
+    """
+    code = f"from {__name__} import has_the_same_bits; has_the_same_bits({count})"
+    strict = {**os.environ, "MKL_CBWR": "AVX2,STRICT"}
+    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], env=strict, check=True)
+
+
+def has_the_same_bits(count: int) -> None:
+    torch.set_num_threads(1)
     bundle = load_bundle(ModelConfig(TINY_BACKBONE, TINY_PRETRAINED), device=CPU)
     textures = textures_dataset("textures")
     long = replace(textures, test=textures.test[:12])

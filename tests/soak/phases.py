@@ -56,7 +56,7 @@ class Phases:
         self._tell("tests", run, "evaluate")
         self._tell("checkpoint", keeper, "write_checkpoint")
         self._tell("features", frozen_features.FrozenFeatures, "_features")
-        for name in ("save_run", "save_test"):
+        for name in ("save_run", "replace_test"):
             self._tell("results", run, name)
 
     def _tell(self, phase: str, place: Any, name: str) -> None:
