@@ -25,9 +25,10 @@ slow:
 docs:
 	$(PYTHON) -m tests.update_docs
 
-# what strangers, full disks, other processes and kills do to the tool: about an hour on two idle cores
+# what strangers, full disks, other processes and kills do to the tool: an hour and a half on two idle cores
 soak:
 	$(PYTHON) -m tests.soak.campaign --seed $(SEED) --commands 1200
+	$(PYTHON) -m tests.soak.reading --seed $(SEED) --folders 500
 	$(PYTHON) -m tests.soak.faults --seed $(SEED) --faults 90
 	$(PYTHON) -m tests.soak.shared_plan --seed $(SEED) --repeats 20
 	$(PYTHON) -m tests.soak.kills --seed $(SEED) --kills 200

@@ -300,7 +300,7 @@ def _padded(images: Tensor) -> Tensor:
     """Return a batch (batch, 3, size, size) of at least four images, the first of which are those that were given.
 
     With fewer, the libraries that multiply matrices take other ways, which round differently. An image is to have the
-    same bits whatever list it came in, as far as one thread computes.
+    same bits whatever list it came in, as far as one thread computes and four images are not few to the libraries, too.
     """
     return images if len(images) >= _FEWEST else images.repeat(_FEWEST, 1, 1, 1)[:_FEWEST]
 

@@ -54,7 +54,7 @@ CASES: dict[str, tuple[str, ...]] = {
     "robustness": ("robustness D --shifts blur,noise --severity 2,4",),
     "robustness on images of one's own": ("robustness D --shifts blur --severity 3 --shift art=F",),
     "robustness after base2new": ("base2new D", "robustness D --shifts blur --severity 3"),
-    "sensitivity": ("sensitivity D --factor beta", "sensitivity D --factor layer-norms --shifts blur --severity 3"),
+    "sensitivity": ("sensitivity D --factor beta --shifts blur --severity 3 --seeds 1",),
     "eval of the model": ("eval D", "eval D --subset new --class-names N"),
     "eval along alpha": ("train D --subset base", "eval D --adapter A --alpha 0,0.5,1 --subset new"),
     "eval on other images": (

@@ -244,7 +244,10 @@ class Check:
                 and one["method"].partition(" (")[0] == str(row["method"]).partition(" (")[0]
                 and row.get("num_seeds", one["num_seeds"]) in (one["num_seeds"], str(one["num_seeds"]))
             ]
-            if not alike and str(row.get("shots")) == "0":  # see `table`: a model alone
+            if str(row.get("shots")) == "0" and all(
+                cells.get(name) is None for cells, _ in alike for name in row.keys() & set(_NUMBERS)
+            ):  # see `table`: a model alone
+                self._of_a_model(consumer, row)
                 continue
             told = f"{row['method']} on {row['dataset']}"
             if "share_pct" in row and "bin" in row:
@@ -264,6 +267,19 @@ class Check:
                 for _, by_seed in [one["expected"]]
             ]
             self._one_of(consumer, f"accuracy over bins of {method} on {dataset}", accuracy, found, 1e-6)
+
+    def _of_a_model(self, consumer: str, row: Row) -> None:
+        """Compare numbers of a model that stands alone with all that it was tested on under this name."""
+        name = row["dataset"].partition(" (")[0]
+        found = [
+            answer.accuracy
+            for path in self.runs_dir.glob("*/zero-shot/*/record.json")
+            for question, _, answer in tests_in(path.parent)
+            if (question.dataset, question.transform) == (name, "identity")
+        ]
+        for cell in ("accuracy_pct", "base_accuracy_pct", "new_accuracy_pct"):
+            if row.get(cell) not in (None, "") and "bin" not in row and "class_name" not in row:
+                self._one_of(consumer, f"{cell} of {row['method']} on {row['dataset']}", row[cell], found)
 
     def _class(self, consumer: str, row: Row, alike: Sequence[Any], told: str) -> None:
         """Compare the accuracy of a class, or the share of it that is taken for another."""
