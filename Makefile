@@ -27,6 +27,7 @@ docs:
 
 # what strangers, full disks, other processes and kills do to the tool: an hour and a half on two idle cores
 soak:
+	$(PYTHON) -m tests.soak.outputs --seed $(SEED)
 	$(PYTHON) -m tests.soak.campaign --seed $(SEED) --commands 1200
 	$(PYTHON) -m tests.soak.reading --seed $(SEED) --folders 500
 	$(PYTHON) -m tests.soak.faults --seed $(SEED) --faults 90

@@ -22,11 +22,10 @@ from clipfit_cli.reports.statistics import (
     SHARED_SEED_LEVEL,
     Differences,
     MeanDifference,
-    holm,
     mean_difference,
     seeds_needed,
     shared_seed_p,
-    verdict,
+    verdicts,
 )
 
 DATASETS = 11
@@ -110,10 +109,7 @@ def false_leads(trials: int, rivals: int, seeds: int, *, rho: float) -> JSON:
         grids = [ours - differences(random, 3.0, seeds, rho=rho) for _ in range(rivals)]
         is_shared = shared_seed_p([_mappings(grid) for grid in grids]) < SHARED_SEED_LEVEL
         made = [mean_difference(_mappings(grid), alike=is_shared) for grid in grids]
-        said = {
-            verdict(one.mean, p)
-            for one, p in zip(made, holm([1.0 if one.p is None else one.p for one in made]), strict=True)
-        }
+        said = {str(one) for one in verdicts(made)}
         ahead, behind = ahead + ("ahead" in said), behind + ("behind" in said)
     shares = {"ahead_pct": 100 * ahead / trials, "behind_pct": 100 * behind / trials}
     return {"rivals": rivals, "rho": rho, "seeds": seeds, **shares}

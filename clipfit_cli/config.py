@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, get_args
 
 from clipfit_cli.errors import ConfigError, UnknownNameError
@@ -28,6 +28,51 @@ TEXTURES = "textures"
 
 TOP_CLASSES = 5
 """How many classes a prediction names."""
+
+
+SMALLEST, LARGEST = 1.1754943508222875e-38, 3.4028234663852886e38
+"""Of what is above 0 in float32, in which methods compute; no number of a setting is larger."""
+
+MOST = 10**9
+"""The largest whole number of a setting that names no other."""
+
+MOST_VIEWS = 10_000
+"""Of each image."""
+
+
+def ranged(default: Any, least: float, most: float | None = None, *, below: float | None = None) -> Any:
+    """Return a field of settings whose numbers have a range; those of other fields have the widest that there is.
+
+    Args:
+        default: Value of the field.
+        least, most: The ends; `SMALLEST` = what is above 0; None = the largest that there is.
+        below: In place of `most`, the first number that is too large.
+    """
+    return field(default=default, metadata={"range": (least, most, below)})
+
+
+def check_ranges(settings: Any, whose: str = "") -> None:
+    """Check that all numbers of a dataclass are in the range of their field, and can be computed with.
+
+    Args:
+        settings: The dataclass.
+        whose: Goes before the name of the field in the message, such as ``maple's ``.
+
+    Raises:
+        ConfigError: One is not, or is no number.
+    """
+    for one in fields(settings):
+        least, most, below = one.metadata.get("range", (None, None, None))
+        value = getattr(settings, one.name)
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, bool) or not isinstance(number, int | float):
+                continue
+            largest, form = (MOST, ",") if isinstance(number, int) else (LARGEST, ".3g")
+            low, high = -largest if least is None else least, below or (largest if most is None else most)
+            if not low <= number <= high or number == below:
+                start = "above 0" if low == SMALLEST and not 0 < number < low else f"at least {low:{form}}"
+                end = f"{'below' if below else 'at most'} {high:{form}}"
+                raise ConfigError(f"{whose}{one.name} must be {start} and {end}, got {number}")
 
 
 def _refuse(*checks: tuple[bool, str]) -> None:
@@ -129,47 +174,29 @@ class Recipe:
     """
 
     optimiser: Literal["sgd", "adam", "adamw"] = "sgd"
-    lr: float = 0.002
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    eps: float = 1e-8
-    betas: tuple[float, float] = (0.9, 0.999)
-    epochs: int = 100
-    steps: int | None = None
-    batch_size: int | None = 32
+    lr: float = ranged(0.002, SMALLEST)
+    momentum: float = ranged(0.9, 0, below=1)
+    weight_decay: float = ranged(5e-4, 0)
+    eps: float = ranged(1e-8, SMALLEST)
+    betas: tuple[float, float] = ranged((0.9, 0.999), 0, below=1)
+    epochs: int = ranged(100, 1)
+    steps: int | None = ranged(None, 0)
+    batch_size: int | None = ranged(32, 1)
     drop_last: bool = True
     sampler: Literal["shuffled", "one_class"] = "shuffled"
     decay: Literal["epoch", "step", "none"] = "epoch"
-    decay_period: int | None = None
-    min_lr: float = 0.0
-    warmup_epochs: int = 1
-    warmup_lr: float = 1e-5
+    decay_period: int | None = ranged(None, 1)
+    min_lr: float = ranged(0.0, 0)
+    warmup_epochs: int = ranged(1, 0)
+    warmup_lr: float = ranged(1e-5, 0)
     crop_scale: tuple[float, float] | None = (0.08, 1.0)
-    views: int | None = None
+    views: int | None = ranged(None, 1, MOST_VIEWS)
     view_use: Literal["cycle", "pool", "mean"] = "cycle"
 
     def __post_init__(self) -> None:
-        def is_positive(number: float) -> bool:
-            return 0 < number < float("inf")
-
+        check_ranges(self)
         low, high = self.crop_scale or (1, 1)
-        counts = {"batch size": self.batch_size, "views": self.views, "decay period": self.decay_period}
-        rates = {"min_lr": self.min_lr, "warmup_lr": self.warmup_lr, "weight_decay": self.weight_decay}
         _refuse(
-            (self.epochs < 1, f"epochs must be at least 1, got {self.epochs}"),
-            (self.steps is not None and self.steps < 0, f"steps must be at least 0, got {self.steps}"),
-            *((n is not None and n < 1, f"{name} must be at least 1, got {n}") for name, n in counts.items()),
-            (self.warmup_epochs < 0, f"warmup_epochs must be 0 or more, got {self.warmup_epochs}"),
-            (not is_positive(self.lr), f"learning rate must be a positive number, got {self.lr}"),
-            (not is_positive(self.eps), f"eps must be a positive number, got {self.eps}"),
-            *(
-                (not 0 <= x < float("inf"), f"{name} must be a number of 0 or more, got {x}")
-                for name, x in rates.items()
-            ),
-            *(
-                (not 0 <= x < 1, f"momentum and betas are from 0 to below 1, got {x}")
-                for x in (self.momentum, *self.betas)
-            ),
             (not 0 < low <= high <= 1, f"crop_scale must be two shares of an area, such as 0.5-1, got {low}-{high}"),
             (
                 self.views is not None and self.crop_scale is None and self.views > 1,

@@ -104,6 +104,10 @@ class UndefinedClasses(ConfigError):
     """A method has no answer for these classes; a test is left out, and its cells are empty."""
 
 
+class SelectionError(ConfigError):
+    """A method has no image to select on; it is left out of a comparison, and its cells are empty."""
+
+
 class UneditedWeights(ConfigError):
     """A method leaves CLIP's own weights as they are, so that there is nothing in them to merge or to measure."""
 

@@ -66,6 +66,8 @@ def set_up() -> None:
     # operator of a small model; sleeping at once would cost it a quarter of its time.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "6000")
+    # with its telemetry on, the hub's library asks the server first for a list of no use here, of whatever length
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     keep_freed_memory()
 
 

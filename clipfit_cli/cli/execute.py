@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from clipfit_cli.cli.output_options import RunOptions
 from clipfit_cli.cli.plan import plan_table
 from clipfit_cli.cli.request import Asked, cache_folder, splits_dir_of
 from clipfit_cli.cli.slurm import Cluster, find_cluster, hand_over
-from clipfit_cli.config import Execution, Keep
+from clipfit_cli.config import MOST, Execution, Keep
 from clipfit_cli.errors import (
     ConfigError,
     DataError,
@@ -59,6 +58,7 @@ def execute(
     summarise: Callable[..., Table],
     show: Callable[[Table, Sequence[Finished]], None] | None = None,
     after: After | None = None,
+    is_needed: Callable[[RunConfig], bool] | None = None,
 ) -> list[Finished]:
     """Run what is not finished, print the table, and return the records; with ``--dry-run`` print the plan.
 
@@ -70,9 +70,10 @@ def execute(
         summarise: Records, whether there is a row a seed, and where predictions come from -> table.
         show: Prints the table of the records; None = as it is.
         after: Called when all runs are finished, with what they shared.
+        is_needed: Whether the table is about a run; None = about all of them. See `without_selection`.
 
     Raises:
-        ConfigError: The image cache cannot be one.
+        ConfigError: The image cache cannot be one, or there is nothing to select on.
         SweepError: Some runs failed, for several reasons or beside others that are finished.
         ClipfitError: All runs failed for one reason, or something that they need is missing.
     """
@@ -91,12 +92,13 @@ def execute(
     result, planned, table = SweepResult(), None, None
     with offline_if(machine.offline), JobsReporter(quiet=output.quiet, runs_dir=output.runs_dir) as reporter:
         try:
-            planned = _execute(configs, asked, machine, output, cluster, reporter, result, after)
+            planned = _execute(configs, asked, machine, output, cluster, reporter, result, after, is_needed or bool)
         except (KeyboardInterrupt, SchedulerError) as error:
             interrupted = error
     if planned:
         emit(planned.table, output, as_json=to_json(planned.table, planned.beside) if output.json else None)
     elif result.finished:
+        from clipfit_cli.protocols.empty_rows import with_empty_rows
         from clipfit_cli.results.predictions import StoredPredictions
         from clipfit_cli.results.store import RunStore
 
@@ -108,6 +110,8 @@ def execute(
         )
         records = store.with_zero_shot(result.records)
         table = summarise(records, per_seed=output.per_seed, predictions=read)
+        if result.left_out:
+            table = with_empty_rows(table, result.left_out)
     if table is not None and show and result.finished:
         show(table, result.records)
     elif table is not None:
@@ -137,6 +141,7 @@ def _execute(
     reporter: JobsReporter,
     result: SweepResult,
     after: After | None,
+    is_needed: Callable[[RunConfig], bool],
 ) -> Planned | None:
     """Run what is not finished, or return the plan with what it will take as far as data and model are here to tell.
 
@@ -146,9 +151,11 @@ def _execute(
 
     from clipfit_cli.engine.precision import resolve_precision
     from clipfit_cli.models.source import find_blueprint
+    from clipfit_cli.protocols.empty_rows import caption_of
     from clipfit_cli.runs.forecast import forecast
     from clipfit_cli.runs.plan_file import PLAN_KEY, plan_of, to_plain
     from clipfit_cli.runs.prepare import check_served, prepare
+    from clipfit_cli.runs.selection import without_selection
 
     setup = setup_of(asked, machine, output)
     if cluster:
@@ -161,6 +168,9 @@ def _execute(
             replace(one, precision=resolve_precision(one.precision, device, model, is_here=cluster is None))
             for one in configs
         ]
+        configs, result.left_out = without_selection(configs, workspace, is_needed)
+        for left_out in result.left_out.items():
+            reporter.note(caption_of(left_out))
         if output.dry_run:
             plan = [prepare(config, workspace, store) for config in configs]
             check_served(plan)
@@ -224,13 +234,13 @@ def setup_of(asked: Asked, machine: ModelOptions, output: RunOptions) -> Setup:
     """Return what every process has to know that makes runs of a command.
 
     Raises:
-        ConfigError: The size of the image cache is no number, or a path is none.
+        ConfigError: The size of the image cache is none, or a path is none.
     """
     from clipfit_cli.runs.setup import Setup
 
     folder, size, runs_dir = cache_folder(output.image_cache), output.image_cache_size, expanded(output.runs_dir)
-    if not math.isfinite(size):
-        raise ConfigError(f"--image-cache-size must be a number of GiB, got {size}")
+    if not 0 <= size <= MOST:
+        raise ConfigError(f"--image-cache-size must be at most {MOST:,} (GiB), got {size}")
     return Setup(
         data_root=str(asked.data_root),
         runs_dir=str(runs_dir),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -14,6 +15,7 @@ from clipfit_cli.cli.slurm_options import SlurmOptions
 from clipfit_cli.data.pixels.disk_cache import DEFAULT_SIZE_GIB
 from clipfit_cli.errors import ConfigError, shortened
 from clipfit_cli.files import expanded
+from clipfit_cli.reports.tables import CODES
 
 
 @dataclass(frozen=True)
@@ -42,23 +44,29 @@ class OutputOptions:
         """Check, before any work, that the table can be written as asked.
 
         Raises:
-            ConfigError: Two things want stdout, or the CSV file is a folder, or its own is not there or not writable.
+            ConfigError: Two things want stdout, or `check_can_be_written` refuses the CSV file.
             OSError: Its name cannot be one.
         """
         if self.csv == "-" and self.json:
             raise ConfigError("--csv - and --json both want stdout; write the CSV to a file, or leave one of them out")
-        if self.csv in (None, "-"):
-            return
-        check_can_be_written("--csv", self.csv)
+        if self.csv != "-":
+            check_can_be_written("--csv", self.csv, "csv")
 
 
-def check_can_be_written(option: str, text: str) -> None:
-    """Nothing, if what an option names can be written, as far as one can tell beforehand.
+def check_can_be_written(option: str, text: str | None, form: str) -> None:
+    """Raise unless an option names a new file, an empty one, or one that the option may have written before.
+
+    Args:
+        option: As typed.
+        text: The file; None where the option was not given.
+        form: A key of `_BEGINNINGS`.
 
     Raises:
-        ConfigError: It is a folder, or its own is not there or not writable.
+        ConfigError: It is none of these, is read-only or a folder, or its folder is not there or not writable.
         OSError: Its name cannot be one.
     """
+    if text is None:
+        return
     path, whole = csv_file(text)
     problem = (
         "is a folder; give the name of a file in it"
@@ -71,16 +79,52 @@ def check_can_be_written(option: str, text: str) -> None:
         if not path.parent.is_dir()
         else "cannot be written; give a file in a folder of yours"
         if not os.access(path.parent if whole or not path.exists() else path, os.W_OK)
+        else _why_kept(path, form)
+        if whole and path.exists()
         else ""
     )
     if problem:
         raise ConfigError(f"{option} {shortened(text)} {problem}")
 
 
+def _why_kept(path: Path, form: str) -> str:
+    """Return why a file that is there is not replaced, as the end of a sentence about it; nothing if it may be."""
+    if not path.stat().st_mode & 0o222:
+        return "is read-only; give another name, or make it writable"
+    with path.open("rb") as file:
+        content = file.read(_MOST_READ)
+    if not content or re.match(_BEGINNINGS[form], content, re.DOTALL):
+        return ""
+    return f"is there and was not written by clipfit as {form}, so it is kept; give another name, or remove it yourself"
+
+
+_MOST_READ = 1 << 24
+_PLOT = rb".*Matplotlib"
+_BEGINNINGS = {
+    "csv": (
+        rb"(row|protocol|source|dataset|method|backbone|key|index|shift|tower),(mean_rank|size_mb|%s)[,\n]|rank,probability_pct,"
+        rb"|what,value\n|name,(source|effect),|kind,(path|image_values),|size_mib,state,|num_lists,size_mib,"
+        rb"|split,label,path,class_name\n" % "|".join(sorted(CODES)).encode()
+    ),
+    "html": rb"<!DOCTYPE html>.*clipfit report</title>",
+    "markdown": rb"# [^\n]+\n\nMade by clipfit ",
+    "latex": rb"% booktabs tables: ",
+    "json": rb'\{\n  "schema_version": \d+,\n  "title": [^\n]+\n  "about": \[',
+    "pdf": rb"%PDF-" + _PLOT,
+    "svg": rb"<\?xml" + _PLOT,
+    "png": rb"\x89PNG" + _PLOT,
+}
+"""Form of an output -> how a file begins that has been written in this form."""
+
+
 def csv_file(text: str) -> tuple[Path, bool]:
-    """Return the file of ``--csv``, and whether it is replaced as a whole: a pipe or a device takes the text."""
+    """Return the file that an option names, and whether it is replaced as a whole.
+
+    A pipe or a device takes the text, and so does what the shell has opened: ``/dev/stdout``, ``/dev/fd/3``.
+    """
     path = expanded(text).absolute()
-    if path.parts[1:2] in (("dev",), ("proc",)) or (path.exists() and not path.is_file()):
+    is_opened = path.parts[1:2] == ("proc",) or path.parts[1:3] in (("dev", "stdout"), ("dev", "stderr"), ("dev", "fd"))
+    if is_opened or (path.exists() and not path.is_file()):
         return path, False
     return Path(os.path.realpath(path)), True
 

@@ -106,8 +106,9 @@ def _total(found: Sequence[Forecast]) -> str:
     left = [one for one in found if not one.is_finished]
     known = [one.time_s for one in left if one.time_s is not None]
     if len(known) == len(left):
-        minutes = sum(known) / 60
-        hours = f"about {minutes:.1f} min" if minutes < 60 else f"about {minutes / 60:.1f} h"
+        total = sum(known)
+        units = ((3600, "h"), (60, "min"), (1, "s"))
+        hours = next((f"about {total / size:.1f} {unit}" for size, unit in units if total >= size), "less than 1 s")
     else:
         hours = f"time not known before a run of {'its' if len(left) == 1 else 'each'} kind is finished"
     views = max(left, key=lambda one: one.num_views, default=None)
@@ -118,7 +119,7 @@ def _total(found: Sequence[Forecast]) -> str:
     )
     return (
         f"{len(found) - len(left)} finished, {len(left)} to do: "
-        f"{sum(one.num_train_images for one in left):,} images to train on, "
+        f"{counted(sum(one.num_train_images for one in left), 'image')} to train on, "
         f"{sum(one.num_test_images for one in left):,} to test; {hours}; "
         f"{sum(one.disk_mib for one in left):,.1f} MiB on the disk{kept}"
     )

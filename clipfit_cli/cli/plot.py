@@ -68,7 +68,7 @@ def form_of(option: str, text: str) -> Form:
     form = expanded(text).suffix[1:].lower()
     if form not in FORMS:
         raise ConfigError(f"{option} {shortened(text)} is no plot by its ending; expected one of .{', .'.join(FORMS)}")
-    check_can_be_written(option, text)
+    check_can_be_written(option, text, form)
     return cast(Form, form)
 
 
@@ -103,8 +103,8 @@ def plot(
     """
     check_known("plot", name, DRAWINGS)
     form = form_of("--out", out)
-    if options.csv not in (None, "-"):
-        check_can_be_written("--csv", options.csv)
+    if options.csv != "-":
+        check_can_be_written("--csv", options.csv, "csv")
     look = Look(options.width, tuple(split_names(options.highlight)))
     from clipfit_cli.protocols.plots import table_of_plot
 

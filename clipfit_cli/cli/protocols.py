@@ -313,4 +313,5 @@ def _run(
     if protocol != "eval":
         for text in planning.ignored(asked.request):
             note(text, quiet=output.quiet)
-    return execute(plan, asked, machine, output, partial(summarise, protocol, **options), show)
+    is_leader = partial(rules.is_of, choice=method, common=common) if method else None
+    return execute(plan, asked, machine, output, partial(summarise, protocol, **options), show, is_needed=is_leader)

@@ -68,7 +68,7 @@ def report(
     """
     form, where = _target(format_, out)
     if where != "-":
-        check_can_be_written("--out", where)
+        check_can_be_written("--out", where, form)
     from clipfit_cli.cli.shown_runs import shown_runs
     from clipfit_cli.protocols.report import Wanted, make_report
     from clipfit_cli.reports.published import library

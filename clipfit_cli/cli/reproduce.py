@@ -97,9 +97,9 @@ def reproduce(
     summarise = partial(rules.summarise_leads, method=leader) if leader else rules.summarise
     asked = Asked(request, data_root, {})
     shown = partial(summarise, one.protocol, metrics=chosen_metrics(split_names(output.metric)))
-    execute(
-        rules.plan(one.protocol, request), asked, machine, output, shown, partial(_show, asked=compared, output=output)
-    )
+    is_leader = partial(rules.is_of, choice=leader, common={}) if leader else None
+    show = partial(_show, asked=compared, output=output)
+    execute(rules.plan(one.protocol, request), asked, machine, output, shown, show, is_needed=is_leader)
 
 
 def _show(table: Table, records: Sequence[Finished], *, asked: Comparison, output: RunOptions) -> None:

@@ -242,11 +242,16 @@ def ask(
         templates: Instead of those in `prompts`.
 
     Raises:
-        ConfigError: A value is not possible, or there is nothing to test on.
+        ConfigError: A value is not possible or is said in two ways, or there is nothing to test on.
         DataError: A path leads nowhere.
     """
     say = partial(note, quiet=output.quiet)
-    templates = templates or choose_templates(prompts)
+    chosen = choose_templates(prompts)
+    if chosen and (others := [choice.name for choice in methods if choice.overrides.get("templates") == "reference"]):
+        raise ConfigError(
+            f"templates that are given and templates=reference of {others[0]} say two things; leave one out"
+        )
+    templates = templates or chosen
     data_root = data_root_of(root.data_root)
     datasets, own, targets, shifts = (
         choose_transfer(transfer, data_root, say, prompts.class_names)

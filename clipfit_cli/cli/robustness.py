@@ -163,7 +163,8 @@ def robustness(
         note(text, quiet=output.quiet)
     summarise = partial(rules.summarise, metrics=chosen_metrics(split_names(output.metric)))
     plan = rules.plan(asked.request, shifts=shifts, domains=domains)
-    execute(plan, asked, machine, output, summarise, partial(_show, output=output, plot=plot))
+    show, names = partial(_show, output=output, plot=plot), {choice.name for choice in own}
+    execute(plan, asked, machine, output, summarise, show, is_needed=lambda config: config.method in names)
 
 
 def parse_severities(text: str) -> tuple[int, ...]:

@@ -164,7 +164,8 @@ def sensitivity(
 
     shifts = [Shift(name, options.severity) for name in kinds if options.severity]
     runs = sensitivity_grid.plan(options.protocol, request, grid.points, ZERO_SHOT, shifts)
-    execute(runs, replace(asked, request=request), machine, output, summarise, show)
+    asked = replace(asked, request=request)
+    execute(runs, asked, machine, output, summarise, show, is_needed=lambda one: one.method == chosen[0].name)
 
 
 def _json(table: Table, factors: Table) -> str:

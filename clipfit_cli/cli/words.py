@@ -140,9 +140,9 @@ def _set(settings: dict[str, str], text: str) -> None:
     key, equals, value = (part.strip() for part in text.partition("="))
     if not equals or not key:
         raise ConfigError(f"a setting is KEY=VALUE, such as beta=2; got {shortened(text)!r}")
-    if key in settings:
+    key = key.replace("-", "_")
+    if settings.setdefault(key, value) != value:
         raise ConfigError(f"the setting {key} is given twice, as {settings[key]} and as {value}; leave one of them out")
-    settings[key] = value
 
 
 def _named(parts: Sequence[str]) -> list[str]:

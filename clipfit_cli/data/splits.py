@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import html
 import itertools
 import random
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from clipfit_cli.config import SUBSETS, Subset
 from clipfit_cli.data.dataset import DataSet, Item
-from clipfit_cli.errors import ConfigError, DataError, UnknownNameError, check_known
+from clipfit_cli.errors import ConfigError, DataError, SelectionError, UnknownNameError, check_known
 
 VAL_SHOTS_AT_MOST = 4
 """Validation images per class: `min(shots, 4)`."""
@@ -81,10 +83,14 @@ def names_problem(class_names: Sequence[str], same_names: Collection[str] = ()) 
         class_names: As shown to people.
         same_names: Names that more than one class may have, in lower case.
     """
+    import ftfy  # 0.05 s
+
     seen: dict[str, str] = {}
     for name in class_names:
-        words = " ".join(name.replace("_", " ").lower().split())
-        if not words or "\0" in words:
+        # as open_clip's tokenizer cleans text, which takes accents, quotes, ligatures and wide letters for one another
+        text = html.unescape(html.unescape(ftfy.fix_text(name.replace("_", " "))))
+        words = " ".join(text.lower().split())
+        if not words or "\0" in name:
             return f"a class has no name, or one with a NUL in it: {name!r}"
         if words in seen and words not in same_names:
             return f"the classes {seen[words]!r} and {name!r} make the same prompt"
@@ -152,33 +158,54 @@ def selection_images(
 ) -> tuple[Item, ...]:
     """Return the images that a method may select on: never one that is trained or tested on.
 
-    They are the draw's validation images. Where a data set has none but its test list (ImageNet), they are further
-    training images, as many of each class.
+    They are the draw's validation images. Where a data set has none (a user's own), or none but its test list
+    (ImageNet), they are further training images, as many of each class, or as many as a class has left.
 
     Args:
         dataset: Whole.
         drawn: The draw of it.
         shots, seed, val_shots: Of the draw.
 
-    Raises:
-        ConfigError: There are none.
-
     Source: for further training images LP++ f81054f9.
     """
-    if dataset.samples_val:
-        found = drawn.val
-    else:
-        taken = {item.path for item in drawn.train}
-        left = [item for item in dataset.train if item.path not in taken]
-        count = val_shots or min(shots or VAL_SHOTS_AT_MOST, VAL_SHOTS_AT_MOST)
-        found = _draw(left, count, random.Random(f"validation {seed}"))
-    if not found:
-        raise ConfigError(
-            f"data set {dataset.name!r} has no image left to select on: no validation list"
-            + ("" if dataset.samples_val else ", and all training images are trained on")
-            + "; leave --tune out, or choose a method that selects nothing"
+    if has_validation_list(dataset):
+        return drawn.val
+    taken = {item.path for item in drawn.train}
+    left = [item for item in dataset.train if item.path not in taken]
+    count = val_shots or min(shots or VAL_SHOTS_AT_MOST, VAL_SHOTS_AT_MOST)
+    return _draw(left, count, random.Random(f"validation {seed}"))
+
+
+def has_validation_list(dataset: DataSet) -> bool:
+    """Return whether a data set has validation images that are neither training nor test images."""
+    return dataset.samples_val and bool(dataset.val)
+
+
+def selection_note(drawn: DataSet, *, is_listed: bool) -> str:
+    """Return what a reader should know of the images that a method selects on; empty where that is nothing.
+
+    Args:
+        drawn: A draw, cut to its class group, with such images for its validation list.
+        is_listed: Whether they are of a validation list, and no further training images.
+
+    Raises:
+        SelectionError: There are none; or they are further training images, and a class has none left.
+    """
+    counts = Counter(item.label for item in drawn.val)
+    without = [name for label, name in enumerate(drawn.class_names) if label not in counts]
+    more = f" (nor of {len(without) - 1} more)" if len(without) > 1 else ""
+    if without and not (is_listed and counts):
+        why = "the validation list has none" if is_listed else "all its training images are trained on"
+        raise SelectionError(
+            f"data set {drawn.name!r} has no image left to select on of the class {without[0]!r}{more}: {why}"
         )
-    return found
+    if is_listed:
+        return f"{drawn.name}: no validation image is of the class {without[0]!r}{more}" if without else ""
+    fewest, most = min(counts.values()), max(counts.values())
+    return (
+        f"{drawn.name} has no validation list, so {len(drawn.val)} of its training images that are not trained on are "
+        f"selected on, {fewest}{'' if fewest == most else f' to {most}'} a class"
+    )
 
 
 def _draw(items: Sequence[Item], shots: int, rng: random.Random) -> tuple[Item, ...]:

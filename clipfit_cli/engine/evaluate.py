@@ -97,7 +97,7 @@ def evaluate(
         raise ValueError("nothing to evaluate")
     label, predicted, *others = (torch.cat(column) for column in zip(*parts, strict=True))
     if not torch.stack(others).isfinite().all():
-        raise TrainingError("the tuned model gives logits that are not finite: its training broke down; lower --lr")
+        raise TrainingError("the tuned model gives logits that are not finite: its training broke down")
     return Evaluation(
         scores=score(predicted, label),
         predictions=Predictions(

@@ -146,7 +146,7 @@ class ConditionalContext(LearntContext):
         return loss, {"cross_entropy": loss.detach()}
 
     def classifier(self, class_names: Sequence[str], templates: Sequence[str]) -> Callable[[Tensor], Tensor]:  # noqa: ARG002
-        """See `Adapted`; templates do not count."""
+        # templates do not count
         prompts = self.prompts_of(class_names)
 
         def logits(inputs: Tensor) -> Tensor:

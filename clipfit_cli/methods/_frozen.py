@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from clipfit_cli.config import Tap
 from clipfit_cli.data.catalog import IMAGENET_VARIANTS, prompt_template
-from clipfit_cli.errors import ConfigError, ModelError, UndefinedClasses, shortened
+from clipfit_cli.errors import ModelError, UndefinedClasses, shortened
 from clipfit_cli.methods.base import Group, Hooks
 
 if TYPE_CHECKING:
@@ -24,9 +24,6 @@ SCALE = 100.0
 
 _AT_ONCE = 1 << 24
 """Numbers that `tried_pairs` keeps in memory at a time, for each of two tensors."""
-
-_MOST = 3.4e38
-"""What float32 holds; a larger number cannot be put into a tensor."""
 
 ClassKey = tuple[tuple[str, ...], int, "Shortcuts"]
 """What a class set is known by: its prompts, how many a class has, how they are encoded."""
@@ -42,24 +39,6 @@ def reference_templates(dataset: str) -> tuple[str, ...]:
 
         return tuple(template("{}") for template in SIMPLE_IMAGENET_TEMPLATES)
     return ("{} texture.",) if dataset == "dtd" else (prompt_template(dataset),)
-
-
-def check_numbers(method: str, numbers: Mapping[str, float], *, above: float | None = None) -> None:
-    """Do nothing if all numbers are 0 or more and not above what float32 holds.
-
-    Args:
-        method: For the message.
-        numbers: Name -> value.
-        above: They have to be larger than this instead.
-
-    Raises:
-        ConfigError: One is not.
-    """
-    for name, value in numbers.items():
-        if not ((value >= 0 if above is None else value > above) and value <= _MOST):
-            expected = "a number of 0 or more" if above is None else f"a number above {above:g}"
-            expected += f", at most {_MOST:g}" if value > _MOST else ""
-            raise ConfigError(f"{method}'s {name} must be {expected}, got {value}")
 
 
 def embed_dim(model: nn.Module) -> int:

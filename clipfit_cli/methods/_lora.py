@@ -67,7 +67,7 @@ class LowRank(TunedEncoders):
         self._step = step
 
     def merged_model(self) -> nn.Module:
-        """See `Mergeable`; its temperature is 100."""
+        # its temperature is 100
         blocks = [block for of_tower in self._blocks.values() for block in of_tower]
         model = _copy_of(self.model, ["logit_scale", *map(_in_projection, blocks)])
         with torch.no_grad():

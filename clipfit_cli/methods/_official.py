@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from clipfit_cli.config import TEXTURES, Conditions, Recipe
-from clipfit_cli.methods.base import Adapted, MethodInfo, Trained
+from clipfit_cli.methods.base import Adapted, MethodInfo, Settings, Trained
 
 if TYPE_CHECKING:
     from torch import nn
@@ -39,7 +39,7 @@ def parameters_of(model: nn.Module, names: Sequence[str]) -> list[Trained]:
 
 
 @dataclass(frozen=True)
-class TowersSettings:
+class TowersSettings(Settings):
     """Settings of methods that differ only in which parameters of a tower they train.
 
     Attributes:

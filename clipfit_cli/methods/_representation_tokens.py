@@ -94,7 +94,7 @@ class RepresentationTokens(Encoders):
         return loss, {name: term.detach() for name, term in terms.items()}
 
     def classifier(self, class_names: Sequence[str], templates: Sequence[str]) -> Callable[[Tensor], Tensor]:
-        """See `Adapted`; a class is one of the training's if its name is the same text."""
+        # a class is one of the training's if its name is the same text
         text_features = self.class_features(class_names, templates)
         if not (self._fused and self._names.issuperset(class_names)):
             return self.told_by(text_features)

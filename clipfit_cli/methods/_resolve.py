@@ -9,7 +9,7 @@ from functools import cache
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from clipfit_cli.config import Conditions, Recipe
+from clipfit_cli.config import Conditions, Recipe, check_ranges
 from clipfit_cli.errors import ConfigError, UnknownNameError, shortened
 from clipfit_cli.methods.base import MethodInfo, recorded
 
@@ -17,6 +17,9 @@ TEMPLATES = "templates"
 """The setting that every method with templates of its reference has beside its own."""
 
 _TEMPLATE_CHOICES = ("protocol", "reference")
+_SAYS_TOO = {"epochs": ("epochs", "steps"), "batch_size": ("batch_size",), "lr": ("lr",)}
+"""What is said to all methods -> fields of the recipe of one that say the same, and so must not say another thing."""
+
 _OF_SOURCES = ("crop_scale", "views", "view_use")
 """Fields of a recipe that count where no step is made."""
 
@@ -55,7 +58,8 @@ def resolve(
 
     Raises:
         UnknownNameError: A name that the method does not have, or a word that is not one of its choices.
-        ConfigError: A text that is not of the setting's type, or a combination that the method refuses.
+        ConfigError: A text that is not of the setting's type, a combination that the method refuses, or one value
+            said in two ways.
     """
     hints, fields = _hints(info.settings), _hints(Recipe)  # type: ignore[arg-type]
     settings = dict(info.presets(conditions)) if conditions else {}
@@ -75,7 +79,12 @@ def resolve(
         else:
             own = [*hints, *([TEMPLATES] if info.templates else []), *(fields if info.trains else [])]
             raise UnknownNameError(f"setting of {info.name}", key, own)
+    for option, value in (common or {}).items():
+        if other := [name for name in _SAYS_TOO[option] if name in typed and (name, typed[name]) != (option, value)]:
+            word = f"--{option.replace('_', '-')} {value} and {other[0]}={typed[other[0]]} of {info.name}"
+            raise ConfigError(f"{word} say two things; leave one of them out")
     made = info.settings(**settings)
+    check_ranges(made, f"{info.name}'s ")
     stages = info.recipe(conditions, made)
     making = any(stage.makes_steps for stage in stages)
     if unfit := [name for name in typed if not making and name not in _OF_SOURCES]:

@@ -75,7 +75,7 @@ class SelfRegulated(DeepPrompts):
                     value.copy_(self._sums[name])
 
     def training_state(self) -> dict[str, Tensor]:
-        """See `Hooks`; the average so far."""
+        # the average so far
         return {**self._sums}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:

@@ -62,7 +62,7 @@ class SingularValues(TunedEncoders):
         self._hooks = {tower: hooks.Hooks(linear=self._linear(tower)) for tower in blocks}
 
     def merged_model(self) -> nn.Module:
-        """See `Mergeable`; its temperature is 100."""
+        # its temperature is 100
         blocks = [block for of_tower in self._blocks.values() for block in of_tower]
         changing = [f"{block}.{parameter}" for block in blocks for parameter in MATRIX_PARAMETERS]
         model = _copy_of(self.model, ["logit_scale", *changing])

@@ -66,14 +66,14 @@ class SkipTuned(TunedEncoders):
         return [Group(of_image, self._image_rate), Group(of_text)]
 
     def before_parts(self, parts: Sequence[tuple[Tensor, Tensor]]) -> None:
-        """See `Hooks`; the classes are ranked by the whole batch."""
+        # the classes are ranked by the whole batch
         with torch.no_grad():
             likeness = [self._likeness(self._image_features(inputs), labels) for inputs, labels in parts]
         self._to_come = sum(len(labels) for _, labels in parts)
         self._ahead = torch.stack(likeness).amax(dim=0), self._to_come
 
     def loss(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """See `Adapted`; of a part of a batch, over the classes of the whole."""
+        # of a part of a batch, over the classes of the whole
         image_features = self._image_features(inputs)
         likeness, batch_size = self._ahead or (self._likeness(image_features, labels), len(labels))
         self._to_come -= len(labels)
@@ -166,7 +166,7 @@ class SkipTuned(TunedEncoders):
         return sum(sorted(of_classes)[-num_kept:])
 
     def state(self) -> dict[str, Tensor]:
-        """See `Adapted`; which ranks are kept is among it."""
+        # which ranks are kept is among it
         return {**super().state(), **copies({_MASK: self._mask})}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:

@@ -82,7 +82,7 @@ class PartlyTuned(TunedEncoders):
         return super().frozen_image_features(inputs)
 
     def state(self) -> dict[str, Tensor]:
-        """See `Adapted`: whole tensors, with the numbers that did not train."""
+        # whole tensors, with the numbers that did not train
         self._put()
         return super().state()
 

@@ -155,7 +155,7 @@ class Encoders(Hooks):
         return list(self._buffers.values())
 
     def state(self) -> dict[str, Tensor]:
-        """See `Adapted`; the statistics of BatchNorm are among them where they drift."""
+        # the statistics of BatchNorm are among them where they drift
         return copies(self.changing)
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:

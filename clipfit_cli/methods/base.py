@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from math import prod
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, get_args, runtime_checkable
 
-from clipfit_cli.config import Conditions, Recipe, Tap
+from clipfit_cli.config import Conditions, Recipe, Tap, check_ranges, ranged
 from clipfit_cli.errors import UneditedWeights
 
 if TYPE_CHECKING:
@@ -277,9 +277,22 @@ Factors = Callable[["nn.Module"], Mapping[str, Factor]]
 _LATER = "later"
 
 
-def later(default: Any) -> Any:
-    """Return a field of settings that came when runs without it were recorded: at its default, it is in no key."""
-    return field(default=default, metadata={_LATER: True})
+def later(default: Any, *ends: float) -> Any:
+    """Return a field of settings that came when runs without it were recorded: at its default, it is in no key.
+
+    Args:
+        default: Value of the field.
+        ends: Of its range, if any; see `config.ranged`.
+    """
+    limits = ranged(default, *ends).metadata if ends else {}
+    return field(default=default, metadata={_LATER: True, **limits})
+
+
+class Settings:
+    """Settings of a method, a frozen dataclass: each number is in its range, see `config.ranged`."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, f"{type(self).__module__.rpartition('.')[2].replace('_', '-')}'s ")
 
 
 def recorded(settings: Any) -> dict[str, Any]:

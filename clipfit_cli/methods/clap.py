@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from clipfit_cli.config import Conditions, Recipe
 from clipfit_cli.methods._class_vectors import ClassVectors, reference_templates
 from clipfit_cli.methods._frozen import embed_dim
-from clipfit_cli.methods.base import Group, MethodInfo, Source, Trained
+from clipfit_cli.methods.base import Group, MethodInfo, Settings, Source, Trained
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,7 +21,7 @@ _AT_ONCE = 1 << 24
 
 
 @dataclass(frozen=True)
-class ClapSettings:
+class ClapSettings(Settings):
     """Settings of CLAP.
 
     Attributes:
@@ -89,7 +89,7 @@ class Clap(ClassVectors):
         return loss + penalty, {**terms, "penalty": penalty.detach()}
 
     def head(self, class_names: Sequence[str], _: Sequence[str]) -> Callable[[Tensor], Tensor]:
-        """See `Frozen`; the vectors are those that were trained, whatever the templates are."""
+        # the vectors are those that were trained, whatever the templates are
         places = self.places_of(class_names)
         return lambda inputs: self._told_by(self._weight if places is None else self._weight[places], inputs)
 

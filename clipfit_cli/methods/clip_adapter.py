@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from clipfit_cli.config import TEXTURES, Conditions, Recipe
+from clipfit_cli.config import SMALLEST, TEXTURES, Conditions, Recipe, ranged
 from clipfit_cli.data.catalog import prompt_template
 from clipfit_cli.errors import ConfigError
 from clipfit_cli.methods._frozen import Frozen, class_features, embed_dim
-from clipfit_cli.methods.base import Group, MethodInfo, Trained
+from clipfit_cli.methods.base import Group, MethodInfo, Settings, Trained
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class ClipAdapterSettings:
+class ClipAdapterSettings(Settings):
     """Settings of CLIP-Adapter.
 
     Attributes:
@@ -27,14 +27,8 @@ class ClipAdapterSettings:
         reduction: Numbers in a feature over those in the hidden layer.
     """
 
-    ratio: float = 0.2
-    reduction: int = 4
-
-    def __post_init__(self) -> None:
-        if not 0 < self.ratio < 1:
-            raise ConfigError(f"clip-adapter's ratio must be between 0 and 1, got {self.ratio}")
-        if self.reduction < 1:
-            raise ConfigError(f"clip-adapter's reduction must be 1 or more, got {self.reduction}")
+    ratio: float = ranged(0.2, SMALLEST, below=1)
+    reduction: int = ranged(4, 1)
 
 
 class ClipAdapter(Frozen):
@@ -69,7 +63,7 @@ class ClipAdapter(Frozen):
         return [Group(list(self._layers.values()))]
 
     def head(self, class_names: Sequence[str], templates: Sequence[str]) -> Callable[[Tensor], Tensor]:
-        """See `Frozen`; every class has an answer."""
+        # every class has an answer
         from torch.nn.functional import linear, relu
 
         from clipfit_cli.models.text_features import normalised

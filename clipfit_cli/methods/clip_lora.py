@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from clipfit_cli.config import TEXTURES, Conditions, Recipe
+from clipfit_cli.config import SMALLEST, TEXTURES, Conditions, Recipe, ranged
 from clipfit_cli.errors import ConfigError, ModelError
-from clipfit_cli.methods._frozen import check_numbers
 from clipfit_cli.methods._official import TowersSettings
 from clipfit_cli.methods.base import Adapted, MethodInfo, Trained
 
@@ -30,16 +29,9 @@ class ClipLoraSettings(TowersSettings):
         dropout: Share of the additions' inputs that training sets to 0; with 0, a step costs less text.
     """
 
-    rank: int = 2
-    alpha: float = 1.0
-    dropout: float = 0.25
-
-    def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise ConfigError(f"clip-lora's rank must be at least 1, got {self.rank}")
-        check_numbers("clip-lora", {"alpha": self.alpha}, above=0)
-        if not 0 <= self.dropout < 1:
-            raise ConfigError(f"clip-lora's dropout must be from 0 to below 1, got {self.dropout}")
+    rank: int = ranged(2, 1)
+    alpha: float = ranged(1.0, SMALLEST)
+    dropout: float = ranged(0.25, 0, below=1)
 
 
 def attach(

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from clipfit_cli.config import TEXTURES, Conditions
+from clipfit_cli.config import SMALLEST, TEXTURES, Conditions, ranged
 from clipfit_cli.errors import ConfigError, ModelError, shortened
 from clipfit_cli.methods._official import official_method, parameters_of
-from clipfit_cli.methods.base import Adapted, Factor, Trained, later
+from clipfit_cli.methods.base import Adapted, Factor, Settings, Trained, later
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -27,7 +27,7 @@ _PLACES = ("blocks", "before", "after")
 
 
 @dataclass(frozen=True)
-class ClipfitSettings:
+class ClipfitSettings(Settings):
     """Settings of CLIPFit; the defaults are the method, the others ablations: the paper's, and those of `factors`.
 
     Attributes:
@@ -45,19 +45,19 @@ class ClipfitSettings:
             share draws is among that of a larger one.
     """
 
-    beta: float = 8.0
+    beta: float = ranged(8.0, 0)
     text_biases: Literal["c_proj", "attention", "all", "none"] = "c_proj"
     image_layer_norms: str = "all"
     regulariser: Literal["kd", "mse", "none"] = "kd"
     text_blocks: str = later("all")
     layer_norm_parts: Literal["both", "gains", "shifts"] = later("both")
-    tuned_pct: float = later(100.0)
+    tuned_pct: float = later(100.0, SMALLEST, 100)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         norms, blocks, no_text = self.image_layer_norms, self.text_blocks, self.text_biases == "none"
         norm_blocks, places = _BLOCKS.fullmatch(norms), ", ".join(_PLACES[:-1]) + f" and {_PLACES[-1]}"
         refusals = {
-            f"clipfit's beta must be 0 or more, got {self.beta}": not 0 <= self.beta < float("inf"),
             f"clipfit's image_layer_norms must be all, none or {_BLOCK_WORDS}, or a place among {places}, got "
             f"{shortened(norms)!r}": norms not in ("all", "none", *_PLACES) and not norm_blocks,
             f"clipfit's text_blocks must be all or {_BLOCK_WORDS}, got {shortened(blocks)!r}": (
@@ -79,7 +79,6 @@ class ClipfitSettings:
             "clipfit's layer_norm_parts says nothing with image_layer_norms=none; leave one of them out": (
                 norms == "none" and self.layer_norm_parts != "both"
             ),
-            f"clipfit's tuned_pct must be above 0 and at most 100, got {self.tuned_pct}": not 0 < self.tuned_pct <= 100,
         }
         for message, applies in refusals.items():
             if applies:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from clipfit_cli.config import TEXTURES, Conditions, Recipe
+from clipfit_cli.config import TEXTURES, Conditions, Recipe, ranged
 from clipfit_cli.errors import ConfigError
 from clipfit_cli.methods._frozen import embed_dim
 from clipfit_cli.methods.base import Adapted, MethodInfo, Trained
@@ -29,15 +29,10 @@ class CocoopSettings(ContextSettings):
     """
 
     words: str | None = WORDS
-    reduction: int = 16
+    reduction: int = ranged(16, 1)
 
     method = "cocoop"
     random_tokens = 4
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.reduction < 1:
-            raise ConfigError(f"cocoop's reduction must be 1 or more, got {self.reduction}")
 
 
 def attach(

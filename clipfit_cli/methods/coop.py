@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from clipfit_cli.config import TEXTURES, Conditions, Recipe
+from clipfit_cli.config import TEXTURES, Conditions, Recipe, ranged
 from clipfit_cli.errors import ConfigError
-from clipfit_cli.methods.base import Adapted, MethodInfo, Trained
+from clipfit_cli.methods.base import Adapted, MethodInfo, Settings, Trained
 
 if TYPE_CHECKING:
     from torch import nn
@@ -20,7 +20,7 @@ WORDS = "a photo of a"
 
 
 @dataclass(frozen=True)
-class ContextSettings:
+class ContextSettings(Settings):
     """Settings of a learnt context.
 
     Attributes:
@@ -29,16 +29,15 @@ class ContextSettings:
     """
 
     words: str | None = None
-    num_context: int | None = None
+    num_context: int | None = ranged(None, 1)
 
     method = "coop"
     random_tokens = 16
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.words is not None and not self.text:
             raise ConfigError(f"{self.method}'s words must be a word or more, or none, got {self.words!r}")
-        if self.num_context is not None and self.num_context < 1:
-            raise ConfigError(f"{self.method}'s num_context must be 1 or more, got {self.num_context}")
         if self.text and self.num_context not in (None, len(self.text.split())):
             raise ConfigError(
                 f"{self.method}'s num_context must be {len(self.text.split())}, the number of its words "

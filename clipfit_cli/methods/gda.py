@@ -6,23 +6,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from clipfit_cli.config import TEXTURES, Conditions, Recipe
+from clipfit_cli.config import SMALLEST, TEXTURES, Conditions, Recipe, ranged
 from clipfit_cli.errors import ConfigError
 from clipfit_cli.methods import _closed_forms
 from clipfit_cli.methods._closed_forms import Estimator
-from clipfit_cli.methods._frozen import SCALE, Frozen, check_numbers, class_features, embed_dim, reference_templates
-from clipfit_cli.methods.base import MethodInfo, Source, Trained
+from clipfit_cli.methods._frozen import SCALE, Frozen, class_features, embed_dim, reference_templates
+from clipfit_cli.methods.base import MethodInfo, Settings, Source, Trained
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from clipfit_cli.models.bundle import ClipBundle
 
-_MOST = 9
-
 
 @dataclass(frozen=True)
-class GdaSettings:
+class GdaSettings(Settings):
     """Settings of GDA.
 
     Attributes:
@@ -35,20 +33,18 @@ class GdaSettings:
     """
 
     estimator: Estimator = "shrunk_scatter"
-    alpha: float = 0.1
-    lowest_power: int = -4
-    highest_power: int = 2
-    neighbours: int = 64
-    text_weight: float = 16.0
+    alpha: float = ranged(0.1, 0)
+    lowest_power: int = ranged(-4, -9, 9)
+    highest_power: int = ranged(2, -9, 9)
+    neighbours: int = ranged(64, 2)
+    text_weight: float = ranged(16.0, SMALLEST)
 
     def __post_init__(self) -> None:
-        check_numbers("gda", {"alpha": self.alpha})
-        check_numbers("gda", {"text_weight": self.text_weight}, above=0)
-        check_numbers("gda", {"neighbours": self.neighbours}, above=1)
-        if not -_MOST <= self.lowest_power <= self.highest_power <= _MOST:
+        super().__post_init__()
+        if self.lowest_power > self.highest_power:
             raise ConfigError(
-                f"gda's lowest_power and highest_power must be from -{_MOST} to {_MOST} and in this order, "
-                f"got {self.lowest_power} and {self.highest_power}"
+                f"gda's lowest_power must not be above its highest_power, got {self.lowest_power} and "
+                f"{self.highest_power}"
             )
 
 
@@ -87,7 +83,7 @@ class Gda(Frozen):
         self._weight, self._bias = _closed_forms.discriminant(means, precision)
 
     def head(self, class_names: Sequence[str], templates: Sequence[str]) -> Callable[[Tensor], Tensor]:
-        """See `Frozen`; every class has an answer."""
+        # every class has an answer
         from clipfit_cli.models.text_features import normalised
 
         text_features = class_features(self.bundle, class_names, templates)
@@ -133,13 +129,13 @@ class Gda(Frozen):
         return {"alpha": alpha}
 
     def state(self) -> dict[str, Tensor]:
-        """See `Adapted`; the views are for new classes."""
+        # the views are for new classes
         from clipfit_cli.methods._tensors import copies
 
         return copies({"weight": self._weight, "bias": self._bias, "alpha": self._alpha, "views": self._views})
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """See `Adapted`; how many views there are, the tensors alone tell."""
+        # how many views there are, the tensors alone tell
         from clipfit_cli.methods._tensors import check_names, take_back
 
         check_names(self.state(), tensors)

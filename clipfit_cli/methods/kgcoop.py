@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from clipfit_cli.config import TEXTURES, Conditions, Recipe
-from clipfit_cli.methods._frozen import check_numbers
+from clipfit_cli.config import TEXTURES, Conditions, Recipe, ranged
 from clipfit_cli.methods.base import Adapted, MethodInfo
 from clipfit_cli.methods.coop import WORDS, ContextSettings, context_of
 
@@ -30,14 +29,10 @@ class KgcoopSettings(ContextSettings):
     """
 
     words: str | None = WORDS
-    beta: float = 8.0
+    beta: float = ranged(8.0, 0)
 
     method = "kgcoop"
     random_tokens = 4
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_numbers("kgcoop", {"beta": self.beta})
 
 
 def attach(

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from clipfit_cli.config import Recipe
-from clipfit_cli.methods._frozen import Frozen, check_numbers, embed_dim
-from clipfit_cli.methods.base import MethodInfo, Source, Trained
+from clipfit_cli.config import SMALLEST, Recipe, ranged
+from clipfit_cli.methods._frozen import Frozen, embed_dim
+from clipfit_cli.methods.base import MethodInfo, Settings, Source, Trained
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -23,7 +23,7 @@ _REMEMBERED = 20
 
 
 @dataclass(frozen=True)
-class LinearProbeSettings:
+class LinearProbeSettings(Settings):
     """Settings of the linear probe.
 
     Attributes:
@@ -31,10 +31,7 @@ class LinearProbeSettings:
             Radford et al. took for ImageNet. With --tune it is searched for.
     """
 
-    c: float = 0.316
-
-    def __post_init__(self) -> None:
-        check_numbers("linear-probe", {"c": self.c}, above=0)
+    c: float = ranged(0.316, SMALLEST)
 
 
 class LinearProbe(Frozen):

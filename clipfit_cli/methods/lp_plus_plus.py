@@ -6,11 +6,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from clipfit_cli.config import Recipe, Tap
-from clipfit_cli.errors import ConfigError
+from clipfit_cli.config import Recipe, Tap, ranged
 from clipfit_cli.methods._closed_forms import AT_ONCE, by_class
-from clipfit_cli.methods._frozen import Frozen, check_numbers, class_features, embed_dim, reference_templates
-from clipfit_cli.methods.base import MethodInfo, Source, Trained
+from clipfit_cli.methods._frozen import Frozen, class_features, embed_dim, reference_templates
+from clipfit_cli.methods.base import MethodInfo, Settings, Source, Trained
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class LpPlusPlusSettings:
+class LpPlusPlusSettings(Settings):
     """Settings of LP++.
 
     Attributes:
@@ -33,18 +32,12 @@ class LpPlusPlusSettings:
             largest class; where all classes have as many images, these are the same.
     """
 
-    epochs: int = 300
-    momentum: float = 0.9
-    alpha_period: int = 10
+    epochs: int = ranged(300, 1, 1_000_000)
+    momentum: float = ranged(0.9, 0, below=1)
+    alpha_period: int = ranged(10, 1)
     alpha_grad: Literal["accumulate", "fresh"] = "accumulate"
-    alpha_start: float = 250.0
+    alpha_start: float = ranged(250.0, 0)
     weight_start: Literal["sum", "mean"] = "sum"
-
-    def __post_init__(self) -> None:
-        check_numbers("lp-plus-plus", {"epochs": self.epochs, "alpha_period": self.alpha_period}, above=0)
-        check_numbers("lp-plus-plus", {"momentum": self.momentum, "alpha_start": self.alpha_start})
-        if self.momentum >= 1:
-            raise ConfigError(f"lp-plus-plus's momentum must be below 1, got {self.momentum}")
 
 
 class LpPlusPlus(Frozen):

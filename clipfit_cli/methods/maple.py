@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from clipfit_cli.config import TEXTURES, Conditions, Recipe
-from clipfit_cli.errors import ConfigError
-from clipfit_cli.methods.base import Adapted, MethodInfo, Trained
+from clipfit_cli.config import TEXTURES, Conditions, Recipe, ranged
+from clipfit_cli.methods.base import Adapted, MethodInfo, Settings, Trained
 
 if TYPE_CHECKING:
     from torch import nn
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class MapleSettings:
+class MapleSettings(Settings):
     """Settings of MaPLe.
 
     Attributes:
@@ -26,14 +25,8 @@ class MapleSettings:
         depth: Blocks of each tower that prompts enter; None = the reference's 9, or all where a tower has fewer.
     """
 
-    num_context: int = 2
-    depth: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.num_context < 1:
-            raise ConfigError(f"maple's num_context must be at least 1, got {self.num_context}")
-        if self.depth is not None and self.depth < 1:
-            raise ConfigError(f"maple's depth must be at least 1, got {self.depth}")
+    num_context: int = ranged(2, 1)
+    depth: int | None = ranged(None, 1)
 
 
 def attach(

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from clipfit_cli.config import TEXTURES, Conditions, Recipe
+from clipfit_cli.config import TEXTURES, Conditions, Recipe, ranged
 from clipfit_cli.errors import ConfigError
-from clipfit_cli.methods._frozen import check_numbers
-from clipfit_cli.methods.base import Adapted, MethodInfo, Trained
+from clipfit_cli.methods.base import Adapted, MethodInfo, Settings, Trained
 
 if TYPE_CHECKING:
     from torch import nn
@@ -36,7 +35,7 @@ _ACROSS_DATASETS = 0.2
 
 
 @dataclass(frozen=True)
-class MmrlSettings:
+class MmrlSettings(Settings):
     """Settings of MMRL.
 
     Attributes:
@@ -52,23 +51,14 @@ class MmrlSettings:
             reference tells ImageNet's variants apart, whose class names are ImageNet's.
     """
 
-    num_tokens: int = 5
-    token_width: int = 512
-    first_block: int | None = None
-    alpha: float = 0.7
+    num_tokens: int = ranged(5, 1, 1000)
+    token_width: int = ranged(512, 1, 65_536)
+    first_block: int | None = ranged(None, 1)
+    alpha: float = ranged(0.7, 0, 1)
     weights: Literal["by_dataset", "fixed"] = "by_dataset"
-    lam: float = 0.5
-    fixed_lam: float = 0.5
+    lam: float = ranged(0.5, 0)
+    fixed_lam: float = ranged(0.5, 0)
     fused: bool = True
-
-    def __post_init__(self) -> None:
-        for name in ("num_tokens", "token_width", "first_block"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"mmrl's {name} must be at least 1, got {value}")
-        if not 0 <= self.alpha <= 1:
-            raise ConfigError(f"mmrl's alpha must be from 0 to 1, got {self.alpha}")
-        check_numbers("mmrl", {"lam": self.lam, "fixed_lam": self.fixed_lam})
 
 
 def attach(

@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from clipfit_cli.config import TEXTURES, Conditions, Recipe, Tap
-from clipfit_cli.methods._frozen import SCALE, Frozen, check_numbers, class_features, reference_templates
+from clipfit_cli.config import TEXTURES, Conditions, Recipe, Tap, ranged
+from clipfit_cli.methods._frozen import SCALE, Frozen, class_features, reference_templates
 from clipfit_cli.methods._official import parameters_of
-from clipfit_cli.methods.base import Group, MethodInfo, Source, Trained
+from clipfit_cli.methods.base import Group, MethodInfo, Settings, Source, Trained
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -22,7 +22,7 @@ _LAMS = (10.0, 1.0, 0.1, 0.01, 0.001, 0.0001, 0.0)
 
 
 @dataclass(frozen=True)
-class ProlipSettings:
+class ProlipSettings(Settings):
     """Settings of ProLIP.
 
     Attributes:
@@ -30,10 +30,7 @@ class ProlipSettings:
             training images per class.
     """
 
-    lam: float | None = None
-
-    def __post_init__(self) -> None:
-        check_numbers("prolip", {} if self.lam is None else {"lam": self.lam})
+    lam: float | None = ranged(None, 0)
 
 
 class Prolip(Frozen):
@@ -79,7 +76,7 @@ class Prolip(Frozen):
         return loss + penalty, {**terms, "penalty": penalty.detach()}
 
     def head(self, class_names: Sequence[str], templates: Sequence[str]) -> Callable[[Tensor], Tensor]:
-        """See `Frozen`; every class has an answer."""
+        # every class has an answer
         from clipfit_cli.models.image_tower import project_image
         from clipfit_cli.models.text_features import normalised
 
@@ -87,7 +84,7 @@ class Prolip(Frozen):
         return lambda inputs: SCALE * normalised(project_image(self.model, inputs)) @ text_features.T
 
     def merged_model(self) -> nn.Module:
-        """See `Mergeable`; its temperature is the constant scale, and SigLIP's bias 0."""
+        # its temperature is the constant scale, and SigLIP's bias 0
         import torch
 
         from clipfit_cli.methods._tuned_encoders import _copy_of

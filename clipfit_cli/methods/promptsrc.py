@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from clipfit_cli.config import TEXTURES, Conditions, Recipe
-from clipfit_cli.errors import ConfigError
-from clipfit_cli.methods._frozen import check_numbers
-from clipfit_cli.methods.base import Adapted, MethodInfo, Trained
+from clipfit_cli.config import SMALLEST, TEXTURES, Conditions, Recipe, ranged
+from clipfit_cli.methods.base import Adapted, MethodInfo, Settings, Trained
 
 if TYPE_CHECKING:
     from torch import nn
@@ -21,7 +19,7 @@ _MAX_TEMPLATES = 80
 
 
 @dataclass(frozen=True)
-class PromptSrcSettings:
+class PromptSrcSettings(Settings):
     """Settings of PromptSRC; the defaults are the reference's for base-to-new runs.
 
     Attributes:
@@ -35,26 +33,15 @@ class PromptSrcSettings:
         average_mean, average_std: Epoch that counts most in the average, and how fast the others count less.
     """
 
-    num_context: int = 4
-    num_image_prompts: int = 4
-    text_depth: int | None = None
-    image_depth: int | None = None
-    text_weight: float = 25.0
-    image_weight: float = 10.0
-    teacher_templates: int = 60
-    average_mean: float = 15.0
-    average_std: float = 1.0
-
-    def __post_init__(self) -> None:
-        for name in ("num_context", "num_image_prompts", "text_depth", "image_depth"):
-            count = getattr(self, name)
-            if count is not None and count < 1:
-                raise ConfigError(f"promptsrc's {name} must be at least 1, got {count}")
-        if not 1 <= self.teacher_templates <= _MAX_TEMPLATES:
-            raise ConfigError(f"promptsrc's teacher_templates must be 1 to 80, got {self.teacher_templates}")
-        weights = {name: getattr(self, name) for name in ("text_weight", "image_weight", "average_mean")}
-        check_numbers("promptsrc", weights)
-        check_numbers("promptsrc", {"average_std": self.average_std}, above=0)
+    num_context: int = ranged(4, 1)
+    num_image_prompts: int = ranged(4, 1, 1000)
+    text_depth: int | None = ranged(None, 1)
+    image_depth: int | None = ranged(None, 1)
+    text_weight: float = ranged(25.0, 0)
+    image_weight: float = ranged(10.0, 0)
+    teacher_templates: int = ranged(60, 1, _MAX_TEMPLATES)
+    average_mean: float = ranged(15.0, 0)
+    average_std: float = ranged(1.0, SMALLEST)
 
 
 def attach(

@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from clipfit_cli.config import TEXTURES, Conditions, Recipe
+from clipfit_cli.config import SMALLEST, TEXTURES, Conditions, Recipe, ranged
 from clipfit_cli.data.catalog import prompt_template
 from clipfit_cli.errors import ConfigError, ModelError
-from clipfit_cli.methods._frozen import check_numbers
 from clipfit_cli.methods._official import parameters_of
-from clipfit_cli.methods.base import Adapted, MethodInfo, Trained
+from clipfit_cli.methods.base import Adapted, MethodInfo, Settings, Trained
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -39,7 +38,7 @@ _WIDEST = 5.0
 
 
 @dataclass(frozen=True)
-class SkipTuningSettings:
+class SkipTuningSettings(Settings):
     """Settings of SkipTuning.
 
     Attributes:
@@ -50,20 +49,11 @@ class SkipTuningSettings:
         image_rate: Of the image tower, as a share of the text tower's; warm-up is common. By protocol.
     """
 
-    first_block: int | None = None
-    top_ratio: float = 0.5
-    most_top: int = 50
-    spread: float = 0.3
-    image_rate: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.first_block is not None and self.first_block < 1:
-            raise ConfigError(f"skip-tuning's first_block is counted from 1, got {self.first_block}")
-        if not 0 < self.top_ratio <= 1:
-            raise ConfigError(f"skip-tuning's top_ratio must be above 0 and at most 1, got {self.top_ratio}")
-        if self.most_top < 1:
-            raise ConfigError(f"skip-tuning's most_top must be at least 1, got {self.most_top}")
-        check_numbers("skip-tuning", {"spread": self.spread, "image_rate": self.image_rate}, above=0)
+    first_block: int | None = ranged(None, 1)
+    top_ratio: float = ranged(0.5, SMALLEST, 1)
+    most_top: int = ranged(50, 1)
+    spread: float = ranged(0.3, SMALLEST)
+    image_rate: float = ranged(1.0, SMALLEST)
 
 
 def keep_probabilities(num_classes: int, settings: SkipTuningSettings) -> Tensor:

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from clipfit_cli.config import TEXTURES, Conditions, Recipe
+from clipfit_cli.config import SMALLEST, TEXTURES, Conditions, Recipe, ranged
 from clipfit_cli.methods._class_vectors import ClassVectors, class_means, reference_templates
-from clipfit_cli.methods._frozen import check_numbers, embed_dim
-from clipfit_cli.methods.base import Group, MethodInfo, Trained
+from clipfit_cli.methods._frozen import embed_dim
+from clipfit_cli.methods.base import Group, MethodInfo, Settings, Trained
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,17 +20,14 @@ _RATES = {"imagenet": 2e-4, TEXTURES: 0.05}
 
 
 @dataclass(frozen=True)
-class TaskResSettings:
+class TaskResSettings(Settings):
     """Settings of TaskRes.
 
     Attributes:
         alpha: What the residual counts beside the text features.
     """
 
-    alpha: float = 0.5
-
-    def __post_init__(self) -> None:
-        check_numbers("taskres", {"alpha": self.alpha}, above=0)
+    alpha: float = ranged(0.5, SMALLEST)
 
 
 class TaskRes(ClassVectors):
@@ -56,7 +53,7 @@ class TaskRes(ClassVectors):
         return [Group([self._residual])]
 
     def head(self, class_names: Sequence[str], templates: Sequence[str]) -> Callable[[Tensor], Tensor]:
-        """See `Frozen`; text features are those of the templates given, residuals those of the training's classes."""
+        # text features are those of the templates given, residuals those of the training's classes
         places = self.places_of(class_names)
         means = class_means(self.bundle, class_names, templates)
 

@@ -6,18 +6,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from clipfit_cli.config import TEXTURES, Conditions, Recipe
+from clipfit_cli.config import TEXTURES, Conditions, Recipe, ranged
 from clipfit_cli.errors import CheckpointError
 from clipfit_cli.methods._frozen import (
     SCALE,
     Frozen,
-    check_numbers,
     class_features,
     reference_templates,
     tried_pairs,
     votes_of,
 )
-from clipfit_cli.methods.base import MethodInfo, Source
+from clipfit_cli.methods.base import MethodInfo, Settings, Source
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,7 +44,7 @@ CACHE = Recipe(steps=0, crop_scale=(0.5, 1.0), views=10, view_use="mean")
 
 
 @dataclass(frozen=True)
-class TipAdapterSettings:
+class TipAdapterSettings(Settings):
     """Settings of Tip-Adapter; the defaults are the reference's for ImageNet.
 
     Attributes:
@@ -54,14 +53,10 @@ class TipAdapterSettings:
         alpha_to, beta_to: With --tune both are searched for, from 0.1 up to, but not including, these.
     """
 
-    alpha: float = 1.17
-    beta: float = 1.0
-    alpha_to: float = 3.0
-    beta_to: float = 7.0
-
-    def __post_init__(self) -> None:
-        check_numbers("Tip-Adapter", {"alpha": self.alpha, "beta": self.beta})
-        check_numbers("Tip-Adapter", {"alpha_to": self.alpha_to, "beta_to": self.beta_to}, above=_FROM)
+    alpha: float = ranged(1.17, 0)
+    beta: float = ranged(1.0, 0)
+    alpha_to: float = ranged(3.0, _FROM)
+    beta_to: float = ranged(7.0, _FROM)
 
 
 class TipAdapter(Frozen):
@@ -93,7 +88,7 @@ class TipAdapter(Frozen):
         self._keys = normalised(features)
 
     def head(self, class_names: Sequence[str], templates: Sequence[str]) -> Callable[[Tensor], Tensor]:
-        """See `Frozen`; of the votes only those for these classes count."""
+        # of the votes only those for these classes count
         from clipfit_cli.models.text_features import normalised
 
         places = self.places_of(class_names)
@@ -141,7 +136,7 @@ class TipAdapter(Frozen):
         return copies({"keys": self._keys, "labels": self._labels, "alpha": self._alpha, "beta": self._beta})
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """See `Adapted`; how many images are cached, the tensors alone tell."""
+        # how many images are cached, the tensors alone tell
         from clipfit_cli.methods._tensors import check_names, take_back
 
         check_names(self.state(), tensors)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from clipfit_cli.config import TEXTURES, Conditions, Recipe
+from clipfit_cli.config import MOST_VIEWS, TEXTURES, Conditions, Recipe, ranged
 from clipfit_cli.methods._frozen import embed_dim, reference_templates
 from clipfit_cli.methods.base import Group, MethodInfo, Source, Trained
 from clipfit_cli.methods.tip_adapter import CACHE, PRESET_SOURCE, TipAdapter, TipAdapterSettings, presets
@@ -24,8 +24,8 @@ class TipAdapterFSettings(TipAdapterSettings):
         cache_views: Stored crops whose mean is cached.
     """
 
-    views: int | None = 20
-    cache_views: int = 10
+    views: int | None = ranged(20, 1, MOST_VIEWS)
+    cache_views: int = ranged(10, 1, MOST_VIEWS)
 
 
 class TipAdapterF(TipAdapter):

@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from clipfit_cli.config import TEXTURES, Conditions, Recipe, Tap
-from clipfit_cli.errors import ConfigError, ModelError
+from clipfit_cli.config import SMALLEST, TEXTURES, Conditions, Recipe, Tap, ranged
+from clipfit_cli.errors import ModelError
 from clipfit_cli.methods._frozen import embed_dim
 from clipfit_cli.methods._official import parameters_of
 from clipfit_cli.methods._tensors import copies, take_back
-from clipfit_cli.methods.base import Adapted, Group, Hooks, MethodInfo, Trained
+from clipfit_cli.methods.base import Adapted, Group, Hooks, MethodInfo, Settings, Trained
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -23,7 +23,7 @@ _CLASSIFIER = "classifier"
 
 
 @dataclass(frozen=True)
-class TwoStageSettings:
+class TwoStageSettings(Settings):
     """Settings of 2SFS.
 
     Attributes:
@@ -32,12 +32,8 @@ class TwoStageSettings:
             what trains, and freezes them again.
     """
 
-    classifier_share: float = 0.4
+    classifier_share: float = ranged(0.4, SMALLEST, below=1)
     outer_norms: bool = False
-
-    def __post_init__(self) -> None:
-        if not 0 < self.classifier_share < 1:
-            raise ConfigError(f"two-stage's classifier_share must be between 0 and 1, got {self.classifier_share}")
 
 
 class TwoStage(Hooks):
@@ -81,7 +77,7 @@ class TwoStage(Hooks):
         return loss, {"cross_entropy": loss.detach()}
 
     def classifier(self, class_names: Sequence[str], templates: Sequence[str]) -> Callable[[Tensor], Tensor]:
-        """See `Adapted`; a class is one of the training's if its name is the same text."""
+        # a class is one of the training's if its name is the same text
         if self._rows is None:
             return self._encoders.classifier(class_names, templates)
         import torch
@@ -97,11 +93,11 @@ class TwoStage(Hooks):
         return self._encoders.told_by(torch.stack([rows[name] for name in class_names]))
 
     def merged_model(self) -> nn.Module:
-        """See `Mergeable`; the learnt rows of the training's classes are not in it."""
+        # the learnt rows of the training's classes are not in it
         return self._encoders.model
 
     def interpolated(self, alpha: float) -> TwoStage:
-        """See `Interpolating`; the learnt rows are on the way from the zero-shot class features, as the weights are."""
+        # the learnt rows are on the way from the zero-shot class features, as the weights are
         import torch
 
         from clipfit_cli.methods._interpolated import encoders_between
@@ -118,11 +114,11 @@ class TwoStage(Hooks):
         return self._encoders.drifting_buffers()
 
     def state(self) -> dict[str, Tensor]:
-        """See `Adapted`; the learnt rows are among it from the second stage on."""
+        # the learnt rows are among it from the second stage on
         return {**self._encoders.state(), **({} if self._rows is None else copies({_CLASSIFIER: self._rows}))}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """See `Adapted`; of both stages."""
+        # of both stages
         import torch
 
         rows = torch.empty(len(self._names), embed_dim(self._encoders.model), device=self._encoders.bundle.device)

@@ -1,8 +1,9 @@
-"""The two words of a model, understood once: its architecture, its weights file and their hash."""
+"""The words of a model, understood once: its architecture, weights file and hash, and the text towers of a hub."""
 
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import os
 import re
@@ -11,26 +12,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import open_clip
 
 from clipfit_cli.config import TINY_BACKBONE, TINY_PRETRAINED, ModelConfig
 from clipfit_cli.errors import ConfigError, ModelError, UnknownNameError, shortened
-from clipfit_cli.files import expanded, file_sha256, why_unreadable
+from clipfit_cli.files import expanded, file_sha256, read_bytes, why_unreadable
 from clipfit_cli.models.hf_folder import HfModel, hf_weights_of, open_hf_model
 from clipfit_cli.models.hf_weights import embed_dim_of, hf_config
 from clipfit_cli.models.hub import fetch, find_cached, repository_of
 from clipfit_cli.models.jit_archive import is_jit_archive
 from clipfit_cli.models.model_folder import (
     HF_CONFIG_FILE,
+    MOST_CONFIG,
     WEIGHTS_FILES,
     ModelFolder,
+    check_layers,
     find_config,
     is_model_folder,
     open_model_folder,
     split_temperature,
     weights_of,
 )
-from clipfit_cli.models.text_models import resolve_text_model
 from clipfit_cli.models.tiny import TINY_CONFIG, tiny_weights_path
 
 _ON_HUB = re.compile(r"\w[\w.-]{0,95}/\w[\w.-]{0,95}")
@@ -285,3 +288,48 @@ def _sha256(*paths: Path) -> str:
     except OSError as error:
         bad = next((path for path in paths if why_unreadable(path)), paths[-1])
         raise ModelError(f"{bad} cannot be read: {error.strerror or error}") from error
+
+
+def resolve_text_model(
+    text_cfg: Mapping[str, Any], backbone: str, *, offline: bool = False, say: Callable[[str], None] | None = None
+) -> dict[str, Any] | None:
+    """Return open_clip's text configuration with the hub's name of the text model replaced by a folder here.
+
+    The folder holds the text model's ``config.json``, out of the local cache or fetched; its own weights are not
+    needed, for the CLIP weights hold them.
+
+    Args:
+        text_cfg: Of the architecture.
+        backbone: Its name, for messages.
+        offline: Do not touch the network.
+        say: Told what is fetched, if it has to be.
+
+    Returns:
+        None where the text tower is open_clip's own.
+
+    Raises:
+        ModelError: The library is not installed, the configuration is not to be had, or open_clip cannot use the
+            text model.
+    """
+    name = str(text_cfg.get("hf_model_name") or "")
+    if not name:
+        return None
+    what = f"the text tower of {backbone} is the Hugging Face model {name}"
+    if importlib.util.find_spec("transformers") is None:
+        raise ModelError(f"{what}, and transformers is not installed: pip install 'clipfit-cli[hf]'")
+    if os.path.isdir(name):  # noqa: PTH112
+        config = Path(name) / "config.json"
+    else:
+        asked_for = f"the configuration of {name} (text model of {backbone})"
+        config = fetch(name, ["config.json"], what=asked_for, offline=offline, say=say)
+    from open_clip.hf_configs import arch_dict
+
+    try:
+        described = msgspec.json.decode(read_bytes(config, MOST_CONFIG), type=dict[str, Any])
+        kind = described["model_type"]
+        check_layers(described)
+    except (OSError, ValueError, KeyError, RecursionError) as error:
+        raise ModelError(f"{what}, whose configuration {config} cannot be read ({error!r})") from error
+    if kind not in arch_dict:  # other kinds may ask to run code that comes with them
+        raise ModelError(f"{what}, of the kind {kind!r}; open_clip has {', '.join(arch_dict)}")
+    return {**text_cfg, "hf_model_name": str(config.parent), "hf_model_pretrained": False}

@@ -15,6 +15,7 @@ from clipfit_cli.protocols.extra_metrics import NO_EXTRA_METRICS, ExtraMetrics
 from clipfit_cli.protocols.lead_rows import lead_columns, with_leads
 from clipfit_cli.protocols.planning import conditions_of
 from clipfit_cli.protocols.series import Entry, series_of, table_of
+from clipfit_cli.reports.statistics import AHEAD, BEHIND
 from clipfit_cli.reports.tables import Column, Table
 from clipfit_cli.results.compare import check_alike, trains_nothing
 from clipfit_cli.results.metrics import Metric, captions
@@ -27,9 +28,8 @@ PROTOCOLS: dict[str, ModuleType] = {"base2new": base2new, "few-shot": few_shot, 
 _HIDDEN_BESIDE_LEADS = ("train_time_s", "macro_f1_pct", "trainable_parameters")
 _WIDE_BESIDE_LEADS = ("num_images", "mean_of_harmonic_means_pct")
 """Columns that people do not see in a table of leads, or not in a narrow terminal, for want of width."""
+_TO_TELL = "To tell a lead that is unclear takes more seeds (needs seeds, where there is room), or fewer rivals."
 _FURTHER = "--csv and --json have p, spreads and more tests."
-_OF_LEADS = 2
-"""Captions that say how the columns of a lead are read; see `_lead_captions`."""
 
 
 def protocol(name: str) -> ModuleType:
@@ -114,8 +114,7 @@ def summarise_leads(
     rules, extra = protocol(name), ExtraMetrics(tuple(metrics), predictions)
     entries: list[Entry] = rules.entries(records, extra=extra, **options)
     leaders = {one.label for one in series_of(records) if is_of(one.config, method, common or {})}
-    table = table_of_leads(name, records, entries, leaders, method.name, extra)
-    return replace(table, captions=(*table.captions[:_OF_LEADS], _FURTHER, *table.captions[_OF_LEADS:]))
+    return table_of_leads(name, records, entries, leaders, method.name, extra, captions=(_FURTHER,))
 
 
 def check_comparable(records: Sequence[Finished]) -> None:
@@ -138,6 +137,7 @@ def table_of_leads(
     leaders: Set[str],
     method: str,
     extra: ExtraMetrics = NO_EXTRA_METRICS,
+    captions: Sequence[str] = (),
 ) -> Table:
     """Return the table of the entries of a protocol, with leads; see `summarise_leads`.
 
@@ -148,31 +148,38 @@ def table_of_leads(
         leaders: Labels of the method whose leads they are.
         method: Its name, where there is none of them.
         extra: Further metrics, and where predictions come from.
+        captions: Stand below how a lead is read.
     """
     rules = protocol(name)
-    led, notes = with_leads(entries, rules.METRICS, leaders, extra.read)
+    led, family, notes = with_leads(entries, rules.METRICS, leaders, extra.read)
     shown, further = lead_columns(rules.METRICS)
-    seeds = {str(cell) for entry in led for key in ("seeds", "lead_seeds") if (cell := entry.row.get(key))}
-    shown = [replace(column, terminal=len(seeds) > 1) if column.key == "lead_seeds" else column for column in shown]
+    rows = [entry.row for entry in led]
+    is_shown = {
+        "lead_seeds": any(None is not row.get("seeds") != row.get("lead_seeds") is not None for row in rows),
+        "seeds_needed": any(row.get("seeds_needed") is not None for row in rows),
+    }
+    shown = [replace(column, terminal=is_shown.get(column.key, column.terminal)) for column in shown]
     columns = [
         replace(c, terminal=c.terminal and c.key not in _HIDDEN_BESIDE_LEADS, narrow=c.key not in _WIDE_BESIDE_LEADS)
         for c in _columns(rules, led, extra)
     ]
     position = next(i for i, column in enumerate(columns) if column.key == f"{rules.METRICS[-1]}_pct") + 1
     columns[position:position] = shown
-    said = (*_lead_captions(rules, led, " / ".join(sorted(leaders)) or method), *notes)
+    said = (*_lead_captions(rules, led, " / ".join(sorted(leaders)) or method, family), *captions, *notes)
     return table_of(rules.TITLE, [*columns, *further], led, records, (*said, *_captions(rules, led, records, extra)))
 
 
-def _lead_captions(rules: ModuleType, entries: Sequence[Entry], leader: str) -> tuple[str, ...]:
+def _lead_captions(rules: ModuleType, entries: Sequence[Entry], leader: str, family: str) -> tuple[str, ...]:
     """Return how the columns of a lead are read."""
     cell = {"harmonic_mean": "H", "accuracy": "accuracy"}[rules.METRICS[-1]]
     most = "; of a row that trains nothing, at the most shots" if len({one.shots for one in entries} - {0}) > 1 else ""
+    verdicts = {str(entry.row["verdict"]) for entry in entries if "verdict" in entry.row}
+    alone = "; alone: only without it" if any("alone" in word for word in verdicts) else ""
     return (
         f"lead: {cell} of {leader} minus that of the row, in points (its own rows: minus that of zero-shot CLIP{most});"
         " 95% interval: with other seeds, on the same data sets and test images.",
-        f"verdict: is {leader} ahead, at 5 % after Holm's correction for all rivals there? needs seeds (where there is "
-        "room): to tell such a lead.",
+        f"verdict: at 5 % after Holm's correction for the family{f' ({family})' if family else ''}{alone}.",
+        *([_TO_TELL] if verdicts - {AHEAD, BEHIND} else []),
     )
 
 

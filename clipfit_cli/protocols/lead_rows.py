@@ -6,17 +6,18 @@ import math
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
+from clipfit_cli.errors import counted
 from clipfit_cli.protocols.leads import Lead, lead_of
 from clipfit_cli.protocols.series import ROW, Entry, seeds_cell
 from clipfit_cli.reports import statistics
 from clipfit_cli.reports.statistics import MOST_SEEDS
-from clipfit_cli.reports.tables import Column, Row
+from clipfit_cli.reports.tables import Column, Row, interval_text
 from clipfit_cli.results.compare import paired_difference
 from clipfit_cli.results.predictions import ReadPredictions
 
 SHOWN_COLUMNS = (
     Column("lead_seeds", "lead of seeds", "value", terminal=False),
-    Column("verdict", "verdict"),
+    Column("verdict", "verdict", "prose"),
     Column("seeds_needed", "needs seeds", "value", narrow=False),
 )
 """Behind a lead and its interval."""
@@ -74,8 +75,8 @@ def lead_columns(metrics: Sequence[str]) -> tuple[list[Column], list[Column]]:
 
 def with_leads(
     entries: Sequence[Entry], metrics: Sequence[str], leaders: Set[str], predictions: ReadPredictions | None
-) -> tuple[list[Entry], list[str]]:
-    """Return the entries with the cells of their leads, and what a reader should know of them.
+) -> tuple[list[Entry], str, list[str]]:
+    """Return the entries with the cells of their leads, how large a family is, and what else a reader should know.
 
     Args:
         entries: Of the protocol.
@@ -96,7 +97,8 @@ def with_leads(
             lead = families[one.family][one.theirs.label]
             cells = _cells(replace(one, lead=lead), metrics, corrected[one.family])
         led.append(replace(entry, row={**entry.row, **cells}))
-    return led, _notes([lead for rivals in families.values() for lead in rivals.values()])
+    tested = [[lead for lead in rivals.values() if lead.spread] for rivals in families.values()]
+    return led, _sizes(list(filter(None, tested))), _notes([lead for rivals in tested for lead in rivals])
 
 
 def _comparison(
@@ -134,20 +136,28 @@ def _together(rivals: Mapping[str, Lead]) -> dict[str, Lead]:
 def _corrected(rivals: Mapping[str, Lead]) -> dict[str, Row]:
     """Return the cells of each rival that hang on all of them: p after Holm's correction, and what follows from it."""
     new = {label: statistics.new_datasets_p(one.by_dataset) for label, one in rivals.items() if len(one.by_dataset) > 1}
-    ps = _holm({label: one.p for label, one in rivals.items()})
+    verdicts = dict(zip(rivals, statistics.verdicts([one.estimate for one in rivals.values()]), strict=True))
+    num_tested = sum(one.spread is not None for one in rivals.values())
     of_t, of_wilcoxon = (_holm({label: found[place] for label, found in new.items()}) for place in (0, 1))
     cells: dict[str, Row] = {}
     for label, one in rivals.items():
+        verdict = verdicts[label]
         row: dict[str, object] = {
-            "lead_p": ps.get(label),
+            "lead_p": verdict.p,
             "lead_new_datasets_p": of_t.get(label),
             "lead_wilcoxon_p": of_wilcoxon.get(label),
         }
         if one.spread is not None and one.score is not None:
-            row["verdict"] = statistics.verdict(one.score, ps.get(label))
-            if row["verdict"] == statistics.NOT_TOLD_APART:
-                seeds = statistics.seeds_needed(one.spread, rivals=len(rivals))
+            row["verdict"] = str(verdict)
+            if str(verdict) not in (statistics.AHEAD, statistics.BEHIND):
+                seeds = statistics.seeds_needed(one.spread, rivals=num_tested)
                 row["seeds_needed"] = f">{MOST_SEEDS}" if seeds is not None and seeds > MOST_SEEDS else seeds
+        if verdict.low is not None and verdict.high is not None:
+            row |= {
+                "lead_ci95_low_pct": verdict.low,
+                "lead_ci95_high_pct": verdict.high,
+                "lead_ci95": interval_text(verdict.low, verdict.high),
+            }
         cells[label] = row
     return cells
 
@@ -159,7 +169,7 @@ def _holm(values: Mapping[str, float | None]) -> dict[str, float]:
 
 def _cells(one: _Comparison, metrics: Sequence[str], corrected: Mapping[str, Row]) -> dict[str, object]:
     """Return the cells of a lead."""
-    lead, spread = one.lead, one.lead.spread
+    lead = one.lead
     cells: dict[str, object] = {
         "lead_over": one.theirs.label,
         "lead_shots": "all" if one.ours.shots is None else one.ours.shots,
@@ -171,12 +181,6 @@ def _cells(one: _Comparison, metrics: Sequence[str], corrected: Mapping[str, Row
     }
     values = (*lead.parts, lead.score) if len(metrics) > 1 else lead.parts
     cells |= {f"lead_{metric}_pct": value for metric, value in zip(metrics, values, strict=False) if value is not None}
-    if spread and spread.low is not None and spread.high is not None:
-        cells |= {
-            "lead_ci95_low_pct": spread.low,
-            "lead_ci95_high_pct": spread.high,
-            "lead_ci95": f"{_short(spread.low)} to {_short(spread.high)}",
-        }
     for metric in metrics if lead.parts else ():
         if (ours := one.ours.seed_values.get(metric)) and (theirs := one.theirs.seed_values.get(metric)):
             paired = paired_difference(ours, theirs)
@@ -185,18 +189,25 @@ def _cells(one: _Comparison, metrics: Sequence[str], corrected: Mapping[str, Row
     return cells
 
 
-def _short(points: float) -> str:
-    """Return a bound in as many digits as a reader needs."""
-    return f"{round(points, 1) + 0.0:.1f}" if abs(points) < 99.95 else f"{points:.0f}"
+def _sizes(families: Sequence[Sequence[Lead]]) -> str:
+    """Return how many rivals and seeds families have, the least and the most; empty where there is no family."""
+    rivals = [len(family) for family in families]
+    seeds = [lead.spread.num_seeds for family in families for lead in family if lead.spread]
+    parts = [
+        (f"{min(numbers)} to " if min(numbers) < max(numbers) else "") + counted(max(numbers), noun)
+        for numbers, noun in ((rivals, "rival"), (seeds, "seed"))
+        if numbers
+    ]
+    return ", ".join(parts)
 
 
 def _notes(leads: Sequence[Lead]) -> list[str]:
     """Return what holds of some of the leads, a sentence or two each."""
     notes = []
-    if any(lead.spread and lead.spread.p is None and lead.p is not None for lead in leads):
+    if any(lead.images and lead.estimate is lead.images for lead in leads):
         notes.append(
-            "Where there is no spread over seeds, p is of the sampling of test images: other training images, another "
-            "seed, are not covered."
+            "Where there is no spread over seeds, interval and p are of the sampling of test images: other training "
+            "images, another seed, are not covered."
         )
     lacking = list(dict.fromkeys(lead.lacking for lead in leads if lead.lacking))
     if lacking:

@@ -28,7 +28,7 @@ class Lead:
         spread: What their mean is known to; None as `score`.
         by_dataset: `score` on each data set alone.
         images_p: Of sign flips over test images; None where predictions were not at hand.
-        images_reach: Half the 95 % interval of `score` over test images, in points; None as `images_p`.
+        images: What `score` is known to over test images; None as `images_p`.
         mcnemar_p: Of each seed, where there is one data set.
         lacking: Why predictions were not at hand.
     """
@@ -39,42 +39,23 @@ class Lead:
     spread: MeanDifference | None = None
     by_dataset: tuple[float, ...] = ()
     images_p: float | None = None
-    images_reach: float | None = None
+    images: MeanDifference | None = None
     mcnemar_p: list[float] = field(default_factory=list)
     lacking: str = ""
 
     @property
-    def p(self) -> float | None:
-        """Of the test that decides: over seeds, or over images where no spread over seeds is known."""
-        if self.spread is None:
-            return None
-        if self.spread.p is not None:
-            return self.spread.p
-        return self.mcnemar_p[0] if self._by_mcnemar else self.images_p
-
-    @property
-    def interval(self) -> tuple[float, float] | None:
-        """The 95 % interval of `score`: with other seeds or, where no spread over seeds is known, other test images."""
-        if self.spread and self.spread.low is not None and self.spread.high is not None:
-            return self.spread.low, self.spread.high
-        if self.score is None or self.images_reach is None:
-            return None
-        return self.score - self.images_reach, self.score + self.images_reach
+    def estimate(self) -> MeanDifference | None:
+        """What interval, p and verdict are of: over seeds or, where these have no spread, over test images."""
+        return self.images if self.images and self.spread and self.spread.p is None else self.spread
 
     @property
     def method(self) -> str | None:
         """How interval and p were made, in words."""
-        if self.spread is None:
+        if self.spread is None or self.estimate is None:
             return None
-        of_h = "; H by the delta method" if len(self.parts) == 2 else ""
-        if self.spread.p is not None:
-            return self.spread.how + of_h
-        test = "McNemar's mid-p" if self._by_mcnemar else "sign flips"
-        return self.spread.how + (f"; p by {test} over test images" if self.images_p is not None else "")
-
-    @property
-    def _by_mcnemar(self) -> bool:
-        return len(self.parts) == 1 == len(self.mcnemar_p)
+        parts = [self.spread.how, *([self.estimate.how] if self.estimate is not self.spread else [])]
+        is_linearised = len(self.parts) == 2 and self.estimate.p is not None
+        return "; ".join([*parts, *(["H by the delta method"] if is_linearised else [])])
 
 
 @dataclass(frozen=True)
@@ -183,7 +164,7 @@ def _with_images(lead: Lead, pairs: Sequence[_Pairs], gradient: Sequence[float],
     Raises:
         ResultsError: Predictions cannot be read, or are not of the same images.
     """
-    parts, mcnemar = [], []
+    parts, mean_parts, mcnemar = [], [], []
     for one in pairs:
         tables = [
             [_votes(*pair, test, predictions) for pair in one.runs.values()] for test in one.tests
@@ -192,13 +173,14 @@ def _with_images(lead: Lead, pairs: Sequence[_Pairs], gradient: Sequence[float],
             if len({len(of_seed) for of_seed in votes}) != 1:
                 raise ResultsError("the seeds were tested on different images")
             parts.append((np.sum(votes, axis=0), slope / max(1, len(votes[0]) * len(votes))))
+            mean_parts.append((np.mean(votes, axis=0), slope / max(1, len(votes[0]))))
         for of_tests in zip(*tables, strict=True):
             only = [sum(int((votes == sign).sum()) for votes in of_tests) for sign in (1, -1)]
             mcnemar.append(statistics.mcnemar_mid_p(*only))
     return replace(
         lead,
         images_p=statistics.sign_flip_p(parts),
-        images_reach=100 * statistics.images_reach(parts) / len(pairs),
+        images=statistics.mean_over_images(lead.score or 0.0, 100 * statistics.images_error(mean_parts) / len(pairs)),
         mcnemar_p=mcnemar if len(pairs) == 1 else [],
     )
 

@@ -1,4 +1,4 @@
-"""What a report adds to rows: which cells are best, which are not told apart, and the commands that make them again."""
+"""What a report adds to rows: which cells are best, which are unclear, and the commands that make them again."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from dataclasses import replace
 from clipfit_cli.protocols.again import commands_of
 from clipfit_cli.protocols.series import Entry, fewest_seeds
 from clipfit_cli.reports.report import COMMAND
+from clipfit_cli.reports.statistics import AHEAD, BEHIND
 from clipfit_cli.reports.tables import ALIKE, ALIKE_SIGN, BEST, Row, Table
 
 
 def with_marks(table: Table, entries: Sequence[Entry], metrics: Sequence[str], leader: str) -> Table:
-    """Return the table with its best cells, those that are not told apart from the leader, and commands.
+    """Return the table with its best cells, those that are unclear beside the leader, and commands.
 
     Args:
         table: Made of the entries, in their order.
@@ -39,7 +40,7 @@ def with_marks(table: Table, entries: Sequence[Entry], metrics: Sequence[str], l
             and entry in whole
             and any(row.get(key) == best.get((entry.place, shots, key)) for shots in _columns_of(entry, entries))
         ]
-        alike = row.get("verdict") == "not told apart" and entry.label != leader
+        alike = row.get("verdict") not in (None, AHEAD, BEHIND) and entry.label != leader
         commands = "\n".join(commands_of([series for series, _ in entry.runs]))
         rows.append(
             {**row, BEST: tuple(marked), ALIKE: tuple(keys[-1:]) if alike else (), COMMAND.key: commands or None}
@@ -47,7 +48,7 @@ def with_marks(table: Table, entries: Sequence[Entry], metrics: Sequence[str], l
     fewer = " that has all seeds" if len(whole) < len(entries) else ""
     captions = [f"Bold: the best of its data set{_and_shots(entries)}{fewer}."]
     if any(row[ALIKE] for row in rows):
-        captions.append(f"{ALIKE_SIGN}: not told apart from {leader}, at 5 % after Holm's correction.")
+        captions.append(f"{ALIKE_SIGN}: unclear beside {leader}, at 5 % after Holm's correction.")
     return replace(table, columns=(*table.columns, COMMAND), rows=tuple(rows), captions=(*captions, *table.captions))
 
 

@@ -38,7 +38,7 @@ RANKS_COLUMNS = (
     Column("shots", "shots", "value"),
     Column("mean_rank", "mean rank", "number"),
     Column("num_datasets", "data sets", "int"),
-    Column("cliques", "not told apart", "value"),
+    Column("cliques", "unclear among", "value"),
 )
 
 INTERVAL = "Intervals: 95 % by t over seeds, for these data sets; none for a single seed, or where all seeds agree."
@@ -129,10 +129,10 @@ def base_new(records: Sequence[Finished], *, per_dataset: bool = False) -> Table
 
 
 def ranks(records: Sequence[Finished]) -> Table:
-    """Return the mean rank of every method over the data sets, 1 = best, and the cliques that are not told apart.
+    """Return the mean rank of every method over the data sets, 1 = best, and the cliques within which it is unclear.
 
-    Methods that lack a data set are left out. Two methods are told apart where Wilcoxon's signed ranks over the data
-    sets give less than 5 % after Holm's correction for all pairs; a clique holds methods no two of which are.
+    Methods that lack a data set are left out. Two methods are unclear where Wilcoxon's signed ranks over the data sets
+    give 5 % or more after Holm's correction for all pairs; in a clique every two are.
 
     Args:
         records: Runs of one protocol, at least one.
@@ -181,10 +181,10 @@ def ranks(records: Sequence[Finished]) -> Table:
             *fewer,
             *groups.captions,
             *([f"Left out, for want of a result: {', '.join(without)}."] if without else []),
-            "A line joins methods of which no two are told apart: Wilcoxon over data sets, 5 % after Holm, all pairs.",
+            "A line joins methods of which every pair is unclear: Wilcoxon over data sets, 5 % after Holm, all pairs.",
             *(
                 [
-                    f"{len(names)} data sets cannot tell apart any of {num_pairs} pairs: p is {min(1.0, least):.2g} or "
+                    f"{len(names)} data sets leave all of {num_pairs} pairs unclear: p is {min(1.0, least):.2g} or "
                     "more; compare fewer methods (--method), or on more data sets."
                 ]
                 if least >= LEVEL

@@ -73,7 +73,7 @@ PLOTS: dict[str, Plot] = {
         _COMPARE,
     ),
     "ranks": Plot(
-        "mean ranks over data sets, and what they do not tell apart",
+        "mean ranks over data sets, and what they leave unclear",
         _EITHER,
         lambda runs, _, __: plot_tables.ranks(runs),
         f"{_COMPARE} --dataset all",

@@ -1,26 +1,30 @@
-"""What settings of a method are worth, one factor at a time, against the numbers that train."""
+"""What settings of a method are worth, one factor at a time, and what they keep of it on shifted images."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
+import numpy as np
+
+from clipfit_cli.config import TestSet
 from clipfit_cli.errors import ResultsError
 from clipfit_cli.protocols.again import commands_of
 from clipfit_cli.protocols.compare import check_comparable, is_of, protocol
 from clipfit_cli.protocols.extra_metrics import ExtraMetrics
 from clipfit_cli.protocols.leads import Lead, lead_of
-from clipfit_cli.protocols.retained import is_shifted, on_clean_images, retention
 from clipfit_cli.protocols.sensitivity_grid import DEFAULTS, Point
-from clipfit_cli.protocols.series import ROW, Entry, table_of
-from clipfit_cli.reports.retention import Score, known
-from clipfit_cli.reports.tables import Column, Row, Table
+from clipfit_cli.protocols.series import ROW, Entry, metrics_of, table_of
+from clipfit_cli.reports.retention import Known, Part, Score, known, parts_of_retention
+from clipfit_cli.reports.statistics import MeanDifference
+from clipfit_cli.reports.tables import Column, Row, Table, interval_text
 from clipfit_cli.results.compare import trains_nothing
 from clipfit_cli.results.metrics import Metric
 from clipfit_cli.results.predictions import ReadPredictions
 from clipfit_cli.results.record import Finished
-from clipfit_cli.results.summary import mean
+from clipfit_cli.results.summary import mean, score_of
 
 POINT_COLUMNS = (
     Column("factor", "factor", narrow=False),
@@ -124,8 +128,8 @@ def _row(
         **entry.row,
         "factor": point.factor or None,
         "level": point.level,
-        **_interval_cells("effect", lead.score, lead.interval),
-        "effect_p": lead.p,
+        **_interval_cells("effect", lead.score, lead.estimate),
+        "effect_p": lead.estimate and lead.estimate.p,
         "effect_method": lead.method,
         **_retention_cells([retention(records, read) for records in runs]),
         "command": " && ".join(commands) or None,
@@ -141,20 +145,18 @@ def _retention_cells(scores: Sequence[Score | None]) -> Row:
         found = known(made)
     except ResultsError:  # predictions cannot be read: no interval over images
         return {"retention_pct": mean([mean(list(one.values.values())) for one in made])}
-    interval = None if found.low is None or found.high is None else (found.low, found.high)
-    return {**_interval_cells("retention", found.mean, interval), "retention_method": found.how}
+    return {**_interval_cells("retention", found.mean, found), "retention_method": found.how}
 
 
-def _interval_cells(name: str, value: float | None, interval: tuple[float, float] | None) -> Row:
+def _interval_cells(name: str, value: float | None, estimate: MeanDifference | Known | None) -> Row:
     if value is None:
         return {}
     cells: dict[str, object] = {f"{name}_pct": value}
-    if interval:
-        low, high = interval
+    if estimate and estimate.low is not None and estimate.high is not None:
         cells |= {
-            f"{name}_ci95_low_pct": low,
-            f"{name}_ci95_high_pct": high,
-            f"{name}_ci95": f"{round(low, 1) + 0.0:.1f} to {round(high, 1) + 0.0:.1f}",
+            f"{name}_ci95_low_pct": estimate.low,
+            f"{name}_ci95_high_pct": estimate.high,
+            f"{name}_ci95": interval_text(estimate.low, estimate.high),
         }
     return cells
 
@@ -207,7 +209,7 @@ def _factors(
                     "num_levels": len(scores),
                     "worst": worst.label if worst is not best else None,
                     "best": best.label if worst is not best else None,
-                    **_interval_cells("span", span.score, span.interval),
+                    **_interval_cells("span", span.score, span.estimate),
                 }
             )
     several = len({row["dataset"] for row in rows}) > 1
@@ -247,3 +249,63 @@ def _captions(metric: str, rows: Sequence[Row], shifts: Sequence[str]) -> tuple[
         *([f"retention: {cell} on shifted images ({', '.join(shifts)}) in percent of {cell}."] if shifts else []),
         f"◂ Pareto front: no row trains as few numbers or fewer and has a higher {cell}. --csv has the commands.",
     )
+
+
+def on_clean_images(record: Finished) -> Finished:
+    """Return a run as its protocol knows it."""
+    config = record.config
+    return replace(record, config=replace(config, tests=tuple(test for test in config.tests if not is_shifted(test))))
+
+
+def is_shifted(test: TestSet) -> bool:
+    """Whether a test is of shifted images."""
+    return test.shift != TestSet.shift
+
+
+def retention(records: Sequence[Finished], read: ReadPredictions | None) -> Score | None:
+    """Return the score of runs on shifted images, the mean over shifts, in percent of that on clean ones.
+
+    Of two halves the score is H of the mean accuracies. None where a run lacks such tests, or has a score of 0.
+
+    Args:
+        records: Of one method on one data set, seed by seed.
+        read: What parts are made of; None = they cannot be.
+    """
+    values = {one.config.seed: value for one in records if (value := _retention(one)) is not None}
+    return Score(values, partial(_parts, records[0], read)) if len(values) == len(records) else None
+
+
+def _retention(record: Finished) -> float | None:
+    clean, shifted = (_score(record, shifted=wanted) for wanted in (False, True))
+    return 100 * shifted / clean if clean and shifted is not None else None
+
+
+def _score(record: Finished, *, shifted: bool) -> float | None:
+    accuracies: list[list[float]] = []
+    for half in _halves(record, shifted=shifted):
+        made = [metrics_of(record, test) for test in half]
+        accuracies.append([one.accuracy_pct for one in made if one])
+        if None in made:
+            return None
+    return score_of([mean(one) for one in accuracies]) if accuracies else None
+
+
+def _halves(record: Finished, *, shifted: bool) -> list[list[TestSet]]:
+    """Return the tests of all classes, or of base and of new ones."""
+    found: dict[str, list[TestSet]] = {}
+    for test in record.config.tests:
+        if is_shifted(test) == shifted:
+            found.setdefault(test.subset, []).append(test)
+    return list(found.values())
+
+
+def _parts(record: Finished, read: ReadPredictions | None) -> list[Part]:
+    def right(test: TestSet) -> Part:
+        made = metrics_of(record, test)
+        if read is None or made is None:
+            raise ResultsError("there are no predictions at hand")
+        found = read(record.run, made)
+        return (test.dataset, test.subset), 100.0 * np.equal(found.label, found.predicted)
+
+    clean, shifted = ([list(map(right, half)) for half in _halves(record, shifted=wanted)] for wanted in (False, True))
+    return parts_of_retention(shifted, [part for (part,) in clean])

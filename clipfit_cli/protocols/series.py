@@ -156,15 +156,22 @@ def entries_of(series: Sequence[Series], make: Callable[[Series], Entry], *, per
 
 def series_of(records: Sequence[Finished]) -> list[Series]:
     """Return the records grouped by data set, shots and method with settings, in order of first appearance."""
-    groups: dict[tuple[Any, ...], list[Finished]] = {}
+    return [
+        Series(label, tuple(sorted((records[place] for place in places), key=lambda record: record.config.seed)))
+        for label, places in grouped([record.config for record in records])
+    ]
+
+
+def grouped(configs: Sequence[RunConfig]) -> list[tuple[str, list[int]]]:
+    """Return the label of each method under one condition, and the places of its runs, in order of first appearance."""
+    groups: dict[tuple[Any, ...], list[int]] = {}
     variants: dict[tuple[Any, ...], dict[str, dict[str, Any]]] = {}
-    for record in records:
-        config, variant = record.config, _variant(record.config)
+    for place, config in enumerate(configs):
+        variant = _variant(config)
         where, text = (config.dataset, config.subset, config.shots, config.method), repr(variant)
-        groups.setdefault((*where, text), []).append(record)
+        groups.setdefault((*where, text), []).append(place)
         variants.setdefault(where, {})[text] = variant
-    ordered = ((key, sorted(group, key=lambda record: record.config.seed)) for key, group in groups.items())
-    return [Series(_label(group[0].config, variants[key[:-1]].values()), tuple(group)) for key, group in ordered]
+    return [(_label(configs[places[0]], variants[key[:-1]].values()), places) for key, places in groups.items()]
 
 
 def average_groups(series: Sequence[Series]) -> list[list[Series]]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from clipfit_cli.reports.statistics import MeanDifference
+from clipfit_cli.reports.tables import to_points
 
 Kind = Literal["within noise", "off by", "not comparable"]
 
@@ -96,5 +97,5 @@ def agreement(difference: float, spread: MeanDifference | None, terms: Terms) ->
 
 
 def _off(difference: float, rule: str, low: float | None = None, high: float | None = None) -> Agreement:
-    interval = "" if low is None or high is None else f" ({low:+.1f} to {high:+.1f})"
+    interval = "" if low is None or high is None else f" ({to_points(low, '+')} to {to_points(high, '+')})"
     return Agreement("off by", f"off by {difference:+.2f} points{interval}", rule, difference, low, high)

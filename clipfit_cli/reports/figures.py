@@ -80,7 +80,7 @@ _STYLE = {
 _NO_DATES: dict[str, dict[str, Any]] = {
     "pdf": {"CreationDate": None},
     "svg": {"Date": None},
-    "png": {"Software": None},
+    "png": {"Software": "Matplotlib"},
 }
 
 
@@ -101,8 +101,8 @@ class Look:
             raise ConfigError(f"the width of a plot is 2 to 20 inches, got {self.width_in}")
         if len(self.highlight) > MOST_HIGHLIGHTED:
             raise ConfigError(
-                f"at most {MOST_HIGHLIGHTED} methods can be highlighted, got {len(self.highlight)}: more colours are "
-                "not told apart; the others are drawn in grey"
+                f"at most {MOST_HIGHLIGHTED} methods can be highlighted, got {len(self.highlight)}: more colours look "
+                "alike; the others are drawn in grey"
             )
 
 

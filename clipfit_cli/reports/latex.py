@@ -95,7 +95,7 @@ def report_to_latex(report: Report) -> str:
 
 
 def table_to_latex(table: Table, *, conditions: Sequence[str] = ()) -> str:
-    """Return a table: best cells in bold, a sign behind those not told apart, a rule before each data set.
+    """Return a table: best cells in bold, a sign behind those that are unclear, a rule before each data set.
 
     Args:
         table: What people see of it, but for columns without room.

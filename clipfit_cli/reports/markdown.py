@@ -12,8 +12,8 @@ from clipfit_cli.reports.tables import Table, to_markdown, to_markdown_paragraph
 _SHOWN = ("ranks", "classes")
 """Plots whose tables are not in those of the runs."""
 
-_AS_MARKS = ("verdict", "seeds_needed")
-"""Columns that the signs of a table stand for."""
+_FOR_PLANNING = "seeds_needed"
+"""Column that readers of a paper do not need."""
 
 
 def report_to_markdown(report: Report) -> str:
@@ -36,12 +36,9 @@ def report_to_markdown(report: Report) -> str:
 
 
 def for_reading(table: Table) -> Table:
-    """Return a table without the columns that its signs stand for, and what its captions say of them."""
-    return replace(
-        table,
-        columns=tuple(replace(c, terminal=c.terminal and c.key not in _AS_MARKS) for c in table.columns),
-        captions=tuple(text for text in table.captions if not text.startswith(f"{_AS_MARKS[0]}:")),
-    )
+    """Return a table without the column that helps to plan more runs."""
+    columns = (replace(c, terminal=c.terminal and c.key != _FOR_PLANNING) for c in table.columns)
+    return replace(table, columns=tuple(columns))
 
 
 def commands_in(table: Table) -> list[str]:

@@ -1,4 +1,4 @@
-"""Ranks over data sets, and which methods they do not tell apart."""
+"""Ranks over data sets, and between which methods they leave it unclear."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def mean_ranks(scores: Sequence[Sequence[float]]) -> list[float]:
 
 
 def cliques(scores: Sequence[Sequence[float]]) -> list[tuple[int, ...]]:
-    """Return the largest sets of two or more methods of which no pair is told apart, best methods first.
+    """Return the largest sets of two or more methods of which every pair is unclear, best methods first.
 
-    A pair is told apart where Wilcoxon's signed ranks over the data sets, after Holm's correction for all pairs, give
-    less than 5 %.
+    A pair is unclear where Wilcoxon's signed ranks over the data sets, after Holm's correction for all pairs, give 5 %
+    or more.
 
     Args:
         scores: (num_methods, num_datasets).

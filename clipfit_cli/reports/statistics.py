@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ POWER = 0.8
 """With which the number of seeds that `seeds_needed` returns tells a difference."""
 SHARED_SEED_LEVEL = 0.2
 """Of the test for a seed effect that the data sets share; a missed one costs more than one too many."""
-NOT_TOLD_APART = "not told apart"
+AHEAD, BEHIND, UNCLEAR = "ahead", "behind", "unclear"
 MOST_SEEDS = 1000
 MOST_VOTES = 4000
 """Up to so many, sign flips are counted exactly; beyond, their normal limit differs by less than a reader sees."""
@@ -92,9 +92,27 @@ def mean_difference(differences: Differences, *, alike: bool = False) -> MeanDif
     std_error = math.sqrt(variance)
     if std_error < _NO_SPREAD:
         return MeanDifference(mean, "none: every seed gives the same", least)
+    return _with_interval(MeanDifference(mean, how, least, std_error, freedom))
+
+
+def mean_over_images(mean: float, std_error: float) -> MeanDifference:
+    """Return a mean difference with the interval that it has with other test images, by the normal limit.
+
+    Args:
+        mean: In the unit of the standard error.
+        std_error: See `images_error`.
+    """
+    return _with_interval(MeanDifference(mean, "over test images (Bonett and Price)", 1, std_error, math.inf))
+
+
+def _with_interval(known: MeanDifference) -> MeanDifference:
+    """Return a mean of known standard error with interval and p: p is below 5 % exactly where 0 is left out."""
+    std_error, freedom = known.std_error or 0.0, known.freedom or 0.0
     reach = std_error * _t_quantile(1 - LEVEL / 2, freedom)
-    p = two_sided_p(mean / std_error, freedom)
-    return MeanDifference(mean, how, least, std_error, freedom, mean - reach, mean + reach, p)
+    low, high, p = known.mean - reach, known.mean + reach, two_sided_p(known.mean / std_error, freedom)
+    # one rounding may put p on the other side of 5 % than the bound is of 0
+    p = max(p, LEVEL) if low <= 0 <= high else min(p, math.nextafter(LEVEL, 0))
+    return replace(known, low=low, high=high, p=p)
 
 
 def shared_seed_p(rivals: Sequence[Differences]) -> float:
@@ -215,17 +233,20 @@ def sign_flip_p(parts: Sequence[tuple[Votes, float]]) -> float:
     return min(1.0, 2 * float((chances * reached).sum()))
 
 
-def images_reach(parts: Sequence[tuple[Votes, float]]) -> float:
-    """Return half the 95 % interval of a weighted sum of differences where the test images are a sample (normal limit).
+def images_error(parts: Sequence[tuple[Floats, float]]) -> float:
+    """Return the standard error of a weighted sum of differences where the test images are a sample.
+
+    Each list counts as if it had two images more, of which each method alone gets one right: a few that differ, all
+    the same way, would look certain else.
 
     Args:
-        parts: See `sign_flip_p`.
-    """
-    from scipy.special import ndtri
+        parts: Differences, (num_images,), each -1 to 1, and the weight of every difference of the part.
 
-    several = [(votes.astype(float), weight) for votes, weight in parts if len(votes) > 1]
-    variance = math.fsum(weight**2 * len(votes) * float(votes.var(ddof=1)) for votes, weight in several)
-    return float(ndtri(1 - LEVEL / 2)) * math.sqrt(variance)
+    Source: Bonett, Price 2012, Adjusted Wald confidence interval for a difference of binomial proportions based on
+    paired data; recommended by Fagerland, Lydersen, Laake 2014.
+    """
+    more = [(np.append(votes, [1.0, -1.0]), weight) for votes, weight in parts]
+    return math.sqrt(math.fsum(weight**2 * len(votes) * float(votes.var()) for votes, weight in more))
 
 
 def holm(values: Sequence[float]) -> list[float]:
@@ -237,16 +258,42 @@ def holm(values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def verdict(lead: float, p: float | None) -> str:
-    """Return ``ahead``, ``behind`` or `NOT_TOLD_APART`.
+@dataclass(frozen=True)
+class Verdict:
+    """What is known of one lead in a family of them: its interval, and the word beside it, which cannot contradict it.
+
+    Attributes:
+        low, high: The 95 % interval of this lead alone; None where nothing tells it.
+        p: Corrected for the family; None as they are.
+    """
+
+    low: float | None = None
+    high: float | None = None
+    p: float | None = None
+
+    @property
+    def alone(self) -> str:
+        """`AHEAD` or `BEHIND` where the interval leaves out 0, else `UNCLEAR`."""
+        if self.low is None or self.high is None or self.low <= 0 <= self.high:
+            return UNCLEAR
+        return AHEAD if self.low > 0 else BEHIND
+
+    def __str__(self) -> str:
+        """The word: what holds in the family and, where that is less, what would hold of the lead alone."""
+        if self.alone == UNCLEAR or (self.p is not None and self.p < LEVEL):
+            return self.alone
+        return f"{UNCLEAR}, {self.alone} alone"
+
+
+def verdicts(family: Sequence[MeanDifference | None]) -> list[Verdict]:
+    """Return what is known of each lead of a family: the interval of it alone, and p after Holm's correction for all.
 
     Args:
-        lead: Its sign counts.
-        p: Corrected; None where there is no test.
+        family: Leads of one method over its rivals; those without p are not tested and do not count.
     """
-    if p is None or p >= LEVEL or not lead:
-        return NOT_TOLD_APART
-    return "ahead" if lead > 0 else "behind"
+    tested = [one for one in family if one and one.p is not None]
+    corrected = iter(holm([one.p for one in tested if one.p is not None]))
+    return [Verdict(one.low, one.high, next(corrected)) if one and one.p is not None else Verdict() for one in family]
 
 
 def seeds_needed(found: MeanDifference, *, rivals: int = 1) -> int | None:

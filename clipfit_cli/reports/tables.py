@@ -21,8 +21,8 @@ NUM_SEEDS = "num_seeds"
 """Key of a row (and of a column, where wanted) with the number of values behind its means."""
 
 BEST, ALIKE = "_best", "_alike"
-"""Keys of a row with the keys of its columns that are the best of their kind, and that are not told apart from the
-method that leads; no columns. What makes a table with them says in a caption what they mean."""
+"""Keys of a row with the keys of its columns that are the best of their kind, and that are unclear beside the method
+that leads; no columns. What makes a table with them says in a caption what they mean."""
 
 ALIKE_SIGN = "≈"
 """Behind the cells of `ALIKE`."""
@@ -40,7 +40,7 @@ _FORMATS = {
 CODES = frozenset(
     (
         *("row", "protocol", "source", "dataset", "method", "lead_over", "backbone", "pretrained", "subset"),
-        *("role", "shift", "group", "transform", "metric", "factor", "shots", "seeds", "seed", "verdict"),
+        *("role", "shift", "group", "transform", "metric", "factor", "shots", "seeds", "seed"),
         *("agreement", "state", "best_on_val", "selected_on", "precision", "key", "run", "index", "test"),
         *("test_key", "training_key", "record_keys", "split_sha256", "signatures", "lead_seeds", "lead_shots"),
         *("lead_wins", "lead_mcnemar_p", "seeds_needed", "protocols", "label", "predicted", "name", "family"),
@@ -267,6 +267,23 @@ def cell_text(row: Row, column: Column) -> tuple[str, str]:
     if kind == "short" and std is not None:
         return text, f"± {std:.2g}"
     return text, "" if std is None else f"± {_number(std, kind)}"
+
+
+def interval_text(low: float, high: float) -> str:
+    """An interval in as many digits as a reader needs: only a bound that is 0 is printed as 0."""
+    return f"{to_points(low)} to {to_points(high)}"
+
+
+def to_points(value: float, sign: str = "") -> str:
+    """A number of points with one decimal, or with more where it would look like 0.
+
+    Args:
+        value: In points.
+        sign: ``+`` for one before every number.
+    """
+    value += 0.0  # never "-0.0"
+    forms = (".0f" if abs(value) >= 99.95 else ".1f", ".2f", ".3f", ".0e")
+    return next(text for form in forms if float(text := f"{value:{sign}{form}}") or not value)
 
 
 def _csv_cell(row: Row, column: Column) -> Any:

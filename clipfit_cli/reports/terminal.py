@@ -142,8 +142,8 @@ def _grid(
 
 
 def _pieces(text: str) -> list[str]:
-    """Split where a line may end: behind blanks and between the parts of a long path."""
-    return re.split(r"(?<=\s)|(?<=/)(?=\S{8})", text)
+    """Split where a line may end: behind blanks, but not before a short last word, and between parts of a long path."""
+    return re.split(r"(?<=\s)(?=\S+\s|\S{8})|(?<=/)(?=\S{8})", text)
 
 
 def _folded(text: str, width: int) -> str:

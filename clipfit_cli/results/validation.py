@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -39,11 +38,14 @@ def read_accuracies(folder: Path) -> dict[str, float]:
 
 
 def keep_accuracies(folder: Path, accuracies_pct: Mapping[str, float]) -> None:
-    """Keep accuracies beside those that are kept; where the folder cannot be written they are made again next time."""
+    """Keep accuracies beside those that are kept.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
     found = {**read_accuracies(folder), **accuracies_pct}
     content = msgspec.json.encode(_Kept(found, _checksum(found)))
-    with suppress(OSError):
-        write_whole(folder / VALIDATION_FILE, msgspec.json.format(content, indent=2) + b"\n")
+    write_whole(folder / VALIDATION_FILE, msgspec.json.format(content, indent=2) + b"\n")
 
 
 def _checksum(accuracies_pct: Mapping[str, float]) -> str:

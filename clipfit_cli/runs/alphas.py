@@ -83,7 +83,11 @@ def select_on_validation(
     if missing:
         made = _accuracies(prepared, workspace, drawn, missing)
         known |= {keys[alpha]: accuracy for alpha, accuracy in made.items()}
-        keep_accuracies(prepared.folder, {keys[alpha]: known[keys[alpha]] for alpha in missing})
+        try:
+            keep_accuracies(prepared.folder, {keys[alpha]: known[keys[alpha]] for alpha in missing})
+        except OSError as error:
+            reason = f"accuracies on validation images cannot be kept: {error.strerror or error}"
+            workspace.say_once(f"{prepared.folder}: {reason}; the next command computes them again")
     return Selection({alpha: known[key] for alpha, key in keys.items()}, num_images=len(drawn.val))
 
 

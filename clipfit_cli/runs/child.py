@@ -45,10 +45,13 @@ def main() -> None:
 
 
 def _work(asked: _Asked, teller: Teller) -> None:
-    from clipfit_cli.errors import ClipfitError
-    from clipfit_cli.models.hub import network_closed
-    from clipfit_cli.runs.messages import Make, Ready, Start, done
-    from clipfit_cli.runs.worker import Worker
+    with process.first_signal_waits():  # an error that a signal raises while torch is imported, torch makes another of
+        import open_clip  # noqa: F401
+
+        from clipfit_cli.errors import ClipfitError
+        from clipfit_cli.models.hub import network_closed
+        from clipfit_cli.runs.messages import Make, Ready, Start, done
+        from clipfit_cli.runs.worker import Worker
 
     start = asked.next()
     assert isinstance(start, Start)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from clipfit_cli.engine.micro_batches import is_out_of_memory
 from clipfit_cli.engine.train import seeded
-from clipfit_cli.errors import ConfigError, OutOfMemoryError, first_line
+from clipfit_cli.errors import ConfigError, OutOfMemoryError, TrainingError, first_line
 from clipfit_cli.runs.prepare import Prepared
 from clipfit_cli.runs.workspace import Workspace
 
@@ -19,18 +19,22 @@ def seeded_and_explained(prepared: Prepared, workspace: Workspace) -> Iterator[N
     Raises:
         ConfigError: The device has no deterministic way, and that is asked for.
         OutOfMemoryError: The device ran out of memory.
+        TrainingError: An error of torch's, or of Python's arithmetic, ends the run.
     """
     try:
         with seeded(prepared.config.seed, workspace.device):
             yield
-    except (RuntimeError, MemoryError) as error:
+    except (RuntimeError, ArithmeticError, ValueError, IndexError, MemoryError) as error:
         if workspace.execution.deterministic and "deterministic" in str(error):
             raise ConfigError(
                 f"{prepared.config.method} has no deterministic way on {workspace.device} ({first_line(error)}); "
                 "leave --deterministic out"
             ) from error
         if not is_out_of_memory(error):
-            raise
+            config, kind = prepared.config, type(error).__name__
+            raise TrainingError(
+                f"{config.method} on {config.dataset}, seed {config.seed}, broke down: {kind}: {first_line(error)}"
+            ) from error
         raise OutOfMemoryError(
             f"{workspace.device} ran out of memory; try --precision bf16, --recompute or a smaller backbone"
         ) from error

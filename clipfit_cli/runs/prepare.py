@@ -148,15 +148,7 @@ def prepare(config: RunConfig, workspace: Workspace, store: RunStore) -> Prepare
         ClipfitError: A data set, an image, the weights or the adapter is not there.
     """
     info = methods.get(config.method)
-    selects = bool(config.stages) and selects_on_val(info, tune=config.tune)
-    training_set = workspace.lists(
-        config.dataset,
-        config.subset,
-        shots=config.shots,
-        seed=config.seed,
-        selects=selects,
-        val_shots=config.val_shots,
-    )
+    selects, training_set = selects_on_val(config), training_set_of(config, workspace)
     training = TrainingConfig(**{name: getattr(config, name) for name in TrainingConfig.__dataclass_fields__})
     card: AdapterCard | None = None
     run: Run | None = None
@@ -343,9 +335,26 @@ def _names_on(card: AdapterCard) -> tuple[str, ...] | None:
     return None if card.subset == "new" else card.class_names
 
 
-def selects_on_val(info: MethodInfo, *, tune: bool) -> bool:
-    """Return whether a training selects on validation images."""
-    return info.selects == "always" or (tune and info.selects == "tune")
+def selects_on_val(config: RunConfig) -> bool:
+    """Return whether a run trains something that selects on validation images."""
+    selects = methods.get(config.method).selects
+    return bool(config.stages) and (selects == "always" or (config.tune and selects == "tune"))
+
+
+def training_set_of(config: RunConfig, workspace: Workspace) -> DataSet:
+    """Return what a run trains on, and selects on if it does; see `Workspace.lists`.
+
+    Raises:
+        SelectionError: There is nothing to select on.
+    """
+    return workspace.lists(
+        config.dataset,
+        config.subset,
+        shots=config.shots,
+        seed=config.seed,
+        selects=selects_on_val(config),
+        val_shots=config.val_shots,
+    )
 
 
 def run_beside(folder: Path, run_key: str) -> Run | None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
+from shutil import rmtree
 from typing import Any, Protocol
 
 import torch
@@ -28,7 +29,7 @@ from clipfit_cli.engine.checkpoint import (
     tensors_to_bytes,
 )
 from clipfit_cli.engine.evaluate import evaluate
-from clipfit_cli.errors import UndefinedClasses, counted
+from clipfit_cli.errors import TrainingError, UndefinedClasses, counted
 from clipfit_cli.methods.base import Adapted, hooks_of
 from clipfit_cli.models.compiled import compiled_calls
 from clipfit_cli.models.towers import has_image_layer_norm
@@ -37,7 +38,15 @@ from clipfit_cli.results.predictions import to_bytes
 from clipfit_cli.results.record import Finished, Run, Test
 from clipfit_cli.results.signatures import learnt_nothing, notes_of_test
 from clipfit_cli.results.steps import STEPS_FILE, to_csv
-from clipfit_cli.results.store import Files, files_of_request, keep_request, name_of_test, save_run
+from clipfit_cli.results.store import (
+    RECORD_FILE,
+    Files,
+    files_of_request,
+    keep_request,
+    name_of_test,
+    save_run,
+    test_files,
+)
 from clipfit_cli.runs.alphas import at_alpha
 from clipfit_cli.runs.explained import seeded_and_explained
 from clipfit_cli.runs.keeper import KeptRun, TrainingKeeper
@@ -124,7 +133,7 @@ class _Work:
         with (self.keeper if whole else None) or nullcontext():  # a training that is in its place is kept already
             for one in prepared.tests:
                 if one.key not in tests:
-                    with suppress(UndefinedClasses):
+                    with suppress(UndefinedClasses), self._removed_if_broken():
                         new.append(self._test(adapted, one))
                         tests[one.key] = new[-1][0]
                         if not whole:
@@ -132,6 +141,26 @@ class _Work:
             if whole:
                 self._save(made, files, new)
         return prepared.answer(made, tests)
+
+    @contextmanager
+    def _removed_if_broken(self) -> Iterator[None]:
+        """Remove a training that has no test yet where its first one shows that it broke down: it is not finished.
+
+        Raises:
+            TrainingError: It broke down; the message says what to try.
+        """
+        try:
+            yield
+        except TrainingError as error:
+            if self.prepared.trains and not test_files(self.prepared.folder):
+                (self.prepared.folder / RECORD_FILE).unlink(missing_ok=True)
+                rmtree(self.prepared.folder, ignore_errors=True)
+            raise TrainingError(f"{error}; {self._advice}") from error
+
+    @property
+    def _advice(self) -> str:
+        makes_steps = any(stage.makes_steps for stage in self.config.stages)
+        return "lower --lr" if makes_steps else f"try other settings of {self.config.method}"
 
     def _save(self, run: Run, files: Files, tests: Sequence[tuple[Test, Files]] = ()) -> None:
         """Put the training in its place, which no signal divides from being done with its checkpoint."""
@@ -171,7 +200,10 @@ class _Work:
             fitted = fit(prepared, self.workspace, keeper=self.keeper, on_progress=self._training)
             adapted = fitted.adapted
             notes += self.keeper.notes + self._notes_after(fitted)
-            content = tensors_to_bytes(adapted.state())
+            state = adapted.state()
+            if not all(tensor.isfinite().all() for tensor in state.values()):
+                raise TrainingError(f"{_in_words(config)} learnt numbers that are not finite; {self._advice}")
+            content = tensors_to_bytes(state)
             adapter_sha256 = hashlib.sha256(content).hexdigest()
             files[STEPS_FILE] = to_csv(steps_of(fitted.stages))
             if self.keep.adapter:
@@ -327,7 +359,7 @@ class _Work:
 
     def _notes(self) -> tuple[str, ...]:
         config, bundle = self.config, self.bundle
-        notes = [*bundle.notes, *(self.workspace.dataset(config.dataset).notes if config.stages else ())]
+        notes = [*bundle.notes, *(self.prepared.training_set.notes if config.stages else ())]
         short = short_classes(self.workspace.dataset(config.dataset), config.shots) if config.stages else ()
         if short:
             fewest = min(count for _, count in short)

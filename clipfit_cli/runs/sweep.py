@@ -26,11 +26,13 @@ class SweepResult:
         finished: Place in the plan -> run.
         failures: Run and reason.
         num_reused: How many of the runs were finished before.
+        left_out: Why -> runs that are none of the plan, as their methods have nothing to select on.
     """
 
     finished: dict[int, Finished] = field(default_factory=dict)
     failures: list[tuple[RunConfig, ClipfitError]] = field(default_factory=list)
     num_reused: int = 0
+    left_out: dict[str, list[RunConfig]] = field(default_factory=dict)
 
     @property
     def records(self) -> list[Finished]:

@@ -16,7 +16,7 @@ from clipfit_cli.data.dataset import DataSet, Item
 from clipfit_cli.data.load import load_dataset
 from clipfit_cli.data.pixels.images import ImageStore
 from clipfit_cli.data.pixels.transforms import ImageSpec
-from clipfit_cli.data.splits import class_subset, few_shot, selection_images
+from clipfit_cli.data.splits import class_subset, few_shot, has_validation_list, selection_images, selection_note
 from clipfit_cli.engine.checkpoint import find_adapter
 from clipfit_cli.engine.environment import PeakMemory, be_deterministic
 from clipfit_cli.errors import ClipfitError, ConfigError, DataError
@@ -141,7 +141,7 @@ class Workspace:
 
         Raises:
             DataError: A half has fewer than two classes; or see `dataset`.
-            ConfigError: There is nothing to select on.
+            SelectionError: There is nothing to select on.
         """
 
         def cut() -> DataSet:
@@ -151,8 +151,8 @@ class Workspace:
             if selects:
                 drawn = replace(drawn, val=selection_images(whole, drawn, shots=shots, seed=seed, val_shots=val_shots))
             half = class_subset(drawn, subset)
-            if selects and not half.val:
-                raise ConfigError(f"data set {name!r} has no validation image of its {subset} classes to select on")
+            if selects and (note := selection_note(half, is_listed=has_validation_list(whole))):
+                half = replace(half, notes=(*half.notes, *self.say_once(note)))
             return half
 
         return _kept(self._lists, (name, subset, shots, seed, selects, val_shots), cut)

@@ -23,7 +23,6 @@ from clipfit_cli.models.encode import tapped
 from clipfit_cli.models.load import load_bundle
 from clipfit_cli.models.source import ModelSource
 from clipfit_cli.runs.frozen_features import FrozenFeatures
-from clipfit_cli.runs.prepare import selects_on_val
 from clipfit_cli.runs.sources import Inputs, TrainingImages, ValidationImages
 from clipfit_cli.runs.workspace import image_spec
 from tests.conftest import SMALL_CONFIG
@@ -113,7 +112,7 @@ def prepare(adapted: Adapted, bundle: ClipBundle, info: MethodInfo) -> None:
     dataset, cpu = in_memory("drawn", CLASSES, rows), torch.device("cpu")
     images, spec = ImageStore(threads=1), image_spec(bundle)
     inputs = Inputs(FrozenFeatures(bundle, "fp32", images, spec), images, spec, cpu)
-    val = ValidationImages(inputs, dataset) if selects_on_val(info, tune=False) else None
+    val = ValidationImages(inputs, dataset) if info.selects == "always" else None
     for stage, recipe in enumerate(info.recipe(Conditions(shots=2), info.settings())):
         without = replace(recipe, steps=0)
         source = TrainingImages(inputs, dataset, without, seed=1, stage=stage)

@@ -186,7 +186,7 @@ def test_points_stand_beside_the_tests_and_in_no_other_table(small_world: SmallW
 
 @pytest.mark.slow
 def test_without_validation_images_no_point_is_marked(small_world: SmallWorld) -> None:
-    write_small_dataset(small_world.data_root, "dtd", ["banded", "lined", "polka-dotted", "woven"], (6, 0, 3))
+    write_small_dataset(small_world.data_root, "dtd", ["banded", "lined", "polka-dotted", "woven"], (2, 0, 3))
     folder = train(small_world)
     said = ok(small_world, "eval", "--adapter", folder, "--dataset", "dtd", "--alpha", "0,1")
     text = " ".join(said.stdout.split())

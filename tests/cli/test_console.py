@@ -12,6 +12,7 @@ import pytest
 from rich.console import Console
 
 from clipfit_cli.cli import progress
+from clipfit_cli.cli.plan import _total
 from clipfit_cli.cli.progress import DataProgress, Reporter
 from clipfit_cli.cli.words import parse_methods
 from clipfit_cli.config import ModelConfig, Request, RunConfig, TestSet
@@ -136,3 +137,13 @@ def test_the_tests_of_a_run_are_told_by_all_in_which_they_differ() -> None:
     assert told(("x", "base", "identity", 1.0), ("x", "new", "blur:3", 1.0)) == "base, new blur:3"
     assert told(*(("x", "all", "identity", alpha) for alpha in (0.0, 0.5))) == "alpha 0, alpha 0.5"
     assert told(*[("x", "all", "identity", 1.0)] * 6).endswith("all and 2 more")
+
+
+@pytest.mark.parametrize(
+    ("time_s", "told"), [(0.2, "less than 1 s"), (3, "about 3.0 s"), (90, "about 1.5 min"), (7300, "about 2.0 h")]
+)
+def test_the_time_of_a_plan_has_a_unit_that_fits(time_s: float, told: str) -> None:
+    run: Any = SimpleNamespace(
+        is_finished=False, time_s=time_s, num_views=0, num_train_images=1, num_test_images=2, disk_mib=1.0
+    )
+    assert _total([run]) == f"0 finished, 1 to do: 1 image to train on, 2 to test; {told}; 1.0 MiB on the disk"

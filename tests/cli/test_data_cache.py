@@ -62,8 +62,11 @@ def test_the_default_is_the_users_folder(tmp_path: Path, monkeypatch: pytest.Mon
     assert cache_folder("auto") == tmp_path / "images" and cache_folder(None) is None and cache_folder("") is None
 
 
+MOST_GIB = "--image-cache-size must be at most 1,000,000,000 (GiB), got"
+
+
 @pytest.mark.parametrize(
-    ("size", "message"), [("0", "must be above 0"), ("nan", ""), ("inf", "must be a number of GiB, got inf")]
+    ("size", "message"), [("0", "must be above 0"), ("nan", ""), ("inf", MOST_GIB), ("1e308", MOST_GIB)]
 )
 def test_wrong_sizes(size: str, message: str, small_world: SmallWorld, tmp_path: Path) -> None:
     options = ["--image-cache", str(tmp_path / "cache"), "--image-cache-size", size]

@@ -98,8 +98,10 @@ def test_values_of_a_recipe_are_typed_behind_a_method_or_with_set(small_world: S
     (same,) = rows_of("train", "--method", "clipfit:epochs=7,lr=0.5,batch_size=all,beta=3", *options)
     assert row["key"] == same["key"] and (row["epochs"], row["lr"], row["batch_size"]) == (7, 0.5, None)
     assert row["settings_values"]["beta"] == 3.0 and "epochs" not in row["settings_values"]
-    (nearer,) = rows_of("train", *typed, "--epochs", "9", *options)
-    assert nearer["key"] == row["key"], "what stands behind a method is nearer to it"
+    (twice,) = rows_of("train", *typed, "--epochs", "7", *options)
+    assert twice["key"] == row["key"], "the same value, said twice"
+    refused = invoke("train", *typed, "--epochs", "9", *options)
+    assert refused.exit_code == 2 and "--epochs 9 and epochs=7 of clipfit" in refused.stderr
     (common,) = rows_of("train", "--epochs", "7", "--lr", "0.5", *options)
     assert (common["epochs"], common["lr"], common["batch_size"]) == (7, 0.5, 32)
 

@@ -14,6 +14,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from clipfit_cli.cli.app import app
+from clipfit_cli.cli.output_options import check_can_be_written, csv_file
+from clipfit_cli.errors import ConfigError
 
 pytestmark = pytest.mark.slow  # seconds in all; the long check has them
 
@@ -255,10 +257,54 @@ def test_the_csv_file_is_looked_at_before_anything_runs(tmp_path: Path) -> None:
     assert result.exit_code == 2 and f"--csv {tmp_path} is a folder" in result.stderr
 
 
+FOREIGN = {
+    "record.json": b'{"schema_version": 3}',
+    "adapter_model.safetensors": b"\x10\0\0\0\0\0\0\0{}",
+    "steps.csv": b"epoch,step,loss\n",
+    "split.json": b'{"train": []}',
+    "photo.png": b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR",
+    "list.csv": b"path,label,class_name,split\n",
+    "table.csv": b"name,kind,born\nrex,dog,2019\n",
+    "page.html": b"<!DOCTYPE html>\n<title>Mine</title>",
+    "newline": b"\n",
+}
+
+
+@pytest.mark.parametrize("form", ["csv", "html", "markdown", "latex", "json", "pdf", "svg", "png"])
+def test_an_output_replaces_nothing_that_is_none_of_its_kind(form: str, tmp_path: Path) -> None:
+    for name, content in FOREIGN.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ConfigError, match=f"--out .*{name} is there and was not written by clipfit as {form}"):
+            check_can_be_written("--out", str(tmp_path / name), form)
+    (tmp_path / "empty").touch()
+    for name in ("empty", "new"):
+        check_can_be_written("--out", str(tmp_path / name), form)
+    (tmp_path / "empty").chmod(0o444)
+    with pytest.raises(ConfigError, match="is read-only; give another name"):
+        check_can_be_written("--out", str(tmp_path / "empty"), form)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["methods"], ["methods", "show", "coop"], ["models", "kinds"], ["data", "list"], ["data", "shifts"]]
+)
+def test_an_output_replaces_what_it_wrote(arguments: list[str], tmp_path: Path) -> None:
+    table = tmp_path / "table.csv"
+    for _ in range(2):
+        assert invoke(*arguments, "--csv", str(table)).exit_code == 0
+    refused = invoke("report", "--out", str(table.rename(tmp_path / "table.html")))
+    assert refused.exit_code == 2 and "was not written by clipfit as html" in refused.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="there is no such folder")
+def test_what_lies_below_dev_is_replaced_whole_if_it_is_a_file() -> None:
+    assert csv_file("/dev/shm/table.csv") == (Path("/dev/shm/table.csv"), True)
+    assert [csv_file(f"/dev/{name}")[1] for name in ("null", "stdout", "fd/1")] == [False] * 3
+
+
 @pytest.mark.slow
 def test_csv_replaces_files_whole_and_writes_into_pipes_and_links(tmp_path: Path) -> None:
     table, link, pipe = (tmp_path / name for name in ("table.csv", "link.csv", "pipe"))
-    table.write_text("earlier")
+    table.touch()
     link.symlink_to(table)
     before = table.stat().st_ino
     assert clipfit("methods", "--csv", str(link)).returncode == 0

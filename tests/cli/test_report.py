@@ -106,14 +106,14 @@ def test_no_folder_is_written_over_and_none_is_made(runs: Path, tmp_path: Path) 
 
 def test_a_file_is_replaced_as_a_whole(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "a.csv"
-    out.write_text("before")
+    out.write_text("row,protocol,before\n")
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", full)
     result = invoke("--runs-dir", str(runs), "--out", str(out))
-    assert result.exit_code == 3 and "cannot write" in result.stderr and out.read_text() == "before"
+    assert result.exit_code == 3 and "cannot write" in result.stderr and out.read_text() == "row,protocol,before\n"
 
 
 def test_a_folder_without_runs_says_what_makes_some(tmp_path: Path) -> None:

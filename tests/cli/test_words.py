@@ -140,13 +140,19 @@ def test_a_name_that_is_missing(texts: list[str]) -> None:
     [
         (["clipfit"], ["beta=1", "beta=2"]),
         (["clipfit:beta=1,beta=2"], None),
-        (["clipfit:beta=1"], ["beta=1"]),
+        (["clipfit:beta=1"], ["beta=2"]),
         (["bitfit,clipfit:beta=1, beta =2"], None),
     ],
 )
 def test_a_setting_that_is_given_twice(texts: list[str], settings: list[str] | None) -> None:
     with pytest.raises(ConfigError, match="the setting beta is given twice"):
         parse_methods(texts, settings)
+
+
+def test_a_setting_that_is_given_twice_alike() -> None:
+    assert parse_methods(["clipfit:batch-size=1"], ["batch_size=1"]) == (MethodChoice("clipfit", {"batch_size": "1"}),)
+    with pytest.raises(ConfigError, match="the setting text_biases is given twice, as all and as none"):
+        parse_methods(["clipfit:text-biases=all,text_biases=none"])
 
 
 @pytest.mark.parametrize("texts", [[], [""], [":beta=2"], ["beta=2"], ["clipfit:=3"]])

@@ -270,6 +270,28 @@ def test_too_many_members(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     (tmp_path / "a.zip").write_bytes(zip_of({str(k): b"" for k in range(11)}))
     with pytest.raises(DataError, match="more than 10 members"):
         unpack(tmp_path / "a.zip", tmp_path / "out")
+    assert not list((tmp_path / "out").iterdir()), "the list of members says how many there are"
+
+
+@pytest.mark.parametrize("number", [65_535, 70_000])
+def test_a_list_of_too_many_members_is_not_read(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as made:
+        for index in range(number):
+            made.writestr(str(index), b"")
+    unpacked: list[object] = []
+    monkeypatch.setattr(zipfile, "ZipFile", unpacked.append)
+    monkeypatch.setattr(archives, "MEMBERS", number - 1)
+    with pytest.raises(DataError, match=f"more than {number - 1:,} members"):
+        unpack(tmp_path / "a.zip", tmp_path / "out")
+    assert not unpacked
+
+
+def test_what_would_unpack_to_too_much_is_not_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archives, "SLACK", 1000)
+    (tmp_path / "a.zip").write_bytes(zip_of({"a": b"1" * 10, "b": b"2" * 100_000}))
+    with pytest.raises(DataError, match="would unpack to more than"):
+        unpack(tmp_path / "a.zip", tmp_path / "out")
+    assert not list((tmp_path / "out").iterdir())
 
 
 @pytest.mark.parametrize(("number", "kind"), [(errno.ENOSPC, NoSpaceError), (errno.EACCES, DataError)])

@@ -306,7 +306,8 @@ def test_an_interrupt_leaves_a_part(mirror: Mirror, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         fetch(mirror, tmp_path, progress=interrupt)
     assert fetch(mirror, tmp_path) == CONTENT
-    assert mirror.asked("/a.zip")[1] == f"bytes={2 * (1 << 18)}-"
+    first, second = mirror.asked("/a.zip")
+    assert first is None and 500_000 < int(str(second)[len("bytes=") : -1]) <= 500_000 + (1 << 18)
 
 
 def test_where_nothing_can_be_written(mirror: Mirror, tmp_path: Path) -> None:

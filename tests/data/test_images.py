@@ -16,8 +16,7 @@ from PIL import Image
 
 from clipfit_cli.data.dataset import DataSet, Item
 from clipfit_cli.data.load import load_dataset
-from clipfit_cli.data.pixels.image_cache import ImageCache
-from clipfit_cli.data.pixels.images import ImageStore
+from clipfit_cli.data.pixels.images import ImageCache, ImageStore
 from clipfit_cli.data.pixels.transforms import ImageSpec, eval_crop, normalise
 from clipfit_cli.data.shifts import Shift
 from clipfit_cli.data.splits import class_subset

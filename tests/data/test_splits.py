@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,11 +16,13 @@ from clipfit_cli.data.splits import (
     check_lists,
     class_subset,
     few_shot,
+    has_validation_list,
     names_problem,
     selection_images,
+    selection_note,
     short_classes,
 )
-from clipfit_cli.errors import ConfigError, DataError, UnknownNameError
+from clipfit_cli.errors import ConfigError, DataError, SelectionError, UnknownNameError
 from tests.data.trees import golden, in_memory, rows_of, toy
 
 DRAWS: dict[str, Any] = golden("fewshot_regular10x30.json")["lists"]
@@ -251,6 +254,26 @@ def test_classes_can_be_told_apart(names: tuple[str, ...], complaint: str) -> No
         check_lists(in_memory("set", names, {"train": train, "val": [], "test": [("t", 0)]}))
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("caf\u00e9", "cafe\u0301"),
+        ("dog's bed", "dog\u2019s bed"),
+        ("a&b", "a&amp;b"),
+        ("a&b", "a&amp;amp;b"),
+        ("fish", "\ufb01sh"),
+        ("cat", "\uff43\uff41\uff54"),
+        ("cat", "\ufeffcat"),
+    ],
+)
+def test_names_that_a_tokenizer_cleans_to_one_make_the_same_prompt(one: str, other: str) -> None:
+    from open_clip import get_tokenizer
+
+    tokens = get_tokenizer("ViT-B-32")([f"a photo of a {name}." for name in (one, other)])
+    assert tokens[0].equal(tokens[1]), "to the model they are one"
+    assert names_problem((one, "elm", other)) == f"the classes {one!r} and {other!r} make the same prompt"
+
+
 def test_names_that_a_published_list_repeats() -> None:
     assert names_problem(("missile", "Missile", "bow"), ("missile",)) == ""
     assert "'bow' and 'bow'" in names_problem(("missile", "missile", "bow", "bow"), ("missile",))
@@ -301,10 +324,38 @@ def test_without_a_validation_list_further_training_images_are_selected_on(
     assert random.getstate() == state
 
 
+def test_a_data_set_without_validation_images_draws_as_one_whose_validation_list_is_its_test_list() -> None:
+    other = like_imagenet(50)
+    mine = replace(other, val=(), samples_val=True)
+    for shots in (1, 16):
+        found = selected(mine, shots=shots)
+        assert found == selected(other, shots=shots)
+        assert set(found) <= set(mine.train) - set(few_shot(mine, shots=shots, seed=1).train)
+
+
+def noted(dataset: DataSet, *, shots: int | None) -> str:
+    drawn = replace(few_shot(dataset, shots=shots, seed=1), val=selected(dataset, shots=shots))
+    return selection_note(drawn, is_listed=has_validation_list(dataset))
+
+
 @pytest.mark.parametrize(("images", "shots"), [(16, 16), (50, None)])
 def test_without_a_further_image_nothing_can_be_selected(images: int, shots: int | None) -> None:
-    with pytest.raises(ConfigError, match=r"no image left to select on.*all training images are trained on.*--tune"):
-        selected(like_imagenet(images), shots=shots)
-    without = toy([("a", 0), ("b", 1)], num_classes=2)
-    with pytest.raises(ConfigError, match="'toy' has no image left to select on: no validation list; leave"):
-        selected(without, shots=1)
+    left = r"'toy' has no image left to select on of the class 'c0' \(nor of 1 more\): all its training images"
+    with pytest.raises(SelectionError, match=left):
+        noted(like_imagenet(images), shots=shots)
+    with pytest.raises(SelectionError, match=left):
+        noted(toy([("a", 0), ("b", 1)], num_classes=2), shots=1)
+
+
+def test_classes_with_fewer_images_give_what_they_have_left() -> None:
+    some = toy([*((f"a{k}", 0) for k in range(9)), ("b0", 1), ("b1", 1), ("b2", 1)], num_classes=2)
+    assert [len(group) for group in by_class(selected(some, shots=2)).values()] == [2, 1]
+    line = "toy has no validation list, so 3 of its training images that are not trained on are selected on"
+    assert noted(some, shots=2) == f"{line}, 1 to 2 a class"
+    with pytest.raises(SelectionError, match="of the class 'c1': all its training images are trained on"):
+        noted(some, shots=3)
+    listed = replace(some, val=(Item("v", 0),))
+    assert noted(listed, shots=3) == "toy: no validation image is of the class 'c1'"
+    assert noted(replace(some, val=(Item("v", 0), Item("w", 1))), shots=3) == ""
+    with pytest.raises(SelectionError, match="of the class 'c0'.*: the validation list has none"):
+        selection_note(replace(listed, val=()), is_listed=True)

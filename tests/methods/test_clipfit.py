@@ -72,8 +72,8 @@ def test_a_resnet_trains_the_text_side_alone(small_resnet_clip: ClipBundle) -> N
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"beta": -1.0}, "0 or more"),
-        ({"beta": float("nan")}, "0 or more"),
+        ({"beta": -1.0}, "at least 0 and"),
+        ({"beta": float("nan")}, "at least 0 and"),
         ({"image_layer_norms": "first"}, "blocks such as 0-5"),
         ({"image_layer_norms": "5-2"}, "ends before it begins"),
         ({"text_biases": "none", "image_layer_norms": "none"}, "nothing to train"),

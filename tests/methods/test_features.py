@@ -232,10 +232,10 @@ def test_a_cache_that_is_damaged(small_clip: ClipBundle) -> None:
 
 @pytest.mark.parametrize("bad", [-1.0, float("nan"), float("inf")])
 def test_numbers_out_of_range(bad: float) -> None:
-    for name, value in (("alpha", bad), ("beta", bad), ("alpha_to", 0.1), ("beta_to", bad)):
-        with pytest.raises(ConfigError, match=rf"Tip-Adapter's {name} must be a number .*, got"):
+    for name, value in (("alpha", bad), ("beta", bad), ("alpha_to", 0.09), ("beta_to", bad)):
+        with pytest.raises(ConfigError, match=rf"tip-adapter's {name} must be at least .*, got"):
             TipAdapterSettings(**{name: value})
-    with pytest.raises(ConfigError, match="prolip's lam must be a number of 0 or more"):
+    with pytest.raises(ConfigError, match="prolip's lam must be at least 0 and at most 3.4"):
         ProlipSettings(lam=bad)
     assert ProlipSettings(lam=0.0).lam == 0 == TipAdapterSettings(alpha=0.0).alpha
 

@@ -370,13 +370,13 @@ def test_templates_of_the_references() -> None:
 
 @pytest.mark.parametrize("bad", [-1.0, 0.0, float("nan"), float("inf")])
 def test_numbers_out_of_range(bad: float) -> None:
-    with pytest.raises(ConfigError, match="taskres's alpha must be a number above 0, "):
+    with pytest.raises(ConfigError, match="taskres's alpha must be above 0 and at most "):
         TaskResSettings(alpha=bad)
-    with pytest.raises(ConfigError, match="clip-adapter's ratio must be between 0 and 1, got"):
+    with pytest.raises(ConfigError, match="clip-adapter's ratio must be above 0 and below 1, got"):
         ClipAdapterSettings(ratio=bad)
     for ratio, reduction, message in (
-        (1.0, 4, "ratio must be between"),
-        (0.2, 0, "reduction must be 1 or more, got 0"),
+        (1.0, 4, "ratio must be above 0 and below 1"),
+        (0.2, 0, "reduction must be at least 1 and"),
     ):
         with pytest.raises(ConfigError, match=message):
             ClipAdapterSettings(ratio, reduction)

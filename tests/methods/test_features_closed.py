@@ -431,22 +431,24 @@ def test_a_saved_lp_plus_plus(small_clip: ClipBundle) -> None:
 @pytest.mark.parametrize("bad", [-1.0, float("nan"), float("inf")])
 def test_numbers_out_of_range(bad: float) -> None:
     for name, value in (("alpha", bad), ("text_weight", bad), ("text_weight", 0.0), ("neighbours", bad)):
-        with pytest.raises(ConfigError, match=rf"gda's {name} must be a number .*, got"):
+        with pytest.raises(ConfigError, match=rf"gda's {name} must be .* and .*, got"):
             GdaSettings(**{name: value})  # type: ignore[arg-type]
     for name, value in (("epochs", 0), ("alpha_period", 0), ("alpha_start", bad), ("momentum", bad)):
-        with pytest.raises(ConfigError, match=rf"lp-plus-plus's {name} must be a number .*, got"):
+        with pytest.raises(ConfigError, match=rf"lp-plus-plus's {name} must be .* and .*, got"):
             LpPlusPlusSettings(**{name: value})  # type: ignore[arg-type]
 
 
 def test_settings_that_do_not_go() -> None:
-    with pytest.raises(ConfigError, match="momentum must be below 1, got 1"):
+    with pytest.raises(ConfigError, match="momentum must be at least 0 and below 1, got 1"):
         LpPlusPlusSettings(momentum=1.0)
-    with pytest.raises(ConfigError, match="neighbours must be a number above 1, got 1"):
+    with pytest.raises(ConfigError, match="neighbours must be at least 2 and at most 1,000,000,000, got 1"):
         GdaSettings(neighbours=1)
-    for low, high in ((0, -1), (-10, 0), (0, 10)):
-        with pytest.raises(
-            ConfigError, match=rf"lowest_power and highest_power .* in this order, got {low} and {high}"
-        ):
+    for low, high, words in (
+        (0, -1, "lowest_power must not be above its highest_power, got 0 and -1"),
+        (-10, 0, "lowest_power must be at least -9 and at most 9, got -10"),
+        (0, 10, "highest_power must be at least -9 and at most 9, got 10"),
+    ):
+        with pytest.raises(ConfigError, match=f"gda's {words}"):
             GdaSettings(lowest_power=low, highest_power=high)
     assert GdaSettings(lowest_power=2, highest_power=2).alpha == 0.1
 

@@ -150,7 +150,7 @@ def test_a_saved_probe(small_clip: ClipBundle) -> None:
 
 @pytest.mark.parametrize("c", [0.0, -1.0, float("nan"), float("inf")])
 def test_c_out_of_range(c: float) -> None:
-    with pytest.raises(ConfigError, match="linear-probe's c must be a number above 0, "):
+    with pytest.raises(ConfigError, match="linear-probe's c must be above 0 and at most 3.4e.38, "):
         LinearProbeSettings(c=c)
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, Optional
 
 import pytest
+import torch
 
 from clipfit_cli import methods
-from clipfit_cli.config import Conditions, Recipe
+from clipfit_cli.config import MOST, Conditions, Recipe
 from clipfit_cli.errors import ConfigError, UnknownNameError
 from clipfit_cli.methods import Resolved, resolve, with_changes
 from clipfit_cli.methods.base import MethodInfo
@@ -119,16 +121,16 @@ def test_words_for_no_value(name: str, text: str, value: Any) -> None:
         ({"epochs": "none"}, ConfigError, "clipfit's epochs must be of type int, got 'none'"),
         ({"batch-size": "many"}, ConfigError, "clipfit's batch_size must be of type int, got 'many'"),
         ({"steps": "0"}, ConfigError, "with 0 steps nothing would be trained"),
-        ({"batch_size": "0"}, ConfigError, "batch size must be at least 1, got 0"),
+        ({"batch_size": "0"}, ConfigError, "batch_size must be at least 1 and at most 1,000,000,000, got 0"),
         ({"epochs": "9" * 5000}, ConfigError, "must be of type int, got '9{140} ... 9{40}'$"),
-        ({"lr": "nan"}, ConfigError, "learning rate must be a positive number, got nan"),
+        ({"lr": "nan"}, ConfigError, "lr must be above 0 and at most 3.4e.38, got nan"),
         ({"drop_last": "perhaps"}, ConfigError, "must be of type bool, got 'perhaps'"),
         ({"optimiser": "SGD"}, UnknownNameError, "unknown value of clipfit's optimiser 'SGD'"),
         ({"crop_scale": "0.5"}, ConfigError, "must be two numbers such as 0.5-1, got '0.5'"),
         ({"crop_scale": "0.5-0.6-1"}, ConfigError, "must be two numbers such as 0.5-1"),
         ({"crop_scale": "1-0.5"}, ConfigError, "crop_scale must be two shares of an area"),
         ({"betas": "all-1"}, ConfigError, "must be two numbers such as 0.5-1"),
-        ({"betas": "0.9-1"}, ConfigError, "momentum and betas are from 0 to below 1"),
+        ({"betas": "0.9-1"}, ConfigError, "betas must be at least 0 and below 1, got 1.0"),
         ({"views": "3", "crop_scale": "none"}, ConfigError, "views without crops are all alike"),
     ],
 )
@@ -139,8 +141,58 @@ def test_bad_settings(overrides: dict[str, str], error: type[Exception], message
 
 @pytest.mark.parametrize("name", ["clip-lora", "taskres"])
 def test_no_number_is_larger_than_a_tensor_holds(name: str) -> None:
-    with pytest.raises(ConfigError, match=rf"{name}'s alpha must be a number above 0, at most 3\.4e\+38, got 1e\+308"):
+    with pytest.raises(ConfigError, match=rf"{name}'s alpha must be above 0 and at most 3\.4e\+38, got 1e\+308"):
         resolve(methods.get(name), {"alpha": "1e308"})
+
+
+EDGES = (
+    "0",
+    "-1",
+    "nan",
+    "inf",
+    "-inf",
+    "1e39",
+    "-1e39",
+    "1e308",
+    "1e-308",
+    str(10**30),
+    str(-(10**30)),
+    "0-1",
+    "nan-1",
+)
+
+
+@pytest.mark.parametrize("name", methods.available())
+def test_every_number_is_one_that_a_tensor_holds_or_is_refused(name: str) -> None:
+    info = methods.get(name)
+    of_recipe = fields(Recipe) if info.trains else ()
+    for key in {field.name for field in (*fields(info.settings), *of_recipe)}:
+        for text in EDGES:
+            with suppress(ConfigError):
+                made = resolve(info, {key: text})
+                stages = [value for stage in made.stages for value in vars(stage).values()]
+                for value in (*made.settings.values(), *stages):
+                    for number in value if isinstance(value, tuple) else (value,):
+                        if isinstance(number, float):
+                            assert torch.tensor(number).isfinite()
+                        assert not isinstance(number, int) or abs(number) <= MOST
+    for common in ({"lr": 1e39}, {"lr": float("nan")}, {"epochs": 10**30}, {"batch_size": 10**30}):
+        with suppress(ConfigError):
+            assert resolve(info, {}, common=common).ignored or not info.trains
+
+
+@dataclass(frozen=True)
+class OthersSettings:
+    """Of a package that knows nothing of ranges."""
+
+    weight: float = 1.0
+    count: int | None = 1
+
+
+@pytest.mark.parametrize("overrides", [{"weight": "1e39"}, {"weight": "nan"}, {"count": str(10**30)}])
+def test_settings_of_other_packages_are_in_range(overrides: dict[str, str]) -> None:
+    with pytest.raises(ConfigError, match="clipfit's (weight|count) must be at least -.* and at most .*, got"):
+        resolve(replace(CLIPFIT, settings=OthersSettings), overrides)
 
 
 def test_a_method_without_settings() -> None:
@@ -154,7 +206,8 @@ def test_a_method_without_settings() -> None:
 def test_what_all_methods_are_told_is_for_stages_with_steps() -> None:
     common = {"epochs": 3, "lr": 0.1, "batch_size": 8}
     assert resolve(CLIPFIT, {}, common=common).stages == (Recipe(epochs=3, lr=0.1, batch_size=8),)
-    assert resolve(CLIPFIT, {"lr": "0.2"}, common=common).stages == (Recipe(epochs=3, lr=0.2, batch_size=8),)
+    same = {"lr": "1e-1", "epochs": "3", "batch-size": "8"}
+    assert resolve(CLIPFIT, same, common=common).stages == (Recipe(epochs=3, lr=0.1, batch_size=8),)
     mixed = resolve(MIXED, {}, common={"lr": 0.1})
     assert mixed.stages == (Recipe(steps=0, views=3), Recipe(steps=50, lr=0.1)) and mixed.ignored == ()
 
@@ -165,7 +218,6 @@ def test_what_all_methods_are_told_is_for_stages_with_steps() -> None:
         ({"epochs": "3"}, {}, 3, None),
         ({}, {"epochs": 3}, 3, None),
         ({"steps": "9"}, {}, 100, 9),
-        ({"steps": "9"}, {"epochs": 3}, 3, 9),
         ({}, {}, 100, 50),
     ],
 )
@@ -175,6 +227,21 @@ def test_epochs_take_the_place_of_steps(
     first, second = resolve(MIXED, typed, common=common).stages
     assert (second.epochs, second.steps) == (epochs, steps)
     assert first == Recipe(steps=0, views=3), "a stage without steps stays without"
+
+
+@pytest.mark.parametrize(
+    ("typed", "common", "said"),
+    [
+        ({"lr": "0.2"}, {"lr": 0.1}, "--lr 0.1 and lr=0.2"),
+        ({"epochs": "2"}, {"epochs": 1}, "--epochs 1 and epochs=2"),
+        ({"batch-size": "all"}, {"batch_size": 8}, "--batch-size 8 and batch_size=None"),
+        ({"steps": "9"}, {"epochs": 3}, "--epochs 3 and steps=9"),
+        ({"epochs": "3", "steps": "9"}, {"epochs": 3}, "--epochs 3 and steps=9"),
+    ],
+)
+def test_what_is_said_twice_must_be_the_same(typed: dict[str, str], common: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=f"{said} of clipfit say two things; leave one of them out"):
+        resolve(CLIPFIT, typed, common=common)
 
 
 def test_a_method_without_steps_says_what_it_ignores() -> None:

@@ -305,11 +305,11 @@ def test_towers_of_which_neither_can_be_adapted(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"rank": 0}, "rank must be at least 1, got 0"),
-        ({"alpha": 0.0}, "alpha must be a number above 0, got 0"),
-        ({"alpha": math.inf}, "alpha must be a number above 0, at most"),
-        ({"dropout": 1.0}, "dropout must be from 0 to below 1, got 1"),
-        ({"dropout": -0.1}, "dropout must be from 0 to below 1, got -0.1"),
+        ({"rank": 0}, "rank must be at least 1 and .*, got 0"),
+        ({"alpha": 0.0}, "alpha must be above 0 and .*, got 0"),
+        ({"alpha": math.inf}, "alpha must be above 0 and at most"),
+        ({"dropout": 1.0}, "dropout must be at least 0 and below 1, got 1"),
+        ({"dropout": -0.1}, "dropout must be at least 0 and below 1, got -0.1"),
         ({"rank": 33}, "rank must be at most 32 in the text tower, got 33"),
     ],
 )

@@ -346,12 +346,12 @@ def test_refused_towers_and_settings() -> None:
     with pytest.raises(ConfigError, match=r"skip-tuning's first_block 3 is above the image tower, which has 2 blocks"):
         info.describe(build_small_clip(), SkipTuningSettings(first_block=3), 3, 7)
     for name, value, words in (
-        ("first_block", 0, "is counted from 1"),
+        ("first_block", 0, "must be at least 1"),
         ("top_ratio", 0.0, "must be above 0"),
         ("top_ratio", 1.5, "must be above 0"),
         ("most_top", 0, "must be at least 1"),
-        ("spread", 0.0, "must be a number above 0"),
-        ("image_rate", float("nan"), "must be a number above 0"),
+        ("spread", 0.0, "must be above 0"),
+        ("image_rate", float("nan"), "must be above 0"),
     ):
         with pytest.raises(ConfigError, match=f"skip-tuning's {name} {words}.* got {value}"):
             SkipTuningSettings(**cast(Any, {name: value}))

@@ -175,5 +175,5 @@ def test_image_towers_without_transformer_blocks(kind: str, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("share", [0.0, 1.0, -0.5, math.nan])
 def test_settings_of_two_stages(share: float) -> None:
-    with pytest.raises(ConfigError, match="two-stage's classifier_share must be between 0 and 1, got"):
+    with pytest.raises(ConfigError, match="two-stage's classifier_share must be above 0 and below 1, got"):
         TwoStageSettings(classifier_share=share)

@@ -14,8 +14,7 @@ import torch
 from clipfit_cli.config import ModelConfig
 from clipfit_cli.errors import ModelError
 from clipfit_cli.models import load
-from clipfit_cli.models.source import find_source
-from clipfit_cli.models.text_models import resolve_text_model
+from clipfit_cli.models.source import find_source, resolve_text_model
 from tests.conftest import SMALL_CONFIG
 from tests.models.hub_server import Hub, serve
 

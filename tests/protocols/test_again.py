@@ -36,7 +36,7 @@ def planned_by(monkeypatch: pytest.MonkeyPatch, line: str) -> list[RunConfig]:
     """Return the plan of a command line, of which nothing is run."""
     found: list[RunConfig] = []
 
-    def execute(configs: Sequence[RunConfig], *_: Any) -> list[Finished]:
+    def execute(configs: Sequence[RunConfig], *_: Any, **__: Any) -> list[Finished]:
         found.extend(configs)
         return []
 

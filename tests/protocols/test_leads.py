@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -19,6 +21,7 @@ from clipfit_cli.reports.statistics import (
     seeds_needed,
     shared_seed_p,
     sign_flip_p,
+    two_sided_p,
     wilcoxon_p,
 )
 from clipfit_cli.reports.tables import Table, to_csv, to_json
@@ -72,16 +75,49 @@ def test_few_shot_rows_have_the_interval_of_their_seeds() -> None:
     assert "lead_ci95" not in plain and plain["lead_images_p"] is None and "verdict" in plain
 
 
-def test_who_trails_is_behind_and_who_is_near_is_not_told_apart() -> None:
+def test_who_trails_is_behind_and_who_is_near_is_unclear() -> None:
     records = [*seeds("full", 80, 83, 86), *seeds("bitfit", 90, 93.1, 96), *seeds("layer-norm", 70, 90, 84)]
     found = rows(leads_of("few-shot", records, method=FULL))
     assert found["dtd", "bitfit"]["verdict"] == "behind"
     near = found["dtd", "layer-norm"]
     plain = mean_difference([{1: 10.0, 2: -7.0, 3: 2.0}])
-    assert near["verdict"] == "not told apart"
+    assert near["verdict"] == "unclear"
     assert near["seeds_needed"] == seeds_needed(plain, rivals=2) != seeds_needed(plain), "5 % is shared, as in Holm's"
     far = rows(leads_of("few-shot", [*seeds("full", 80, 90), *seeds("bitfit", 90, 80)], method=FULL))["dtd", "bitfit"]
     assert (far["seeds_needed"], far["lead_accuracy_pct"]) == (">1000", 0)
+
+
+def test_a_row_says_what_holds_of_it_alone_where_its_family_leaves_it_unclear() -> None:
+    rivals = {"bitfit": (79.2, 81.7, 85), "layer-norm": (80.8, 84.3, 87), "clip-lora": (70, 90, 84)}
+    records = [*seeds("full", 80, 83, 86), few_shot("zero-shot", 60)]
+    records += [one for name, values in rivals.items() for one in seeds(name, *values)]
+    table = leads_of("few-shot", records, method=FULL)
+    said: dict[Any, Any] = {
+        row["method"]: (row["verdict"], row["lead_ci95_low_pct"], row["lead_p"]) for row in table.rows
+    }
+    assert said["bitfit"][0] == "unclear, ahead alone" and said["bitfit"][1] > 0 and said["bitfit"][2] >= 0.05
+    assert said["layer-norm"][0] == "unclear, behind alone" and said["clip-lora"][0] == "unclear"
+    assert any(
+        "Holm's correction for the family (4 rivals, 3 seeds); alone: only without it." in text
+        for text in table.captions
+    )
+    found = {row["method"]: row for row in csv.DictReader(to_csv(table).splitlines())}
+    assert found["bitfit"]["verdict"] == "unclear, ahead alone" and found["bitfit"]["seeds_needed"]
+    per_seed = leads_of("few-shot", records, method=FULL, per_seed=True)
+    assert any("(4 rivals, 1 to 3 seeds)" in text for text in per_seed.captions)
+    alone = leads_of("few-shot", [*seeds("full", 80, 83, 86), *seeds("bitfit", *rivals["bitfit"])], method=FULL)
+    assert rows(alone)["dtd", "bitfit"]["verdict"] == "ahead"
+    assert any(text.endswith("(1 rival, 3 seeds).") for text in alone.captions)
+    takes = [any("more seeds" in text and "fewer rivals" in text for text in one.captions) for one in (table, alone)]
+    needs = [one.terminal for table in (table, alone) for one in table.columns if one.key == "seeds_needed"]
+    assert takes == needs == [True, False], "only where something is unclear"
+
+
+def test_a_rival_without_a_score_is_not_counted() -> None:
+    records = [*(halves("full", 80 + s, 70, seed=s, settings=BOTH) for s in (1, 2)), halves("zero-shot", 79, 70)]
+    with_one = [*records, *(halves("bitfit", 60, 0, seed=s, tested=False) for s in (1, 2))]
+    few, more = (rows(leads_of("base2new", one, method=FULL))["dtd", "zero-shot"] for one in (records, with_one))
+    assert few["verdict"] == more["verdict"] == "unclear" and few["seeds_needed"] == more["seeds_needed"]
 
 
 def test_holm_is_over_all_rivals_of_a_place_and_over_no_others() -> None:
@@ -220,14 +256,21 @@ def test_a_lead_is_over_the_seeds_that_both_have() -> None:
 def test_one_seed_is_told_by_its_images() -> None:
     ours, theirs = [1] * 9 + [0] * 3, [0] * 8 + [1] + [1, 0, 0]
     read = predictions_of({"full": ours, "bitfit": theirs})
-    table = leads_of("few-shot", [few_shot("full", 75), few_shot("bitfit", 16)], method=FULL, predictions=read)
+    table = leads_of("few-shot", [few_shot("full", 75), few_shot("bitfit", 100 / 6)], method=FULL, predictions=read)
     row = rows(table)["dtd", "bitfit"]
-    assert row["lead_mcnemar_p"] == [mcnemar_mid_p(8, 1)] == [row["lead_p"]]
-    assert row["lead_method"] == "none: one seed has no spread; p by McNemar's mid-p over test images"
-    assert row["verdict"] == "ahead" and "lead_ci95_low_pct" not in row
+    assert row["lead_mcnemar_p"] == [mcnemar_mid_p(8, 1)]
+    std_error = (11 - 7**2 / 14) ** 0.5  # 8 + 1 images differ, and two more are added
+    assert row["lead_p"] == pytest.approx(two_sided_p(7 / std_error, math.inf))
+    reach = 100 * 1.959964 * std_error / 12
+    lead = row["lead_accuracy_pct"]
+    assert (row["lead_ci95_low_pct"], row["lead_ci95_high_pct"]) == pytest.approx((lead - reach, lead + reach))
+    assert row["lead_method"] == "none: one seed has no spread; over test images (Bonett and Price)"
+    assert row["verdict"] == "ahead"
     assert any("sampling of test images" in caption for caption in table.captions)
-    alone = rows(leads_of("few-shot", [few_shot("full", 75), few_shot("bitfit", 16)], method=FULL))["dtd", "bitfit"]
-    assert alone["verdict"] == "not told apart" and alone["lead_p"] is None
+    alone = rows(leads_of("few-shot", [few_shot("full", 75), few_shot("bitfit", 100 / 6)], method=FULL))[
+        "dtd", "bitfit"
+    ]
+    assert (alone["verdict"], alone["lead_p"]) == ("unclear", None) and "lead_ci95_low_pct" not in alone
 
 
 def test_over_seeds_an_image_counts_with_its_mean_and_mcnemar_is_never_pooled() -> None:
@@ -241,7 +284,9 @@ def test_over_seeds_an_image_counts_with_its_mean_and_mcnemar_is_never_pooled() 
     more = [*seeds("full", 80, dataset="ucf101"), *seeds("bitfit", 70, dataset="ucf101")]
     table = leads_of("few-shot", [records[0], records[2], *more], method=FULL, predictions=predictions_of(right))
     average = rows(table)["average of 2", "bitfit"]
-    assert average["lead_mcnemar_p"] is None and average["lead_p"] == average["lead_images_p"] < 1
+    assert average["lead_mcnemar_p"] is None and average["lead_images_p"] < 1 and average["lead_p"] < 1
+    middle = (average["lead_ci95_low_pct"] + average["lead_ci95_high_pct"]) / 2
+    assert middle == pytest.approx(average["lead_accuracy_pct"])
 
 
 def test_images_of_base_and_new_weigh_as_h_has_them() -> None:
@@ -254,16 +299,21 @@ def test_images_of_base_and_new_weigh_as_h_has_them() -> None:
     assert row["lead_images_p"] == pytest.approx(sign_flip_p([(of_images, slope) for slope in slopes]))
     assert row["lead_images_p"] != pytest.approx(sign_flip_p([(np.tile(of_images, 2), 1.0)])), "unweighted"
     assert row["lead_mcnemar_p"] == [mcnemar_mid_p(4, 2)], "of both halves together"
-    assert row["lead_p"] == row["lead_images_p"] and "sign flips" in row["lead_method"]
+    votes = np.array([1, 1, 0, -1, 0, 1, -1])  # the last two are added
+    std_error = 100 * sum((slope / 5) ** 2 * 7 * votes.var() for slope in slopes) ** 0.5
+    reach = (row["lead_ci95_high_pct"] - row["lead_ci95_low_pct"]) / 2
+    assert reach == pytest.approx(1.959964 * std_error)
+    assert row["lead_p"] == pytest.approx(two_sided_p(row["lead_harmonic_mean_pct"] / std_error, math.inf))
+    assert row["lead_method"].endswith("over test images (Bonett and Price); H by the delta method")
 
 
-def test_the_same_run_twice_is_not_told_apart() -> None:
+def test_the_same_run_twice_is_unclear() -> None:
     read = predictions_of({"full": [1, 0, 1], "bitfit": [1, 0, 1]})
     records = [*seeds("full", 66, 66, 66), *seeds("bitfit", 66, 66, 66)]
     table = leads_of("few-shot", records, method=FULL, predictions=read)
     row = rows(table)["dtd", "bitfit"]
-    assert (row["lead_accuracy_pct"], row["verdict"], row["lead_p"]) == (0, "not told apart", 1)
-    assert row["lead_method"].startswith("none: every seed gives the same; p by sign flips")
+    assert (row["lead_accuracy_pct"], row["verdict"], row["lead_p"]) == (0, "unclear", 1)
+    assert row["lead_method"].startswith("none: every seed gives the same; over test images")
     assert "nan" not in to_csv(table)
 
 
@@ -288,11 +338,11 @@ def test_predictions_that_do_not_fit_or_are_not_there_leave_the_rest() -> None:
 
 def test_rows_of_seeds_are_compared_seed_by_seed() -> None:
     right = {"full": [1, 1, 1, 1, 1, 1, 1, 0], "zero-shot": [0] * 8, "bitfit": [0] * 7 + [1]}
-    records = [few_shot("zero-shot", 50), *seeds("full", 80, 82), *seeds("bitfit", 70, 76)]
+    records = [few_shot("zero-shot", 0), *seeds("full", 80, 82), *seeds("bitfit", 70, 76)]
     table = leads_of("few-shot", records, method=FULL, per_seed=True, predictions=predictions_of(right))
     found = {(row["method"], str(row["seeds"])): row for row in table.rows if row["row"] == "seed"}
     assert [found["bitfit", f"[{seed}]"]["lead_accuracy_pct"] for seed in (1, 2)] == [10, 6]
-    assert [found["full", f"[{seed}]"]["lead_accuracy_pct"] for seed in (1, 2)] == [30, 32]
+    assert [found["full", f"[{seed}]"]["lead_accuracy_pct"] for seed in (1, 2)] == [80, 82]
     assert found["full", "[1]"]["lead_over"] == "zero-shot" and found["full", "[1]"]["verdict"] == "ahead"
 
 
@@ -301,4 +351,4 @@ def test_a_lead_of_rows_without_common_runs_is_empty() -> None:
         entries([record("full", {TestSet(name): 50.0}, dataset=name, protocol="xdataset")])[0]
         for name in ("dtd", "ucf101")
     )
-    assert lead_of(one, other).spread is None and lead_of(one, other).p is None and lead_of(one, other).method is None
+    assert lead_of(one, other).estimate is None and lead_of(one, other).method is None

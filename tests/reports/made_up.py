@@ -45,7 +45,7 @@ def rows(*names: str, datasets: tuple[str, ...] = ("dtd",)) -> tuple[Row, ...]:
                     "num_seeds": 3,
                     "lead_accuracy_pct": -1.5 * place if place else None,
                     "lead_ci95": "-2.5 to -0.5" if place else None,
-                    "verdict": "not told apart" if place else "ahead",
+                    "verdict": "unclear, behind alone" if place else "ahead",
                     "settings": {"beta": 8.0},
                     COMMAND.key: f"clipfit train --dataset '{dataset}' --method '{name}'",
                     BEST: () if place else ("accuracy_pct",),

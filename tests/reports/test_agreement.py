@@ -31,7 +31,7 @@ def test_the_interval_is_of_a_difference_of_two_means() -> None:
     within, off = agreement(reach - 0.01, SEEDS, TERMS), agreement(reach + 0.01, SEEDS, TERMS)
     assert (within.kind, off.kind) == ("within noise", "off by")
     assert within.low == pytest.approx(-0.01, abs=1e-3) and within.high == pytest.approx(2 * reach - 0.01, abs=1e-3)
-    assert off.verdict == "off by +3.52 points (+0.0 to +7.0)"
+    assert off.verdict == "off by +3.52 points (+0.01 to +7.0)"
     assert "one of 3 seeds" in off.rule
     paired = agreement(reach - 0.01, SEEDS, Terms(0.1, is_by_seed=True))
     assert paired.kind == "off by" and "seed by seed" in paired.rule

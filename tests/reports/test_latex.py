@@ -35,9 +35,9 @@ def lines_of(latex: str) -> list[list[str]]:
 def test_a_table_has_rules_marks_and_minus_signs() -> None:
     latex = parsed(table_to_latex(Table("A title", COLUMNS, rows("clipfit", "bitfit"), ("Bold: the best.",))))
     assert lines_of(latex) == [
-        ["data set", "method", "shots", "accuracy", "lead", r"95 \% interval"],
-        ["dtd", "clipfit", "16", r"\textbf{90.00} $\pm$ 0.25", "--", "--"],
-        ["dtd", "bitfit", "16", r"86.50 $\pm$ 0.25 $\approx$", "$-$1.50", "$-$2.5 to $-$0.5"],
+        ["data set", "method", "shots", "accuracy", "lead", r"95 \% interval", "verdict"],
+        ["dtd", "clipfit", "16", r"\textbf{90.00} $\pm$ 0.25", "--", "--", "ahead"],
+        ["dtd", "bitfit", "16", r"86.50 $\pm$ 0.25 $\approx$", "$-$1.50", "$-$2.5 to $-$0.5", "unclear, behind alone"],
     ]
     assert [latex.count(rf"\{rule}rule") for rule in ("top", "mid", "bottom")] == [1, 1, 1]
     assert r"\caption{A title. Bold: the best.}" in latex

@@ -128,7 +128,7 @@ def test_numbers_and_marks_are_those_of_the_table() -> None:
     cells = [(one.get("data-v"), text) for one, text in page.all("td")]
     assert ("90", "90.00 ± 0.25") in cells and ("86.5", "86.50 ± 0.25 ≈") in cells
     assert [text for _, text in page.all("b")] == ["90.00"]
-    assert [one["title"] for one, _ in page.all("abbr")] == ["not told apart"]
+    assert [one["title"] for one, _ in page.all("abbr")] == ["unclear"]
     assert [text for _, text in page.all("code")] == [
         "clipfit train --dataset 'dtd' --method 'clipfit'",
         "clipfit train --dataset 'dtd' --method 'bitfit'",

@@ -1,4 +1,4 @@
-"""Ranks with ties, and cliques of methods that are not told apart."""
+"""Ranks with ties, and cliques of methods between which it is unclear."""
 
 from __future__ import annotations
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,16 +14,21 @@ from clipfit_cli.errors import ResultsError
 from clipfit_cli.reports import statistics
 from clipfit_cli.reports.statistics import (
     MeanDifference,
+    Verdict,
     holm,
+    images_error,
     mcnemar_mid_p,
     mean_difference,
+    mean_over_images,
     new_datasets_p,
     seeds_needed,
     shared_seed_p,
     sign_flip_p,
-    verdict,
+    two_sided_p,
+    verdicts,
     wilcoxon_p,
 )
+from clipfit_cli.reports.tables import interval_text
 
 RANDOM = np.random.default_rng(5)
 WITHIN = "t by the spread within data sets (Satterthwaite)"
@@ -212,9 +218,73 @@ def test_holm_is_statsmodels() -> None:
     assert holm([]) == [] and holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
 
 
-def test_verdicts() -> None:
-    assert [verdict(lead, 0.049) for lead in (1.0, -1.0, 0.0)] == ["ahead", "behind", "not told apart"]
-    assert {verdict(5.0, p) for p in (0.05, 1.0, None)} == {"not told apart"}
+def test_images_that_differ_are_bonett_and_prices() -> None:
+    """By their formula, 1 against 7 of 21: 2/23 - 8/23, and (10/23 - (6/23)^2) / 23; ours is about -6/21."""
+    found = mean_over_images(-6 / 21, images_error([(votes((1, 1), (-1, 7), (0, 13)), 1 / 21)]))
+    std_error = ((10 / 23 - (6 / 23) ** 2) / 23) ** 0.5
+    expected = [-6 / 23 + side * 1.959964 * std_error for side in (-1, 1)]
+    assert [21 / 23 * one for one in (found.low or 0, found.high or 0)] == pytest.approx(expected)
+    assert found.mean == -6 / 21 and found.p == pytest.approx(two_sided_p(6 / 23 / std_error, math.inf))
+    assert images_error([(np.zeros(3), 0.5), (np.zeros(4), 1.0)]) == pytest.approx((2 / 4 + 2) ** 0.5), "never 0"
+    assert mean_over_images(0.0, 0.1).p == 1
+
+
+def test_an_interval_leaves_out_0_exactly_where_p_is_below_5_percent() -> None:
+    estimates = [mean_over_images(mean, 0.1) for mean in at_the_boundary(0.1 * 1.959963984540054)]
+    estimates += [
+        mean_difference(by_seed(middle + np.arange(seeds) - (seeds - 1) / 2))
+        for seeds in (2, 3, 5, 10)
+        for middle in at_the_boundary(mean_difference(by_seed(range(seeds))).high - (seeds - 1) / 2)  # type: ignore[operator]
+    ]
+    assert all(one.p is not None and one.low is not None and one.high is not None for one in estimates)
+    assert {one.p < 0.05 for one in estimates} == {True, False}  # type: ignore[operator]
+    for one in estimates:
+        assert (one.p < 0.05) == (one.low > 0 or one.high < 0), one  # type: ignore[operator]
+
+
+def at_the_boundary(middle: float) -> Iterator[float]:
+    """Yield the numbers around one, and the same below 0."""
+    value = middle
+    for _ in range(20):
+        value = np.nextafter(value, -np.inf)
+    for _ in range(40):
+        yield float(value)
+        yield -float(value)
+        value = np.nextafter(value, np.inf)
+
+
+def test_no_verdict_contradicts_its_interval() -> None:
+    """Whatever an estimate holds, also one that is made up."""
+    ends = (-math.inf, -1.0, -0.03, -1e-300, -0.0, 0.0, 1e-300, 0.03, 1.0)
+    ps = (None, 0.0, 0.05, math.nextafter(0.05, 0), 1.0)
+    for low, high, p in itertools.product(ends, ends, ps):
+        word, holds_0 = str(Verdict(low, high, p)), low <= 0 <= high
+        if low <= high:
+            side = "ahead" if low > 0 else "behind"
+            is_told = p is not None and p < 0.05
+            assert word == ("unclear" if holds_0 else side if is_told else f"unclear, {side} alone")
+            printed = [float(text) for text in interval_text(low, high).split(" to ")]
+            assert (printed[0] <= 0 <= printed[1]) == holds_0
+    assert str(Verdict()) == "unclear"
+
+
+def test_a_family_is_judged_together() -> None:
+    family = [mean_over_images(mean, 1.0) for mean in (2.3, -2.1, 0.3, 4.0)]
+    nothing = [None, MeanDifference(3.0, "none", 1)]
+    assert [str(one) for one in verdicts([*family, *nothing])] == [
+        *("unclear, ahead alone", "unclear, behind alone", "unclear", "ahead"),
+        *("unclear", "unclear"),
+    ]
+    found = verdicts([*family, *nothing])
+    assert [one.p for one in found[:4]] == holm([one.p or 0 for one in family]), "what is not tested does not count"
+    assert [(one.low, one.high) for one in found[:4]] == [(one.low, one.high) for one in family]
+    assert [str(one) for one in verdicts(family[:1])] == ["ahead"] and verdicts([]) == []
+
+
+def test_bounds_are_rounded_to_0_only_where_they_are_0() -> None:
+    assert interval_text(0.0213, 1.64) == "0.02 to 1.6" and interval_text(-12.25, -0.0004) == "-12.2 to -4e-04"
+    assert interval_text(-123.4, 0.0) == "-123 to 0.0" and interval_text(-0.0, 99.96) == "0.0 to 100"
+    assert interval_text(-0.003, 0.05) == "-0.003 to 0.1"
 
 
 def test_the_seeds_needed_have_the_power() -> None:
@@ -238,7 +308,7 @@ def test_the_seeds_needed_at_their_ends() -> None:
     assert (seeds_needed(few, rivals=10) or 0) > 5
 
 
-def test_what_is_not_told_apart_needs_more_seeds_than_there_are() -> None:
+def test_what_is_unclear_needs_more_seeds_than_there_are() -> None:
     for _ in range(200):
         found = mean_difference(by_seed(*RANDOM.normal(0.5, 1.0, (int(RANDOM.integers(1, 4)), 3))))
         for rivals in (1, 4):

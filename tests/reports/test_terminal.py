@@ -202,10 +202,18 @@ def test_where_columns_may_yield_spreads_go_first_and_then_these() -> None:
         Column("extra", "more seeds", "int", narrow=False),
         Column("verdict", "verdict"),
     )
-    rows = ({"name": "clip-adapter", "base_pct": 61.25, "base_std_pct": 0.5, "extra": 12, "verdict": "not told apart"},)
+    rows = ({"name": "clip-adapter", "base_pct": 61.25, "base_std_pct": 0.5, "extra": 12, "verdict": "a long verdict"},)
     table = Table("", columns, rows)
     whole, bare, fewer = (printed(table, width) for width in (46, 40, 33))
-    assert whole[-1].split() == ["clip-adapter", "61.25", "±", "0.50", "12", "not", "told", "apart"]
-    assert bare[-1].split() == ["clip-adapter", "61.25", "12", "not", "told", "apart"]
-    assert fewer[-1].split() == ["clip-adapter", "61.25", "not", "told", "apart"]
+    assert whole[-1].split() == ["clip-adapter", "61.25", "±", "0.50", "12", "a", "long", "verdict"]
+    assert bare[-1].split() == ["clip-adapter", "61.25", "12", "a", "long", "verdict"]
+    assert fewer[-1].split() == ["clip-adapter", "61.25", "a", "long", "verdict"]
     assert "12" in " ".join(printed(table, 20)), "as blocks, everything is there"
+
+
+def test_prose_leaves_no_short_word_on_a_line_of_its_own() -> None:
+    column = Column("verdict", "verdict", "prose")
+    table = Table("", (Column("name", "method"), column), ({"name": "bitfit", "verdict": "unclear, ahead alone"},))
+    for width in (20, 26):
+        assert [line.split() for line in printed(table, width)[-2:]] == [["bitfit", "unclear,"], ["ahead", "alone"]]
+    assert printed(table, 40)[-1].split() == ["bitfit", "unclear,", "ahead", "alone"]

@@ -43,7 +43,8 @@ def test_an_edited_number_is_not_taken(tmp_path: Path) -> None:
     assert read_accuracies(tmp_path) == {}
 
 
-def test_a_folder_that_cannot_be_written_costs_nothing_but_time(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_no_secret(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    keep_accuracies(tmp_path / "file", {"a": 10.0})
+    with pytest.raises(OSError, match="exists"):
+        keep_accuracies(tmp_path / "file", {"a": 10.0})
     assert read_accuracies(tmp_path / "file") == {}

@@ -120,3 +120,19 @@ def test_two_devices_have_a_process_each_and_those_die_with_their_parent(tmp_pat
         parent.send_signal(signal.SIGKILL)
         assert all(map(ends, children))
     assert not list(tmp_path.rglob("record.json"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("after_s", [0.3, 0.6, 1.0, 1.5, 2.0, 2.5])
+def test_a_signal_while_libraries_are_imported_ends_a_child_in_order(after_s: float) -> None:
+    command = [sys.executable, "-m", "clipfit_cli.runs.child", str(os.getpid())]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+    ) as child:
+        time.sleep(after_s)
+        child.terminate()
+        try:
+            assert child.wait(20) in (128 + signal.SIGTERM, -signal.SIGTERM)
+            assert child.stderr is not None and b"Traceback" not in child.stderr.read()
+        finally:
+            child.kill()

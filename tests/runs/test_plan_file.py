@@ -166,7 +166,7 @@ def test_what_is_no_plan_is_refused(text: str, message: str, tmp_path: Path) -> 
         (lambda plain: plain["runs"][0].update(key="x"), "is no plan"),
         (lambda plain: plain["setup"].update(threads=0), "threads must be from 1"),
         (lambda plain: plain["setup"].update(threads=10**30), "is no plan"),
-        (lambda plain: plain["runs"][1]["config"]["stages"][0].update(lr=-1), "learning rate"),
+        (lambda plain: plain["runs"][1]["config"]["stages"][0].update(lr=-1), "lr must be above 0"),
         (lambda plain: plain["runs"][1]["config"].update(subset="some"), "Invalid enum value"),
         (lambda plain: plain.update(surprise=1), "unknown field"),
         (lambda plain: plain["runs"][1]["config"].update(tests=[]), "at least one test set"),

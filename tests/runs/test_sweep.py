@@ -349,8 +349,11 @@ def test_other_errors_are_not_taken_for_it(small_world: SmallWorld, monkeypatch:
         raise RuntimeError("shapes do not match")
 
     monkeypatch.setattr(training, "train", wrong)
-    with pytest.raises(RuntimeError, match="shapes do not match"):
-        execute(small_world, few_shot.plan(request_of(small_world)))
+    methods = (MethodChoice("clipfit"), MethodChoice("zero-shot"))
+    result, _, _ = execute(small_world, few_shot.plan(request_of(small_world, methods=methods)))
+    ((_, error),) = result.failures
+    assert isinstance(error, TrainingError) and "seed 1, broke down: RuntimeError: shapes do not match" in str(error)
+    assert [record.config.method for record in result.records] == ["zero-shot"], "it ends no other run"
 
 
 @pytest.mark.slow

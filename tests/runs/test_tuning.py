@@ -13,7 +13,7 @@ import torch
 from clipfit_cli.adapters.attach import attach_adapter
 from clipfit_cli.config import Keep, MethodChoice, RunConfig, TestSet
 from clipfit_cli.engine.checkpoint import read_card
-from clipfit_cli.errors import ConfigError
+from clipfit_cli.errors import SelectionError
 from clipfit_cli.protocols import few_shot, planning
 from clipfit_cli.results.record import Finished
 from clipfit_cli.results.steps import read_steps
@@ -212,8 +212,8 @@ def test_more_validation_images_are_drawn_where_they_are_asked_for(small_world: 
 def test_nothing_to_select_on_is_told_before_anything_runs(small_world: SmallWorld, ask: Any) -> None:
     lists = next((small_world.data_root / "dtd").glob("split_*.json"))
     lists.write_text(lists.read_text().replace('"val": [[', '"none": [[').replace('"test"', '"val": [], "test"'))
-    _, plan = ask(tune=True)
-    with pytest.raises(ConfigError, match="'dtd' has no image left to select on"):
+    _, plan = ask(tune=True, shots=(6,))
+    with pytest.raises(SelectionError, match="'dtd' has no image left to select on of the class 'banded'"):
         execute(small_world, plan)
     assert not small_world.runs_dir.exists()
     _, plain = ask()

@@ -21,6 +21,7 @@ from tests.soak.forking import ROOT, Command, Outcome
 from tests.soak.guard import guard
 from tests.soak.injector import KILLED, KINDS, Injector
 from tests.soak.kills import left_over
+from tests.soak.outputs import ENDINGS, LINES
 from tests.soak.worlds import copy_world, make_own, remove_world
 
 FINE = Outcome(code=0, hung=False, seconds=1, peak_mib=10, stdout="table\n", stderr="", guarded="")
@@ -33,6 +34,13 @@ def test_every_command_is_known_with_its_options() -> None:
     assert {"--dataset", "--csv"} <= set(known["train"].options) and "--json" in known["train"].flags
     assert known["export"].options["--out"] and known["export"].arguments == {"run": False}
     assert known["predict"].arguments == {"image": True}
+
+
+def test_every_output_is_tried() -> None:
+    written = {(*kind.path, name) for kind in lines.kinds() for name in kind.options if name in ENDINGS}
+    folders = {("export", "--out")}
+    tried = [(*kind.path, line[-1]) for line in LINES for kind in lines.kinds() if line[: len(kind.path)] == kind.path]
+    assert written - folders == set(tried)
 
 
 def test_a_line_is_that_of_its_seed(tmp_path: Path) -> None:

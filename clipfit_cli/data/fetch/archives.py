@@ -7,11 +7,13 @@ import gzip
 import os
 import re
 import stat
+import struct
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 from clipfit_cli.data.disk import disk_error
 from clipfit_cli.errors import DataError, first_line
@@ -32,6 +34,9 @@ MEMBERS = 1_000_000
 
 RATIO, SLACK = 20.0, 16 << 20
 """Unpacked, at most so many times the packed size, and so many bytes in any case; photographs hardly shrink."""
+
+_END, _ENTRY = 1 << 16, 150
+"""Bytes that may stand behind the end of a zip's list of members, and of one of them in it, long names and all."""
 
 DEPTH, NAME = 32, 255
 """At most so many folders in one another, and bytes of a name; no usual disk takes longer ones."""
@@ -64,8 +69,10 @@ def unpack(
         with archive.open("rb") as raw:
             magic = raw.peek(2)[:2]
             if magic == b"PK":
+                _check_directory(archive, raw)
                 with zipfile.ZipFile(raw) as opened:
-                    total = sum(info.file_size for info in opened.infolist())
+                    total = sum(abs(info.file_size) for info in opened.infolist())
+                    _check_bounds(archive, len(opened.infolist()), total)
                     _take(archive, _zip_members(opened, into), skip, lambda done: progress(done, total))
                 return
             if not hasattr(tarfile, "data_filter"):
@@ -83,20 +90,47 @@ def unpack(
         ) from error
 
 
+def _check_directory(archive: Path, raw: BinaryIO) -> None:
+    """Raise if the end of a zip tells of more members, or of a longer list of them, than is read into memory.
+
+    Raises:
+        DataError: It does.
+    """
+    raw.seek(max(0, archive.stat().st_size - 2 * _END))
+    tail = raw.read()
+    at = tail.rfind(b"PK\5\6")
+    if at >= 0:
+        count, size = struct.unpack_from("<HL", tail, at + 10)
+        far = tail.rfind(b"PK\6\6", 0, at)  # of archives beyond 65,535 members or 4 GB
+        if far >= 0:
+            count, size = struct.unpack_from("<QQ", tail, far + 32)
+        _check_bounds(archive, max(count, size // _ENTRY), 0)
+
+
+def _check_bounds(archive: Path, members: int, size: int) -> None:
+    """Raise if an archive has too many members, or would unpack to too much.
+
+    Raises:
+        DataError: It has.
+    """
+    if members > MEMBERS:
+        raise DataError(f"{archive.name} has more than {MEMBERS:,} members; refused", path=archive)
+    limit = int(RATIO * archive.stat().st_size) + SLACK
+    if size > limit:
+        raise DataError(
+            f"{archive.name} would unpack to more than {limit:,} bytes, far more than its size allows for; refused",
+            path=archive,
+        )
+
+
 def _take(
     archive: Path, members: Iterator[_Member], skip: Callable[[str], bool], progress: Callable[[int], None]
 ) -> None:
     """Write the members, as long as they keep to the bounds."""
-    limit, done = int(RATIO * archive.stat().st_size) + SLACK, 0
-    for number, (name, size, write) in enumerate(members):
-        if number >= MEMBERS:
-            raise DataError(f"{archive.name} has more than {MEMBERS:,} members; refused", path=archive)
+    done = 0
+    for number, (name, size, write) in enumerate(members, start=1):
         done += abs(size)
-        if done > limit:
-            raise DataError(
-                f"{archive.name} would unpack to more than {limit:,} bytes, far more than its size allows for; refused",
-                path=archive,
-            )
+        _check_bounds(archive, number, done)
         path = _safe_path(name)
         if not skip(path):
             write(path)

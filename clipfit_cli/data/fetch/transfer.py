@@ -13,7 +13,8 @@ from urllib.parse import urlsplit
 
 from clipfit_cli.data.catalog import CatalogRow
 from clipfit_cli.data.disk import NoSpaceError, check_room, readable_size
-from clipfit_cli.data.fetch.download import download
+from clipfit_cli.data.fetch.archives import SLACK
+from clipfit_cli.data.fetch.download import MOST_BYTES, download
 from clipfit_cli.data.fetch.hub import located
 from clipfit_cli.data.sources import Source, list_file
 from clipfit_cli.errors import DataError
@@ -26,6 +27,9 @@ OFFLINE_VARIABLES = ("CLIPFIT_OFFLINE", "HF_HUB_OFFLINE")
 
 UNPACKED = 1.15
 """Room that an unpacked archive of photographs takes, over its size."""
+
+_LIST = 200_000_000
+"""Bytes of a list of images or class names, at most."""
 
 _FETCHED, _STAGING = ".fetched", ".unpacked"
 
@@ -179,10 +183,13 @@ def fetch_archive(row: CatalogRow, source: Source, way: Way) -> Received:
     )
 
     def progress(have: int, total: int | None) -> None:
-        check_room(way.downloads, (total or about) * (1 + UNPACKED) - have, what=f"{row.name}, archive and images,")
+        check_room(
+            way.downloads, max(total or about, have) * (1 + UNPACKED) - have, what=f"{row.name}, archive and images,"
+        )
         way.step(f"{row.name}: fetching", have, total)
 
-    download(url, fetched, size=size, digest=digest, progress=progress)
+    most = int(2 * about) + SLACK if about else MOST_BYTES
+    download(url, fetched, size=size, digest=digest, most=most, progress=progress)
     received = checked(fetched, digest, url)
     known = "as known beforehand" if digest else "unconfirmed, nobody has published one"
     way.say(f"{row.name}: {received.size:,} bytes, sha256 {received.sha256} ({known})")
@@ -214,6 +221,6 @@ def put_list(row: CatalogRow, folder: Path, way: Way) -> dict[str, object] | Non
             raise DataError(f"{by_hand} is not there (from {url})", path=by_hand)
         else:
             way.say(f"{row.name}: {wanted.name} from {urlsplit(url).netloc}")
-            download(url, target)
+            download(url, target, most=_LIST)
     found = checked(target, digest, url or "")
     return {"name": wanted.name, "url": url, "sha256": found.sha256, "confirmed": found.confirmed}
