@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 
 from clipfit_cli.errors import ConfigError, UnknownNameError
 
-NUMBERS_VERSION = 3
+NUMBERS_VERSION = 4
 """Raised by every change that can move a result, so that runs of before are not taken for runs of now."""
 
 Subset = Literal["all", "base", "new"]

@@ -161,6 +161,7 @@ def _execute(
     if cluster:
         setup, here = cluster.there(setup), replace(setup, device="cpu")
     workspace, store = (here if cluster else setup).workspace(reporter.note), setup.store()
+    workspace.say_once(*store.made_before())
     device = torch.device(setup.device) if cluster else workspace.device
     try:
         model = find_blueprint(asked.request.model.backbone, asked.request.model.pretrained, say=reporter.note)

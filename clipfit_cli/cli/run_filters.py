@@ -157,6 +157,7 @@ def chosen_runs(words: Sequence[str] | None, options: RunFilters, runs_dir: Path
     """
     from clipfit_cli.results.filters import Filters
     from clipfit_cli.results.select import meant, select, stored_runs
+    from clipfit_cli.results.store import RunStore
 
     damaged: list[ResultsError] = []
     narrowing, named = options.filters(), [filters_of(word) for word in words or ()]
@@ -170,6 +171,8 @@ def chosen_runs(words: Sequence[str] | None, options: RunFilters, runs_dir: Path
             raise ResultsError(f"no run in {runs_dir} is {shortened(word)!r}; clipfit runs list shows which there are")
         found |= {str(one.folder.absolute()): one for one in meant(here, narrowing)}
     chosen = list(found.values())
+    for text in RunStore(runs_dir).made_before():
+        note(text, quiet=quiet)
     for one in chosen:
         _ = one.tests
     if damaged:

@@ -52,7 +52,7 @@ def show(
     """
     import msgspec
 
-    from clipfit_cli.protocols.again import commands_of_runs, unknown_of
+    from clipfit_cli.protocols.again import commands_of_runs
     from clipfit_cli.reports.finished_runs import table_of_run
     from clipfit_cli.results.signatures import signatures_of
     from clipfit_cli.results.store import RunStore
@@ -62,7 +62,7 @@ def show(
     records = {"folder": str(found.folder), "run": found.run, "tests": found.tests, "signatures": signatures}
     plain = msgspec.json.format(msgspec.json.encode(records), indent=2).decode() + "\n"
     commands = commands_of_runs([found])
-    emit(table_of_run(found, "\n".join(commands), (*signatures, *unknown_of(found))), output, as_json=plain)
+    emit(table_of_run(found, "\n".join(commands), signatures), output, as_json=plain)
 
 
 @app.command()
@@ -100,6 +100,8 @@ def verify(
     if not runs_dir.is_dir():
         raise ResultsError(f"there is no folder {runs_dir} to check; --runs-dir names another")
     store, chosen = RunStore(runs_dir), chosen_runs(run, filters, runs_dir, quiet=True)
+    for text in store.made_before():
+        note(text, quiet=output.quiet)
     folders = [one.folder for one in chosen]
     if not run:
         folders += [folder for folder in (*unreadable(runs_dir), *unrecorded(runs_dir)) if folder not in folders]

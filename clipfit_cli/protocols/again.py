@@ -12,10 +12,8 @@ from clipfit_cli.config import ModelConfig, OwnDataSet, Recipe, RunConfig, TestS
 from clipfit_cli.data import catalog
 from clipfit_cli.data.shifts import Shift, kinds_of, parse_shift
 from clipfit_cli.errors import ClipfitError
-from clipfit_cli.protocols.old_runs import own_data_set, request_for_all, requests_for_tests
 from clipfit_cli.protocols.planning import conditions_of
 from clipfit_cli.protocols.series import Series
-from clipfit_cli.results.record import Finished
 from clipfit_cli.results.request import RunRequest
 from clipfit_cli.results.select import Stored
 
@@ -25,7 +23,7 @@ _TEMPLATES, _CLASS_NAMES = "templates.txt", "class-names.txt"
 
 
 def requests_of_runs(runs: Iterable[Stored], *, with_eval: bool = True) -> list[RunRequest]:
-    """Return what was asked of runs; of one that keeps nothing, what its records tell.
+    """Return what was asked of runs: of each what protocols asked first.
 
     Args:
         runs: In any order.
@@ -33,10 +31,8 @@ def requests_of_runs(runs: Iterable[Stored], *, with_eval: bool = True) -> list[
     """
     found: list[RunRequest] = []
     for one in runs:
-        is_training = bool(one.run.config.stages)
-        of_protocols = [request for request in one.requests if request.is_of_a_protocol]
-        found += (of_protocols or [request_for_all(one)]) if is_training else one.requests or requests_for_tests(one)
-        if is_training and with_eval:
+        found += [request for request in one.requests if request.is_of_a_protocol]
+        if with_eval or not one.run.config.stages:
             found += [request for request in one.requests if not request.is_of_a_protocol]
     return found
 
@@ -44,14 +40,6 @@ def requests_of_runs(runs: Iterable[Stored], *, with_eval: bool = True) -> list[
 def commands_of_runs(runs: Iterable[Stored]) -> list[str]:
     """Return the commands that make runs again with their tests: one for all seeds of a training."""
     return commands_of_requests(requests_of_runs(runs))
-
-
-def unknown_of(one: Stored) -> tuple[str, ...]:
-    """Return what of a run nobody can tell any more, a sentence each, so that its command may lack it."""
-    own = [data for request in requests_of_runs([one]) for data in request.own.values()]
-    if one.requests or all(data.class_names is not None for data in own):
-        return ()
-    return ("whether class names were given for its images is not known: 0.2.0 kept no requests",)
 
 
 def commands_of(series: Sequence[Series]) -> list[str]:
@@ -62,7 +50,7 @@ def commands_of(series: Sequence[Series]) -> list[str]:
     Args:
         series: One a data set.
     """
-    return commands_of_requests([_request_of(record) for one in series for record in one.records])
+    return commands_of_requests(record.request for one in series for record in one.records if record.request)
 
 
 def commands_of_requests(requests: Iterable[RunRequest]) -> list[str]:
@@ -82,17 +70,6 @@ def commands_of_requests(requests: Iterable[RunRequest]) -> list[str]:
         is_alone = first.config.protocol == "xdataset" or any(own.class_names is not None for own in first.own.values())
         lines.setdefault((_command(first), *options, number if is_alone else None), []).append(first)
     return list(dict.fromkeys(_line(group, options) for (_, *options, _), group in lines.items()))
-
-
-def _request_of(record: Finished) -> RunRequest:
-    """Return what was asked for a run, as far as its record tells where nothing was kept."""
-    if record.request:
-        return record.request
-    places = {record.config.dataset: record.run.location} | {test.dataset: test.location for test in record.tests}
-    names = dict.fromkeys([record.config.dataset, *(test.dataset for test in record.config.tests)])
-    own = {name: own_data_set(name, places.get(name, "")) for name in names if not catalog.is_known(name)}
-    key, created_at = record.run.key, record.run.created_at
-    return RunRequest(training_key=key, config=record.config, planned=(), own=own, created_at=created_at)
 
 
 def _parts(request: RunRequest) -> list[RunRequest]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from clipfit_cli.config import OwnDataSet, ProtocolName, RunConfig, TestSet, TrainingConfig
 from clipfit_cli.data import catalog
-from clipfit_cli.protocols.old_runs import requests_as_it_is, requests_of_old
+from clipfit_cli.protocols.base2new import halves_of
 from clipfit_cli.results.reader import source_word
 from clipfit_cli.results.record import Finished, Run, Test
 from clipfit_cli.results.request import PlannedTest, RunRequest, answered
@@ -93,9 +93,8 @@ def gather(stored: Sequence[Stored]) -> Gathered:
     """Return, by protocol, the runs that its table is made of, and which tests stand in none.
 
     A training belongs to every protocol that asked for it; its tests are those that were planned, known by what they
-    are of. Where a run of 0.2.0 does not say what was asked, its data set is known by the training's digests, and
-    targets are taken only where all tests under a name agree. A model as it is stands beside each training as far as it
-    was tested on the same images in the same way. Two data sets of one name are told apart.
+    are of. A model as it is stands beside each training as far as it was tested on the same images in the same way, and
+    where nothing was trained, alone. Two data sets of one name are told apart.
 
     Args:
         stored: Trainings with their tests, in any order.
@@ -113,18 +112,27 @@ def gather(stored: Sequence[Stored]) -> Gathered:
         left_over += [LeftOver(one.run, test, _why(one, test)) for test in unasked]
     runs: dict[ProtocolName, list[Finished]] = {}
     for name, records in tables.items():
-        questions = _told_apart(records)
-        plain = _beside(questions, as_it_is) if questions else _alone(as_it_is, name)
+        alone = (record for one in as_it_is for record in _finished_of(one) if record.config.protocol == name)
+        questions = _told_apart(records or list(alone))
+        plain = _beside(questions, as_it_is) if records else ()
         if together := [*plain, *(question.record for question in questions)]:
             runs[name] = together
     return Gathered(runs, tuple(left_over))
 
 
 def requests_of(one: Stored) -> tuple[RunRequest, ...]:
-    """Return what protocols asked of a run; of one that is older than all that was kept, also what its tests tell."""
-    earlier = one.before_requests
-    kept = (request for request in one.requests if request.is_of_a_protocol)
-    return (*kept, *(requests_of_old(earlier) if earlier else ()))
+    """Return what protocols asked of a run; of a model as it is, ``eval`` asks for the tables its test stands in."""
+    if one.run.config.stages:
+        return tuple(request for request in one.requests if request.is_of_a_protocol)
+    return tuple(request if request.is_of_a_protocol else _of_eval(request) for request in one.requests)
+
+
+def _of_eval(request: RunRequest) -> RunRequest:
+    """Return what ``eval`` asked of a model as it is, as few-shot or base-to-new would have asked for it."""
+    config = request.config
+    is_whole = config.tests[0].subset == "all"
+    tests = (TestSet(config.dataset),) if is_whole else halves_of(config.dataset)
+    return replace(request, config=replace(config, protocol="few-shot" if is_whole else "base2new", tests=tests))
 
 
 def _order(one: Stored) -> tuple[object, ...]:
@@ -136,12 +144,7 @@ def _order(one: Stored) -> tuple[object, ...]:
 
 def _why(one: Stored, test: Test) -> str:
     """Return why a test belongs to no table."""
-    if difference := str(one.difference_from_plan(test)):
-        return difference
-    same = [
-        other for other in one.tests if other.is_plain and (other.dataset, other.subset) == (test.dataset, test.subset)
-    ]
-    return "unclear: several lists under this name" if len(same) > 1 and not one.requests else ""
+    return str(one.difference_from_plan(test))
 
 
 def _finished_of(one: Stored) -> Iterator[Finished]:
@@ -171,10 +174,11 @@ def _of_its_table(request: RunRequest) -> RunRequest:
 
 
 def _are_one(request: RunRequest, other: RunRequest) -> bool:
-    """Whether targets of two requests fit in one table: no name means two things in them."""
+    """Whether the tests of two requests fit in one row: no name means two things in them."""
     identities = {one.asked: one.identity for one in other.planned}
     return (
-        request.config.protocol == other.config.protocol == "xdataset"
+        request.config.protocol == other.config.protocol != "few-shot"
+        and request.config.dataset == other.config.dataset
         and all(identities.get(one.asked, one.identity) == one.identity for one in request.planned)
         and all(other.own.get(name, own) == own for name, own in request.own.items())
     )
@@ -250,21 +254,16 @@ def _beside(questions: Sequence[_Question], stored: Sequence[Stored]) -> Iterato
             if len(tests) > len(best[method][1] if method in best else ()):
                 best[method] = one.run, tests
         for run, tests in best.values():
-            yield _as_it_is(run, tests, first.config, first.request)
+            yield _as_it_is(run, tests, first)
 
 
 def _model(run: Run) -> tuple[object, ...]:
     return run.weights_sha256, run.activation, run.numbers_version
 
 
-def _as_it_is(run: Run, tests: tuple[Test, ...], config: RunConfig, request: RunRequest | None) -> Finished:
-    """Return a model as it is as it would have been asked for beside a training.
-
-    Args:
-        run, tests: Of the model.
-        config: Of the training, or of the model.
-        request: That the training answers; None where the model stands alone.
-    """
+def _as_it_is(run: Run, tests: tuple[Test, ...], beside: Finished) -> Finished:
+    """Return a model as it is as it would have been asked for beside a training."""
+    config, request = beside.config, beside.request
     known = {name: getattr(run.config, name) for name in TrainingConfig.__dataclass_fields__}
     known |= {"dataset": config.dataset, "templates": config.templates}
     made = RunConfig(**known, protocol=config.protocol, tests=config.tests)
@@ -274,13 +273,3 @@ def _as_it_is(run: Run, tests: tuple[Test, ...], config: RunConfig, request: Run
         planned = tuple(one for one in request.planned if one.identity in answers)
         request = replace(request, config=typed, planned=planned)
     return Finished(made, run, tests, request=request)
-
-
-def _alone(stored: Sequence[Stored], protocol: ProtocolName) -> Iterator[Finished]:
-    """Yield models as they are where nothing was trained beside them."""
-    for one in stored:
-        for request in requests_as_it_is(one):
-            if request.config.protocol == protocol:
-                tests, mine = answered(request.planned, one.tests), {test.identity for test in request.planned}
-                kept = (other for other in one.requests if mine <= {test.identity for test in other.planned})
-                yield replace(_as_it_is(one.run, tests, request.config, None), request=next(kept, request))

@@ -14,6 +14,7 @@ from clipfit_cli.files import expanded
 from clipfit_cli.results.filters import Filters, parse_filters
 from clipfit_cli.results.record import Test
 from clipfit_cli.results.select import Stored, select, without_copies
+from clipfit_cli.results.store import RunStore
 
 if TYPE_CHECKING:
     import pandas
@@ -81,7 +82,7 @@ def results(runs_dir: str | os.PathLike[str] = "runs", **filters: Any) -> pandas
         ResultsError: There is no such folder.
 
     Warns:
-        UserWarning: Records cannot be read, and are left out.
+        UserWarning: Records are of runs made before 0.3.0, or cannot be read, and are left out.
     """
     import pandas
 
@@ -90,6 +91,8 @@ def results(runs_dir: str | os.PathLike[str] = "runs", **filters: Any) -> pandas
         raise ResultsError(f"there is no folder {folder} of runs")
     found = without_copies(select(folder, _filters(filters), on_damage=damaged.append))
     rows = [_row(one, test) for one in found for test in one.tests]
+    for text in RunStore(folder).made_before():
+        warnings.warn(text, stacklevel=2)
     if damaged:
         warnings.warn(
             f"left out {counted(len(damaged), 'record')} that cannot be read, the first: {damaged[0]}", stacklevel=2

@@ -13,14 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipfit_cli.errors import ResultsError
-from clipfit_cli.files import open_regular, read_bytes
+from clipfit_cli.files import read_bytes
 from clipfit_cli.results.record import Run, Test
 from clipfit_cli.results.store import TESTS_FOLDER, RunStore
 
 Floats = NDArray[np.float64]
 Labels = NDArray[np.int32]
 
-_MOST_BYTES, _MOST_HEAD = 2**31, 10**8
+_MOST_BYTES = 2**31
 _ROUNDING = 1e-6
 _TYPES = {"label": np.int32, "predicted": np.int32}
 """Of the tensors that are not float64."""
@@ -138,21 +138,6 @@ def predictions_of(folder: Path, test: Test) -> tuple[Predictions, TestList]:
     if len(about.class_names) != test.num_classes:
         about = TestList(about.sha256)
     return found, about
-
-
-def read_class_names(folder: Path, test: Test) -> tuple[str, ...]:
-    """Return the class names in the head of the predictions of a test, of which nothing else is read.
-
-    Raises:
-        ResultsError: The file is missing or damaged.
-    """
-    path = folder / TESTS_FOLDER / test.predictions_file
-    try:
-        with open_regular(path) as file:
-            head = file.read(min(int.from_bytes(file.read(8), "little"), _MOST_HEAD))
-        return _names_in(json.loads(head)["__metadata__"])
-    except (OSError, KeyError, ValueError, TypeError, RecursionError, AttributeError) as error:
-        raise ResultsError(f"{path} cannot be read as predictions ({error}). {_advice(path)}") from error
 
 
 def read_predictions(path: Path) -> tuple[Predictions, str]:

@@ -1,7 +1,7 @@
 """Which recorded tests answer what was planned, and what the others are of; the one place that tells them apart.
 
 A test is known by its identity, never by a name: a later test of other classes or images under the same name is another
-test. Runs of 0.2.0 have no requests beside them; there only what cannot be mistaken counts.
+test. What was asked of a run lies beside it; a test that nothing asked for belongs to no protocol.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 
-from clipfit_cli.config import OwnDataSet, TestSet
+from clipfit_cli.config import OwnDataSet
 from clipfit_cli.results.record import Run, Test
-from clipfit_cli.results.request import PlannedTest, RunRequest, answered, answers
+from clipfit_cli.results.request import RunRequest, answered, answers
 
 
 @dataclass(frozen=True)
@@ -52,16 +52,6 @@ def is_of_its_data(run: Run, test: Test) -> bool:
     return bare(test.dataset) == bare(run.config.dataset)
 
 
-def is_made_for_eval(test: Test, requests: Iterable[RunRequest]) -> bool:
-    """Whether `clipfit eval` asked for a test before it was made, so that no protocol of before did."""
-    return any(
-        not request.is_of_a_protocol
-        and request.created_at <= test.created_at
-        and any(one.identity == test.identity for one in request.planned)
-        for request in requests
-    )
-
-
 def unmistakable(tests: Iterable[Test]) -> dict[str, Test]:
     """Return the tests by class group, without those of a group that several tests would do for."""
     groups: dict[str, list[Test]] = {}
@@ -71,59 +61,40 @@ def unmistakable(tests: Iterable[Test]) -> dict[str, Test]:
 
 
 def tests_of_its_data(run: Run, tests: Sequence[Test], requests: Sequence[RunRequest]) -> dict[str, Test]:
-    """Return the tests of what a run was trained on, by class group: as protocols planned them.
-
-    Where nothing says what was planned, they are those of the training's lists, precision and prompts.
-    """
-    asked = [request for request in requests if request.is_of_a_protocol or trains_nothing(run)]
-    if asked:
-        planned = dict.fromkeys(
-            one
-            for request in asked
-            for one in request.planned
-            if one.asked.dataset == request.config.dataset and one.identity.is_plain
-        )
-        return unmistakable(answered(planned, tests))
-    return unmistakable(
-        test
-        for test in tests
-        if test.is_plain
-        and is_of_its_data(run, test)
-        and test.precision == run.config.precision
-        and run.config.templates in ((), test.templates)
-        and not is_made_for_eval(test, requests)
+    """Return the tests of what a run was trained on, by class group: as protocols planned them."""
+    planned = dict.fromkeys(
+        one
+        for request in requests
+        if request.is_of_a_protocol or trains_nothing(run)
+        for one in request.planned
+        if one.asked.dataset == request.config.dataset and one.identity.is_plain
     )
+    return unmistakable(answered(planned, tests))
 
 
 def protocols_of(run: Run, tests: Sequence[Test], requests: Sequence[RunRequest]) -> set[str]:
     """Return the protocols whose tables a run can stand in: those that asked for it.
 
     What trains nothing stands besides in each table that it has a test for: of base or new classes in ``base2new``, of
-    all in ``few-shot``, of another data set in ``xdataset``; it is ``eval``, too. A training of which nothing says what
-    was asked is ``base2new`` on base classes, ``few-shot`` where it is tested on what it was trained on alone, and
-    ``xdataset`` where it is tested elsewhere, too.
+    all in ``few-shot``, of another data set in ``xdataset``; it is ``eval``, too.
     """
     found: set[str] = {request.config.protocol for request in requests}
-    subset, is_training = run.config.subset, not trains_nothing(run)
-    if is_training and any(request.is_of_a_protocol for request in requests):
+    if not trains_nothing(run):
         return found
-    plain = [test for test in tests if test.is_plain and not (is_training and is_made_for_eval(test, requests))]
+    plain = [test for test in tests if test.is_plain]
     own = {test.subset for test in plain if is_of_its_data(run, test)}
     holds = {
-        "base2new": subset == "base" if is_training else bool(own & {"base", "new"}),
-        "few-shot": subset in own and not own >= {"base", "new"} if is_training else "all" in own,
+        "base2new": bool(own & {"base", "new"}),
+        "few-shot": "all" in own,
         "xdataset": any(not is_of_its_data(run, test) for test in plain),
-        "eval": not is_training,
+        "eval": True,
     }
     return found | {name for name, does_hold in holds.items() if does_hold}
 
 
-def difference_from_plan(run: Run, test: Test, tests: Sequence[Test], requests: Sequence[RunRequest]) -> PlanDifference:
-    """Return in what a test, one of several of a training, is not the one that a protocol planned under its name."""
+def difference_from_plan(run: Run, test: Test, requests: Sequence[RunRequest]) -> PlanDifference:
+    """Return in what a test of a training is not the one that a protocol planned under its name."""
     planned = [one for request in requests if request.is_of_a_protocol for one in request.planned]
-    if not planned:  # as far as a run of 0.2.0 tells
-        own = tests_of_its_data(run, tests, requests).values()
-        planned = [PlannedTest(TestSet(run.config.dataset, one.subset), one.identity) for one in own]
     if trains_nothing(run) or any(answers(test, one) for one in planned):
         return PlanDifference()
     name = bare(test.dataset)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, TypeVar
@@ -17,11 +16,8 @@ from clipfit_cli.results.keys import TestIdentity, key_of_test, sha256_of, train
 if TYPE_CHECKING:
     from clipfit_cli.results.request import RunRequest
 
-SCHEMA_VERSION = 4
-"""Of the JSON written here; raised when a field is added, removed or changes its meaning."""
-
-MIGRATIONS: dict[int, dict[str, Any]] = {3: {"deterministic": False}}
-"""Older schema that is still read -> what it lacks: dotted name of a field -> the value that says so."""
+SCHEMA_VERSION = 5
+"""Of the JSON written here; raised when a field is removed or changes its meaning. A later field has a default."""
 
 Activation = Literal["quickgelu", "gelu"]
 Count = Annotated[int, msgspec.Meta(ge=0)]
@@ -34,7 +30,7 @@ _ADVICE = "Delete the file, or run again with --force"
 
 
 class OldRecordError(ResultsError):
-    """A record of a time whose records are not read any more."""
+    """A record of a version whose records are not read any more."""
 
 
 class _Sealed(Protocol):
@@ -210,7 +206,7 @@ class Finished:
         tests: In the order of the configuration, by the names that were asked for; a test that is undefined for the
             method is not among them.
         zero_shot: Tests of the same model as it is, of any data set, that are finished beside it.
-        request: What was asked for, as it is kept beside the run; None where nothing was kept, as in 0.2.0.
+        request: What was asked for, as it is kept beside the run; None where it is not needed.
     """
 
     config: RunConfig
@@ -240,9 +236,7 @@ def to_json(record: _Sealed) -> str:
 
 
 def from_json(content: bytes, source: Path, kind: type[AnyRecord]) -> AnyRecord:
-    """The record that `to_json` wrote, now or in an older schema that is still read.
-
-    A field that came later may be missing: the record then has its default.
+    """The record that `to_json` wrote. A field that came later may be missing: the record then has its default.
 
     Args:
         content: The JSON.
@@ -261,29 +255,15 @@ def from_json(content: bytes, source: Path, kind: type[AnyRecord]) -> AnyRecord:
                 f"{source} was written by a newer clipfit (schema {version}; this one reads {SCHEMA_VERSION}). "
                 "Upgrade clipfit, or use another runs folder."
             )
-        if type(version) is int and 0 < version < SCHEMA_VERSION and version not in MIGRATIONS:
+        if type(version) is int and 0 < version < SCHEMA_VERSION:
             raise OldRecordError(
-                f"{source} was written by an older clipfit (schema {version}), whose records do not say which images "
-                "they were made of; run it again, or use another runs folder."
+                f"{source} was made before 0.3.0: run it again; a trained adapter beside it still loads"
             )
         if plain.pop(_CHECKSUM, None) != sha256_of(plain):
             raise ResultsError(f"{source} was changed since it was written: its checksum does not fit. {_ADVICE}.")
-        if version != SCHEMA_VERSION:
-            _migrate(plain, MIGRATIONS[version])
         record = msgspec.convert(plain, kind)
         if not set(plain) <= {one.name for one in fields(kind)} or record.key != record.expected_key:
             raise ResultsError(f"{source} does not belong to its key. {_ADVICE}.")
     except (ValueError, RecursionError, AttributeError, TypeError, KeyError, ConfigError) as error:
         raise ResultsError(f"{source} is damaged: {str(error)[:200]}. {_ADVICE}.") from error
     return record
-
-
-def _migrate(plain: dict[str, Any], lacking: Mapping[str, Any]) -> None:
-    """Add to a record of an older schema what it lacks, at any depth."""
-    for dotted, value in lacking.items():
-        *above, name = dotted.split(".")
-        place = plain
-        for part in above:
-            place = place[part]
-        place.setdefault(name, value)
-    plain["schema_version"] = SCHEMA_VERSION

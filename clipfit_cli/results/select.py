@@ -18,7 +18,7 @@ from clipfit_cli.results.reader import (
     protocols_of,
     tests_of_its_data,
 )
-from clipfit_cli.results.record import AnyRecord, Run, Test
+from clipfit_cli.results.record import AnyRecord, OldRecordError, Run, Test
 from clipfit_cli.results.request import RunRequest
 from clipfit_cli.results.store import (
     RECORD_FILE,
@@ -59,7 +59,7 @@ class Stored:
 
     @cached_property
     def requests(self) -> tuple[RunRequest, ...]:
-        """What was asked of it, the oldest first; nothing where it was made by 0.2.0. Read when first asked for."""
+        """What was asked of it, the oldest first; read when first asked for."""
         found = (_read(read_request, path, self.on_damage) for path in request_files(self.folder))
         mine = (self._as_it_lies(request) for request in found if request and request.training_key == self.run.key)
         return tuple(sorted(mine, key=lambda request: (request.created_at, request.key)))
@@ -77,8 +77,7 @@ class Stored:
     @property
     def protocols(self) -> list[str]:
         """The protocols whose tables it can stand in, sorted."""
-        found, earlier = protocols_of(self.run, self.tests, self.requests), self.before_requests
-        return sorted(found if earlier in (None, self) else found | set(earlier.protocols))
+        return sorted(protocols_of(self.run, self.tests, self.requests))
 
     @property
     def tests_of_its_data(self) -> dict[str, Test]:
@@ -87,21 +86,7 @@ class Stored:
 
     def difference_from_plan(self, test: Test) -> PlanDifference:
         """In what one of its tests is not what a protocol planned; see `reader.difference_from_plan`."""
-        return difference_from_plan(self.run, test, self.tests, self.requests)
-
-    @property
-    def before_requests(self) -> Stored | None:
-        """It as it was before any protocol's request; None where it was made for one."""
-        first = next((request.created_at for request in self.requests if request.is_of_a_protocol), None)
-        if first is None:
-            return self
-        if first <= self.run.created_at:
-            return None
-        earlier = Stored(self.folder, self.run)
-        tests = tuple(test for test in self.tests if test.created_at < first)
-        requests = tuple(request for request in self.requests if not request.is_of_a_protocol)
-        vars(earlier).update(tests=tests, requests=requests)
-        return earlier
+        return difference_from_plan(self.run, test, self.requests)
 
     def _order(self, test: Test) -> tuple[Any, ...]:
         is_elsewhere, is_shifted = test.dataset != self.run.config.dataset, test.transform != "identity"
@@ -234,9 +219,11 @@ def _in_folder(folder: Path, on_damage: OnDamage | None) -> Stored:
 
 
 def _read(read: Callable[[Path], AnyRecord | None], path: Path, on_damage: OnDamage | None) -> AnyRecord | None:
-    """What is in a file; None where another process took it away, or it cannot be read, which is told."""
+    """What is in a file; None where it is gone, of an older version, or cannot be read, of which the last is told."""
     try:
         return read(path)
+    except OldRecordError:
+        return None
     except ResultsError as error:
         if on_damage:
             on_damage(error)

@@ -13,9 +13,9 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from clipfit_cli.config import TrainingConfig
-from clipfit_cli.errors import ResultsError
+from clipfit_cli.errors import ResultsError, counted
 from clipfit_cli.files import folder_written_whole, has_locks, read_bytes, remove_unfinished, write_whole
-from clipfit_cli.results.record import AnyRecord, Finished, Run, Test, from_json, to_json
+from clipfit_cli.results.record import SCHEMA_VERSION, AnyRecord, Finished, Run, Test, from_json, to_json
 from clipfit_cli.results.request import CLASS_NAMES_END, RunRequest
 
 RECORD_FILE = "record.json"
@@ -26,6 +26,7 @@ CHECKPOINT_FILE = "checkpoint.safetensors"
 _KEY_DIGITS = 12
 _POLL_S = 0.1
 _MOST_BYTES = 100_000_000
+_HEAD = re.compile(rb'\{\s*"schema_version": (\d{1,4})\b')
 
 _ADVICE = {
     **dict.fromkeys(
@@ -77,6 +78,16 @@ class RunStore:
     def all_folders(self) -> list[Path]:
         """The folder of every finished training, sorted."""
         return [path.parent for path in _visible(self.runs_dir, f"*/*/*/{RECORD_FILE}")]
+
+    def made_before(self) -> tuple[str, ...]:
+        """A sentence on the runs that were made before 0.3.0, which no command reads; nothing where there are none."""
+        count = sum(map(_is_made_before, self.all_folders()))
+        is_one = count == 1
+        text = (
+            f"{self.runs_dir} holds {counted(count, 'run')} made before 0.3.0: run {'it' if is_one else 'them'} again; "
+            f"the trained adapter{' still loads' if is_one else 's still load'}"
+        )
+        return (text,) if count else ()
 
     def tests_as_it_is(self, run: Run) -> tuple[Test, ...]:
         """Every finished test of the model of a run as it is, on any data set; what cannot be read is left out."""
@@ -321,6 +332,14 @@ def key_digits(folder: Path) -> str:
 def name_of_test(dataset: str, subset: str, key: str) -> str:
     """What the files of a test begin with."""
     return f"{_safe(dataset)}-{subset}-{key[:_KEY_DIGITS]}"
+
+
+def _is_made_before(folder: Path) -> bool:
+    """Whether the record in a folder is of an older schema, by its first bytes."""
+    with suppress(OSError), (folder / RECORD_FILE).open("rb") as file:
+        head = _HEAD.match(file.read(64))
+        return head is not None and int(head[1]) < SCHEMA_VERSION
+    return False
 
 
 def _visible(folder: Path, pattern: str) -> list[Path]:

@@ -16,7 +16,7 @@ from clipfit_cli.files import file_sha256, read_bytes
 from clipfit_cli.results import metrics
 from clipfit_cli.results.predictions import Predictions, TestList, predictions_of
 from clipfit_cli.results.reader import is_of_its_data
-from clipfit_cli.results.record import OldRecordError, Run, Test
+from clipfit_cli.results.record import Run, Test
 from clipfit_cli.results.steps import read_steps
 from clipfit_cli.results.store import (
     CHECKPOINT_FILE,
@@ -105,7 +105,7 @@ def _findings(folder: Path) -> Iterator[Finding]:
     try:
         run = read_run(path)
     except ResultsError as error:
-        yield _of_record(path, error)
+        yield Finding("record", path, str(error).removeprefix(f"{path} "))
         return
     if run is None:
         yield Finding("record", path, "the record of the training is missing; run it again, or prune what is left")
@@ -116,11 +116,6 @@ def _findings(folder: Path) -> Iterator[Finding]:
     yield from _of_steps(folder, run)
     yield from _of_requests(folder, run)
     yield from _of_tests(folder, run)
-
-
-def _of_record(path: Path, error: ResultsError) -> Finding:
-    kind = "old record" if isinstance(error, OldRecordError) else "record"
-    return Finding(kind, path, str(error).removeprefix(f"{path} "))
 
 
 def _of_adapter(folder: Path, run: Run) -> Iterator[Finding]:
@@ -222,7 +217,7 @@ def _of_tests(folder: Path, run: Run) -> Iterator[Finding]:
         try:
             test = read_test(path)
         except ResultsError as error:
-            yield _of_record(path, error)
+            yield Finding("record", path, str(error).removeprefix(f"{path} "))
             continue
         if test is None:
             continue

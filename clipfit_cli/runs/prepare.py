@@ -325,8 +325,7 @@ def trained_class_names(folder: Path, card: AdapterCard) -> tuple[str, ...] | di
     run = run_beside(folder, card.run_key)
     for request in requests_of_runs([Stored(folder, run)], with_eval=False) if run else ():
         if data := request.own.get(request.config.dataset):
-            is_kept = bool(request.clipfit_version)
-            return data.class_names if is_kept or data.class_names else _names_on(card)
+            return data.class_names
     return _names_on(card)
 
 

@@ -152,18 +152,6 @@ def test_a_list_above_the_limit_is_not_kept(tmp_path: Path, size: int) -> None:
     assert not holds(cache, 1) and notes == [] and not (tmp_path / "cache").exists()
 
 
-def test_pixels_that_an_earlier_version_kept_go_first(tmp_path: Path, size: int) -> None:
-    old = tmp_path / "cache" / "ab" / f"{'0' * 62}.clipfit-pixels"
-    old.parent.mkdir(parents=True)
-    old.write_bytes(bytes(500))
-    os.utime(old, (1, 1))
-    cache = open_cache(tmp_path / "cache", 2 * size)
-    assert cache_usage(tmp_path / "cache") == disk_cache.CacheUsage(0, 500)
-    for k in (1, 2):
-        cache.put(key_of(k), list(features_of(k)))
-    assert not old.exists() and holds(cache, 1) and holds(cache, 2)
-
-
 def test_a_full_disk_is_noted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     notes: list[str] = []
     cache = open_cache(tmp_path, notes=notes)

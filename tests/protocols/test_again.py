@@ -13,14 +13,13 @@ from typer.testing import CliRunner
 
 from clipfit_cli.cli import protocols as commands
 from clipfit_cli.cli.app import app
-from clipfit_cli.config import MethodChoice, ModelConfig, Request, RunConfig, TestSet
-from clipfit_cli.data import catalog
+from clipfit_cli.config import MethodChoice, ModelConfig, OwnDataSet, Request, RunConfig, TestSet
 from clipfit_cli.protocols import base2new, few_shot, xdataset
 from clipfit_cli.protocols.again import commands_of, commands_of_runs
 from clipfit_cli.protocols.series import series_of
-from clipfit_cli.results.record import Finished, Run, Test
+from clipfit_cli.results.record import Finished
 from clipfit_cli.results.select import Stored
-from tests.results.result_examples import make_finished, make_test
+from tests.results.result_examples import make_finished, make_request
 
 REQUEST = Request(
     datasets=("dtd", "eurosat"),
@@ -46,13 +45,6 @@ def planned_by(monkeypatch: pytest.MonkeyPatch, line: str) -> list[RunConfig]:
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 0, result.stderr
     return found
-
-
-def stored(run: Run, tests: Sequence[Test]) -> Stored:
-    """Return a run of 0.2.0, beside which no request lies, as it would lie in a folder."""
-    one = Stored(Path("nowhere"), run)
-    one.__dict__.update(tests=tuple(tests), requests=())
-    return one
 
 
 def plain(configs: Sequence[RunConfig]) -> list[str]:
@@ -112,17 +104,18 @@ def test_several_prompts_are_written_to_a_file_first() -> None:
 
 
 @pytest.mark.parametrize(
-    ("location", "typed"),
+    ("kind", "location", "typed"),
     [
-        ("/data/my pets", "'mine=/data/my pets'"),
-        ("org/pets:small", "mine=hf:org/pets:small"),
-        ("/data/{0..9}.tar", "'mine=wds:/data/{0..9}.tar'"),
-        ("", "mine=FOLDER"),
+        ("folder", "/data/my pets", "'mine=/data/my pets'"),
+        ("hf", "org/pets:small", "mine=hf:org/pets:small"),
+        ("wds", "/data/{0..9}.tar", "'mine=wds:/data/{0..9}.tar'"),
     ],
 )
-def test_images_of_ones_own_are_named_with_their_place(location: str, typed: str) -> None:
+def test_images_of_ones_own_are_named_with_their_place(kind: Any, location: str, typed: str) -> None:
     (config,) = few_shot.plan(replace(REQUEST, datasets=("mine",), seeds=(1,)))
-    (line,) = commands_of(series_of([make_finished(config, {"location": location}, {"location": location})]))
+    finished = make_finished(config)
+    request = make_request(config, finished.run, finished.tests, own={"mine": OwnDataSet("mine", kind, location)})
+    (line,) = commands_of(series_of([replace(finished, request=request)]))
     assert f"--dataset {typed} " in line
 
 
@@ -133,85 +126,48 @@ def test_what_cannot_be_typed_has_no_command() -> None:
         assert commands_of(series_of([make_finished(changed)])) == []
 
 
-def of_one(configs: Sequence[RunConfig], *tests: tuple[str, str], **test: Any) -> list[str]:
-    """Return the commands of runs, each tested on these data sets and classes with the prompts of each data set."""
+def of_one(configs: Sequence[RunConfig]) -> list[str]:
+    """Return the commands of runs, of which each has the tests that were asked for."""
     runs = []
     for config in configs:
-        run = make_finished(
-            replace(config, templates=config.templates or (catalog.prompt_template(config.dataset),))
-        ).run
-        made = [
-            make_test(
-                run,
-                **{
-                    "dataset": name,
-                    "subset": subset,
-                    "precision": "bf16",
-                    "templates": config.templates or (catalog.prompt_template(name),),
-                    **test,
-                },
-            )
-            for name, subset in tests
-        ]
-        runs.append(stored(run, made))
+        finished = make_finished(config)
+        one = Stored(Path("nowhere"), finished.run)
+        vars(one).update(tests=finished.tests, requests=(finished.request,))
+        runs.append(one)
     return commands_of_runs(runs)
 
 
 @pytest.mark.parametrize(
-    ("made", "tests", "begins"),
+    ("made", "begins"),
     [
-        (base2new.plan(replace(REQUEST, datasets=("dtd",))), [("dtd", "base"), ("dtd", "new")], "base2new"),
-        (few_shot.plan(replace(REQUEST, datasets=("dtd",))), [("dtd", "all")], "train"),
-        (few_shot.plan(replace(REQUEST, datasets=("dtd",))), [], "train"),
-        (few_shot.plan(replace(REQUEST, datasets=("dtd",), subset="base")), [("dtd", "base")], "train"),
-        (
-            few_shot.plan(replace(REQUEST, datasets=("dtd",), templates=("my {}.",))),
-            [("dtd", "all")],
-            "train",
-        ),
-        (
-            xdataset.plan(replace(REQUEST, datasets=("imagenet",), targets=(TestSet("dtd"),))),
-            [("imagenet", "all"), ("dtd", "all")],
-            "xdataset",
-        ),
+        (base2new.plan(replace(REQUEST, datasets=("dtd",))), "base2new"),
+        (few_shot.plan(replace(REQUEST, datasets=("dtd",))), "train"),
+        (few_shot.plan(replace(REQUEST, datasets=("dtd",), subset="base")), "train"),
+        (few_shot.plan(replace(REQUEST, datasets=("dtd",), templates=("my {}.",))), "train"),
+        (xdataset.plan(replace(REQUEST, datasets=("imagenet",), targets=(TestSet("dtd"),))), "xdataset"),
     ],
 )
 def test_seeds_of_a_training_with_its_tests_are_one_command(
-    made: list[RunConfig], tests: list[tuple[str, str]], begins: str, monkeypatch: pytest.MonkeyPatch
+    made: list[RunConfig], begins: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (line,) = of_one(made, *tests)
+    (line,) = of_one(made)
     assert line.startswith(f"clipfit {begins} ") and "--seeds 1,5" in line
     assert plain(planned_by(monkeypatch, line)) == plain(made)
 
 
-def test_a_test_that_another_command_made_is_not_asked_for() -> None:
-    (config,) = few_shot.plan(replace(REQUEST, datasets=("dtd",), seeds=(1,)))
-    for test in ({"precision": "fp32"}, {"templates": ("my {}.",)}, {"transform": "blur"}, {"interpolation": 0.5}):
-        (line,) = of_one([config], ("food101", "all"), **test)
-        assert line.startswith("clipfit train --dataset dtd "), test
-
-
 def test_what_trains_nothing_has_a_command_for_each_test(monkeypatch: pytest.MonkeyPatch) -> None:
     (plain,) = few_shot.plan(replace(REQUEST, datasets=("dtd",), methods=(MethodChoice("zero-shot"),)))
-    lines = of_one([plain], ("dtd", "all"), ("dtd", "new"))
+    asked = [replace(plain, protocol="eval", tests=(TestSet("dtd", subset),)) for subset in ("all", "new")]
+    lines = of_one(asked)
     assert len(lines) == 2 and lines[1].startswith("clipfit eval --dataset dtd --subset new ")
-    for line, tested in zip(lines, (TestSet("dtd"), TestSet("dtd", "new")), strict=True):
-        (config,) = planned_by(monkeypatch, line)
-        assert (config.tests, config.precision) == ((tested,), "bf16")
-        assert (config.model, config.adapter) == (ModelConfig("RN50", "openai"), None)
-    run = make_finished(replace(plain, adapter="x"), {"scored_adapter": True}).run
-    (line,) = commands_of_runs([stored(run, [make_test(run, dataset="mine", subset="all", location="/data/my pets")])])
-    assert (
-        line
-        == "clipfit eval --dataset 'mine=/data/my pets' --adapter ADAPTER --precision fp32 --template '{} texture.'"
-    )
+    for line, config in zip(lines, asked, strict=True):
+        (found,) = planned_by(monkeypatch, line)
+        assert (found.tests, found.precision, found.model, found.adapter) == (config.tests, "bf16", config.model, None)
+    (line,) = of_one([replace(asked[0], adapter="a b", templates=("my {}.",))])
+    assert line == "clipfit eval --dataset dtd --adapter 'a b' --precision bf16 --template 'my {}.'"
 
 
-def test_prompts_are_named_where_an_adapter_brings_others() -> None:
-    (plain,) = few_shot.plan(replace(REQUEST, datasets=("dtd",), methods=(MethodChoice("zero-shot"),)))
-    own = catalog.prompt_template("dtd")
-    for brought, named in (((own,), False), (("my {}.",), True)):
-        config = replace(plain, adapter="x", templates=brought)
-        run = make_finished(config, {"scored_adapter": True}).run
-        (line,) = commands_of_runs([stored(run, [make_test(run, dataset="dtd", subset="all", templates=(own,))])])
-        assert (f"--template '{own}'" in line) == named
+def test_a_run_that_nothing_was_asked_of_has_no_command() -> None:
+    one = Stored(Path("nowhere"), make_finished().run)
+    vars(one).update(tests=(), requests=())
+    assert commands_of_runs([one]) == []

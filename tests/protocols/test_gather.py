@@ -3,31 +3,62 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from clipfit_cli.config import RunConfig, TestSet
+from clipfit_cli.config import ProtocolName, RunConfig, TestSet
 from clipfit_cli.protocols.gather import gather
-from clipfit_cli.results.record import Run
-from clipfit_cli.results.request import PlannedTest, RunRequest
+from clipfit_cli.results.record import Run, Test
+from clipfit_cli.results.request import RunRequest
 from clipfit_cli.results.select import Stored
-from tests.results.result_examples import make_config, make_run, make_test, training_of, zero_shot_run
+from tests.results.result_examples import (
+    asked_for,
+    make_config,
+    make_request,
+    make_run,
+    make_test,
+    training_of,
+    zero_shot_run,
+)
+
+OWN = ("a photo of a {}, a type of texture.",)
+"""The prompts of dtd."""
 
 
 def stored(run: Run, *tests: tuple[str, str], **changes: Any) -> Stored:
-    """Return a run as it would lie in a folder, with tests on data sets and class groups."""
-    one = Stored(Path("runs"), run)
+    """Return a run as it lies in a folder, with tests on data sets and class groups, and the requests they are for.
+
+    A training on base classes was asked for by base-to-new, on all by few-shot, and by cross-data-set transfer where it
+    is tested elsewhere, too; tests of a model as it is by ``eval``.
+    """
     templates = {"dtd": ("a photo of a {}, a type of texture.",), "food101": ("a photo of {}, a type of food.",)}
-    one.__dict__["tests"] = tuple(
+    made = [
         make_test(run, dataset=dataset, subset=subset, **{"templates": templates[dataset], **changes})
         for dataset, subset in tests
-    )
+    ]
+    own = [test for test in made if test.dataset == run.config.dataset]
+    asked: list[tuple[ProtocolName, list[Test]]] = [("eval", [test]) for test in made]
+    if run.config.stages:
+        asked = [("base2new" if run.config.subset == "base" else "few-shot", own)]
+        asked += [("xdataset", made)] if len(own) < len(made) else []
+    one = Stored(Path("runs"), run)
+    requests = tuple(request_of(run, protocol, those) for protocol, those in asked if those)
+    vars(one).update(tests=tuple(made), requests=requests)
     return one
 
 
+def request_of(run: Run, protocol: ProtocolName, tests: Sequence[Test]) -> RunRequest:
+    """Return what a protocol asked of a run, so that all of these tests were planned."""
+    known = {**vars(run.config), "templates": ()} if run.config.templates == OWN else vars(run.config)
+    known = known if run.config.stages else {**known, "dataset": tests[0].dataset}
+    config = RunConfig(**known, protocol=protocol, tests=tuple(map(asked_for, tests)))
+    return make_request(config, run, tests)
+
+
 def training(subset: str = "base", seed: int = 3, **changes: Any) -> Run:
-    changes = {"templates": ("a photo of a {}, a type of texture.",), **changes}
+    changes = {"templates": OWN, **changes}
     return make_run(training_of(make_config(subset=subset, seed=seed, **changes)))
 
 
@@ -76,22 +107,39 @@ def test_changed_images_and_weights_between_are_left_out() -> None:
     assert gather([blurred, between]).runs == {}
 
 
-def test_tests_under_one_name_that_do_not_agree_are_taken_for_nothing() -> None:
+def test_a_test_that_nothing_asked_for_is_left_over_and_says_what_it_is_of() -> None:
     run = training()
     one = stored(run, ("dtd", "base"))
-    again = make_test(
-        run, templates=run.config.templates, images_sha256="k" * 64, created_at="2025-03-01T00:00:00+00:00"
-    )
-    one.__dict__["tests"] = (*one.tests, again)
+    images = make_test(run, templates=run.config.templates, images_sha256="k" * 64, location="/data/other")
+    names = make_test(run, templates=run.config.templates, split_sha256="n" * 64, location="/data/names2")
+    prompts = make_test(run, templates=("my {}.",))
+    vars(one)["tests"] = (*one.tests, images, names, prompts)
     found = gather([one])
-    assert found.runs == {}
-    assert [left.why for left in found.left_over] == ["unclear: several lists under this name"] * 2
-    renamed = stored(run, ("dtd", "base"))
-    other = make_test(run, templates=run.config.templates, split_sha256="n" * 64, location="/data/names2")
-    renamed.__dict__["tests"] = (*renamed.tests, other)
-    found = gather([renamed])
-    assert [test.key for record in found.runs["base2new"] for test in record.tests] == [renamed.tests[0].key]
-    assert [left.text for left in found.left_over] == ["dtd (base), another list: names2 (clipfit, seed 3)"]
+    assert [test.key for record in found.runs["base2new"] for test in record.tests] == [one.tests[0].key]
+    assert [left.text for left in found.left_over] == [
+        "dtd (base), other images: other (clipfit, seed 3)",
+        "dtd (base), another list: names2 (clipfit, seed 3)",
+        "dtd (base), other prompts (clipfit, seed 3)",
+    ]
+    vars(one)["requests"] = ()
+    assert gather([one]).runs == {} and len(gather([one]).left_over) == 4
+
+
+def test_models_as_they_are_on_two_lists_of_one_name_are_told_apart() -> None:
+    plain = stored(zero_shot_run(), ("dtd", "all"))
+    other = make_test(plain.run, subset="all", split_sha256="n" * 64, location="/data/names2", accuracy_pct=25.0)
+    request = request_of(plain.run, "eval", [other])
+    request = replace(request, created_at="2999-01-01T00:00:00+00:00")
+    vars(plain).update(tests=(*plain.tests, other), requests=(*plain.requests, request))
+    rows = [(run.config.dataset, run.tests[0].accuracy_pct) for run in gather([plain]).runs["few-shot"]]
+    assert rows == [("dtd", 50.0), ("dtd (nnnnnnnn)", 25.0)]
+
+
+def test_halves_that_eval_tested_of_a_model_as_it_is_are_one_row() -> None:
+    plain = stored(zero_shot_run(), ("dtd", "base"), ("dtd", "new"))
+    (run,) = gather([plain]).runs["base2new"]
+    assert [test.subset for test in run.tests] == ["base", "new"]
+    assert run.config.tests == (TestSet("dtd", "base"), TestSet("dtd", "new"))
 
 
 def test_the_order_is_the_same_however_they_lie() -> None:
@@ -111,32 +159,3 @@ def test_an_adapter_from_elsewhere_is_no_protocols() -> None:
     assert gather([stored(training(), ("dtd", "base")), stored(make_run(scored_adapter=True), ("dtd", "all"))])
     scored = make_run(scored_adapter=True, config=training_of(make_config(stages=())))
     assert not gather([stored(scored, ("dtd", "all"))]).runs
-
-
-def test_a_run_that_is_older_than_requests_stays_in_its_table() -> None:
-    whole = stored(training("all"), ("dtd", "all"))
-    later = replace(make_test(whole.run, dataset="food101", subset="all"), created_at="2999-01-02T00:00:00+00:00")
-    asked = TestSet("dtd"), TestSet("food101")
-    both = (*whole.tests, later)
-    request = RunRequest(
-        training_key=whole.run.key,
-        config=RunConfig(**vars(whole.run.config), protocol="xdataset", tests=asked),
-        planned=tuple(PlannedTest(name, test.identity) for name, test in zip(asked, both, strict=True)),
-        created_at="2999-01-01T00:00:00+00:00",
-    ).sealed()
-    whole.__dict__.update(tests=both, requests=(request,))
-    found = gather([whole]).runs
-    assert {name: len(runs[0].tests) for name, runs in found.items()} == {"few-shot": 1, "xdataset": 2}
-    whole.__dict__["requests"] = (replace(request, created_at=whole.run.created_at),)
-    assert set(gather([whole]).runs) == {"xdataset"}, "it was made for this request"
-
-
-def test_a_training_on_base_classes_alone_is_few_shot_unless_it_has_no_answer_for_others() -> None:
-    clipfit = stored(training(settings={}), ("dtd", "base"))
-    probe = stored(training(method="linear-probe", settings={}, stages=()), ("dtd", "base"))
-    probe = stored(make_run(replace(probe.run.config, stages=clipfit.run.config.stages)), ("dtd", "base"))
-    found = gather([clipfit, probe]).runs
-    assert {name: [run.config.method for run in runs] for name, runs in found.items()} == {
-        "few-shot": ["clipfit"],
-        "base2new": ["linear-probe"],
-    }

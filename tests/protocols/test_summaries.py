@@ -15,7 +15,7 @@ from clipfit_cli.protocols import compare
 from clipfit_cli.reports.tables import Table, to_csv, to_json
 from clipfit_cli.results.record import Finished
 from clipfit_cli.results.summary import harmonic_mean
-from tests.results.result_examples import make_config, make_finished, make_test
+from tests.results.result_examples import make_config, make_finished, make_request, make_test
 
 REQUIRED = (
     "row,protocol,dataset,method,backbone,pretrained,shots,seeds,num_images,base_accuracy_pct,new_accuracy_pct,harmonic_mean_pct"
@@ -68,7 +68,7 @@ def record(
         for test, accuracy in scores.items()
         if tested or test.subset != "new"
     )
-    return Finished(config, made, tests)
+    return Finished(config, made, tests, request=make_request(config, made, tests))
 
 
 def halves(method: str, base: float, new: float, **more: Any) -> Finished:

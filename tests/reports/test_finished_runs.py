@@ -14,7 +14,7 @@ from clipfit_cli.reports.tables import Table, to_csv
 from clipfit_cli.reports.terminal import to_terminal
 from clipfit_cli.results.difference import Difference
 from clipfit_cli.results.select import Stored
-from tests.results.result_examples import make_config, make_run, make_test, training_of
+from tests.results.result_examples import make_config, make_request, make_run, make_test, training_of
 
 
 def printed(table: Table) -> list[str]:
@@ -33,7 +33,7 @@ def test_a_training_is_told_by_its_tests_as_trained_on_images_as_they_are(
     other = make_test(run, subset=run.config.subset, accuracy_pct=20.0, **otherwise)
     for tests in ((plain, other), (other, plain)):
         one = Stored(tmp_path, run)
-        one.__dict__["tests"] = tests
+        vars(one).update(tests=tests, requests=(make_request(make_config(), run, tests),))
         (row,) = table_of_runs([one]).rows
         assert (row["accuracy_pct"], row["num_tests"]) == (80.0, 2)
         assert row["scores"] == f"{run.config.subset} 80.00, 1 more"

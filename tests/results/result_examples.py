@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import fields, replace
 from typing import Any
 
@@ -10,6 +11,7 @@ from clipfit_cli.config import ModelConfig, Recipe, RunConfig, TestSet, Training
 from clipfit_cli.results.keys import key_of_test, training_key
 from clipfit_cli.results.reader import bare
 from clipfit_cli.results.record import Finished, Run, Test
+from clipfit_cli.results.request import PlannedTest, RunRequest
 
 SPLITS = {"dtd": "d" * 64, "ucf101": "u" * 64}
 SCORES = {"base": 100 / 3, "new": 0.1 + 0.2}
@@ -123,6 +125,19 @@ def make_test(run: Run | None = None, **changes: Any) -> Test:
     return test if "key" in changes else replace(test, key=key)
 
 
+def asked_for(test: Test) -> TestSet:
+    """Return what was asked for where a test answers it."""
+    alpha = None if test.interpolation == 1 else test.interpolation
+    return TestSet(test.dataset, test.subset, alpha, test.transform)
+
+
+def make_request(config: RunConfig, run: Run, tests: Iterable[Test], **changes: Any) -> RunRequest:
+    """Return what was asked for, so that tests are the planned ones."""
+    planned = tuple(PlannedTest(asked_for(test), test.identity) for test in tests)
+    request = RunRequest(training_key=run.key, config=config, planned=planned, created_at=run.created_at)
+    return replace(request, **changes).sealed()
+
+
 def make_finished(
     config: RunConfig | None = None, run: dict[str, Any] | None = None, test: dict[str, Any] | None = None
 ) -> Finished:
@@ -132,7 +147,7 @@ def make_finished(
     tests = [
         make_test(made, **{"dataset": asked.dataset, "subset": asked.subset, **(test or {})}) for asked in config.tests
     ]
-    return Finished(config, made, tuple(tests))
+    return Finished(config, made, tuple(tests), request=make_request(config, made, tests))
 
 
 def zero_shot_finished(**changes: Any) -> Finished:

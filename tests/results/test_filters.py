@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from clipfit_cli.results.filters import (
     parse_run,
 )
 from clipfit_cli.results.reader import protocols_of
-from tests.results.result_examples import make_config, make_run, make_test, training_of, zero_shot_run
+from tests.results.result_examples import make_config, make_finished, make_run, make_test, training_of, zero_shot_run
 
 RUN = make_run(training_of(make_config(stages=(Recipe(steps=0), Recipe(lr=0.01), Recipe(lr=0.02)))))
 
@@ -91,23 +92,17 @@ def test_a_record_without_a_date_is_in_no_span() -> None:
     assert not Filters(since=parse_moment("1900-01-01")).hold(run)
 
 
-def test_protocols_by_what_was_trained_on_and_tested() -> None:
-    def trained(subset: str, *tests: tuple[str, str]) -> set[str]:
-        run = make_run(training_of(make_config(subset=subset)))
-        return protocols_of(run, [make_test(run, dataset=name, subset=group) for name, group in tests], ())
-
+def test_protocols_by_what_was_asked_and_of_models_as_they_are_by_what_was_tested() -> None:
     def as_it_is(*tests: tuple[str, str], **changes: Any) -> set[str]:
         run = zero_shot_run(**changes)
         return protocols_of(run, [make_test(run, dataset=name, subset=group) for name, group in tests], ())
 
-    assert trained("base", ("dtd", "base"), ("dtd", "new")) == {"base2new"}
-    assert trained("base", ("dtd", "base")) == {"base2new", "few-shot"}, "its method may know no new classes"
-    assert trained("base") == {"base2new"}
-    assert trained("all", ("DTD", "all")) == {"few-shot"}
-    assert trained("new", ("dtd", "new")) == {"few-shot"}
-    assert trained("all", ("dtd", "all"), ("ucf101", "all")) == {"few-shot", "xdataset"}
-    assert trained("all", ("ucf101", "all")) == {"xdataset"}
-    assert trained("all") == set()
+    trained = make_finished()
+    assert trained.request and trained.config.protocol == "base2new"
+    evaluated = replace(trained.request, config=replace(trained.config, protocol="eval"))
+    assert protocols_of(trained.run, trained.tests, (trained.request,)) == {"base2new"}
+    assert protocols_of(trained.run, trained.tests, (trained.request, evaluated)) == {"base2new", "eval"}
+    assert protocols_of(trained.run, trained.tests, ()) == set(), "nothing asked for it"
     assert as_it_is(("dtd", "base")) == {"eval", "base2new"}
     assert as_it_is(("dtd", "all")) == {"eval", "few-shot"}
     assert as_it_is(("ucf101", "new")) == {"eval", "xdataset"}

@@ -12,9 +12,8 @@ import pytest
 
 from clipfit_cli.config import ModelConfig, Recipe, TrainingConfig
 from clipfit_cli.errors import ResultsError
-from clipfit_cli.results import record as record_module
 from clipfit_cli.results.keys import TestIdentity, key_of_test, sha256_of, training_key
-from clipfit_cli.results.record import OldRecordError, Run, Test, from_json, to_json
+from clipfit_cli.results.record import SCHEMA_VERSION, OldRecordError, Run, Test, from_json, to_json
 from tests.results.result_examples import SPLITS, make_config, make_run, make_test, training_of, zero_shot_run
 
 SOURCE = Path("runs") / "dtd" / "record.json"
@@ -65,7 +64,7 @@ def test_json_is_stable_indented_and_full_precision() -> None:
     plain = json.loads(text)
     assert list(plain) == [*(field.name for field in fields(Test)), "checksum"]
     assert plain["accuracy_pct"] == 100 / 3
-    assert text.startswith('{\n  "schema_version": 4,\n') and text.endswith("}\n")
+    assert text.startswith('{\n  "schema_version": 5,\n') and text.endswith("}\n")
     settings = list(json.loads(to_json(make_run()))["config"]["settings"])
     assert settings == list(make_config().settings), "the order of a fresh run and of one that was read is one"
 
@@ -155,26 +154,13 @@ def test_a_record_of_another_kind_is_refused() -> None:
 
 def test_records_of_other_schemas_are_named_not_called_damaged() -> None:
     plain = json.loads(to_json(make_run()))
-    with pytest.raises(ResultsError, match=r"newer clipfit \(schema 5; this one reads 4\)"):
-        read(json.dumps({**plain, "schema_version": 5, "more": 1}))
-    for old in (1, 2):
-        with pytest.raises(OldRecordError, match=rf"older clipfit \(schema {old}\)") as caught:
+    newer = SCHEMA_VERSION + 1
+    with pytest.raises(ResultsError, match=rf"newer clipfit \(schema {newer}; this one reads {SCHEMA_VERSION}\)"):
+        read(json.dumps({**plain, "schema_version": newer, "more": 1}))
+    for old in range(1, SCHEMA_VERSION):
+        with pytest.raises(OldRecordError, match=r"made before 0\.3\.0") as caught:
             read(json.dumps({"schema_version": old, "key": "x"}))
         assert "damaged" not in str(caught.value)
-
-
-def test_an_older_schema_gets_what_it_lacks_at_any_depth(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(record_module, "MIGRATIONS", {2: {"config.model.bn": "eval", "threads": 2}})
-    plain = json.loads(to_json(make_run()))
-    del plain["config"]["model"]["bn"], plain["threads"]
-    assert read(sealed({**plain, "schema_version": 2})) == make_run()
-
-
-def test_records_of_before_deterministic_runs_are_read() -> None:
-    plain = json.loads(to_json(make_run()))
-    del plain["deterministic"]
-    found = read(sealed({**plain, "schema_version": 3}))
-    assert found == make_run() and not found.deterministic
 
 
 OLD = Recipe(epochs=7, batch_size=5, lr=0.003)

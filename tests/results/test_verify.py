@@ -98,7 +98,7 @@ def test_an_edited_metric_is_found_even_with_a_checksum_that_fits(folder: Path, 
         (lambda f: (f / "steps.csv").unlink(), ["steps"]),
         (lambda f: (f / "steps.csv").write_text("stage,epoch,step,loss,learning_rate\n1,1,1,0.5,0.1\n"), ["steps"]),
         (lambda f: (f / "record.json").unlink(), ["record"]),
-        (lambda f: (f / "record.json").write_text('{"schema_version": 1}'), ["old record"]),
+        (lambda f: (f / "record.json").write_text('{"schema_version": 1}'), ["record"]),
         (lambda f: rewritten(the("tests/*-new-*.json")(f), training_key="0" * 64), ["place", "test"]),
         (lambda f: rewritten(the("tests/*-new-*.json")(f), num_images=0), ["predictions"]),
         (lambda f: rewritten(f / "record.json", trainable_parameters=7), ["adapter"]),
@@ -107,11 +107,6 @@ def test_an_edited_metric_is_found_even_with_a_checksum_that_fits(folder: Path, 
 def test_what_is_missing_or_does_not_fit_is_found(folder: Path, breaks: Break, expected: list[str]) -> None:
     breaks(folder)
     assert [kind for kind, _ in found_in(folder)] == expected
-
-
-def test_the_table_of_tests_that_0_2_0_wrote_is_left_alone(folder: Path) -> None:
-    (folder / "tests.csv").write_text("dataset\ndtd\n")
-    assert found_in(folder) == []
 
 
 def test_a_folder_of_another_name_is_found(folder: Path) -> None:

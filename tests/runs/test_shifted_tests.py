@@ -26,7 +26,7 @@ from clipfit_cli.runs.prepare import prepare
 from clipfit_cli.runs.sweep import sweep
 from clipfit_cli.runs.workspace import Workspace
 from tests.conftest import SmallWorld
-from tests.results.result_examples import make_config, make_run, make_test, training_of
+from tests.results.result_examples import make_config, make_run, make_test, training_of, zero_shot_run
 from tests.runs.test_frozen_features import ByContent, open_store
 from tests.runs.test_sweep import CPU, Log, execute, request_of
 
@@ -128,8 +128,9 @@ def test_features_on_disk_are_of_one_shift(small_world: SmallWorld, tmp_path: Pa
 def test_shifted_tests_are_of_no_protocol_and_no_sign() -> None:
     run = make_run(training_of(make_config(subset="all")))
     clean, shifted = (make_test(run, subset="all", transform=one, accuracy_pct=20.0) for one in ("identity", "blur:3"))
-    assert protocols_of(run, [shifted], ()) == set() and protocols_of(run, [clean], ()) == {"few-shot"}
-    assert protocols_of(run, [replace(shifted, dataset="other")], ()) == set()
+    plain = zero_shot_run()
+    assert protocols_of(plain, [shifted, replace(shifted, dataset="other")], ()) == {"eval"}
+    assert protocols_of(plain, [clean], ()) == {"few-shot", "eval"}
     other = make_test(run, subset="all", transform="blur:3", accuracy_pct=40.0)
     assert beside_zero_shot(run, clean, 20.0, other) == "no_gain"
     assert beside_zero_shot(run, shifted, 20.0, other) is None

@@ -329,7 +329,7 @@ class Check:
             if not run or not run.is_trained or not planned:
                 continue
             same = any(is_close(row["accuracy_pct"], one.accuracy) for one in planned.values())
-            if not same and not row["difference_from_plan"] and key not in self.ledger.old:
+            if not same and not row["difference_from_plan"]:
                 self.say(consumer, f"{question} of {run.folder} is said to be as planned")
             self.counts[consumer] += 1
 
@@ -342,7 +342,7 @@ class Check:
                 found = self.ledger.planned("any", key, Question(run.dataset, run.subset))
                 scores = [answer.accuracy for answer in found.values()]
                 self._one_of(consumer, f"accuracy of {run.folder}", row["accuracy_pct"], scores)
-            elif run and key not in self.ledger.old:
+            elif run:
                 self.say(consumer, f"no accuracy of {run.folder}")
 
     def pushed(self, consumer: str, folder: Path, run_folder: Path) -> None:

@@ -5,7 +5,7 @@
 
 A folder is filled by commands of protocols and then strewn with what could be mistaken for their tests: evaluations
 with other class names, prompts, images and precisions under the same names, along alpha and on shifted images; copies
-of runs; runs that keep nothing of what was asked; it may lack a seed. What each command planned is known from a folder
+of runs; it may lack a seed. What each command planned is known from a folder
 that it filled alone, and what a test says is computed from its predictions, see `tests.soak.truth`.
 """
 
@@ -244,8 +244,6 @@ class Folder:
         for plan, folder in plans[: rng.choice((1, 2, 3, 3, 4, 6))]:
             shutil.copytree(folder, self._dir, dirs_exist_ok=True)
             self._add(plan)
-        if rng.random() < 0.4:
-            self._forget()
         if rng.random() < 0.3:
             self._lose_a_seed()
         late = [plan for plan, _ in plans if plan not in self.ledger.plans and len(plan.spec.sources) < 3]
@@ -262,14 +260,6 @@ class Folder:
 
     def _trained(self) -> list[tuple[str, str]]:
         return sorted((run.folder, key) for key, run in self.ledger.runs.items() if run.is_trained)
-
-    def _forget(self) -> None:
-        """Leave of some runs what clipfit 0.2.0 left."""
-        for folder, key in self._trained():
-            if self._rng.random() < 0.5:
-                shutil.rmtree(self._dir / folder / "requests")
-                self.ledger.old.add(key)
-                self.story.append(f"nothing is kept of what was asked of {folder}")
 
     def _lose_a_seed(self) -> None:
         folder, key = self._rng.choice(self._trained())

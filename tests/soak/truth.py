@@ -147,13 +147,11 @@ class Ledger:
     Attributes:
         plans: Of the commands.
         zero_shot: What the model as it is says about each source, whoever asked: class group, transform -> answer.
-        old: Keys of runs that keep nothing of what was asked.
         gone: Keys of runs that were taken away.
     """
 
     plans: list[Plan]
     zero_shot: Mapping[tuple[Source, str, str], Answer]
-    old: set[str] = field(default_factory=set)
     gone: set[str] = field(default_factory=set)
 
     @cached_property
@@ -162,10 +160,10 @@ class Ledger:
         return {key: run for plan in self.plans for key, run in plan.runs.items() if key not in self.gone}
 
     def planned(self, protocol: str, key: str, question: Question) -> dict[Source, Answer]:
-        """Return the tests of a run that a protocol planned under a name; of one without requests, that any did."""
+        """Return the tests of a run that a protocol planned under a name."""
         found = {}
         for plan in self.plans:
-            if protocol in (plan.spec.protocol, "any") or key in self.old:
+            if protocol in (plan.spec.protocol, "any"):
                 source = plan.spec.sources.get(question.dataset)
                 if source and (answer := plan.answers.get(key, {}).get(question)):
                     found[source] = answer
@@ -174,7 +172,7 @@ class Ledger:
     def must_be_shown(self) -> Iterator[tuple[str, str, Question, Source]]:
         """Yield the protocol, run, question and source of each test of a training that a table is of."""
         for plan in self.plans:
-            for key in plan.answers.keys() - self.old - self.gone:
+            for key in plan.answers.keys() - self.gone:
                 run = self.runs[key]
                 for question in plan.answers[key]:
                     is_its = plan.spec.protocol == "xdataset" or question.dataset == run.dataset

@@ -28,8 +28,7 @@ FREE_DISK_BYTES = 2**30
 _SUFFIX, _LOCK_SUFFIX = ".clipfit-features", ".clipfit-lock"
 _POLL_S = 0.05
 _HEAD_BYTES = 512
-# Version 0.1.0 kept pixels, too: they are never read, and go as everything that is not used.
-_ENTRY = re.compile(r"[0-9a-f]{62}\.clipfit-(features|pixels)")
+_ENTRY = re.compile(rf"[0-9a-f]{{62}}\{_SUFFIX}")
 
 
 class CacheUsage(NamedTuple):

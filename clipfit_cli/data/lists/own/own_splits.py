@@ -7,7 +7,6 @@ import json
 import os
 import random
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from clipfit_cli.data.dataset import Item
@@ -91,10 +90,6 @@ def own_split(items: Sequence[Item], class_names: Sequence[str], splits_dir: Pat
     listing = json.dumps([[item.path, item.label] for item in items], separators=(",", ":"))
     path = splits_dir / f"{hashlib.sha256(listing.encode()).hexdigest()[:16]}.json"
     remove_unfinished(path)
-    for left in splits_dir.glob(f".{path.name}.*"):
-        if left.suffix[1:].isdigit():  # version 0.1.0 called what a killed command left by its process
-            with suppress(OSError):
-                left.unlink()
     try:
         kept = read_bytes(path, MAX_BYTES) if os.path.lexists(path) else None
     except OSError as error:
