@@ -11,6 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
@@ -89,7 +90,7 @@ class ImageStore:
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="clipfit-images")
         self._is_anew = False
         self._lock = threading.Lock()
-        self._turns = [threading.Lock() for _ in range(256)]
+        self._turns = WeakValueDictionary[Hashable, threading.Lock]()  # held by who has or awaits its turn
 
     def train_batches(
         self,
@@ -226,7 +227,9 @@ class ImageStore:
 
         A second thread that wants an image while it is decoded, as the next epoch's first batch may, waits for it.
         """
-        with self._turns[hash(item.path) % len(self._turns)]:
+        with self._lock:
+            turn = self._turns.setdefault((group_of(dataset), item.path), threading.Lock())
+        with turn:
             return self._kept(dataset, item)
 
     def _kept(self, dataset: DataSet, item: Item, spec: ImageSpec | None = None) -> NDArray[np.uint8]:
