@@ -148,7 +148,7 @@ def config_of(kind: str, folder: Path) -> dict[str, Any]:
 
 
 def build(config: dict[str, Any], *, seed: int = 0) -> nn.Module:
-    """Return a randomly initialised model whose biases and norms are not at their neutral values either."""
+    """Return a model whose weights are all drawn from the seed, biases and norms included."""
     arguments = {key: value for key, value in config.items() if key != "custom_text"}
     torch.manual_seed(seed)
     model: nn.Module
@@ -160,4 +160,6 @@ def build(config: dict[str, Any], *, seed: int = 0) -> nn.Module:
         for name, parameter in model.named_parameters():
             if parameter.dim() == 1 and name not in ("logit_scale", "logit_bias"):
                 parameter.add_(0.1 * torch.randn(parameter.shape))
+        if isinstance(model, CoCa):  # open_clip leaves in it what lay in memory
+            model.text_decoder.text_projection.normal_(std=0.1)
     return model

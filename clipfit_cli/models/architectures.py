@@ -49,7 +49,7 @@ class Architecture:
 
 
 def create(blueprint: Blueprint, *, device: str, **options: Any) -> torch.nn.Module:
-    """Return a model of random weights, its towers of supported kinds.
+    """Return a model without weights of its own, its towers of supported kinds; open_clip leaves some of them unfilled.
 
     Args:
         blueprint: What to build.

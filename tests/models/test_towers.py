@@ -109,6 +109,18 @@ def test_kinds_and_what_is_only_looked_up(kind: str, tmp_path: Path) -> None:
     assert towers.tunable_parameters(model, "image") == towers.tower_parameters(model, "image")
 
 
+@pytest.mark.parametrize("kind", ALL_KINDS)
+def test_no_weight_of_a_kind_is_what_lay_in_memory(kind: str, tmp_path: Path) -> None:
+    """Meanwhile PyTorch fills with nan what it allocates."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        model = build(config_of(kind, tmp_path))
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=True)
+    assert [name for name, weight in model.named_parameters() if not weight.isfinite().all()] == []
+
+
 class SeenNorms(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Collects weights and biases that go through the layer-norm kernel."""
 
