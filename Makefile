@@ -2,7 +2,7 @@ PYTHON ?= python
 SEED ?= 1
 PYTEST = $(PYTHON) -m pytest --numprocesses auto --maxprocesses 8
 
-.PHONY: check docs format lint slow soak test
+.PHONY: check chance docs format lint slow soak test
 
 check: lint
 	$(PYTEST)
@@ -21,6 +21,10 @@ test:
 
 slow:
 	$(PYTEST) -m slow
+
+# what passes by chance: hashes, the order of tests, memory that nobody filled, a busy machine
+chance:
+	$(PYTHON) -m tests.chance
 
 docs:
 	$(PYTHON) -m tests.update_docs

@@ -21,8 +21,8 @@ NAMES = (
     *("GITHUB_ACTIONS", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "PYTHONIOENCODING", "PYTHONWARNINGS"),
     *("LANGUAGE", "LANG", "TZ", "ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"),
 )
-KEPT = ("CLIPFIT_REAL_DATA",)
-"""Where tests marked `real_data` look; the program does not read it."""
+KEPT = ("CLIPFIT_REAL_DATA", "MALLOC_PERTURB_")
+"""Where tests marked `real_data` look, and what fills memory in `tests/chance.py`; the program reads neither."""
 
 
 def isolate() -> None:
