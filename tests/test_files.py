@@ -8,8 +8,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -241,11 +243,17 @@ def test_a_pipe_without_a_reader_is_no_end(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr("clipfit_cli.files._WAIT_S", 0.1)
     with pytest.raises(OSError, match="nobody reads"):
         write_through(pipe, b"x")
-    monkeypatch.setattr("clipfit_cli.files._WAIT_S", 30)
-    content = b"x" * 1_000_000
-    late = subprocess.Popen(["sh", "-c", 'sleep 0.3; cat "$0" > "$0.read"', str(pipe)])
+    monkeypatch.setattr("clipfit_cli.files._WAIT_S", 60)
+    content, readers = b"x" * 1_000_000, list[subprocess.Popen[bytes]]()
+
+    def sleep(seconds: float) -> None:
+        if not readers:
+            readers.append(subprocess.Popen(["sh", "-c", 'cat "$0" > "$0.read"', str(pipe)]))
+        time.sleep(seconds)
+
+    monkeypatch.setattr("clipfit_cli.files.time", SimpleNamespace(monotonic=time.monotonic, sleep=sleep))
     write_through(pipe, content)
-    assert late.wait() == 0 and (tmp_path / "pipe.read").read_bytes() == content
+    assert readers[0].wait() == 0 and (tmp_path / "pipe.read").read_bytes() == content
     write_through(tmp_path / "new", b"x")
     assert (tmp_path / "new").read_bytes() == b"x"
     with pytest.raises(OSError):

@@ -197,7 +197,7 @@ def test_a_hub_that_never_answers(hub: Hub, run: Path, monkeypatch: pytest.Monke
 def test_where_no_hub_is(hub: Hub, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    use_endpoint(f"http://127.0.0.1:{port}", tmp_path / "cache", monkeypatch)
-    monkeypatch.setenv("HF_TOKEN", TOKEN)
-    refused(hub, run, "it cannot be reached .*refused")
+        port = free.getsockname()[1]  # nobody listens at it
+        use_endpoint(f"http://127.0.0.1:{port}", tmp_path / "cache", monkeypatch)
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        refused(hub, run, "it cannot be reached .*refused")

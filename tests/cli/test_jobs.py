@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-import subprocess
 import time
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from PIL import Image
 from clipfit_cli.process import Terminated
 from clipfit_cli.runs.worker import Worker
 from tests.cli.test_commands import invoke
-from tests.cli.test_processes import clipfit, start
+from tests.cli.test_processes import checkpoints, clipfit, start, wait_for
 from tests.conftest import SmallWorld
 from tests.runs.test_lifeline import children_of, ends
 from tests.soak.kills import contents, left_over, table_of
@@ -45,17 +44,16 @@ def test_two_jobs_and_a_plan_in_a_file_give_the_same_bytes(tmp_path: Path) -> No
     assert contents(folder) == found[0][1]
 
 
-def wait_for_training(folder: Path, process: subprocess.Popen[str], count: int) -> None:
-    until = time.monotonic() + 120
-    while len(list((folder / "runs").rglob("checkpoint.safetensors"))) < count:
-        assert process.poll() is None and time.monotonic() < until, process.communicate()
-        time.sleep(0.02)
+def is_told_to_end(process: int) -> bool:
+    """Whether a process that is stopped will find SIGTERM when it goes on."""
+    (pending,) = re.findall(r"^ShdPnd:\s*(\w+)$", Path(f"/proc/{process}/status").read_text(), flags=re.M)
+    return bool(int(pending, 16) >> signal.SIGTERM - 1 & 1)
 
 
 @pytest.mark.slow
 def test_the_first_signal_keeps_what_all_processes_are_at(tmp_path: Path) -> None:
     process = start(tmp_path, *LONG, "--checkpoint-every", "1")
-    wait_for_training(tmp_path, process, 2)
+    wait_for(lambda: len(checkpoints(tmp_path)) == 2, process)
     children = children_of(process.pid)
     for told in (process.pid, *children, process.pid):  # as whoever stops a service or a job does: all, and some twice
         os.kill(told, signal.SIGINT)
@@ -70,15 +68,13 @@ def test_the_first_signal_keeps_what_all_processes_are_at(tmp_path: Path) -> Non
 @pytest.mark.slow
 def test_the_second_signal_ends_at_once(tmp_path: Path) -> None:
     process = start(tmp_path, *LONG)
-    until = time.monotonic() + 120
-    while len(list(tmp_path.rglob(".locks/*.lock"))) < 2:
-        assert process.poll() is None and time.monotonic() < until, process.communicate()
-        time.sleep(0.02)
+    wait_for(lambda: len(list(tmp_path.rglob(".locks/*.lock"))) == 2, process)
     children = children_of(process.pid)
     for child in children:  # they hear nothing now
         os.kill(child, signal.SIGSTOP)
     process.send_signal(signal.SIGTERM)
-    time.sleep(1)
+    wait_for(lambda: all(map(is_told_to_end, children)), process)
+    time.sleep(0.5)  # a signal that comes sooner is the same
     assert process.poll() is None, "it waits for what they keep"
     process.send_signal(signal.SIGTERM)
     _, stderr = process.communicate(timeout=60)

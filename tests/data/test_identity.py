@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -59,8 +60,12 @@ def folder(tmp_path: Path) -> Path:
 
 
 def tick() -> None:
-    """Wait until a change has another time stamp."""
-    time.sleep(0.02)
+    """Return when what changes next has a later time stamp than all before."""
+    with tempfile.NamedTemporaryFile() as file:
+        path = Path(file.name)
+        before = path.stat().st_ctime_ns
+        while path.stat().st_ctime_ns == before:
+            path.touch()
 
 
 def change(*files: Path, content: bytes | None = None) -> None:

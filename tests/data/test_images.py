@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -291,44 +290,48 @@ def test_a_long_list_streams_within_the_budget() -> None:
         assert store.decoded_images == (2000 if turn == 1 else 4000 - fits)
 
 
+def second_request(store: ImageStore) -> threading.Event:
+    """Return an event that is set once threads have asked twice for the pixels of training images."""
+    asked, requests, whole = threading.Event(), list[Any](), store._whole
+
+    def noted(*arguments: Any) -> Any:
+        requests.append(arguments)
+        if len(requests) == 2:
+            asked.set()
+        return whole(*arguments)
+
+    store._whole = noted  # type: ignore[assignment, method-assign]
+    return asked
+
+
 def test_two_epochs_at_once_decode_an_image_once() -> None:
-    started = threading.Semaphore(0)
     store = ImageStore(threads=2)
+    asked_again = second_request(store)
 
     def load(path: str) -> Image.Image:
-        for _ in range(2):
-            assert started.acquire(timeout=60), "the other thread begins while this one decodes"
-        time.sleep(0.05)
+        assert asked_again.wait(timeout=60), "the other thread begins while this one decodes"
         return noise(path)
 
-    put = store._put_train_crops
-
-    def noted(*arguments: Any) -> None:
-        started.release()
-        put(*arguments)
-
-    store._put_train_crops = noted  # type: ignore[assignment, method-assign]
     rows = [("k0", 0)]
     dataset = toy(rows, (), rows, num_classes=1, load_image=load)
     batches = store.train_batches(dataset, [(dataset.train, [seed]) for seed in (1, 1, 2)], SPEC)
     first, second, third = (images for images, _ in batches)
     assert torch.equal(first, second) and not torch.equal(first, third)
-    assert store.decoded_images == 1
+    assert store.decoded_images == 1 and not store._turns, "no turn outlasts those who wait for it"
 
 
 def test_an_error_reaches_everyone_who_waits_for_the_image() -> None:
-    started = threading.Event()
+    store = ImageStore(threads=2)
+    asked_again = second_request(store)
 
     def load(path: str) -> Image.Image:
-        assert started.wait(timeout=60)
+        assert asked_again.wait(timeout=60)
         raise DataError(f"{path} is broken")
 
     rows = [("k0", 0)]
     dataset = toy(rows, (), rows, num_classes=1, load_image=load)
-    store = ImageStore(threads=2)
     batches = [store.train_batches(dataset, [(dataset.train, [1])] * 2, SPEC) for _ in range(2)]
     for each in batches:
-        threading.Timer(0.05, started.set).start()
         with pytest.raises(DataError, match="k0 is broken"):
             next(each)
 

@@ -98,10 +98,10 @@ def test_what_is_no_name_of_a_repository(name: str) -> None:
 def test_connection_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    use_endpoint(f"http://127.0.0.1:{port}", tmp_path, monkeypatch)
-    with pytest.raises(ModelError, match=r"could not be fetched from http://127.* \(.*refused\)"):
-        fetch("org/model", NAMES, what="the weights")
+        port = free.getsockname()[1]  # nobody listens at it
+        use_endpoint(f"http://127.0.0.1:{port}", tmp_path, monkeypatch)
+        with pytest.raises(ModelError, match=r"could not be fetched from http://127.* \(.*refused\)"):
+            fetch("org/model", NAMES, what="the weights")
 
 
 def test_an_unknown_host_fails_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,7 +40,7 @@ def run_unless_finished(runs_dir: Path, log: Path) -> None:
     with store.lock(RECORD.key, on_wait=lambda: note(log, "waits")):
         if find_run(store.folder(RECORD.key, RECORD.config)) is None:
             note(log, "trains")
-            time.sleep(0.2)
+            wait_for(log, "waits")
             save_run(store.folder(RECORD.key, RECORD.config), RECORD, {})
         else:
             note(log, "finds")

@@ -138,6 +138,14 @@ def world(small_world: SmallWorld, monkeypatch: pytest.MonkeyPatch) -> World:
     return World(small_world, monkeypatch)
 
 
+def wait_for(condition: Callable[[], object]) -> None:
+    """Return when a condition holds, which must be within a minute."""
+    until = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
 def before_runs(do: Callable[[RunConfig], object]) -> None:
     """Have a process do something before each of its runs, with its configuration."""
     original = run.run
@@ -181,7 +189,7 @@ def test_each_device_gets_runs(world: World) -> None:
 
     def note(config: RunConfig) -> None:
         world.note(f"{os.environ['CUDA_VISIBLE_DEVICES']} {config.method} {config.seed}")
-        time.sleep(0.2)
+        wait_for(lambda: len({line.split()[0] for line in world.noted()}) == 2)
 
     result = world.make(world.plan("bitfit", seeds=(1, 2, 3, 4)), places=places, in_child=lambda: before_runs(note))
     assert len(result.records) == 4
@@ -251,9 +259,10 @@ def test_a_signal_ends_processes_that_are_not_ready_at_once(world: World, monkey
 @pytest.mark.slow
 def test_a_process_that_did_not_hear_a_signal_makes_no_other_run(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     def be_deaf(config: RunConfig) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        sent: list[int] = []
+        signal.signal(signal.SIGTERM, lambda number, _: sent.append(number))
         world.note(config.seed)
-        time.sleep(2)
+        wait_for(lambda: sent)
 
     with told_to_end_after(2, world, monkeypatch):
         world.make(world.plan("bitfit", seeds=(1, 2, 3)), in_child=lambda: before_runs(be_deaf))
@@ -267,8 +276,7 @@ def told_to_end_after(notes: int, world: World, monkeypatch: pytest.MonkeyPatch)
     has_ended, is_late = threading.Event(), threading.Event()
 
     def tell() -> None:
-        while len(world.noted()) < notes:
-            time.sleep(0.01)
+        wait_for(lambda: len(world.noted()) >= notes)
         os.kill(os.getpid(), signal.SIGTERM)
         if not has_ended.wait(60):
             is_late.set()
@@ -297,14 +305,13 @@ def test_what_cannot_be_written_ends_all(world: World, small_world: SmallWorld) 
     assert not left_over(small_world.runs_dir)
 
 
-def note_encoded(world: World, *, slowly: bool) -> None:
-    """Have a process note how many images it encodes."""
+def note_encoded(world: World, *, after: str) -> None:
+    """Have a process note how many images it encodes, and encode them once something else is noted."""
     original = frozen_features.FrozenFeatures._encode
 
     def encode(self: Any, dataset: Any, items: Any, *rest: Any) -> Any:
         world.note(f"encoded {len(items)}")
-        if slowly:
-            time.sleep(0.7)
+        wait_for(lambda: after in world.noted())
         return original(self, dataset, items, *rest)
 
     setattr(frozen_features.FrozenFeatures, "_encode", encode)  # noqa: B010
@@ -315,7 +322,7 @@ def test_features_are_made_once_and_nobody_waits_who_has_another_run(world: Worl
     """Two runs take the same features of test images, the third takes none."""
 
     def prepare() -> None:
-        note_encoded(world, slowly=True)
+        note_encoded(world, after="begins layer-norm")
         before_runs(lambda config: world.note(f"begins {config.method}"))
 
     plan = [*world.plan("zero-shot"), *world.plan("kgcoop", "layer-norm", seeds=(1,))]
@@ -343,10 +350,7 @@ def test_a_run_that_another_command_holds_comes_last(world: World) -> None:
         done: list[SweepResult] = []
         maker = threading.Thread(target=lambda: done.append(world.make(plan, places=(CPU,))))
         maker.start()
-        until = time.monotonic() + 60
-        while len([event for event in world.log.events if event.startswith("made")]) < 2:
-            assert time.monotonic() < until, world.log.events
-            time.sleep(0.02)
+        wait_for(lambda: len([event for event in world.log.events if event.startswith("made")]) == 2)
     maker.join(60)
     made = [event for event in world.log.events if event.startswith("made")]
     assert made == ["made 1", "made 2", "made 0"] and len(done[0].records) == 3

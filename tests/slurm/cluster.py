@@ -158,7 +158,7 @@ def cluster(folder: Path) -> Iterator[Cluster]:
     files = [f"--{name}-file={folder}/munged.{name}" for name in ("log", "pid", "seed")]
     try:
         one._start("munged", _found("munged"), *options, *files)
-        one.wait(munge.exists, "munged", 20)
+        one.wait(munge.exists, "munged")
         one._start("slurmctld", _found("slurmctld"), "-D", "-f", str(config))
         for node in NODES:
             one.start_node(node)

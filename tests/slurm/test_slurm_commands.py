@@ -279,7 +279,7 @@ def test_the_signals_of_a_job(
         def make(self, plan: Path, places: list[int]) -> None:
             self.num_finished = 1
             os.kill(os.getpid(), number)
-            time.sleep(5)  # ended by the signal
+            time.sleep(60)  # ended by the signal
 
     monkeypatch.setattr(slurm_job, "_Made", Made)
     for kind in kinds:
