@@ -31,8 +31,16 @@ from clipfit_cli.results import metrics
 from clipfit_cli.results.keys import TestIdentity, key_of_test, training_key
 from clipfit_cli.results.predictions import Predictions, to_bytes
 from clipfit_cli.results.record import Run, Test, to_json
+from clipfit_cli.results.request import PlannedTest, RunRequest
 from clipfit_cli.results.steps import STEPS_FILE, StepRow, to_csv
-from clipfit_cli.results.store import RECORD_FILE, TESTS_FOLDER, RunStore, name_of_test
+from clipfit_cli.results.store import (
+    RECORD_FILE,
+    REQUESTS_FOLDER,
+    TESTS_FOLDER,
+    RunStore,
+    files_of_request,
+    name_of_test,
+)
 
 METHODS = 20
 SHOTS = (1, 2, 4, 8, 16)
@@ -56,11 +64,17 @@ def make_runs(
     for config in compare.plan(protocol, replace(request, precision="fp32")):
         run, tests, steps = _made(config, images, classes)
         below = store.folder(run.key, run.config)
-        (below / TESTS_FOLDER).mkdir(parents=True)
+        for name in (TESTS_FOLDER, REQUESTS_FOLDER):
+            (below / name).mkdir(parents=True)
         files = {RECORD_FILE: to_json(run).encode(), **({STEPS_FILE: to_csv(steps)} if steps else {})}
         for test, (name, content) in tests:
             files[f"{TESTS_FOLDER}/{name}"] = content
             files[f"{TESTS_FOLDER}/{Path(name).stem}.json"] = to_json(test).encode()
+        planned = tuple(
+            PlannedTest(asked, test.identity) for asked, (test, _) in zip(config.tests, tests, strict=False)
+        )
+        request = RunRequest(training_key=run.key, config=config, planned=planned, created_at=run.created_at)
+        files |= files_of_request(request.sealed())
         for name, content in files.items():  # not as a run is saved: that waits for the disk, thousands of times
             (below / name).write_bytes(content)
         count += 1

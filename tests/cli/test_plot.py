@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 from clipfit_cli.cli.app import app
 from clipfit_cli.protocols.plots import PLOTS
 from clipfit_cli.results.record import Finished
-from clipfit_cli.results.store import RunStore, save_run
+from clipfit_cli.results.store import RunStore, files_of_request, save_run
 from tests.protocols.plot_examples import base2new, few_shot
 from tests.results.result_examples import make_test
 
@@ -21,9 +21,9 @@ from tests.results.result_examples import make_test
 def stored(runs_dir: Path, records: list[Finished]) -> Path:
     """Put runs where commands find them."""
     for one in records:
-        save_run(
-            RunStore(runs_dir).folder(one.run.key, one.run.config), one.run, {}, [(test, {}) for test in one.tests]
-        )
+        assert one.request
+        folder = RunStore(runs_dir).folder(one.run.key, one.run.config)
+        save_run(folder, one.run, files_of_request(one.request), [(test, {}) for test in one.tests])
     return runs_dir
 
 

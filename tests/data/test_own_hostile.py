@@ -330,7 +330,7 @@ def test_what_killed_commands_left_of_a_kept_split_goes(tmp_path: Path) -> None:
     own_split(ITEMS, NAMES, tmp_path)
     (kept,) = tmp_path.iterdir()
     others = [tmp_path / ".other.json.12", tmp_path / f".{kept.name}.notes"]
-    for left in (tmp_path / f".{kept.name}.4711", tmp_path / f".{kept.name}.x.unfinished", *others):
+    for left in (tmp_path / f".{kept.name}.x.unfinished", *others):
         left.write_text("{")
     own_split(ITEMS, NAMES, tmp_path)
     assert sorted(tmp_path.iterdir()) == sorted([kept, *others])

@@ -16,8 +16,16 @@ from clipfit_cli.results import metrics
 from clipfit_cli.results.keys import TestIdentity, key_of_test, training_key
 from clipfit_cli.results.predictions import Predictions, to_bytes
 from clipfit_cli.results.record import Run, Test
-from clipfit_cli.results.store import RunStore, name_of_test, save_run
-from tests.results.result_examples import make_config, make_run, make_test, training_of, zero_shot_run
+from clipfit_cli.results.store import RunStore, files_of_request, name_of_test, save_run
+from tests.results.result_examples import (
+    asked_for,
+    make_config,
+    make_request,
+    make_run,
+    make_test,
+    training_of,
+    zero_shot_run,
+)
 
 ADAPTER = b"tuned tensors"
 CLASS_NAMES = [f"class {number}" for number in range(24)]
@@ -76,7 +84,9 @@ def add_run(
     tests = [made_test(run, place, subset=subset, logits=logits) for place, subset in enumerate(subsets, start=1)]
     folder = RunStore(runs_dir).folder(run.key, config)
     files = {"adapter_model.safetensors": ADAPTER, "adapter_config.json": card_of(run), "steps.csv": STEPS}
-    save_run(folder, run, files, tests)
+    asked = make_config(templates=config.templates, **changes, tests=tuple(asked_for(test) for test, _ in tests))
+    request = make_request(asked, run, [test for test, _ in tests])
+    save_run(folder, run, {**files, **files_of_request(request)}, tests)
     return folder, run
 
 
