@@ -70,11 +70,9 @@ def make_runs(
         for test, (name, content) in tests:
             files[f"{TESTS_FOLDER}/{name}"] = content
             files[f"{TESTS_FOLDER}/{Path(name).stem}.json"] = to_json(test).encode()
-        planned = tuple(
-            PlannedTest(asked, test.identity) for asked, (test, _) in zip(config.tests, tests, strict=False)
-        )
-        request = RunRequest(training_key=run.key, config=config, planned=planned, created_at=run.created_at)
-        files |= files_of_request(request.sealed())
+        planned = (PlannedTest(one, test.identity) for one, (test, _) in zip(config.tests, tests, strict=False))
+        asked = RunRequest(training_key=run.key, config=config, planned=tuple(planned), created_at=run.created_at)
+        files |= files_of_request(asked.sealed())
         for name, content in files.items():  # not as a run is saved: that waits for the disk, thousands of times
             (below / name).write_bytes(content)
         count += 1
