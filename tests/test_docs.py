@@ -8,6 +8,7 @@ import pkgutil
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -15,13 +16,14 @@ from typer.testing import CliRunner
 
 from clipfit_cli import methods, protocols
 from clipfit_cli.cli.app import app
-from clipfit_cli.config import Conditions
+from clipfit_cli.config import Conditions, Recipe, TrainingConfig
 from clipfit_cli.data import catalog
 from clipfit_cli.errors import ClipfitError
 from clipfit_cli.reports import finished_tests
 from clipfit_cli.reports.tables import Column
 from clipfit_cli.results import record
 from clipfit_cli.results.metrics import METRICS
+from clipfit_cli.results.request import RunRequest
 from tests.conftest import SmallWorld, write_small_dataset
 from tests.update_docs import DOCUMENTS, HELP_BLOCK, ROOT, commands, help_block, renewed
 
@@ -329,6 +331,24 @@ def test_the_changelog_has_this_version() -> None:
     changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     assert re.search(rf"^## (\[?{re.escape(__version__)}\]?|Unreleased)", changelog, flags=re.M)
     assert "### Added" in changelog and "### Numbers moved" in changelog
+
+
+@pytest.mark.parametrize(
+    ("section", "kind", "above"),
+    [
+        ("In trainings and tests", record._Record, None),
+        ("In trainings", record.Run, record._Record),
+        ("In tests", record.Test, record._Record),
+        ("In `config`", TrainingConfig, None),
+        ("In each of `stages`", Recipe, None),
+        ("In requests", RunRequest, None),
+    ],
+)
+def test_every_field_of_a_record_is_documented(section: str, kind: Any, above: Any) -> None:
+    (text,) = re.findall(rf"^## {section}\n(.*?)(?=^## |\Z)", TEXTS["docs/records.md"], flags=re.M | re.S)
+    documented = re.findall(r"^\| `(\w+)` \|(?:[^|]+\|){2} \d+\.\d+\.\d+ \|$", text, flags=re.M)
+    shared = {field.name for field in dataclasses.fields(above)} if above else set()
+    assert sorted(documented) == sorted({field.name for field in dataclasses.fields(kind)} - shared)
 
 
 def test_the_settings_of_textures_that_are_written_are_the_presets() -> None:
