@@ -40,9 +40,10 @@ def test_runs_made_before_are_counted_shown_nowhere_and_left_alone(small_world: 
     for words in (("runs", "list"), ("results",)):
         result = invoke(*words, *here, "--json")
         assert json.loads(result.stdout)["rows"] == [] and result.stderr.count(SAID) == 1, words
-    for words in (("report", "--format", "csv"), ("plot", "shots", "--out", str(runs_dir.with_suffix(".svg")))):
-        result = invoke(*words, *here)
-        assert result.exit_code == 3 and " ".join(result.stderr.split()).count(SAID) == 1, words
+    plot = f"plot shots --out {runs_dir.with_suffix('.svg')}"
+    for command in ("report --format csv", plot):
+        result = invoke(*command.split(), *here)
+        assert result.exit_code == 3 and " ".join(result.stderr.split()).count(SAID) == 1, command
     with pytest.warns(UserWarning, match="holds 3 runs made before 0.3.0"):
         assert len(clipfit_cli.results(runs_dir)) == 0
     result = invoke("runs", "verify", *here)
