@@ -175,11 +175,14 @@ def _of_its_table(request: RunRequest) -> RunRequest:
 
 def _are_one(request: RunRequest, other: RunRequest) -> bool:
     """Whether the tests of two requests fit in one row: no name means two things in them."""
-    identities = {one.asked: one.identity for one in other.planned}
+    mine, its = request.config, other.config
+    tests = {(one.asked, one.identity) for one in (*request.planned, *other.planned)}
+    lists = {(asked.dataset, identity.split_sha256) for asked, identity in tests}
     return (
-        request.config.protocol == other.config.protocol != "few-shot"
-        and request.config.dataset == other.config.dataset
-        and all(identities.get(one.asked, one.identity) == one.identity for one in request.planned)
+        mine.protocol != "few-shot"
+        and (mine.protocol, mine.dataset, mine.templates, mine.precision)
+        == (its.protocol, its.dataset, its.templates, its.precision)
+        and (len(dict(tests)), len(dict(lists))) == (len(tests), len(lists))
         and all(other.own.get(name, own) == own for name, own in request.own.items())
     )
 

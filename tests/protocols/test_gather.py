@@ -140,6 +140,17 @@ def test_halves_that_eval_tested_of_a_model_as_it_is_are_one_row() -> None:
     (run,) = gather([plain]).runs["base2new"]
     assert [test.subset for test in run.tests] == ["base", "new"]
     assert run.config.tests == (TestSet("dtd", "base"), TestSet("dtd", "new"))
+    for other in (
+        {"templates": ("my {}.",)},
+        {"precision": "bf16"},
+        {"split_sha256": "n" * 64},
+    ):
+        new = make_test(plain.run, **{"subset": "new", "templates": OWN, **other})
+        asked = request_of(plain.run, "eval", [new])
+        config = replace(asked.config, templates=new.templates, precision=new.precision)
+        both = stored(plain.run, ("dtd", "base"))
+        vars(both).update(tests=(*both.tests, new), requests=(*both.requests, replace(asked, config=config)))
+        assert [len(run.tests) for run in gather([both]).runs["base2new"]] == [1, 1], other
 
 
 def test_the_order_is_the_same_however_they_lie() -> None:

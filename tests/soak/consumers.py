@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import html.parser
 import io
+import itertools
 import json
 import re
 from collections import Counter
@@ -85,15 +86,15 @@ class Check:
             if is_empty and (str(row["shots"]) == "0" or row["seeds"] in (None, "")):
                 continue  # the model as it is was not tested on it
             group = row["protocol"], row["dataset"]
-            sources = self._sources(protocol or row["protocol"], row, groups.get(group))
+            if str(row["shots"]) == "0" and not trained:
+                sources = self._alone(protocol or row["protocol"], row)
+            else:
+                sources = self._sources(protocol or row["protocol"], row, groups.get(group))
             matching = {
                 source: (cells, by_seed)
                 for source, (cells, by_seed) in sources.items()
                 if all(is_close(row[name], cells[name]) for name in cells.keys() & row.keys())
             }
-            if not sources and str(row["shots"]) == "0" and not trained:
-                row["sources"] = set[Source]()  # a model alone stands in a table by what `eval` asked of it
-                continue
             if not sources:
                 self.say(consumer, f"nobody planned the row {_told(row)}")
                 continue
@@ -140,6 +141,22 @@ class Check:
                     seed: {subset: by_subset[subset][place] for subset in subsets} for place, seed in enumerate(seeds)
                 }
                 found[source] = expected_cells(protocol, by_subset), by_seed
+        return found
+
+    def _alone(self, protocol: str, row: Row) -> dict[Source, tuple[Cells, dict[int, Mapping[str, Answer | None]]]]:
+        """Return what a row of a model as it is may say where nothing was trained: any test of it under this name."""
+        name, keys = str(row["dataset"]).partition(" (")[0], _list(row["record_keys"])
+        subsets = ("base", "new") if protocol == "base2new" else (row.get("subset") or "all",)
+        tested: dict[str, list[Answer | None]] = {subset: [] for subset in subsets}
+        for path in self.runs_dir.glob("*/zero-shot/*/record.json"):
+            for question, test, answer in tests_in(path.parent):
+                if (question.dataset, question.transform) == (name, "identity") and test["training_key"] in keys:
+                    tested.get(question.subset, []).append(answer)
+        found: dict[Source, tuple[Cells, dict[int, Mapping[str, Answer | None]]]] = {}
+        for number, chosen in enumerate(itertools.product(*([*options, None] for options in tested.values()))):
+            answers = dict(zip(subsets, chosen, strict=True))
+            cells = expected_cells(protocol, {subset: [answer] for subset, answer in answers.items()})
+            found[Source(f"test {number} of the model alone")] = cells, {-1: answers}
         return found
 
     def _averages(self, consumer: str, rows: Sequence[Row], cells: Mapping[int, Cells]) -> None:
