@@ -82,7 +82,7 @@ class Check:
         single = [row for row in rows if row["row"] == "data set"]
         trained = [row for row in single if str(row["shots"]) != "0"]
         for row in (*trained, *(row for row in single if str(row["shots"]) == "0")):
-            is_empty = row.get("accuracy_pct", row.get("base_accuracy_pct")) in (None, "")
+            is_empty = all(row.get(name) in (None, "") for name in _NUMBERS)
             if is_empty and (str(row["shots"]) == "0" or row["seeds"] in (None, "")):
                 continue  # the model as it is was not tested on it
             group = row["protocol"], row["dataset"]
@@ -120,14 +120,19 @@ class Check:
             name, transform = row["shift"], "identity"
         runs = [self.ledger.runs.get(key) for key in keys]
         found: dict[Source, tuple[Cells, dict[int, Mapping[str, Answer | None]]]] = {}
-        if len(set(keys)) < len(keys) or None in runs or not keys:
-            return found
         if str(row["shots"]) == "0":
             usual = {source for plan in self.ledger.plans for source in plan.spec.sources.values()}
             for source in beside or usual:
-                answers = {subset: self.ledger.zero_shot.get((source, subset, transform)) for subset in subsets}
+                answers = {
+                    subset: self.ledger.zero_shot.get((source, subset, transform))
+                    for subset in subsets
+                    if row.get(f"{subset}_accuracy_pct", 0) not in (None, "")  # `eval` may have tested one half alone
+                }
+                answers = {subset: answers.get(subset) for subset in subsets}
                 if any(answers.values()):
                     found[source] = expected_cells(protocol, {s: [a] for s, a in answers.items()}), {-1: answers}
+            return found
+        if len(set(keys)) < len(keys) or None in runs or not keys:
             return found
         answers_of = [
             {subset: self.ledger.planned(protocol, key, Question(name, subset, transform)) for subset in subsets}
