@@ -22,7 +22,7 @@ from clipfit_cli.adapters.predict import load_adapter
 from clipfit_cli.adapters.public_names import public_location, public_model, repository_of
 from clipfit_cli.adapters.push import Shared, write_pushed
 from clipfit_cli.adapters.upload import Target
-from clipfit_cli.config import Conditions, ModelConfig
+from clipfit_cli.config import Conditions, ModelConfig, OwnDataSet
 from clipfit_cli.engine.checkpoint import UNPUBLISHED, card_to_bytes, read_card
 from clipfit_cli.errors import CheckpointError, ConfigError, ModelError
 from tests.adapters.saved_adapters import logits_of, register, save_adapter, small_model
@@ -107,9 +107,10 @@ def own_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     }
     monkeypatch.setattr(finished_runs, "ADAPTER", ADAPTER)
     notes = (f"left out {tmp_path}/secret/broken.jpg",)
+    place = str(tmp_path / "secret" / "mine")
+    own["own"] = {"mine": OwnDataSet("mine", "folder", place)}
     folders = [add_run(tmp_path / "runs", subsets=("all",), seed=seed, notes=notes, **own)[0] for seed in (1, 2)]
     for folder in folders:
-        place = str(tmp_path / "secret" / "mine")
         rewritten(folder / "record.json", location=place)
         for path in (folder / "tests").glob("*.json"):
             rewritten(path, location=place, dataset="mine")

@@ -13,9 +13,9 @@ from typer.testing import CliRunner, Result
 from clipfit_cli.cli.app import app
 from clipfit_cli.protocols.plots import PLOTS
 from clipfit_cli.results.record import Finished
-from clipfit_cli.results.store import RunStore, files_of_request, save_run
+from clipfit_cli.results.store import RunStore, files_of_request, keep_request, save_run
 from tests.protocols.plot_examples import base2new, few_shot
-from tests.results.result_examples import make_test
+from tests.results.result_examples import asked_for, make_request, make_test
 
 
 def stored(runs_dir: Path, records: list[Finished]) -> Path:
@@ -68,6 +68,9 @@ def test_the_protocol_that_is_asked_for_is_drawn(tmp_path: Path) -> None:
     first, *others = few_shot()
     halves = tuple(make_test(first.run, subset=subset, predictions_file=f"{subset}.st") for subset in ("base", "new"))
     runs_dir = stored(tmp_path / "runs", [replace(first, tests=(*first.tests, *halves)), *others, *base2new()[1:]])
+    config = replace(first.config, protocol="base2new", tests=tuple(map(asked_for, halves)))
+    folder = RunStore(runs_dir).folder(first.run.key, first.run.config)
+    keep_request(folder, make_request(config, first.run, halves))
     for protocol, key in (("few-shot", "accuracy_pct"), ("base2new", "harmonic_mean_pct")):
         for more in ([], ["--method", "zero-shot"]):
             words = ["tradeoff", "--protocol", protocol, *more, "--out", str(tmp_path / "x.svg"), "--csv", "-"]

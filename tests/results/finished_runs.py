@@ -70,7 +70,11 @@ def made_test(run: Run, seed: int, *, logits: bool = False, **changes: Any) -> t
 def add_run(
     runs_dir: Path, *, subsets: tuple[str, ...] = ("base", "new"), logits: bool = False, **changes: Any
 ) -> tuple[Path, Run]:
-    """Write a whole trained run of a configuration with changes, and return its folder and record."""
+    """Write a whole trained run of a configuration with changes, and return its folder and record.
+
+    Its request has the data sets of the user's own that ``own`` describes.
+    """
+    own = changes.pop("own", {})
     record = {name: changes.pop(name) for name in ("created_at", "threads", "versions", "notes") if name in changes}
     config = training_of(make_config(templates=("{} texture.",), **changes))
     run = make_run(
@@ -85,7 +89,7 @@ def add_run(
     folder = RunStore(runs_dir).folder(run.key, config)
     files = {"adapter_model.safetensors": ADAPTER, "adapter_config.json": card_of(run), "steps.csv": STEPS}
     asked = make_config(templates=config.templates, **changes, tests=tuple(asked_for(test) for test, _ in tests))
-    request = make_request(asked, run, [test for test, _ in tests])
+    request = make_request(asked, run, [test for test, _ in tests], own=own)
     save_run(folder, run, {**files, **files_of_request(request)}, tests)
     return folder, run
 

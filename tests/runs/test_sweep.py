@@ -411,7 +411,7 @@ def test_steps_that_nothing_compiles_are_told(small_world: SmallWorld, monkeypat
     options = {"epochs": "1", "steps": "none"}
     methods_ = [MethodChoice(name, options if name != "zero-shot" else {}) for name in choices]
     said: list[str] = []
-    plan = few_shot.plan(request_of(small_world, methods=tuple(methods_)))
+    plan = few_shot.plan(request_of(small_world, methods=tuple(methods_), epochs=None))
     result, _, _ = execute(small_world, plan, execution=Execution(compile=True), say=said.append)
     assert {r.config.method: (r.run.compiled, r.tests[0].compiled) for r in result.records} == {
         "clipfit": (True, True),
@@ -616,8 +616,8 @@ def test_classes_that_a_method_has_no_answer_for_are_left_out(
 @pytest.mark.slow
 def test_whether_there_is_an_answer_for_new_classes_may_depend_on_settings(small_world: SmallWorld) -> None:
     for overrides, tested in (({}, ["base", "new"]), ({"class_contexts": "true"}, ["base"])):
-        choice = MethodChoice("coop", {"epochs": "1", **overrides})
-        plan = base2new.plan(request_of(small_world, methods=(choice,)))
+        choice = MethodChoice("coop", overrides)
+        plan = base2new.plan(request_of(small_world, methods=(choice,), epochs=1))
         said: list[str] = []
         (record,) = execute(small_world, plan, say=said.append)[0].records
         assert [test.subset for test in record.tests] == tested
