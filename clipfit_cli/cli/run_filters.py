@@ -164,6 +164,8 @@ def chosen_runs(words: Sequence[str] | None, options: RunFilters, runs_dir: Path
     everything: list[Stored] = []
     if not all(one.folder for one in named) or not named:
         everything = list(stored_runs(runs_dir, on_damage=damaged.append))
+    for text in RunStore(runs_dir).made_before():
+        note(text, quiet=quiet)
     found: dict[str, Stored] = {}
     for word, filters in zip(words or [""], named or [Filters()], strict=True):
         here = select(runs_dir, filters, on_damage=damaged.append) if filters.folder else meant(everything, filters)
@@ -171,8 +173,6 @@ def chosen_runs(words: Sequence[str] | None, options: RunFilters, runs_dir: Path
             raise ResultsError(f"no run in {runs_dir} is {shortened(word)!r}; clipfit runs list shows which there are")
         found |= {str(one.folder.absolute()): one for one in meant(here, narrowing)}
     chosen = list(found.values())
-    for text in RunStore(runs_dir).made_before():
-        note(text, quiet=quiet)
     for one in chosen:
         _ = one.tests
     if damaged:

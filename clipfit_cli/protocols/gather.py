@@ -109,7 +109,7 @@ def gather(stored: Sequence[Stored]) -> Gathered:
             tables[record.config.protocol].append(record)
         known = {test.key for record in found for test in record.tests}
         unasked = [test for test in one.tests if test.is_plain and test.key not in known]
-        left_over += [LeftOver(one.run, test, _why(one, test)) for test in unasked]
+        left_over += [LeftOver(one.run, test, str(one.difference_from_plan(test))) for test in unasked]
     runs: dict[ProtocolName, list[Finished]] = {}
     for name, records in tables.items():
         alone = (record for one in as_it_is for record in _finished_of(one) if record.config.protocol == name)
@@ -140,11 +140,6 @@ def _order(one: Stored) -> tuple[object, ...]:
     config = one.run.config
     known = catalog.ALL.index(config.dataset) if config.dataset in catalog.ALL else len(catalog.ALL)
     return known, config.dataset, config.method, config.shots is None, config.shots or 0, config.seed, one.run.key
-
-
-def _why(one: Stored, test: Test) -> str:
-    """Return why a test belongs to no table."""
-    return str(one.difference_from_plan(test))
 
 
 def _finished_of(one: Stored) -> Iterator[Finished]:
