@@ -10,21 +10,24 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from clipfit_cli.cli.app import app
 from clipfit_cli.protocols.again import commands_of_runs
 from clipfit_cli.results.select import stored_runs
+from clipfit_cli.testing import build_small_clip
 from tests.data.own_images import write_folder
 from tests.data.test_own_readers import KINDS
 
 pytestmark = pytest.mark.slow  # a minute or two in all
 
-QUICK = ("--backbone", "clipfit-tiny", "--shots=1", "--epochs=1", "--quiet")
+QUICK = ("--shots=1", "--epochs=1", "--quiet")
 NAMES = ("a striped horse", "a fruit", "an insect", "a car", "a wall")
 
 CASES: dict[str, tuple[str, ...]] = {
     "train": ("train D",),
+    "train the built-in model": ("train D --backbone clipfit-tiny",),
     "train of several methods": ("train D --method clipfit,bitfit,tip-adapter,zero-shot",),
     "train on base classes": ("train D --subset base",),
     "train --tune": ("train D --method tip-adapter,linear-probe --tune",),
@@ -52,8 +55,10 @@ CASES: dict[str, tuple[str, ...]] = {
     "across to a copy of the source": ("xdataset --source P --target copy=C",),
     "few-shot, then across": ("train D", "xdataset --source P --target E"),
     "robustness": ("robustness D --shifts blur,noise --severity 2,4",),
-    "robustness on images of one's own": ("robustness D --shifts blur --severity 3 --shift art=F",),
-    "robustness after base2new": ("base2new D", "robustness D --shifts blur --severity 3"),
+    "robustness on images of one's own": (
+        "robustness D --shifts blur --severity 3 --shift art=F --baseline zero-shot",
+    ),
+    "robustness after base2new": ("base2new D", "robustness D --shifts blur --severity 3 --baseline zero-shot"),
     "sensitivity": ("sensitivity D --factor beta --shifts blur --severity 3 --seeds 1",),
     "eval of the model": ("eval D", "eval D --subset new --class-names N"),
     "eval along alpha": ("train D --subset base", "eval D --adapter A --alpha 0,0.5,1 --subset new"),
@@ -71,7 +76,7 @@ SOURCES: dict[str, tuple[str, ...]] = {
     "few-shot": ("train D",),
     "base2new": ("base2new D --class-names N",),
     "across": ("xdataset --source P --target E",),
-    "shifted": ("robustness D --shifts blur --severity 3",),
+    "shifted": ("robustness D --shifts blur --severity 3 --baseline zero-shot",),
 }
 
 
@@ -84,8 +89,9 @@ def invoke(words: Sequence[str]) -> str:
 class Place:
     """Where a case is run."""
 
-    def __init__(self, root: Path, dataset: str) -> None:
+    def __init__(self, root: Path, dataset: str, model: Sequence[str], seeds: str = "1,2") -> None:
         self.root, self.runs = root, ["--runs-dir", str(root / "runs")]
+        self.model, self.seeds = model, ["--seeds", seeds]
         names, templates = root / "names.json", root / "templates.txt"
         names.write_text(json.dumps(NAMES), encoding="utf-8")
         templates.write_text("a {} in a field.\nsome {}\n", encoding="utf-8")
@@ -109,10 +115,10 @@ class Place:
                 words.append(
                     f"{name}={self.words[letter]}" if name and letter in self.words else self.words.get(word, word)
                 )
-        usual = QUICK if words[0] != "eval" else (*(() if "A" in line.split() else QUICK[:2]), "--quiet")
-        usual = tuple(word for word in usual if "--shots" not in words or word != "--shots=1")
-        seeds = ["--seeds", "1,2"] if words[0] in ("train", "base2new", "compare") else []
-        invoke([*words, *usual, *seeds, *self.runs])
+        usual = [*QUICK, *(() if "--seeds" in words else self.seeds)] if words[0] != "eval" else ["--quiet"]
+        usual = [word for word in usual if "--shots" not in words or word != "--shots=1"]
+        model = () if {"A", "--backbone"} & set(line.split()) else self.model
+        invoke([*words, *usual, *model, *self.runs])
 
     def has_nothing_to_do(self, line: str) -> None:
         """Run what a line writes first, and the command of it with ``--dry-run``."""
@@ -143,17 +149,25 @@ def every_command_has_nothing_to_do(place: Place) -> None:
         place.has_nothing_to_do(line)
 
 
+@pytest.fixture
+def model(small_architecture: str, tmp_path: Path) -> Sequence[str]:
+    """The options that name a small model."""
+    weights = tmp_path / "small.pt"
+    torch.save(build_small_clip(seed=3).state_dict(), weights)
+    return ("--backbone", small_architecture, "--pretrained", str(weights))
+
+
 @pytest.mark.parametrize("lines", CASES.values(), ids=CASES.keys())
-def test_what_was_asked_has_nothing_to_do(lines: tuple[str, ...], tmp_path: Path) -> None:
-    place = Place(tmp_path, str(write_folder(tmp_path / "mine")))
+def test_what_was_asked_has_nothing_to_do(lines: tuple[str, ...], model: Sequence[str], tmp_path: Path) -> None:
+    place = Place(tmp_path, str(write_folder(tmp_path / "mine")), model)
     for line in lines:
         place.run(line)
     every_command_has_nothing_to_do(place)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "folder"])
-def test_images_of_every_kind_have_nothing_to_do(kind: str, tmp_path: Path) -> None:
-    place = Place(tmp_path, KINDS[kind](tmp_path))
+def test_images_of_every_kind_have_nothing_to_do(kind: str, model: Sequence[str], tmp_path: Path) -> None:
+    place = Place(tmp_path, KINDS[kind](tmp_path), model, seeds="1")
     for lines in SOURCES.values():
         for line in lines:
             place.run(line)

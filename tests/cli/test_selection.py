@@ -110,8 +110,7 @@ def test_a_validation_list_without_a_class_is_taken_as_it_is(small_world: SmallW
 @pytest.mark.parametrize("shots", ["2", "16"])
 def test_every_method_on_every_kind_of_folder(kind: str, shots: str, small_world: SmallWorld, tmp_path: Path) -> None:
     words = ("--dataset", folder_of(kind, tmp_path), "--shots", shots, "--seeds", "1", "--epochs", "1")
-    options = ("--backbone", "clipfit-tiny", "--runs-dir", str(small_world.runs_dir))
-    made = ok("compare", *words, "--baseline", "all", *options, "--csv", "-")
+    made = ok("compare", *words, "--baseline", "all", *small_world.options(), "--csv", "-")
     rows = {row["method"]: row for row in rows_of(made.stdout)}
     empty = {name for name, row in rows.items() if not row["base_accuracy_pct"]}
     assert len(rows) == 24
