@@ -9,14 +9,18 @@ import random
 import shutil
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from typer.testing import CliRunner, Result
 
 from clipfit_cli.cli.app import app
+from clipfit_cli.config import Subset
 from clipfit_cli.data.catalog import row
+from clipfit_cli.data.dataset import DataSet
+from clipfit_cli.data.load import load_dataset
 from clipfit_cli.data.sources import list_file
+from clipfit_cli.data.splits import class_subset, few_shot
 from tests.data.test_real_data import REAL, SPLIT_SETS, caltech_root, split_root
 
 __all__ = ["caltech_root", "split_root"]
@@ -65,15 +69,33 @@ def half(drawn: dict[str, list[Any]], subset: str) -> list[Entry]:
     ]
 
 
+DRAWS = [(seed, shots) for seed in (1, 2, 3) for shots in (1, 2, 4, 8, 16)]
+SHOWN = {(1, 16, "all"), (2, 1, "base"), (3, 8, "new")}
+"""Draws that are asked of the command, too: seed, shots and subset."""
+
+
+def drawn_from(dataset: DataSet, shots: int, seed: int, subset: Subset) -> list[Entry]:
+    drawn = class_subset(few_shot(dataset, shots=shots, seed=seed), subset)
+    lists = {"train": drawn.train, "val": drawn.val, "test": drawn.test}
+    return [
+        (split, item.path, item.label, drawn.class_names[item.label])
+        for split, items in lists.items()
+        for item in items
+    ]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [1, 2, 3])
 @pytest.mark.parametrize("name", SPLIT_SETS)
-def test_draws_follow_the_rule(name: str, seed: int, split_root: Path) -> None:
+def test_draws_follow_the_rule(name: str, split_root: Path) -> None:
     lists = json.loads((REAL / "splits" / str(row(name).split_file)).read_text(encoding="utf-8"))
-    for shots in (1, 2, 4, 8, 16):
+    dataset = load_dataset(name, split_root)
+    for seed, shots in DRAWS:
         drawn = by_the_rule(lists, shots, seed)
-        for subset in ("all", "base", "new"):
-            assert shown(name, split_root, shots, seed, subset) == half(drawn, subset), (shots, subset)
+        for subset in get_args(Subset):
+            expected = half(drawn, subset)
+            assert drawn_from(dataset, shots, seed, subset) == expected, (shots, subset)
+            if (seed, shots, subset) in SHOWN:
+                assert shown(name, split_root, shots, seed, subset) == expected, (shots, subset)
 
 
 @pytest.mark.slow
@@ -122,11 +144,11 @@ def test_caltech_with_one_image_truncated_and_one_removed(caltech_root: Path, tm
     (images / truncated).unlink()
     (images / truncated).write_bytes(content[: len(content) // 2])
     (images / removed).unlink()
-    arguments = ["check", "caltech101", "--decode", "--data-root", str(tmp_path)]
-    result = invoke(*arguments)
+    file = tmp_path / "found.csv"
+    result = invoke("check", "caltech101", "--decode", "--data-root", str(tmp_path), "--csv", str(file))
     assert result.exit_code == 3 and "caltech101 is damaged" in result.stderr
     assert truncated in result.stdout and f"missing: {removed}" in result.stdout
-    rows = json.loads(invoke(*arguments, "--json").stdout)["rows"]
+    rows = list(csv.DictReader(io.StringIO(file.read_text(encoding="utf-8"))))
     assert [(found["what"], found["path"]) for found in rows[1:]] == [
         ("missing image", removed),
         ("damaged image", truncated),
